@@ -1,0 +1,233 @@
+"""Every knob of the library: frozen dataclasses, one line of why per field.
+
+The defaults are those of Mask2Former with ResNet-50 on COCO panoptic (arXiv 2112.01527, Sec. 4).
+Only `models/build.py`, `losses/build.py`, the loader and the training loop read a config.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from unimask.errors import ConfigError
+
+Task = Literal["panoptic", "instance", "semantic"]
+TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
+
+    name: str = "resnet50"  # `swin_tiny|small|base|large` are ours; any other name is a timm feature extractor
+    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255 (ImageNet, as detectron2)
+    image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
+    freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
+    drop_path_rate: float = 0.0  # stochastic depth; 0.3 for Swin in the paper
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDecoderConfig:
+    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1)."""
+
+    channels: int = 256  # width of the encoder and of the maps it gives
+    mask_channels: int = 256  # width of the mask features (per-pixel embedding) at stride 4
+    strides: tuple[int, ...] = (32, 16, 8)  # maps that the encoder refines, from low to high resolution
+    layers: int = 6  # encoder layers
+    heads: int = 8  # attention heads
+    points: int = 4  # sampling points per head and level
+    feedforward_channels: int = 1024  # hidden width of the encoder's feed-forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryDecoderConfig:
+    """The masked-attention decoder (Sec. 3.2). Its settings are the ablation axes of the paper's Table 4."""
+
+    queries: int = 100  # 200 for Swin-L panoptic and instance
+    channels: int = 256  # width of queries and memory
+    heads: int = 8  # attention heads
+    feedforward_channels: int = 2048  # hidden width of the feed-forward
+    layers: int = 9  # three rounds over three strides
+    dropout: float = 0.0  # the paper takes dropout out (Sec. 3.2.3, Table 4b)
+    memory_strides: tuple[int, ...] = (32, 16, 8)  # the memory of each layer, in turn (Sec. 3.2.2, Table 4d)
+    level_embedding: bool = True  # a learned vector per stride is added to the memory (Sec. 3.2.2)
+    visibility: Literal["masked", "full"] = "masked"  # masked attention (Sec. 3.2.1, Table 4c)
+    order: tuple[Literal["cross", "self", "feedforward"], ...] = ("cross", "self", "feedforward")  # Table 4b
+    query_features: Literal["learned", "zeros"] = "learned"  # learned features act as proposals (Table 4b)
+    predict_before_layers: bool = True  # the query features themselves are supervised (Sec. 3.2.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A mask classification model: backbone, pixel decoder, query decoder."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Matching and losses (Sec. 3.3 and Sec. 4.1); matching costs have the weights of the losses."""
+
+    class_weight: float = 2.0  # cross-entropy over K + 1 classes
+    mask_weight: float = 5.0  # binary cross-entropy of the mask
+    dice_weight: float = 5.0  # Dice of the mask
+    no_object_weight: float = 0.1  # weight of the no-object class in the cross-entropy
+    sampling: Literal["points", "dense"] = "points"  # on sampled points, or on every stride-4 cell (Table 5)
+    points: int = 12544  # 112 x 112 (Sec. 3.3)
+    oversampling: float = 3.0  # candidates per kept point (PointRend)
+    importance: float = 0.75  # share of points taken where the mask is least certain (PointRend)
+    deep_supervision: bool = True  # every layer is supervised, not only the last
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortSide:
+    """Resize so that the short side has `size` pixels, but the long side at most `longest`."""
+
+    kind: Literal["short_side"] = "short_side"
+    size: int = 800
+    longest: int = 1333
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Resize by a fixed factor: for pictures whose pixels have a physical size (microscopy, satellites)."""
+
+    kind: Literal["scale"] = "scale"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitter:
+    """Random resizing before the crop: a factor drawn uniformly from [low, high]."""
+
+    low: float = 0.1
+    high: float = 2.0
+    # crop: the picture fits into factor x crop (large-scale jitter); short_side: its short side becomes
+    # factor x the crop's (semantic training); file: factor x its own size (pixels of a physical size)
+    relative_to: Literal["crop", "short_side", "file"] = "crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How pictures reach the model."""
+
+    crop: tuple[int, int] = (1024, 1024)  # (height, width) of a training picture; smaller ones are padded
+    jitter: ScaleJitter = field(default_factory=ScaleJitter)
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0  # probability; 0.5 where up and down mean nothing
+    color: float = 0.0  # strength of the brightness, contrast, saturation and hue jitter; 0 is off
+    resize: ShortSide | Scale = field(default_factory=ShortSide)  # of a picture to predict on
+    divisor: int = 32  # the canvas is padded to a multiple of it
+    background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessConfig:
+    """How a prediction is read."""
+
+    object_threshold: float = 0.8  # panoptic: a query's score must be above it
+    overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask; 0 for Mapillary Vistas
+    max_instances: int = 100  # instance: the best (query, class) pairs
+    instance_threshold: float = 0.0  # instance: results with a score below it are left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The optimiser, its schedule and the bookkeeping (Sec. 4.1)."""
+
+    steps: int = 368_750  # optimiser steps; 50 epochs of COCO at batch 16
+    batch_size: int = 16  # pictures per optimiser step, over all processes and accumulation steps
+    accumulate: int = 1  # forward-backward passes per optimiser step
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    backbone_multiplier: float = 0.1  # of the learning rate
+    gradient_clip: float = 0.01  # largest norm of the gradient of all parameters
+    schedule: Literal["step", "poly"] = "step"
+    milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: shares of `steps` after which the rate falls tenfold
+    power: float = 0.9  # poly
+    warmup_steps: int = 10  # linear, from zero
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    ema_decay: float = 0.0  # exponential moving average of the weights; 0 is off
+    evaluate_every: int = 5000  # steps
+    checkpoint_every: int = 1000  # steps
+    log_every: int = 20  # steps
+    workers: int = 2  # loader processes
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that names a run: a preset is a function that gives one."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@cache
+def _adapter() -> TypeAdapter[Experiment]:
+    return TypeAdapter(Experiment)
+
+
+def experiment_to_dict(experiment: Experiment) -> dict[str, object]:
+    """The experiment as plain values, ready for JSON; `experiment_from_dict` is its inverse."""
+    result: dict[str, object] = _adapter().dump_python(experiment, mode="json")
+    return result
+
+
+def _unknown_keys(given: object, known: object, path: str) -> list[str]:
+    if not (isinstance(given, dict) and isinstance(known, dict)):
+        return []
+    here = [f"{path}{key}" for key in given if key not in known]
+    return here + [k for key in given if key in known for k in _unknown_keys(given[key], known[key], f"{path}{key}.")]
+
+
+def experiment_from_dict(values: dict[str, object]) -> Experiment:
+    """The experiment that plain values describe; missing keys take their defaults.
+
+    Raises:
+        ConfigError: a key is unknown or a value has the wrong type; all of them are named.
+    """
+    try:
+        experiment = _adapter().validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"] if str(part) not in ("ShortSide", "Scale")]
+        raise ConfigError(".".join(parts), f"{first['msg']}; got {first['input']!r}") from None
+    unknown = _unknown_keys(values, experiment_to_dict(experiment), "")
+    if unknown:
+        raise ConfigError(", ".join(unknown), "no such setting; `unimask presets NAME` lists all of them")
+    return experiment
+
+
+def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
+    """The experiment with some settings changed, each named by its dotted path (`training.steps`).
+
+    Raises:
+        ConfigError: no setting has this path, or the value has the wrong type.
+    """
+    values = experiment_to_dict(experiment)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place: object = values
+        for depth, name in enumerate([*parents, last]):
+            if not isinstance(place, dict) or name not in place:
+                known = ", ".join(place) if isinstance(place, dict) else "nothing"
+                where = ".".join(parents[:depth]) or "the experiment"
+                raise ConfigError(path, f"no such setting; {where} has: {known}")
+            if depth < len(parents):
+                place = place[name]
+        assert isinstance(place, dict)
+        place[last] = value
+    return experiment_from_dict(values)
+
+
+def replace(experiment: Experiment, **parts: object) -> Experiment:
+    """The experiment with whole parts (`model`, `losses`, ...) replaced."""
+    return dataclasses.replace(experiment, **parts)  # type: ignore[arg-type]

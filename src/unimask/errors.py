@@ -1,0 +1,54 @@
+"""The errors a user can meet. Each has one message that names the file and the way out."""
+
+from pathlib import Path
+
+
+class UnimaskError(Exception):
+    """Base of every error that is the input's fault; the command line prints it and exits with 2."""
+
+
+class DataError(UnimaskError):
+    """A picture or an annotation cannot be used."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
+        return DataError, (self.path, self.reason)
+
+
+class ConfigError(UnimaskError):
+    """A setting does not exist or has an impossible value; `path` is dotted, as in `training.steps`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class WeightsError(UnimaskError):
+    """Weights do not fit the model: which keys are missing, unexpected, or of another shape."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        reason: str,
+        *,
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        mismatched: tuple[str, ...] = (),
+    ) -> None:
+        groups = {"missing": missing, "unexpected": unexpected, "mismatched": mismatched}
+        details = [
+            f"{len(keys)} {name}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            for name, keys in groups.items()
+            if keys
+        ]
+        super().__init__("\n  ".join([f"{path}: {reason}", *details]))
+        self.path = str(path)
+        self.reason = reason
+        self.missing = missing
+        self.unexpected = unexpected
+        self.mismatched = mismatched

@@ -1,0 +1,206 @@
+"""Every data type that passes between rooms: frozen, keyword-only, no optional fields.
+
+One polarity: a boolean mask is True where something is visible or valid. Sizes are (height, width).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int16, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categories:
+    """The K real classes of a data set or a model; a label is an index into them, no-object is index K."""
+
+    names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+    file_ids: tuple[int, ...]  # the ids that annotation files use
+    colors: tuple[tuple[int, int, int], ...]  # RGB, 0..255
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """The segments of one picture: truth and result alike.
+
+    `layers` maps pixels to 1..N, 0 is none; segment n (1-based) has `labels[n - 1]`. Each segment lies in
+    exactly one layer, and segments of one layer do not overlap. Panoptic and semantic: L = 1. Overlapping
+    instances are packed into the few layers they need (`ops.masks.pack_masks`). A segment may be empty.
+    """
+
+    layers: Int16[Tensor, "layers height width"]
+    labels: Int64[Tensor, " segments"]
+    scores: Float[Tensor, " segments"]
+    is_crowd: Bool[Tensor, " segments"]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the picture."""
+        return self.layers.shape[1], self.layers.shape[2]
+
+    def areas(self) -> Int64[Tensor, " segments"]:
+        """Pixels of each segment."""
+        counts = torch.bincount(self.layers.flatten().long(), minlength=len(self) + 1)
+        return counts[1 : len(self) + 1]
+
+    def masks(self) -> Bool[Tensor, "segments height width"]:
+        """Dense masks, for those who really need them; nothing inside the library does."""
+        numbers = torch.arange(1, len(self) + 1, device=self.layers.device, dtype=self.layers.dtype)
+        dense = torch.zeros((len(self), *self.size), dtype=torch.bool, device=self.layers.device)
+        for layer in self.layers:
+            dense |= layer == numbers[:, None, None]
+        return dense
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections:
+    """Boxes of one picture, in pixels of the file."""
+
+    boxes: Float[Tensor, "boxes 4"]  # xyxy
+    labels: Int64[Tensor, " boxes"]
+    scores: Float[Tensor, " boxes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a picture lies on the canvas that the model sees: the only record of a resize.
+
+    The picture of size `original` is resized to `resized` and put into the upper left corner of `canvas`.
+    """
+
+    original: Size
+    resized: Size
+    canvas: Size
+
+    @staticmethod
+    def fit(original: Size, resized: Size, divisor: int) -> "Placement":
+        """A placement whose canvas is `resized` rounded up to a multiple of `divisor` on both sides."""
+        height, width = (-(-side // divisor) * divisor for side in resized)
+        return Placement(original=original, resized=resized, canvas=(height, width))
+
+    def place(self, image: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 canvas_height canvas_width"]:
+        """The picture on the canvas, 0..255 in float32; the rest of the canvas is 0.
+
+        Resized bilinearly with antialiasing and rounded, as an 8-bit picture read and resized from a file.
+        """
+        pixels = image.float()
+        if self.resized != self.original:
+            pixels = functional.interpolate(pixels[None], self.resized, mode="bilinear", antialias=True)[0]
+            pixels = pixels.round().clamp(0, 255)
+        bottom, right = self.canvas[0] - self.resized[0], self.canvas[1] - self.resized[1]
+        return functional.pad(pixels, (0, right, 0, bottom))
+
+    def restore(self, maps: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps out_height out_width"]:
+        """Maps that cover the canvas, at any stride, as maps of the original size.
+
+        Bilinear to the canvas, crop of the padding, bilinear to the original size (align_corners=False).
+        Linear in `maps`, so it commutes with every product over the leading dimension.
+        """
+        if tuple(maps.shape[-2:]) != self.canvas:
+            maps = functional.interpolate(maps[None], self.canvas, mode="bilinear", align_corners=False)[0]
+        maps = maps[:, : self.resized[0], : self.resized[1]]
+        if self.resized != self.original:
+            maps = functional.interpolate(maps[None], self.original, mode="bilinear", align_corners=False)[0]
+        return maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture with its truth, as read from files. `image_id` is the file's stem or id, for messages."""
+
+    image: UInt8[Tensor, "3 height width"]
+    segments: Segments
+    image_id: str
+
+
+class Dataset(Protocol):
+    """What every reader and view gives: samples by index, at the file's size."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of the samples index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Pictures on one canvas, normalised; padding is 0 after normalisation, as in the original."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    valid: Bool[Tensor, "batch height width"]
+    placements: tuple[Placement, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a training step takes. Targets live on the canvas: their layers have its size."""
+
+    images: ImageBatch
+    targets: tuple[Segments, ...]
+    image_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPrediction:
+    """What a mask classification model says, factorised.
+
+    Mask logits are `mask_embeddings @ mask_features`, made only where they are needed. The first dimension
+    runs over predictions in order of depth: index -1 is the final one.
+    """
+
+    class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
+    mask_embeddings: Float[Tensor, "predictions batch queries channels"]
+    mask_features: Float[Tensor, "batch channels height width"]  # at stride 4
+
+    def mask_logits(self, prediction: int = -1) -> Float[Tensor, "batch queries height width"]:
+        """Full mask logits of one prediction at stride 4: for tests and export, never inside the library."""
+        return torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[prediction], self.mask_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxPrediction:
+    """What a detection model says; boxes are cxcywh in [0, 1] of the valid picture."""
+
+    class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
+    boxes: Float[Tensor, "predictions batch queries 4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matches:
+    """Which query of which picture predicts which of its targets; M pairs, ordered by picture."""
+
+    image: Int64[Tensor, " pairs"]
+    query: Int64[Tensor, " pairs"]
+    target: Int64[Tensor, " pairs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Each term's loss per prediction (as deep as the prediction's first dimension), before weighting."""
+
+    terms: Mapping[str, Float[Tensor, " predictions"]]
+    weights: Mapping[str, float]
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The weighted sum over terms and predictions, the number to differentiate."""
+        return torch.stack([self.weights[name] * values.sum() for name, values in self.terms.items()]).sum()
+
+
+Uniform = Callable[[tuple[int, ...]], Tensor]
+"""Draws float32 numbers uniformly from [0, 1) in a given shape, on the device it was made for."""
