@@ -21,8 +21,8 @@ TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 class BackboneConfig:
     """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
 
-    name: str = "resnet50"  # `swin_tiny|small|base|large` are ours; any other name is a timm feature extractor
-    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255 (ImageNet, as detectron2)
+    name: str = "resnet50"  # `swin_tiny|small|base|large` are ours; any other is timm's
+    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
     freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
     drop_path_rate: float = 0.0  # stochastic depth; 0.3 for Swin in the paper
@@ -132,7 +132,9 @@ class PostprocessConfig:
     object_threshold: float = 0.8  # panoptic: a query's score must be above it
     overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask; 0 for Mapillary Vistas
     max_instances: int = 100  # instance: the best (query, class) pairs
-    instance_threshold: float = 0.0  # instance: results with a score below it are left out
+    instance_threshold: float = (
+        0.5  # instance: results with a score below it are left out (AP takes them all)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class TrainingConfig:
     backbone_multiplier: float = 0.1  # of the learning rate
     gradient_clip: float = 0.01  # largest norm of the gradient of all parameters
     schedule: Literal["step", "poly"] = "step"
-    milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: shares of `steps` after which the rate falls tenfold
+    milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: after these shares the rate falls tenfold
     power: float = 0.9  # poly
     warmup_steps: int = 10  # linear, from zero
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -171,7 +173,7 @@ class Experiment:
 
 
 @cache
-def _adapter() -> TypeAdapter[Experiment]:
+def _adapter() -> TypeAdapter:  # not subscripted: beartype cannot check pydantic generics
     return TypeAdapter(Experiment)
 
 
@@ -184,8 +186,10 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, object]:
 def _unknown_keys(given: object, known: object, path: str) -> list[str]:
     if not (isinstance(given, dict) and isinstance(known, dict)):
         return []
-    here = [f"{path}{key}" for key in given if key not in known]
-    return here + [k for key in given if key in known for k in _unknown_keys(given[key], known[key], f"{path}{key}.")]
+    unknown = [f"{path}{key}" for key in given if key not in known]
+    for key in given.keys() & known.keys():
+        unknown += _unknown_keys(given[key], known[key], f"{path}{key}.")
+    return unknown
 
 
 def experiment_from_dict(values: dict[str, object]) -> Experiment:

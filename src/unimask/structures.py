@@ -5,7 +5,7 @@ One polarity: a boolean mask is True where something is visible or valid. Sizes 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int16, Int64, UInt8
@@ -125,6 +125,7 @@ class Sample:
     image_id: str
 
 
+@runtime_checkable  # the tests check argument types at run time
 class Dataset(Protocol):
     """What every reader and view gives: samples by index, at the file's size."""
 

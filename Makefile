@@ -1,0 +1,37 @@
+# Everything here sets itself up: Python 3.11 or newer, pip and make are enough.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+PYTHON ?= python3
+RUN := .venv/bin/
+
+.PHONY: demo test lint types contract format clean
+
+demo: .venv/ready  ## segment the pictures in examples/ with the model that ships inside the package
+	$(RUN)unimask predict examples --task panoptic --output output/demo
+
+test: .venv/ready  ## the whole test suite, in two processes
+	$(RUN)pytest -n 2
+
+lint: .venv/ready
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+
+types: .venv/ready
+	$(RUN)mypy
+
+contract: .venv/ready  ## a file imports only from floors below its own
+	$(RUN)lint-imports --no-cache
+
+format: .venv/ready
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+
+clean:
+	rm -rf .venv .uv output .pytest_cache .mypy_cache .ruff_cache
+
+.venv/ready: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --locked --quiet --no-python-downloads --python $(PYTHON)
+	touch $@
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"

@@ -1,0 +1,148 @@
+"""COCO instances: a JSON of polygons and run-length masks beside a folder of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unimask.data.coco_file import (
+    Record,
+    load_json,
+    picture_folders,
+    read_categories,
+    read_coco_picture,
+    read_images,
+    records,
+    unique,
+    whole,
+)
+from unimask.data.messages import some_of
+from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
+from unimask.errors import DataError
+from unimask.structures import Categories, Sample, Size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Instance:
+    id: int
+    label: int
+    is_crowd: bool
+    shape: Shape
+
+
+class CocoInstances:
+    """The pictures and instances of one COCO JSON; masks are decoded when a sample is asked for.
+
+    Every picture of the file is a sample, also without instances. Instances keep the order of the file;
+    those that cover no pixel (wholly outside the picture, too thin) are left out. Instances may overlap:
+    the truth then has several layers.
+
+    Raises:
+        DataError: the file, one of its entries or a picture cannot be used; entries are named by their id.
+    """
+
+    def __init__(self, path: str | Path, content: Record | None = None) -> None:
+        self._path = Path(path)
+        content = load_json(self._path) if content is None else content
+        entries = records(self._path, content, "annotations")
+        used = frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int))
+        self._categories = read_categories(self._path, content, used=used)
+        self._images = read_images(self._path, content, picture_folders(self._path))
+        self._instances = self._group(entries)
+
+    @property
+    def categories(self) -> Categories:
+        """The categories of the file, in its order."""
+        return self._categories
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The id of every sample, without reading it."""
+        return tuple(image.path.stem for image in self._images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self._images[index]
+        instances = self._instances[image.id]
+        painter = LayerPainter(image.size)
+        kept = []
+        for instance in instances:
+            try:
+                pixels = shape_pixels(instance.shape, image.size)
+                if pixels.size:
+                    painter.add(pixels)
+                    kept.append(instance)
+            except ValueError as error:
+                raise DataError(self._path, f"annotation {instance.id}: {error}; export it again") from None
+        segments = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
+        return Sample(image=read_coco_picture(self._path, image), segments=segments, image_id=image.path.stem)
+
+    def _group(self, entries: Sequence[Record]) -> dict[int, list[_Instance]]:
+        """The instances of each picture, checked."""
+        path = self._path
+        unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
+        labels = {file_id: label for label, file_id in enumerate(self._categories.file_ids)}
+        sizes = {image.id: image.size for image in self._images}
+        groups: dict[int, list[_Instance]] = {number: [] for number in sizes}
+        for entry in entries:
+            what = f"annotation {entry['id']}"
+            image, category = whole(path, entry, "image_id", what), whole(path, entry, "category_id", what)
+            if image not in groups:
+                raise DataError(
+                    path,
+                    f"{what} is for image {image}, which is not in 'images'; remove one or add the other",
+                )
+            if category not in labels:
+                raise DataError(
+                    path, f"{what} has category {category}, which is not in 'categories' ({some_of(labels)})"
+                )
+            shape = _shape(path, entry, what, sizes[image])
+            groups[image].append(
+                _Instance(
+                    id=whole(path, entry, "id", what),
+                    label=labels[category],
+                    is_crowd=bool(entry.get("iscrowd", 0)),
+                    shape=shape,
+                )
+            )
+        return groups
+
+
+def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
+    """The segmentation of an annotation in compact form; run lengths are decoded later."""
+    given = entry.get("segmentation")
+    if isinstance(given, dict):
+        return _run_lengths(path, given, what, size)
+    if not isinstance(given, list) or not given:
+        raise DataError(path, f"{what} has no mask, only a box; segmentation needs polygons or run lengths")
+    try:
+        rings = tuple(np.asarray(ring, dtype=np.float64) for ring in given)
+    except (TypeError, ValueError):
+        raise DataError(
+            path, f"{what}: a polygon is no list of numbers; expected [x1, y1, x2, y2, ...]"
+        ) from None
+    for ring in rings:
+        if ring.ndim != 1 or ring.size < 6 or ring.size % 2:
+            raise DataError(
+                path, f"{what}: a polygon has {ring.size} numbers; expected x and y of at least 3 points"
+            )
+        if not np.isfinite(ring).all():
+            raise DataError(path, f"{what}: a polygon has a coordinate that is no finite number")
+    return rings
+
+
+def _run_lengths(path: Path, given: Record, what: str, size: Size) -> Shape:
+    counts, stated = given.get("counts"), given.get("size")
+    if not isinstance(stated, list) or tuple(stated) != size:
+        raise DataError(
+            path,
+            f"{what}: its mask is for a picture of (height, width) {stated}, but the picture is {list(size)}",
+        )
+    if isinstance(counts, str):
+        return counts
+    if isinstance(counts, list) and all(isinstance(run, int) for run in counts):
+        return np.asarray(counts, dtype=np.int64)
+    raise DataError(path, f"{what}: run lengths 'counts' are neither a string nor a list of integers")

@@ -1,0 +1,218 @@
+"""From samples to batches: the canvas of a prediction, and the endless stream of training batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from unimask.config import DataConfig, Scale
+from unimask.data.seeds import seeded_generator
+from unimask.data.transforms import augment
+from unimask.errors import UnimaskError
+from unimask.structures import Batch, Categories, Dataset, ImageBatch, Placement, Sample, Segments, Size
+
+Channels = tuple[float, float, float]
+
+
+def placement_for(original: Size, config: DataConfig) -> Placement:
+    """Where a picture to predict on lies on its canvas: resized as configured, aspect kept."""
+    height, width = original
+    if isinstance(config.resize, Scale):
+        factor = config.resize.factor
+    else:
+        factor = min(config.resize.size / min(original), config.resize.longest / max(original))
+    resized = (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
+    return Placement.fit(original, resized, config.divisor)
+
+
+def batch_images(
+    images: Sequence[UInt8[Tensor, "3 _height _width"]],
+    placements: Sequence[Placement],
+    mean: Channels,
+    std: Channels,
+) -> ImageBatch:
+    """The pictures placed on one canvas and normalised: (value - mean) / std; padding is 0 afterwards.
+
+    Raises:
+        ValueError: the canvases differ. They are not padded to the largest, because the padding would change
+            the result of the smaller pictures.
+    """
+    canvases = {placement.canvas for placement in placements}
+    if len(canvases) != 1:
+        raise ValueError(f"one batch needs one canvas, got {sorted(canvases)}")
+    valid = torch.zeros((len(images), *placements[0].canvas), dtype=torch.bool)
+    for index, placement in enumerate(placements):
+        valid[index, : placement.resized[0], : placement.resized[1]] = True
+    pixels = torch.stack([placement.place(image) for image, placement in zip(images, placements)])
+    center, spread = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    return ImageBatch(
+        pixels=(pixels - center) / spread * valid[:, None], valid=valid, placements=tuple(placements)
+    )
+
+
+def training_loader(
+    dataset: Dataset,
+    config: DataConfig,
+    *,
+    mean: Channels,
+    std: Channels,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    cache_megabytes: int = 512,
+) -> Iterator[Batch]:
+    """Batches of augmented samples without end, each epoch in a new order.
+
+    `batch_size` is that of this rank; the ranks share the pictures of a step. The stream is a function of
+    (dataset, config, seed >= 0, batch_size x world): the number of workers does not change it, and one that
+    begins at `start_step` continues exactly where another stood after so many batches. `pin_memory` puts
+    the tensors into page-locked memory, for a faster way to a CUDA device. Decoded samples are kept in memory
+    up to `cache_megabytes` in all workers together (each has its own).
+
+    Raises:
+        DataError: a sample cannot be read (raised when its batch is due).
+    """
+    order = _Order(
+        seed=seed, count=len(dataset), batch_size=batch_size, rank=rank, world=world, start_step=start_step
+    )
+    samples = _Augmented(_Cached(dataset, cache_megabytes * 2**20 // max(1, workers)), config, seed)
+    loader: DataLoader = DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_sampler=order,
+        generator=seeded_generator(seed),  # the loader must not draw from the global generator
+        num_workers=workers,
+        collate_fn=_Collate(config, mean, std),
+        pin_memory=pin_memory,
+        prefetch_factor=2 if workers else None,
+    )
+    for parts in loader:
+        if isinstance(parts, UnimaskError):
+            raise parts
+        yield _to_batch(parts)
+
+
+class _Order:
+    """Which picture of which epoch each batch of a rank holds: a function of the seed alone."""
+
+    def __init__(
+        self, *, seed: int, count: int, batch_size: int, rank: int, world: int, start_step: int
+    ) -> None:
+        self._seed, self._count = seed, count
+        self._batch_size, self._rank, self._world, self._start = batch_size, rank, world, start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step, epoch, order = self._start, -1, []
+        while True:
+            first = (step * self._world + self._rank) * self._batch_size
+            batch = []
+            for position in range(first, first + self._batch_size):
+                if position // self._count != epoch:
+                    epoch = position // self._count
+                    order = torch.randperm(
+                        self._count, generator=seeded_generator(self._seed, epoch)
+                    ).tolist()
+                batch.append((epoch, order[position % self._count]))
+            yield batch
+            step += 1
+
+
+class _Cached:
+    """Keeps decoded samples until the memory granted is full; the rest is read every time."""
+
+    def __init__(self, dataset: Dataset, bytes_granted: int) -> None:
+        self._dataset, self._bytes_left = dataset, bytes_granted
+        self._samples: dict[int, Sample] = {}
+
+    @property
+    def categories(self) -> Categories:
+        return self._dataset.categories
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self._samples:
+            return self._samples[index]
+        sample = self._dataset[index]
+        needed = sample.image.nbytes + sample.segments.layers.nbytes
+        if needed <= self._bytes_left:
+            self._bytes_left -= needed
+            self._samples[index] = sample
+        return sample
+
+
+class _Augmented:
+    """Augmented samples by (epoch, index). Errors are given back, because a worker's pipe would lose them."""
+
+    def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
+        self._dataset, self._config, self._seed = dataset, config, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | UnimaskError:
+        epoch, index = key
+        try:
+            return augment(self._dataset[index], self._config, seeded_generator(self._seed, epoch, index))
+        except UnimaskError as error:
+            return error
+
+
+class _Parts(NamedTuple):
+    """A batch as plain tensors, which the loader can share between processes and pin."""
+
+    pixels: Tensor
+    valid: Tensor
+    placements: tuple[Placement, ...]
+    layers: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
+    image_ids: tuple[str, ...]
+
+
+class _Collate:
+    """Samples to one batch on the canvas of the crop."""
+
+    def __init__(self, config: DataConfig, mean: Channels, std: Channels) -> None:
+        self._canvas = Placement.fit(config.crop, config.crop, config.divisor).canvas
+        self._mean, self._std = mean, std
+
+    def __call__(self, samples: list[Sample | UnimaskError]) -> _Parts | UnimaskError:
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        for sample in samples:
+            if isinstance(sample, UnimaskError):
+                return sample
+        placements = tuple(
+            Placement(original=s.segments.size, resized=s.segments.size, canvas=self._canvas) for s in good
+        )
+        images = batch_images([sample.image for sample in good], placements, self._mean, self._std)
+        return _Parts(
+            pixels=images.pixels,
+            valid=images.valid,
+            placements=placements,
+            layers=tuple(self._pad(sample.segments.layers) for sample in good),
+            labels=tuple(sample.segments.labels for sample in good),
+            image_ids=tuple(sample.image_id for sample in good),
+        )
+
+    def _pad(self, layers: Tensor) -> Tensor:
+        bottom, right = self._canvas[0] - layers.shape[1], self._canvas[1] - layers.shape[2]
+        return functional.pad(layers, (0, right, 0, bottom))
+
+
+def _to_batch(parts: _Parts) -> Batch:
+    targets = tuple(
+        Segments(
+            layers=layers,
+            labels=labels,
+            scores=torch.ones(labels.shape[0]),
+            is_crowd=torch.zeros(labels.shape[0], dtype=torch.bool),
+        )
+        for layers, labels in zip(parts.layers, parts.labels)
+    )
+    images = ImageBatch(pixels=parts.pixels, valid=parts.valid, placements=parts.placements)
+    return Batch(images=images, targets=targets, image_ids=parts.image_ids)

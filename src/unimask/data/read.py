@@ -1,0 +1,191 @@
+"""Pictures and label maps from files: 8-bit RGB whatever the file holds, or one clear error."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int32, UInt8
+from numpy import ndarray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from unimask.errors import DataError
+
+Picture = str | Path | Image.Image | ndarray | Tensor
+"""What can be read as a picture: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
+
+PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
+)
+MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or a picture to cut into tiles
+_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def read_image(picture: Picture, *, rotate: bool = True) -> UInt8[Tensor, "3 height width"]:
+    """The picture as 8-bit RGB.
+
+    The EXIF orientation is applied (unless `rotate` is off). Transparent pictures are laid on white.
+    Palettes become colours, grey becomes three equal channels, CMYK is converted. 16-bit grey is scaled by
+    the depth of the camera, guessed from the brightest pixel: below 256 the values are taken as they are,
+    below 4096 they are 12-bit, otherwise 16-bit; so pictures of one camera are scaled alike, however bright
+    they are. Of several frames the first is read.
+
+    Raises:
+        DataError: the file is missing, damaged, no picture, empty, too large, or of floating-point pixels.
+    """
+    if isinstance(picture, str | Path):
+        return _to_tensor(open_picture(Path(picture), rotate=rotate), str(picture))
+    if isinstance(picture, Image.Image):
+        name = str(getattr(picture, "filename", "") or "PIL image")
+        return _to_tensor(_load(picture, Path(name), rotate), name)
+    if isinstance(picture, Tensor):
+        array = picture.detach().cpu().numpy()
+        return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", "([C,]H,W)")
+    return _from_array(picture, "array", "(H,W[,C])")
+
+
+def open_picture(path: Path, *, rotate: bool) -> Image.Image:
+    """The decoded file, as PIL gives it.
+
+    Raises:
+        DataError: the file is missing, damaged, no picture, empty or too large.
+    """
+    if path.is_dir():
+        raise DataError(path, "is a folder, not a picture")
+    if not path.exists():
+        raise DataError(path, "no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(path, "the file is empty (0 bytes); copy it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of large pictures (the limit here is MOST_PIXELS)
+            with Image.open(path) as image:
+                return _load(image, path, rotate)
+    except Image.DecompressionBombError:
+        raise DataError(path, f"more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
+    except UnidentifiedImageError:
+        raise DataError(path, "is not a picture in a known format; save it as PNG, JPEG or TIFF") from None
+    except PermissionError:
+        raise DataError(path, "may not be read; check its permissions") from None
+
+
+def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            path, f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels; cut it into tiles"
+        )
+    if image.width == 0 or image.height == 0:
+        raise DataError(path, f"has no pixels ({image.width} x {image.height})")
+    try:
+        image.load()
+        if rotate:
+            image = ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
+        raise DataError(path, f"the picture is damaged or cut off ({error}); copy or save it again") from None
+    return image
+
+
+def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]:
+    if image.mode in _SIXTEEN_BIT:
+        return _from_array(np.asarray(image), name, "")
+    if image.mode == "F":
+        raise DataError(name, "has floating-point pixels; save it with 8 or 16 bits a channel")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _from_array(array: ndarray, name: str, layout: str) -> UInt8[Tensor, "3 height width"]:
+    shaped = array[..., None] if array.ndim == 2 else array
+    if shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4):
+        raise DataError(name, f"has shape {array.shape}; expected a picture {layout} of 1, 3 or 4 channels")
+    if shaped.size == 0:
+        raise DataError(name, f"has no pixels (shape {array.shape})")
+    if shaped.dtype == bool:
+        shaped = shaped.astype(np.uint8) * 255
+    if not np.issubdtype(shaped.dtype, np.integer):
+        raise DataError(name, f"holds {array.dtype} values; expected integers from 0 to 255 (uint8)")
+    if shaped.dtype != np.uint8:
+        shaped = _to_8_bits(shaped, name)
+    if shaped.shape[2] == 4:
+        return _to_tensor(Image.fromarray(np.ascontiguousarray(shaped)), name)
+    pixels = torch.from_numpy(np.array(shaped)).permute(2, 0, 1)
+    return pixels.expand(3, -1, -1).contiguous()
+
+
+def _to_8_bits(pixels: ndarray, name: str) -> ndarray:
+    lowest, highest = int(pixels.min()), int(pixels.max())
+    if lowest < 0 or highest > 65535:
+        raise DataError(name, f"has values from {lowest} to {highest}; expected 8 or 16 bits (0 to 65535)")
+    if highest < 256:
+        return pixels.astype(np.uint8)
+    full = 4095 if highest < 4096 else 65535
+    return np.round(pixels.astype(np.float32) * (255 / full)).astype(np.uint8)
+
+
+def read_labels(path: Path) -> Int32[ndarray, "height width"]:
+    """The numbers in a label picture: grey values of 8 or 16 bits, or palette indices (not their colours).
+
+    Raises:
+        DataError: as `open_picture`, or the picture has colours instead of one number per pixel.
+    """
+    image = open_picture(path, rotate=False)
+    if image.mode not in ("1", "L", "P", *_SIXTEEN_BIT):
+        raise DataError(
+            path,
+            f"is a label picture of mode {image.mode}; expected one number per pixel (8- or 16-bit grey, "
+            "or a palette)",
+        )
+    return np.array(image).astype(np.int32)
+
+
+def read_panoptic_ids(path: Path) -> Int32[ndarray, "height width"]:
+    """The segment ids in a picture of the COCO panoptic format: R + 256 G + 65536 B.
+
+    Raises:
+        DataError: as `open_picture`, or the picture has no three channels of 8 bits.
+    """
+    image = open_picture(path, rotate=False)
+    if image.mode not in ("RGB", "RGBA"):
+        raise DataError(
+            path, f"is of mode {image.mode}; a panoptic PNG is RGB, with id = R + 256 G + 65536 B"
+        )
+    channels = np.asarray(image.convert("RGB")).astype(np.int32)
+    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+
+
+def image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The pictures that are meant: files as they are given, folders replaced by the pictures in them, sorted.
+
+    A file that is named need not exist: reading it gives the error. Hidden files and subfolders are left out.
+
+    Raises:
+        DataError: a folder has no picture, or nothing is given.
+    """
+    if not paths:
+        raise DataError("pictures", "none given; name at least one picture or folder")
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = pictures_in(path)
+        if not found:
+            kinds = " ".join(sorted(PICTURE_SUFFIXES))
+            raise DataError(path, f"no pictures in this folder (looked for {kinds})")
+        files.extend(found)
+    return files
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, by their suffix, sorted by name; hidden files are left out."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    )

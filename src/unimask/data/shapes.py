@@ -1,0 +1,124 @@
+"""A generated set: circles, squares and triangles (things) over sky, ground and stripes (stuff)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unimask.data.rasterise import truth_segments
+from unimask.data.seeds import seeded_generator
+from unimask.structures import Categories, Sample, Size
+
+CATEGORIES = Categories(
+    names=("circle", "square", "triangle", "sky", "ground", "stripes"),
+    is_thing=(True, True, True, False, False, False),
+    file_ids=(1, 2, 3, 4, 5, 6),
+    colors=((220, 60, 60), (60, 160, 60), (240, 190, 40), (110, 180, 230), (140, 100, 60), (150, 110, 190)),
+)
+_SKY, _GROUND, _STRIPES = 3, 4, 5
+_LEAST_VISIBLE = 0.25  # of a thing; with less of it uncovered it is not drawn
+
+
+class ShapesDataset:
+    """Pictures of any size, each a function of (seed, index, size); nothing is stored.
+
+    Above a slanted horizon lies sky, below it ground or stripes; up to `most` things of random color, size
+    and turn lie on top of it and of each other. The truth is what is visible, in one layer, without void.
+    Things with less than a quarter of their pixels uncovered are not drawn.
+    """
+
+    def __init__(self, *, size: Size = (96, 128), count: int = 1000, seed: int = 0, most: int = 6) -> None:
+        self._size, self._count, self._seed, self._most = size, count, seed, most
+
+    @property
+    def categories(self) -> Categories:
+        """Three things and three kinds of stuff."""
+        return CATEGORIES
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The id of every sample."""
+        return tuple(f"shapes_{self._seed}_{index:05d}" for index in range(self._count))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self._count:
+            raise IndexError(f"no shapes picture {index}, there are {self._count}")
+        generator = seeded_generator(self._seed, index)
+        image, surface = _scenery(self._size, generator)
+        labels, layer = [], torch.zeros(self._size, dtype=torch.int16)
+        for _ in range(int(torch.randint(0, self._most + 1, (), generator=generator))):  # the front one first
+            thing = _thing(self._size, generator)
+            uncovered = thing.inside & (layer == 0)
+            if int(uncovered.sum()) < max(4.0, _LEAST_VISIBLE * int(thing.inside.sum())):
+                continue
+            labels.append(thing.label)
+            layer[uncovered] = len(labels)
+            image = torch.where(uncovered, thing.color[:, None, None], image)
+        for label in (_SKY, _GROUND, _STRIPES):
+            free = (layer == 0) & (surface == label)
+            if bool(free.any()):
+                labels.append(label)
+                layer[free] = len(labels)
+        image = image + 0.03 * torch.randn(image.shape, generator=generator)
+        return Sample(
+            image=(image.clamp(0, 1) * 255).round().to(torch.uint8),
+            segments=truth_segments(layer[None], labels, [False] * len(labels)),
+            image_id=f"shapes_{self._seed}_{index:05d}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Thing:
+    label: int
+    inside: Bool[Tensor, "height width"]
+    color: Float[Tensor, " 3"]
+
+
+def _between(low: int | float, high: int | float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _grid(size: Size) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "1 width"]]:
+    """y and x of the pixel centres."""
+    return torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1])[None] + 0.5
+
+
+def _scenery(
+    size: Size, generator: torch.Generator
+) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "height width"]]:
+    """The empty picture in [0, 1] and the label of each of its pixels."""
+    y, x = _grid(size)
+    height, width = size
+    horizon = _between(0.1, 0.9, generator) * height + _between(-0.2, 0.2, generator) * (x - width / 2)
+    below = _GROUND if float(torch.rand((), generator=generator)) < 0.5 else _STRIPES
+    is_sky = y < horizon
+    sky = torch.tensor([0.35, 0.6, 0.9])[:, None, None] + 0.3 * (y / height).expand(size)
+    earth = torch.tensor([0.45, 0.35, 0.2])[:, None, None] + 0.15 * torch.randn(size, generator=generator)
+    period = _between(6, 12, generator)
+    bars = ((x + 0.5 * y + _between(0, period, generator)) / period).frac() < 0.5
+    stripes = torch.where(bars, torch.tensor([0.8, 0.75, 0.9])[:, None, None], torch.full((3, 1, 1), 0.25))
+    image = torch.where(is_sky, sky, earth if below == _GROUND else stripes)
+    return image, torch.where(is_sky, float(_SKY), float(below))
+
+
+def _thing(size: Size, generator: torch.Generator) -> _Thing:
+    """A circle, a square or a triangle that has its middle in the picture."""
+    y, x = _grid(size)
+    label = int(torch.randint(0, 3, (), generator=generator))
+    radius = max(2.0, _between(0.08, 0.28, generator) * min(size))
+    down, right = y - _between(0, size[0], generator), x - _between(0, size[1], generator)
+    turn = _between(0, 2 * math.pi, generator)
+    if label == 0:
+        inside = down**2 + right**2 <= radius**2
+    else:
+        # a regular polygon is where no side's outward distance is above that of the sides
+        sides = 4 if label == 1 else 3
+        angles = [turn + 2 * math.pi * side / sides for side in range(sides)]
+        distances = torch.stack([math.sin(angle) * down + math.cos(angle) * right for angle in angles])
+        inside = distances.amax(0) <= radius * (0.85 if label == 1 else 0.7)
+    return _Thing(label=label, inside=inside, color=torch.rand(3, generator=generator))

@@ -1,0 +1,126 @@
+"""Augmentation of pictures and their id maps, drawn from a generator and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from unimask.config import DataConfig, ScaleJitter
+from unimask.ops.masks import renumber
+from unimask.structures import Sample, Segments, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which part of a picture is taken, and the size it is brought to."""
+
+    top: int
+    left: int
+    taken: Size  # in pixels of the file
+    resized: Size
+
+
+def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> Sample:
+    """The sample as training sees it: resized, cropped, flipped, recolored; at most of size `config.crop`.
+
+    Picture (bilinear, antialiased) and id map (nearest) go through the same geometry. Crowd regions become
+    void, segments without a pixel are dropped, and the rest is renumbered. Deterministic in the generator's
+    state; the number of draws is the same for every sample of one configuration.
+    """
+    window = draw_window(sample.segments.size, config, generator)
+    horizontal = _draw(generator) < config.horizontal_flip
+    vertical = _draw(generator) < config.vertical_flip
+    image, layers = (
+        _cut(sample.image, window, picture=True),
+        _cut(sample.segments.layers, window, picture=False),
+    )
+    if horizontal:
+        image, layers = functional.horizontal_flip(image), functional.horizontal_flip(layers)
+    if vertical:
+        image, layers = functional.vertical_flip(image), functional.vertical_flip(layers)
+    if config.color > 0:
+        image = jitter_color(image, config.color, generator)
+    return Sample(
+        image=image.contiguous(),
+        segments=drop_unseen(replace(sample.segments, layers=layers)),
+        image_id=sample.image_id,
+    )
+
+
+def drop_unseen(segments: Segments) -> Segments:
+    """Without crowd regions (their pixels become void) and without segments that have no pixel."""
+    keep = (segments.areas() > 0) & ~segments.is_crowd
+    return renumber(segments, keep)
+
+
+def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> Window:
+    """A random window: the picture resized by a jittered factor, and of that a random crop.
+
+    The crop is taken in the file's pixels and only then resized. A picture that becomes smaller than the
+    crop is taken whole.
+
+    Source: large-scale jittering, arXiv 2012.07177, Sec. 3 (`relative_to="crop"`).
+    """
+    factor = scale_factor(size, config.jitter, config.crop, _draw(generator))
+    resized = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+    out = (min(resized[0], config.crop[0]), min(resized[1], config.crop[1]))
+    taken = (_share(size[0], out[0], resized[0]), _share(size[1], out[1], resized[1]))
+    top = int(_draw(generator) * (size[0] - taken[0] + 1))
+    left = int(_draw(generator) * (size[1] - taken[1] + 1))
+    return Window(top=top, left=left, taken=taken, resized=out)
+
+
+def scale_factor(size: Size, jitter: ScaleJitter, crop: Size, uniform: float) -> float:
+    """By how much a picture is resized, for a number from [0, 1)."""
+    factor = jitter.low + (jitter.high - jitter.low) * uniform
+    if jitter.relative_to == "crop":
+        return factor * min(crop[0] / size[0], crop[1] / size[1])
+    if jitter.relative_to == "short_side":
+        return factor * min(crop) / min(size)
+    return factor
+
+
+def _share(side: int, out: int, resized: int) -> int:
+    return side if out == resized else min(side, max(1, round(side * out / resized)))
+
+
+def _cut(maps: Tensor, window: Window, *, picture: bool) -> Tensor:
+    part = functional.crop_image(maps, window.top, window.left, *window.taken)
+    if window.taken == window.resized:
+        return part
+    mode = InterpolationMode.BILINEAR if picture else InterpolationMode.NEAREST_EXACT
+    return functional.resize_image(part, list(window.resized), interpolation=mode, antialias=picture)
+
+
+def jitter_color(
+    image: UInt8[Tensor, "3 height width"], strength: float, generator: torch.Generator
+) -> UInt8[Tensor, "3 height width"]:
+    """Brightness, contrast, saturation and hue, each changed with probability one half, in random order.
+
+    At strength 1 the first three are scaled by 0.5 to 1.5 and the hue is turned by up to 18 degrees.
+
+    Source: SSD, arXiv 1512.02325, and the original's color augmentation; there, brightness is added.
+    """
+    order = torch.randperm(4, generator=generator).tolist()
+    used = torch.rand(4, generator=generator) < 0.5
+    change = (2 * torch.rand(4, generator=generator) - 1) * strength
+    for which in order:
+        if used[which]:
+            image = _COLOR_CHANGES[which](image, float(change[which]))
+    return image
+
+
+_COLOR_CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    lambda image, change: functional.adjust_brightness(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_contrast(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_saturation(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_hue(image, max(-0.5, min(0.5, 0.05 * change))),
+)
+
+
+def _draw(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))

@@ -1,0 +1,230 @@
+"""One data set, three tasks: what the truth means for panoptic, instance and semantic segmentation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from unimask.config import Task
+from unimask.data.messages import some_of
+from unimask.errors import DataError
+from unimask.ops.masks import renumber
+from unimask.structures import Categories, Dataset, Sample, Segments
+
+BACKGROUND = "background"
+
+
+class View:
+    """A data set whose samples are changed on the way out; pictures stay as they are."""
+
+    def __init__(
+        self, dataset: Dataset, categories: Categories, change: Callable[[Segments], Segments]
+    ) -> None:
+        self._dataset = dataset
+        self._categories = categories
+        self._change = change
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels index after the change."""
+        return self._categories
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._dataset[index]
+        return replace(sample, segments=self._change(sample.segments))
+
+
+def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:
+    """The data set as targets and truth of a task.
+
+    Raises:
+        DataError: the data set has no things, and the task is instance segmentation.
+    """
+    if task == "instance":
+        return as_instance(dataset)
+    if task == "panoptic":
+        return as_panoptic(dataset, background=background)
+    return as_semantic(dataset, background=background)
+
+
+def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
+    """Every pixel belongs to at most one segment; the segments of one stuff category are one.
+
+    Where segments overlap, the pixel goes to the smallest of them, because what lies on top is usually
+    smaller; crowd regions yield to everything. Segments that are covered completely are dropped. If the data
+    has no stuff and `background` is on, the pixels without a segment become stuff of that name; without it
+    they are void. Crowd regions are neither: they stay crowd.
+    """
+    categories, add_background = _with_background(dataset.categories, background)
+    stuff = [label for label, thing in enumerate(categories.is_thing) if not thing]
+    return View(dataset, categories, _Flatten(merged=tuple(stuff), background=add_background))
+
+
+def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
+    """Every pixel belongs to at most one segment, and every category has at most one.
+
+    Overlaps and background as in `as_panoptic`. A crowd region is of its category like any other.
+    """
+    categories, add_background = _with_background(dataset.categories, background)
+    return View(dataset, categories, _Semantic(num_categories=len(categories), background=add_background))
+
+
+def as_instance(dataset: Dataset) -> Dataset:
+    """Only things, and only their categories; overlaps stay.
+
+    Raises:
+        DataError: the data set has no things.
+    """
+    given = dataset.categories
+    things = [label for label, thing in enumerate(given.is_thing) if thing]
+    if not things:
+        raise DataError(
+            "data", f"has only stuff ({some_of(given.names)}); instance segmentation needs things"
+        )
+    if len(things) == len(given):
+        return dataset
+    return View(dataset, _select(given, things), _Relabel(_lookup(len(given), things)))
+
+
+def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
+    """The data set with labels that index a model's categories, matched by name.
+
+    Raises:
+        DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
+    """
+    given = dataset.categories
+    known = {name: label for label, name in enumerate(categories.names)}
+    missing = [name for name in given.names if name not in known]
+    if missing:
+        raise DataError(
+            "data",
+            f"has {len(missing)} categories that the model does not know: {some_of(missing)}; "
+            f"the model knows: {some_of(categories.names)}. "
+            "Rename them in the data, or train a model on it",
+        )
+    for label, name in enumerate(given.names):
+        if given.is_thing[label] != categories.is_thing[known[name]]:
+            here, there = ("a thing", "stuff") if given.is_thing[label] else ("stuff", "a thing")
+            raise DataError("data", f"category {name!r} is {here} in the data and {there} in the model")
+    if given.names == categories.names:
+        return View(dataset, categories, _unchanged)
+    table = torch.tensor([known[name] for name in given.names], dtype=torch.int64)
+    return View(dataset, categories, _Relabel(table))
+
+
+def _unchanged(segments: Segments) -> Segments:
+    return segments
+
+
+@dataclass(frozen=True)
+class _Relabel:
+    """Labels through a table; segments whose new label is -1 are dropped."""
+
+    table: Int64[Tensor, " categories"]
+
+    def __call__(self, segments: Segments) -> Segments:
+        relabelled = replace(segments, labels=self.table[segments.labels])
+        keep = relabelled.labels >= 0
+        return relabelled if bool(keep.all()) else renumber(relabelled, keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Flatten:
+    """One layer; the segments of a merged category become one; then the background."""
+
+    merged: tuple[int, ...]
+    background: bool
+
+    def __call__(self, segments: Segments) -> Segments:
+        flat = _merge(_one_layer(segments), self.merged)
+        return _fill(flat, max(self.merged)) if self.background else flat
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Semantic:
+    """One layer, one segment per category, crowd regions included; then the background."""
+
+    num_categories: int
+    background: bool
+
+    def __call__(self, segments: Segments) -> Segments:
+        flat = _one_layer(segments)
+        plain = replace(flat, is_crowd=torch.zeros_like(flat.is_crowd))
+        merged = _merge(plain, range(self.num_categories))
+        return _fill(merged, self.num_categories - 1) if self.background else merged
+
+
+def _one_layer(segments: Segments) -> Segments:
+    """Overlaps resolved: the smallest segment wins, crowd regions lose."""
+    areas = segments.areas()
+    if segments.layers.shape[0] == 1:
+        flat = segments.layers
+    else:
+        order = torch.argsort(areas + segments.is_crowd * (areas.max() + 1), descending=True, stable=True)
+        rank = torch.zeros(len(segments) + 1, dtype=torch.int16)
+        rank[order + 1] = torch.arange(1, len(segments) + 1, dtype=torch.int16)
+        top = rank[segments.layers.long()].amax(0, keepdim=True)
+        back = torch.cat([torch.zeros(1, dtype=torch.int64), order + 1]).to(torch.int16)
+        flat = back[top.long()]
+    resolved = replace(segments, layers=flat)
+    return renumber(resolved, resolved.areas() > 0)
+
+
+def _merge(segments: Segments, merged: Sequence[int]) -> Segments:
+    """One segment for all those of a merged category (its first), crowd regions apart."""
+    first: dict[tuple[int, bool], int] = {}
+    table = torch.arange(len(segments) + 1, dtype=torch.int16)
+    keep = torch.ones(len(segments), dtype=torch.bool)
+    for index, (label, crowd) in enumerate(zip(segments.labels.tolist(), segments.is_crowd.tolist())):
+        if label in merged:
+            number = first.setdefault((label, crowd), index + 1)
+            table[index + 1] = number
+            keep[index] = number == index + 1
+    if bool(keep.all()):
+        return segments
+    return renumber(replace(segments, layers=table[segments.layers.long()]), keep)
+
+
+def _fill(segments: Segments, label: int) -> Segments:
+    """A new segment of all pixels that have none."""
+    free = segments.layers == 0
+    if not bool(free.any()):
+        return segments
+    return Segments(
+        layers=torch.where(free, len(segments) + 1, segments.layers).to(torch.int16),
+        labels=torch.cat([segments.labels, torch.tensor([label])]),
+        scores=torch.cat([segments.scores, torch.ones(1)]),
+        is_crowd=torch.cat([segments.is_crowd, torch.zeros(1, dtype=torch.bool)]),
+    )
+
+
+def _with_background(categories: Categories, background: bool) -> tuple[Categories, bool]:
+    if not background or not all(categories.is_thing):
+        return categories, False
+    name = BACKGROUND if BACKGROUND not in categories.names else "unlabelled"
+    return Categories(
+        names=(*categories.names, name),
+        is_thing=(*categories.is_thing, False),
+        file_ids=(*categories.file_ids, max(categories.file_ids, default=0) + 1),
+        colors=(*categories.colors, (40, 40, 40)),
+    ), True
+
+
+def _select(categories: Categories, labels: Sequence[int]) -> Categories:
+    return Categories(
+        names=tuple(categories.names[label] for label in labels),
+        is_thing=tuple(categories.is_thing[label] for label in labels),
+        file_ids=tuple(categories.file_ids[label] for label in labels),
+        colors=tuple(categories.colors[label] for label in labels),
+    )
+
+
+def _lookup(count: int, kept: Sequence[int]) -> Int64[Tensor, " categories"]:
+    table = torch.full((count,), -1, dtype=torch.int64)
+    table[list(kept)] = torch.arange(len(kept))
+    return table

@@ -1,0 +1,229 @@
+"""How good a segmenter is on labelled pictures: the measures of a task, at the size of the files."""
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from unimask.config import Task
+from unimask.data.views import match_categories
+from unimask.errors import DataError
+from unimask.metrics.average_precision import MaskAveragePrecision
+from unimask.metrics.matched_precision import MatchedPrecision
+from unimask.metrics.mean_iou import MeanIoU
+from unimask.metrics.overlaps import NOT_MEASURED
+from unimask.metrics.panoptic_quality import PanopticQuality
+from unimask.structures import Categories, Dataset, Sample, Segments
+
+Progress = Callable[[int, int], object]
+"""Called after each picture with the number of pictures done and of all pictures."""
+
+
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class PictureSegmenter(Protocol):
+    """What can be evaluated; `segmenter.Segmenter` is one."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of its segments index."""
+
+    def segment(self, images: Sequence[Tensor], task: Task) -> list[Segments]:
+        """The segments of each picture (uint8, 3 x height x width), at its size."""
+
+
+@runtime_checkable
+class Values(Protocol):
+    """What a metric has measured."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Flat names and their values."""
+
+    def by_class(self) -> dict[str, tuple[float, ...]]:
+        """Names and their value for each category."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A state that counts pictures and adds."""
+
+    def update(self, result: Segments, truth: Segments) -> None:
+        """Counts one picture."""
+
+    def merge(self: Same, other: Same) -> None:
+        """Adds what another state has counted."""
+
+    def compute(self) -> Values:
+        """The values over all pictures so far."""
+
+
+METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
+    "panoptic": (PanopticQuality, MeanIoU),
+    "instance": (MaskAveragePrecision, MatchedPrecision),
+    "semantic": (MeanIoU,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured, as shares in [0, 1]; -1 where there was nothing to measure.
+
+    `values` holds, by task:
+    - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result
+    - instance: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (COCO's standard, with 100
+      detections per picture and class); AP_all, AP50_all, AP75_all, AR_all (with 1000); AP@0.50 ... AP@0.90,
+      which are matched / (matched + wrong + missed), and their means over pictures, AP_per_picture@0.50 ...
+    - semantic: mIoU, pixel_accuracy
+
+    `per_category` holds PQ, SQ, RQ and IoU, or AP, or IoU, by the category's name; categories that occur
+    neither in the truth nor in the results are left out.
+    """
+
+    task: Task
+    values: Mapping[str, float]
+    per_category: Mapping[str, Mapping[str, float]]
+    pictures: int
+    seconds: float  # for reading, predicting and measuring
+
+    def save(self, path: str | Path) -> None:
+        """Writes the evaluation as JSON; the file is complete when it appears.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DataError(path, f"the evaluation cannot be written ({error.strerror or error})") from None
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+class TaskMetrics:
+    """All metrics of a task as one state that adds: processes can count pictures of their own and merge."""
+
+    def __init__(self, task: Task, categories: Categories) -> None:
+        self.task = task
+        self.categories = categories
+        self.pictures = 0
+        self._metrics = [metric(categories) for metric in METRICS[task]]
+
+    def update(self, result: Segments, truth: Segments) -> None:
+        """Counts one picture; labels index the categories of the state.
+
+        Raises:
+            ValueError: result and truth do not fit each other or the categories.
+        """
+        for metric in self._metrics:
+            metric.update(result, truth)
+        self.pictures += 1
+
+    def merge(self, other: "TaskMetrics") -> None:
+        """Adds the pictures that another state has counted.
+
+        Raises:
+            ValueError: it counts another task or other categories.
+        """
+        if other.task != self.task:
+            raise ValueError(f"metrics of {self.task} and of {other.task} cannot be merged")
+        for metric, added in zip(self._metrics, other._metrics):
+            metric.merge(added)
+        self.pictures += other.pictures
+
+    def compute(self, seconds: float = 0.0) -> Evaluation:
+        """The evaluation over all pictures so far."""
+        values: dict[str, float] = {}
+        per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
+        for metric in self._metrics:
+            measured = metric.compute()
+            values |= measured.as_dict()
+            for measure, numbers in measured.by_class().items():
+                for name, number in zip(self.categories.names, numbers):
+                    if number != NOT_MEASURED:
+                        per_category[name][measure] = number
+        return Evaluation(
+            task=self.task,
+            values=values,
+            per_category={name: numbers for name, numbers in per_category.items() if numbers},
+            pictures=self.pictures,
+            seconds=seconds,
+        )
+
+
+def evaluate(
+    segmenter: PictureSegmenter,
+    dataset: Dataset,
+    task: Task,
+    progress: Progress = lambda done, total: None,
+    *,
+    batch_size: int = 1,
+) -> Evaluation:
+    """The measures of the task over a data set, each picture at its own size; the truth is never resized.
+
+    The data set is seen as truth of the task (`data.open.open_dataset` does that). Its categories are matched
+    by name to the segmenter's; a category that only the segmenter has counts as wrong where it is predicted.
+
+    Raises:
+        DataError: there is no picture, one cannot be read, or a category is unknown to the segmenter.
+    """
+    start = time.perf_counter()
+    metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
+    if metrics.pictures == 0:
+        raise DataError("data", "there is no picture to evaluate on")
+    return metrics.compute(time.perf_counter() - start)
+
+
+def measure(
+    segmenter: PictureSegmenter,
+    dataset: Dataset,
+    task: Task,
+    indices: Sequence[int],
+    progress: Progress = lambda done, total: None,
+    *,
+    batch_size: int = 1,
+) -> TaskMetrics:
+    """The state of all metrics after some of the pictures: the share of one process, to be merged.
+
+    Merged states give the values of one process; only where instances of different pictures have equal scores
+    can the order of merging move AP, as it does in COCO's own evaluation.
+
+    Raises:
+        DataError: a picture cannot be read, or a category is unknown to the segmenter.
+    """
+    truth = match_categories(dataset, segmenter.categories)
+    metrics = TaskMetrics(task, segmenter.categories)
+    for samples in _batches(truth, indices, max(1, batch_size)):
+        results = segmenter.segment([sample.image for sample in samples], task)
+        for sample, result in zip(samples, results, strict=True):
+            metrics.update(result, sample.segments)
+            progress(metrics.pictures, len(indices))
+    return metrics
+
+
+def _batches(dataset: Dataset, indices: Sequence[int], size: int) -> Iterator[list[Sample]]:
+    """The samples in their order; a thread reads the next batch while this one is worked on."""
+    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
+    waiting: deque[Future[list[Sample]]] = deque()
+    with ThreadPoolExecutor(1) as reader:
+        for group in groups:
+            waiting.append(reader.submit(lambda group: [dataset[index] for index in group], group))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

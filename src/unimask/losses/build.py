@@ -1,0 +1,55 @@
+"""Builds the criterion that a config describes."""
+
+from torch import Tensor
+
+from unimask.config import LossConfig
+from unimask.errors import ConfigError
+from unimask.losses.criterion import Average, Criterion
+from unimask.losses.sampling import EveryCell, RandomPoints, Sampling
+from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
+
+
+def one_process(number: Tensor) -> Tensor:
+    """The mean over processes where there is only one: the number itself."""
+    return number
+
+
+def build_criterion(config: LossConfig, num_classes: int, average: Average = one_process) -> Criterion:
+    """The criterion for K = `num_classes` real classes; `average` gives the mean over training processes.
+
+    Raises:
+        ConfigError: a setting has an impossible value.
+    """
+    _check(config)
+    return Criterion(
+        class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
+        pair_terms=(MaskTerm(weight=config.mask_weight), DiceTerm(weight=config.dice_weight)),
+        sampling=_sampling(config),
+        deep_supervision=config.deep_supervision,
+        average=average,
+    )
+
+
+def _sampling(config: LossConfig) -> Sampling:
+    if config.sampling == "dense":
+        return EveryCell()
+    return RandomPoints(
+        points=config.points,
+        candidates=int(config.points * config.oversampling),
+        uncertain=int(config.points * config.importance),
+    )
+
+
+def _check(config: LossConfig) -> None:
+    for name in ("class_weight", "mask_weight", "dice_weight"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"losses.{name}", f"a weight is at least 0; got {getattr(config, name)}")
+    if config.no_object_weight <= 0:
+        # 0 would leave nothing to average over where a batch has no object
+        raise ConfigError("losses.no_object_weight", f"must be above 0; got {config.no_object_weight}")
+    if config.points < 1:
+        raise ConfigError("losses.points", f"must be at least 1; got {config.points}")
+    if config.oversampling < 1:
+        raise ConfigError("losses.oversampling", f"must be at least 1; got {config.oversampling}")
+    if not 0 <= config.importance <= 1:
+        raise ConfigError("losses.importance", f"a share lies between 0 and 1; got {config.importance}")

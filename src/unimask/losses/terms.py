@@ -1,0 +1,132 @@
+"""The terms of the loss. Each has a cost, which every query pays for every target, and a loss.
+
+Costs decide the matching and losses train the matched pairs, on the same quantities with the same weights.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimask.ops.masks import pairwise_binary_cross_entropy, pairwise_dice
+
+
+@runtime_checkable
+class PairTerm(Protocol):
+    """A term that compares masks at points; it looks at matched pairs only."""
+
+    @property
+    def name(self) -> str:
+        """The key of the term in `Losses`."""
+
+    @property
+    def weight(self) -> float:
+        """The weight of the cost and of the loss."""
+
+    def cost(
+        self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+    ) -> Float[Tensor, "queries targets"]:
+        """What each query pays for each target, not weighted."""
+
+    def loss(
+        self,
+        logits: Float[Tensor, "pairs points"],
+        labels: Float[Tensor, "pairs points"],
+        num_masks: Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """The sum over the pairs, divided by `num_masks`; not weighted."""
+
+
+class ClassTerm(nn.Module):
+    """Which category a query predicts: cross-entropy over K + 1 classes, the last of which is no-object.
+
+    Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; MaskFormer (2107.06278), Sec. 3.2; the cost is the
+    negative probability, as in DETR (2005.12872), Sec. 3.1.
+    """
+
+    name: Final = "class"
+    class_weights: Tensor
+
+    def __init__(self, num_classes: int, no_object_weight: float, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.no_object = num_classes
+        class_weights = torch.ones(num_classes + 1)
+        class_weights[num_classes] = no_object_weight
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def cost(
+        self, class_logits: Float[Tensor, "queries classes_and_none"], labels: Int64[Tensor, " targets"]
+    ) -> Float[Tensor, "queries targets"]:
+        """Minus the probability that each query gives to the label of each target."""
+        return -class_logits.softmax(dim=1)[:, labels]
+
+    def loss(
+        self,
+        class_logits: Float[Tensor, "batch queries classes_and_none"],
+        labels: Int64[Tensor, "batch queries"],
+    ) -> Float[Tensor, ""]:
+        """The mean over all queries of the batch, each weighted with the weight of its label.
+
+        `labels` holds `no_object` for queries without a target.
+        """
+        return functional.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), self.class_weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTerm:
+    """Binary cross-entropy of the mask, a mean over the points.
+
+    Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1.
+    """
+
+    weight: float
+    name: str = "mask"
+
+    def cost(
+        self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+    ) -> Float[Tensor, "queries targets"]:
+        """The mean over the points, of each query with each target."""
+        return pairwise_binary_cross_entropy(logits, labels)
+
+    def loss(
+        self,
+        logits: Float[Tensor, "pairs points"],
+        labels: Float[Tensor, "pairs points"],
+        num_masks: Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """The mean over the points, summed over the pairs, divided by `num_masks`."""
+        total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        return total / (logits.shape[1] * num_masks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiceTerm:
+    """One minus the Dice coefficient of the mask, with 1 added above and below.
+
+    Source: V-Net (1606.04797), Eq. 3, as in the original code: the denominator is not squared.
+    """
+
+    weight: float
+    name: str = "dice"
+
+    def cost(
+        self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+    ) -> Float[Tensor, "queries targets"]:
+        """One minus the Dice coefficient of each query with each target."""
+        return pairwise_dice(logits, labels)
+
+    def loss(
+        self,
+        logits: Float[Tensor, "pairs points"],
+        labels: Float[Tensor, "pairs points"],
+        num_masks: Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """One minus the Dice coefficient, summed over the pairs, divided by `num_masks`."""
+        probabilities = logits.sigmoid()
+        overlap = (probabilities * labels).sum(dim=1)
+        total = probabilities.sum(dim=1) + labels.sum(dim=1)
+        return (1 - (2 * overlap + 1) / (total + 1)).sum() / num_masks

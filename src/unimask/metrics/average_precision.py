@@ -1,0 +1,224 @@
+"""Average precision of instance masks by COCO's rules, computed by hotcoco."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from unimask.metrics.overlaps import (
+    NOT_MEASURED,
+    Integers,
+    as_numbers,
+    check_pair,
+    check_same_categories,
+)
+from unimask.structures import Categories, Segments, Size
+
+_IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds .50, .55, ... .95
+_AREAS = {
+    "": 0,
+    "s": 1,
+    "m": 2,
+    "l": 3,
+}  # places in COCO's ranges of area: all, below 32^2, below 96^2, larger
+_LIMITS = (1, 10, 100)  # COCO's numbers of detections per picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskAveragePrecisionValues:
+    """What `MaskAveragePrecision` measures; -1 where the truth has no instance of the kind."""
+
+    values: dict[str, float]  # the flat names of `as_dict`
+    per_class: tuple[float, ...]  # AP per category; -1 for stuff and for things without a truth
+
+    def as_dict(self) -> dict[str, float]:
+        """COCO's twelve numbers, and four more with all detections.
+
+        - `AP` (mean over IoU .50 to .95), `AP50`, `AP75`, and `APs`, `APm`, `APl` by area: 100 detections per
+          picture and class, COCO's standard
+        - `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`: the largest recall with so many detections
+        - `AP_all`, `AP50_all`, `AP75_all`, `AR_all`: with up to `most_detections` per picture and class
+        """
+        return dict(self.values)
+
+    def by_class(self) -> dict[str, tuple[float, ...]]:
+        """`AP` of each category, in their order."""
+        return {"AP": self.per_class}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Instances:
+    """The things of one picture: compressed run lengths and what COCO wants to know of each."""
+
+    runs: tuple[bytes, ...]
+    labels: Integers
+    areas: Integers
+    scores: NDArray[np.float64]
+    is_crowd: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    size: Size
+    truth: _Instances
+    result: _Instances
+
+
+@dataclass
+class _Dataset:
+    """COCO's tables, as hotcoco takes them."""
+
+    images: list[dict[str, object]] = field(default_factory=list)
+    truth: list[dict[str, object]] = field(default_factory=list)
+    results: list[dict[str, object]] = field(default_factory=list)
+
+
+class MaskAveragePrecision:
+    """COCO's mask AP over pictures: a state that adds, exactly as pycocotools counts.
+
+    COCO's standard looks at the 100 best detections per picture and class; dense pictures need more, so the
+    values with up to `most_detections` are given beside them. Only things count, in the truth and in the
+    results. Areas are those of the masks (COCO's files may state others). Equal scores keep the order of the
+    pictures, then that of the segments, as pycocotools does. An instance without a pixel counts as it does
+    there: as a miss in the truth, as wrong in the results. Pictures are kept as compressed run lengths until
+    `compute`.
+
+    Source: pycocotools' `COCOeval`, iouType "segm".
+    """
+
+    def __init__(self, categories: Categories, most_detections: int = 1000) -> None:
+        if most_detections < _LIMITS[-1]:
+            raise ValueError(f"most_detections is {most_detections}; at least {_LIMITS[-1]} are needed")
+        self.categories = categories
+        self.most_detections = most_detections
+        self._pictures: list[_Picture] = []
+
+    def update(self, result: Segments, truth: Segments) -> None:
+        """Counts one picture.
+
+        Raises:
+            ValueError: sizes differ, a label is out of range, or a score is not finite.
+        """
+        check_pair(result, truth, self.categories)
+        if not bool(result.scores.isfinite().all()):
+            raise ValueError("a score of the result is not finite")
+        is_thing = np.array(self.categories.is_thing, dtype=bool)
+        picture = _Picture(
+            size=result.size, truth=_instances(truth, is_thing), result=_instances(result, is_thing)
+        )
+        self._pictures.append(picture)
+
+    def merge(self, other: "MaskAveragePrecision") -> None:
+        """Appends the pictures that another state has seen.
+
+        Raises:
+            ValueError: the other counts different categories.
+        """
+        check_same_categories(self.categories, other.categories)
+        self._pictures.extend(other._pictures)
+
+    def compute(self) -> MaskAveragePrecisionValues:
+        """The values over all pictures so far."""
+        precision, recall = self._curves()
+        standard, everything = 2, precision.shape[-1] - 1  # places of 100 and of most_detections
+        values = {f"AP{name}": _mean(precision[..., area, standard]) for name, area in _AREAS.items()}
+        values |= _at_thresholds(precision[..., 0, standard], "")
+        values |= {f"AR{limit}": _mean(recall[..., 0, index]) for index, limit in enumerate(_LIMITS)}
+        values |= {f"AR{name}": _mean(recall[..., area, standard]) for name, area in _AREAS.items() if name}
+        values["AP_all"] = _mean(precision[..., 0, everything])
+        values |= _at_thresholds(precision[..., 0, everything], "_all")
+        values["AR_all"] = _mean(recall[..., 0, everything])
+        per_class = [NOT_MEASURED] * len(self.categories)
+        for index, label in enumerate(self._things()):
+            per_class[label] = _mean(precision[:, :, index, 0, standard])
+        return MaskAveragePrecisionValues(values=values, per_class=tuple(per_class))
+
+    def _things(self) -> list[int]:
+        return [label for label, is_thing in enumerate(self.categories.is_thing) if is_thing]
+
+    def _curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit); -1 = no truth."""
+        tables = _Dataset()
+        for number, picture in enumerate(self._pictures, start=1):
+            _append(tables, number, picture)
+        names = [{"id": label + 1, "name": self.categories.names[label]} for label in self._things()]
+        truth = hotcoco.COCO({"images": tables.images, "annotations": tables.truth, "categories": names})
+        evaluation = hotcoco.COCOeval(truth, truth.load_res(tables.results), "segm")
+        evaluation.params.max_dets = sorted({*_LIMITS, self.most_detections})
+        evaluation.evaluate()
+        evaluation.accumulate()
+        curves = evaluation.eval
+        assert curves is not None
+        return curves["precision"], curves["recall"]
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    measured = values[values > NOT_MEASURED]
+    return float(measured.mean()) if measured.size else NOT_MEASURED
+
+
+def _at_thresholds(precision: NDArray[np.float64], suffix: str) -> dict[str, float]:
+    return {f"AP50{suffix}": _mean(precision[_IOU_50]), f"AP75{suffix}": _mean(precision[_IOU_75])}
+
+
+def _append(tables: _Dataset, number: int, picture: _Picture) -> None:
+    height, width = picture.size
+    tables.images.append({"id": number, "height": height, "width": width})
+    for annotation, area, crowd in zip(
+        _annotations(picture.truth, number, picture.size), picture.truth.areas, picture.truth.is_crowd
+    ):
+        # the box is not used for masks, but has to be there
+        more = {"id": len(tables.truth) + 1, "area": int(area), "iscrowd": int(crowd), "bbox": [0, 0, 0, 0]}
+        tables.truth.append(annotation | more)
+    for annotation, score in zip(_annotations(picture.result, number, picture.size), picture.result.scores):
+        tables.results.append(annotation | {"score": float(score)})
+
+
+def _annotations(instances: _Instances, number: int, size: Size) -> Iterator[dict[str, object]]:
+    for runs, label in zip(instances.runs, instances.labels):
+        mask = {"size": list(size), "counts": runs}
+        yield {"image_id": number, "category_id": int(label) + 1, "segmentation": mask}
+
+
+def _instances(segments: Segments, is_thing: NDArray[np.bool_]) -> _Instances:
+    labels = as_numbers(segments.labels)
+    keep = np.flatnonzero(is_thing[labels])
+    runs = compressed_runs(segments)
+    return _Instances(
+        runs=tuple(runs[index] for index in keep),
+        labels=labels[keep],
+        areas=as_numbers(segments.areas())[keep],
+        scores=segments.scores.detach().cpu().double().numpy()[keep],
+        is_crowd=segments.is_crowd.cpu().numpy()[keep],
+    )
+
+
+def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
+    """Each segment's mask as COCO's compressed run lengths, made layer by layer without dense masks."""
+    height, width = segments.size
+    everything = height * width
+    counts: list[list[int]] = [[everything] for _ in range(len(segments))]
+    for layer in as_numbers(segments.layers):
+        for number, runs in _runs_of_layer(layer.T.reshape(-1)):
+            counts[number - 1] = runs
+    masks = hotcoco.mask.frPyObjects(
+        [{"size": [height, width], "counts": one} for one in counts], height, width
+    )
+    return tuple(mask["counts"] for mask in masks)
+
+
+def _runs_of_layer(ids: Integers) -> Iterator[tuple[int, list[int]]]:
+    """The segments of a layer (read column by column) with their alternating lengths, outside first."""
+    starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+    ends = np.append(starts[1:], ids.size)
+    owners = ids[starts]
+    order = np.argsort(owners, kind="stable")
+    order = order[owners[order] > 0]
+    owners, starts, ends = owners[order], starts[order], ends[order]
+    first = np.flatnonzero(np.diff(owners, prepend=0))
+    for begin, end in zip(first, np.append(first[1:], len(owners))):
+        edges = np.stack([starts[begin:end], ends[begin:end]], axis=1).reshape(-1)
+        lengths = np.diff(edges, prepend=0, append=ids.size).tolist()
+        yield int(owners[begin]), lengths if lengths[-1] else lengths[:-1]

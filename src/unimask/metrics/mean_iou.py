@@ -1,0 +1,88 @@
+"""Mean intersection over union of classes, from one confusion matrix over all pictures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unimask.metrics.overlaps import (
+    NOT_MEASURED,
+    Integers,
+    as_numbers,
+    check_pair,
+    check_same_categories,
+    flat_map,
+    joint_histogram,
+)
+from unimask.structures import Categories, Segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanIoUValues:
+    """What `MeanIoU` measures, each in [0, 1]; -1 where no truth pixel has a class."""
+
+    mean_iou: float  # over the classes that occur in the truth or in the results
+    pixel_accuracy: float  # share of the pixels with a true class that have it in the result
+    per_class: tuple[float, ...]  # IoU per category; -1 where it occurs on neither side
+
+    def as_dict(self) -> dict[str, float]:
+        """`mIoU` and `pixel_accuracy`."""
+        return {"mIoU": self.mean_iou, "pixel_accuracy": self.pixel_accuracy}
+
+    def by_class(self) -> dict[str, tuple[float, ...]]:
+        """`IoU` of each category, in their order."""
+        return {"IoU": self.per_class}
+
+
+class MeanIoU:
+    """IoU of classes over all pixels of all pictures: a state that adds.
+
+    Pixels that are void in the truth (id 0) are left out on both sides. A void pixel of a result misses the
+    true class and is no false pixel of another. A class that occurs only in results has IoU 0 and counts in
+    the mean. Segments are read by their class alone: crowd counts as its class, instances as one area.
+    """
+
+    def __init__(self, categories: Categories) -> None:
+        self.categories = categories
+        shape = (len(categories), len(categories) + 1)
+        self.confusion: Integers = np.zeros(
+            shape, dtype=np.int64
+        )  # (true, predicted); the last column is void
+
+    def update(self, result: Segments, truth: Segments) -> None:
+        """Counts one picture.
+
+        Raises:
+            ValueError: sizes differ, a label is out of range, or segments overlap each other.
+        """
+        check_pair(result, truth, self.categories)
+        overlaps = joint_histogram(flat_map(truth), flat_map(result))
+        void = np.array([len(self.categories)])
+        true = np.concatenate([void, as_numbers(truth.labels)])[overlaps.truth]
+        predicted = np.concatenate([void, as_numbers(result.labels)])[overlaps.result]
+        known = true < len(self.categories)
+        np.add.at(self.confusion, (true[known], predicted[known]), overlaps.pixels[known])
+
+    def merge(self, other: "MeanIoU") -> None:
+        """Adds the pictures that another state has counted.
+
+        Raises:
+            ValueError: the other counts different categories.
+        """
+        check_same_categories(self.categories, other.categories)
+        self.confusion += other.confusion
+
+    def compute(self) -> MeanIoUValues:
+        """The values over all pictures so far."""
+        right = self.confusion.diagonal()
+        union = self.confusion.sum(axis=1) + self.confusion[:, :-1].sum(axis=0) - right
+        per_class = tuple(
+            int(shared) / int(whole) if whole else NOT_MEASURED for shared, whole in zip(right, union)
+        )
+        present = [iou for iou in per_class if iou != NOT_MEASURED]
+        if not present:
+            return MeanIoUValues(mean_iou=NOT_MEASURED, pixel_accuracy=NOT_MEASURED, per_class=per_class)
+        return MeanIoUValues(
+            mean_iou=sum(present) / len(present),
+            pixel_accuracy=int(right.sum()) / int(self.confusion.sum()),
+            per_class=per_class,
+        )

@@ -1,0 +1,175 @@
+"""Backbones: pixels become feature maps of strides 4, 8, 16 and 32. A thin skin over timm; Swin is ours."""
+
+import difflib
+from collections.abc import Callable
+from typing import cast
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.layers import BatchNormAct2d, Format
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from unimask.config import BackboneConfig
+from unimask.errors import ConfigError
+from unimask.nn.swin import Swin
+
+STRIDES = (4, 8, 16, 32)
+NAME = "model.backbone.name"
+
+
+class FrozenBatchNorm(nn.Module):
+    """A batch norm whose statistics and weights never move: they are buffers, in training as well.
+
+    It starts as the identity (weight 1, variance 1 - eps), since the zero weights that some networks give
+    the last norm of a block would never leave zero. The result has the type of its input (bfloat16 stays
+    bfloat16). The buffers have the names that batch norm gives them, without `num_batches_tracked`.
+
+    Source: detectron2's FrozenBatchNorm2d.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float, activation: nn.Module) -> None:
+        super().__init__()
+        self.eps = eps
+        self.activation = activation
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.full((channels,), 1.0 - eps))
+
+    def forward(
+        self, features: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """(features - mean) / sqrt(variance + eps) * weight + bias, then the activation."""
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        shift = self.bias - self.running_mean * scale
+        scale, shift = (values.to(features.dtype)[None, :, None, None] for values in (scale, shift))
+        result: Tensor = self.activation(torch.addcmul(shift, features, scale))
+        return result
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Every batch norm inside the module becomes a `FrozenBatchNorm`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            activation = child.act if isinstance(child, BatchNormAct2d) else nn.Identity()
+            setattr(module, name, FrozenBatchNorm(child.num_features, child.eps, activation))
+        else:
+            freeze_norms(child)
+
+
+class TimmBackbone(nn.Module):
+    """A timm feature extractor that answers with a map per stride.
+
+    `network` keeps timm's parameter names. `outputs` says for each stride which of the network's maps it is.
+    `channels_last`: the network gives maps as (batch, height, width, channels).
+    """
+
+    def __init__(
+        self, network: nn.Module, *, channels: dict[int, int], outputs: dict[int, int], channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = channels
+        self.outputs = outputs
+        self.axes = (0, 3, 1, 2) if channels_last else (0, 1, 2, 3)
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> dict[int, Float[Tensor, "batch _channels _height _width"]]:
+        """Maps of strides 4, 8, 16 and 32 of normalised pixels.
+
+        How an odd size is rounded is the network's affair; multiples of 32 divide without remainder.
+        """
+        maps = self.network(pixels)
+        return {stride: maps[index].permute(self.axes) for stride, index in self.outputs.items()}
+
+
+def _create(config: BackboneConfig) -> nn.Module:
+    """The timm feature extractor with random weights; nothing is ever downloaded."""
+    if ":" in config.name or not timm.is_model(config.name):
+        close = difflib.get_close_matches(config.name.split(".")[0], [*SWINS, *timm.list_models()], n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` names what there is"
+        raise ConfigError(NAME, f"no backbone is called {config.name!r}; {hint}")
+    drop_path_rate = config.drop_path_rate or None  # timm leaves out what is None; not every network knows it
+    try:
+        network = timm.create_model(config.name, features_only=True, drop_path_rate=drop_path_rate)
+    except TypeError as error:
+        path = "model.backbone.drop_path_rate" if drop_path_rate else NAME
+        raise ConfigError(path, f"timm cannot build {config.name!r} with this setting: {error}") from None
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(NAME, f"{config.name!r} gives no feature maps: {error}") from None
+    return network
+
+
+def _build_timm(config: BackboneConfig) -> TimmBackbone:
+    network = _create(config)
+    info = cast(FeatureInfo, network.feature_info)
+    strides, widths = info.reduction(), info.channels()
+    if not set(STRIDES) <= set(strides):
+        found = ", ".join(map(str, sorted(set(strides))))
+        raise ConfigError(NAME, f"{config.name!r} has maps of stride {found}; 4, 8, 16 and 32 are needed")
+    if config.freeze_norm:
+        freeze_norms(network)
+    outputs = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
+    channels = {stride: widths[outputs[stride]] for stride in STRIDES}
+    channels_last = getattr(network, "output_fmt", Format.NCHW) == Format.NHWC
+    backbone = TimmBackbone(network, channels=channels, outputs=outputs, channels_last=channels_last)
+    _probe(backbone, config.name)
+    return backbone
+
+
+def _probe(backbone: TimmBackbone, name: str) -> None:
+    """One small picture goes through: some networks take pictures of one size only and say so too late."""
+    height, width = 64, 96
+    try:
+        with torch.no_grad():
+            maps = backbone.eval()(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        way_out = "; take swin_tiny, swin_small, swin_base or swin_large" if "swin" in name else ""
+        raise ConfigError(NAME, f"{name!r} does not take pictures of every size ({error}){way_out}") from None
+    for stride, features in maps.items():
+        expected = (1, backbone.channels[stride], height // stride, width // stride)
+        if tuple(features.shape) != expected:
+            raise ConfigError(NAME, f"{name!r}: its map of stride {stride} has shape {tuple(features.shape)}")
+    backbone.train()
+
+
+def _swin(
+    embed: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int
+) -> Callable[[float], Swin]:
+    return lambda drop_path_rate: Swin(
+        embed_channels=embed, depths=depths, heads=heads, window=window, drop_path_rate=drop_path_rate
+    )
+
+
+SWINS: dict[str, Callable[[float], Swin]] = {
+    "swin_tiny": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "swin_small": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
+    "swin_base": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "swin_large": _swin(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
+
+    `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are `nn.swin.Swin`; any other name is timm's.
+    With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are.
+
+    Raises:
+        ConfigError: the name is unknown, the network has no maps of strides 4, 8, 16 and 32 or takes pictures
+            of one size only, or the rate of stochastic depth is not in [0, 1) or not known to the network.
+    """
+    if not 0 <= config.drop_path_rate < 1:
+        reason = f"must be at least 0 and less than 1; got {config.drop_path_rate}"
+        raise ConfigError("model.backbone.drop_path_rate", reason)
+    if config.name in SWINS:
+        return SWINS[config.name](config.drop_path_rate)
+    return _build_timm(config)

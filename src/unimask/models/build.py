@@ -1,0 +1,136 @@
+"""From a config to a model with random weights: the only file in this room that sees a config."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import nn
+
+from unimask.config import ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.errors import ConfigError
+from unimask.models.backbones import build_backbone
+from unimask.models.heads import MaskHeads
+from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.pixel_decoders import MASK_STRIDE, DeformablePixelDecoder
+from unimask.models.query_decoder import QueryDecoder, full_visibility, masked_visibility
+from unimask.nn.attention import Attention
+from unimask.nn.layers import NORM_GROUPS, ConstantEmbedding, pointwise_convolution
+from unimask.nn.transformer import (
+    CrossSublayer,
+    DecoderLayer,
+    FeedForward,
+    FeedForwardSublayer,
+    Residual,
+    SelfSublayer,
+)
+
+VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
+
+
+def build_model(config: ModelConfig, num_classes: int) -> MaskClassifier:
+    """A model with random weights that tells `num_classes` classes and no-object apart.
+
+    Raises:
+        ConfigError: a width does not divide as it must, or a stride does not exist.
+    """
+    backbone = build_backbone(config.backbone)
+    pixel_decoder = build_pixel_decoder(config.pixel_decoder, cast(dict[int, int], backbone.channels))
+    query_decoder = build_query_decoder(config.query_decoder, config.pixel_decoder, num_classes)
+    return MaskClassifier(backbone, pixel_decoder, query_decoder, VISIBILITY[config.query_decoder.visibility])
+
+
+def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> DeformablePixelDecoder:
+    """The pixel decoder on a backbone that gives `in_channels` per stride.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    path = "model.pixel_decoder"
+    _check_divisible(config.channels, NORM_GROUPS, f"{path}.channels", "groups of its norms")
+    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
+    _check_positive(path, mask_channels=config.mask_channels, points=config.points)
+    _check_strides(config.strides, in_channels, f"{path}.strides", "the backbone gives")
+    return DeformablePixelDecoder(
+        in_channels=in_channels,
+        strides=config.strides,
+        channels=config.channels,
+        mask_channels=config.mask_channels,
+        layers=config.layers,
+        heads=config.heads,
+        points=config.points,
+        feedforward_channels=config.feedforward_channels,
+    )
+
+
+def build_query_decoder(
+    config: QueryDecoderConfig, pixel_decoder: PixelDecoderConfig, num_classes: int
+) -> QueryDecoder:
+    """The query decoder with the heads of a mask classifier.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    path = "model.query_decoder"
+    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
+    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
+    given = [
+        s for s in (32, 16, 8) if s in pixel_decoder.strides or MASK_STRIDE < s < min(pixel_decoder.strides)
+    ]
+    _check_strides(config.memory_strides, given, f"{path}.memory_strides", "the pixel decoder gives")
+    _check_positive(path, layers=config.layers, queries=config.queries)
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"{path}.dropout", f"is a probability below 1, not {config.dropout}")
+    make_features = {"learned": nn.Embedding, "zeros": ConstantEmbedding}[config.query_features]
+    make_level = {True: nn.Embedding, False: ConstantEmbedding}[config.level_embedding]
+    return QueryDecoder(
+        layers=[_decoder_layer(config, path) for _ in range(config.layers)],
+        heads=MaskHeads(config.channels, pixel_decoder.mask_channels, num_classes),
+        projections={s: _projection(pixel_decoder.channels, config.channels) for s in config.memory_strides},
+        query_features=make_features(config.queries, config.channels),
+        query_positions=nn.Embedding(config.queries, config.channels),
+        level_embedding=make_level(len(config.memory_strides), config.channels),
+        channels=config.channels,
+        predict_before_layers=config.predict_before_layers,
+    )
+
+
+def _decoder_layer(config: QueryDecoderConfig, path: str) -> DecoderLayer:
+    """Sublayers in the configured order; the names of parameters do not depend on it."""
+    if sorted(config.order) != ["cross", "feedforward", "self"]:
+        raise ConfigError(f"{path}.order", f"names each of cross, self, feedforward once, not {config.order}")
+    channels, heads, dropout = config.channels, config.heads, config.dropout
+    sublayers: dict[str, nn.Module] = {
+        "cross": CrossSublayer(Attention(channels, heads, dropout), Residual(channels, dropout)),
+        "self": SelfSublayer(Attention(channels, heads, dropout), Residual(channels, dropout)),
+        "feedforward": FeedForwardSublayer(
+            FeedForward(channels, config.feedforward_channels, dropout), Residual(channels, dropout)
+        ),
+    }
+    return DecoderLayer({name: sublayers[name] for name in config.order})
+
+
+def _projection(in_channels: int, out_channels: int) -> nn.Module:
+    """Brings memory to the decoder's width; nothing to do where it has it already, as in the original."""
+    if in_channels == out_channels:
+        return nn.Identity()
+    return pointwise_convolution(in_channels, out_channels)
+
+
+def _check_divisible(channels: int, parts: int, path: str, what: str) -> None:
+    if parts < 1 or channels < 1 or channels % parts:
+        raise ConfigError(path, f"{channels} channels cannot be divided by {parts} ({what})")
+
+
+def _check_positive(path: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{path}.{name}", f"must be at least 1, not {count}")
+
+
+def _check_strides(
+    strides: tuple[int, ...], given: Mapping[int, int] | list[int], path: str, who: str
+) -> None:
+    unknown = [stride for stride in strides if stride not in given]
+    if unknown or not strides or len(set(strides)) < len(strides):
+        raise ConfigError(
+            path, f"{strides} must be different strides out of those that {who}: {sorted(given)}"
+        )

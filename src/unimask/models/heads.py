@@ -1,0 +1,24 @@
+"""From query features to what they say."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unimask.nn.layers import Perceptron
+
+
+class MaskHeads(nn.Module):
+    """The class of each query, and the vector whose product with the mask features is its mask.
+
+    Source: MaskFormer (2107.06278), Sec. 3.3; Mask2Former, Sec. 3.1.
+    """
+
+    def __init__(self, channels: int, mask_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(channels, num_classes + 1)
+        self.mask_embedding = Perceptron(channels, channels, mask_channels, 3)
+
+    def forward(
+        self, queries: Float[Tensor, "batch queries channels"]
+    ) -> tuple[Float[Tensor, "batch queries classes_and_none"], Float[Tensor, "batch queries mask_channels"]]:
+        """Class logits (the last one is no-object) and mask embeddings."""
+        return self.classes(queries), self.mask_embedding(queries)

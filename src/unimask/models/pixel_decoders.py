@@ -1,0 +1,129 @@
+"""From the backbone's maps to the memory of the query decoder and to mask features."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimask.nn.attention import DeformableAttention, Levels
+from unimask.nn.layers import NormedConvolution, pointwise_convolution
+from unimask.nn.transformer import EncoderLayer
+from unimask.ops.positions import cell_centers, sine_positions
+from unimask.structures import Size
+
+MASK_STRIDE = 4
+
+
+class DeformableEncoder(nn.Module):
+    """Encoder layers with deformable self-attention over all cells of all levels.
+
+    Each level has an embedding, added to the sine positions of its cells. Padding of the canvas takes part
+    like any other pixel, as in the original.
+
+    Source: Deformable DETR (2010.04159), Sec. 4.2.
+    """
+
+    def __init__(self, layers: Sequence[EncoderLayer], channels: int, levels: int) -> None:
+        super().__init__()
+        self.level_embedding = nn.Parameter(torch.randn(levels, channels))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, maps: Sequence[Float[Tensor, "batch channels _height _width"]]
+    ) -> list[Float[Tensor, "batch channels _height _width"]]:
+        """The maps, refined, in the same order and sizes; their order is that of the level embedding."""
+        sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
+        tokens = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2).contiguous()
+        levels, positions = self._places(sizes, tokens)
+        for layer in self.layers:
+            tokens = layer(tokens, positions, levels)
+        cells = [height * width for height, width in sizes]
+        refined = tokens.transpose(1, 2).split(cells, dim=2)
+        return [level.unflatten(2, size) for level, size in zip(refined, sizes, strict=True)]
+
+    def _places(self, sizes: tuple[Size, ...], tokens: Tensor) -> tuple[Levels, Tensor]:
+        """Where the tokens are: for sampling, and as vectors (1, tokens, channels)."""
+        device, dtype = tokens.device, torch.promote_types(tokens.dtype, torch.float32)
+        embeddings = self.level_embedding.unbind()
+        positions = [
+            sine_positions(*size, tokens.shape[2], device=device, dtype=dtype).flatten(0, 1) + embedding
+            for size, embedding in zip(sizes, embeddings, strict=True)
+        ]
+        levels = Levels(
+            sizes=sizes,
+            places=torch.cat([cell_centers(*size, device=device, dtype=dtype) for size in sizes]),
+            cells=torch.tensor([(w, h) for h, w in sizes], device=device, dtype=dtype),
+        )
+        return levels, torch.cat(positions)[None]
+
+
+class DeformablePixelDecoder(nn.Module):
+    """A deformable encoder over the low-resolution maps, and a feature pyramid from there up to stride 4.
+
+    Source: Mask2Former, Sec. 3.2.2 and Sec. 4.1 ("pixel decoder").
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Mapping[int, int],  # stride -> channels of the backbone's map
+        strides: Sequence[int],  # of the maps that the encoder refines, from low to high resolution
+        channels: int,
+        mask_channels: int,
+        layers: int,
+        heads: int,
+        points: int,
+        feedforward_channels: int,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        pyramid = [s for s in sorted(in_channels, reverse=True) if MASK_STRIDE <= s < min(strides)]
+        self.projections = nn.ModuleDict({str(s): _projection(in_channels[s], channels) for s in strides})
+        encoder_layers = [
+            EncoderLayer(
+                DeformableAttention(channels, heads, len(strides), points), channels, feedforward_channels
+            )
+            for _ in range(layers)
+        ]
+        self.encoder = DeformableEncoder(encoder_layers, channels, len(strides))
+        self.laterals = nn.ModuleDict({str(s): _lateral(in_channels[s], channels) for s in pyramid})
+        self.fusions = nn.ModuleDict({str(s): _fusion(channels) for s in pyramid})
+        self.mask_features = pointwise_convolution(channels, mask_channels)
+
+    def forward(
+        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
+    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
+        """The refined maps by stride (all but stride 4), and the mask features at stride 4."""
+        maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
+        memory = dict(zip(self.strides, maps, strict=True))
+        finest = memory[min(self.strides)]
+        for stride, lateral in self.laterals.items():
+            across = lateral(features[int(stride)])
+            finest = functional.interpolate(finest, across.shape[2:], mode="bilinear", align_corners=False)
+            finest = self.fusions[stride](across + finest)
+            memory[int(stride)] = finest
+        return memory, self.mask_features(memory.pop(MASK_STRIDE))
+
+
+def _projection(in_channels: int, channels: int) -> NormedConvolution:
+    """From a map of the backbone to the encoder."""
+    projection = NormedConvolution(in_channels, channels, 1, bias=True, activation=nn.Identity())
+    nn.init.xavier_uniform_(projection.convolution.weight)
+    nn.init.constant_(projection.convolution.get_parameter("bias"), 0)
+    return projection
+
+
+def _lateral(in_channels: int, channels: int) -> NormedConvolution:
+    """From a map of the backbone into the feature pyramid."""
+    lateral = NormedConvolution(in_channels, channels, 1, bias=False, activation=nn.Identity())
+    nn.init.kaiming_uniform_(lateral.convolution.weight, a=1)
+    return lateral
+
+
+def _fusion(channels: int) -> NormedConvolution:
+    """What happens to a lateral and the coarser map after they are added."""
+    fusion = NormedConvolution(channels, channels, 3, bias=False, activation=nn.ReLU())
+    nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
+    return fusion

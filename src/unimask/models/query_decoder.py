@@ -1,0 +1,141 @@
+"""Queries look at the memory, layer by layer, and say after each layer what they have found.
+
+The settings of this one decoder are the differences between DETR, MaskFormer and Mask2Former. It knows
+neither boxes nor masks: what queries say is up to `heads`, where they may look is up to a function.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimask.nn.attention import Memory
+from unimask.nn.layers import ConstantEmbedding
+from unimask.nn.transformer import DecoderLayer
+from unimask.ops.positions import sine_positions
+from unimask.structures import Size
+
+Look = Callable[[int, Tensor], Tensor | None]
+"""Where queries may look in the memory of a stride, given what they said last: (batch, queries, cells),
+True where visible, or None where they see everything."""
+
+Visibility = Callable[[Tensor, Mapping[int, Size]], Look]
+"""Makes a `Look` from the mask features of a batch and the memory's size at each stride."""
+
+
+def foreground(
+    mask_logits: Float[Tensor, "batch queries cells"],
+) -> Bool[Tensor, "batch queries cells"]:
+    """Which cells of the memory each query may look at: the foreground of its own last mask.
+
+    Cut at logit 0 (probability 0.5). A query whose mask is empty sees everything, because a softmax over no
+    keys is undefined. No gradient flows through the result.
+
+    Source: Mask2Former, Sec. 3.2.1, Eq. 2-3; the rule for empty masks is only in the original code.
+    """
+    visible = mask_logits >= 0
+    return visible | ~visible.any(dim=-1, keepdim=True)
+
+
+def masked_visibility(
+    mask_features: Float[Tensor, "batch channels height width"], sizes: Mapping[int, Size]
+) -> Look:
+    """Each query sees the foreground of its own last mask, at the size of the memory it looks at.
+
+    Mask features are resized once per stride, and only then multiplied with mask embeddings. That equals
+    resizing each mask, because resizing and the product are linear and act on different dimensions.
+    """
+    resized = {
+        stride: functional.interpolate(
+            mask_features.detach(), size, mode="bilinear", align_corners=False
+        ).flatten(2)
+        for stride, size in sizes.items()
+    }
+
+    def look(stride: int, mask_embeddings: Tensor) -> Tensor:
+        return foreground(mask_embeddings.detach() @ resized[stride])
+
+    return look
+
+
+def full_visibility(
+    mask_features: Float[Tensor, "batch channels height width"], sizes: Mapping[int, Size]
+) -> Look:
+    """Every query sees everything."""
+    return see_everything
+
+
+def see_everything(stride: int, embeddings: Tensor) -> None:
+    """No restriction."""
+
+
+class QueryDecoder(nn.Module):
+    """Decoder layers over memory of several strides in turn, with a prediction before and after each layer.
+
+    `query_features`, `query_positions` (one row per query) and `level_embedding` (one row per stride) are
+    embeddings, learned or constant. `projections` bring the memory of each stride to the decoder's width.
+    The norm and the heads are shared by all predictions.
+
+    Source: Mask2Former, Sec. 3.2; DETR, Sec. A.4 (positions added in every layer).
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[DecoderLayer],
+        heads: nn.Module,
+        projections: Mapping[int, nn.Module],
+        query_features: nn.Embedding | ConstantEmbedding,
+        query_positions: nn.Embedding,
+        level_embedding: nn.Embedding | ConstantEmbedding,
+        channels: int,
+        predict_before_layers: bool,
+    ) -> None:
+        super().__init__()
+        strides = tuple(projections)
+        self.strides = tuple(strides[index % len(strides)] for index in range(len(layers)))  # of each layer
+        self.first_prediction = 0 if predict_before_layers else 1
+        self.query_features = query_features
+        self.query_positions = query_positions
+        self.level_embedding = level_embedding
+        self.projections = nn.ModuleDict({str(stride): projections[stride] for stride in strides})
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(channels)
+        self.heads = heads
+
+    def forward(
+        self, memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]], look: Look
+    ) -> tuple[
+        Float[Tensor, "predictions batch queries classes_and_none"],
+        Float[Tensor, "predictions batch queries outputs"],
+    ]:
+        """What the heads say, stacked in order of depth: class logits, and mask embeddings (or boxes).
+
+        `look` is asked before each layer with the latest of the latter. Where the first prediction is left
+        out, it guides nothing either: the first layer sees everything.
+        """
+        levels = self._memories(memory)
+        batch = next(iter(levels.values())).keys.shape[0]
+        queries = self.query_features.weight.expand(batch, -1, -1)
+        positions = self.query_positions.weight[None]
+        predictions = [self.heads(self.norm(queries))]
+        looks = chain(repeat(see_everything, self.first_prediction), repeat(look))
+        for layer, stride, sees in zip(self.layers, self.strides, looks, strict=False):
+            queries = layer(queries, positions, levels[stride], sees(stride, predictions[-1][1]))
+            predictions.append(self.heads(self.norm(queries)))
+        class_logits, outputs = zip(*predictions[self.first_prediction :], strict=True)
+        return torch.stack(class_logits), torch.stack(outputs)
+
+    def _memories(self, memory: Mapping[int, Tensor]) -> dict[int, Memory]:
+        """The memory of each stride as tokens: level embedding in keys and values, positions in keys."""
+        memories = {}
+        for name, embedding in zip(self.projections, self.level_embedding.weight.unbind(), strict=True):
+            maps = self.projections[name](memory[int(name)])
+            _, channels, height, width = maps.shape
+            values = maps.flatten(2).transpose(1, 2) + embedding
+            positions = sine_positions(height, width, channels, device=maps.device, dtype=embedding.dtype)
+            memories[int(name)] = Memory(keys=values + positions.flatten(0, 1), values=values)
+        return memories

@@ -1,0 +1,138 @@
+"""Attention: of every query to every key, and deformable attention to a few points of several maps."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimask.ops.deformable import deformable_sampling
+from unimask.structures import Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What queries look at: `keys` tell where (content and position), `values` what."""
+
+    keys: Float[Tensor, "batch tokens channels"]
+    values: Float[Tensor, "batch tokens channels"]
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention.
+
+    The three input projections are rows of one matrix: query, key, value in this order.
+
+    Source: Attention Is All You Need, Sec. 3.2.
+    """
+
+    def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout  # of the attention weights
+        self.input_weight = nn.Parameter(torch.empty(3 * channels, channels))
+        self.input_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.output = nn.Linear(channels, channels)
+        nn.init.xavier_uniform_(self.input_weight)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch queries channels"],
+        keys: Float[Tensor, "batch tokens channels"],
+        values: Float[Tensor, "batch tokens channels"],
+        visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
+    ) -> Float[Tensor, "batch queries channels"]:
+        """For each query the mean of the projected values, weighted by how well their keys fit.
+
+        `visible` is True where a query may look, the same for all heads; None lets it look everywhere.
+        A query that may look nowhere has no defined result.
+        """
+        weights, biases = self.input_weight.chunk(3), self.input_bias.chunk(3)
+        query, key, value = (
+            functional.linear(inputs, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for inputs, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
+        )  # each (batch, heads, queries or tokens, channels / heads)
+        attended = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=None if visible is None else visible[:, None],
+            dropout_p=self.dropout * self.training,
+        )
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """Where things are when the maps of several levels lie one after the other, row by row, as tokens.
+
+    `places` is the (x, y) of each query, where every map spans [0, 1]; its type is the one that deformable
+    attention samples in. `cells` is the (width, height) of each level, `sizes` its (height, width).
+    """
+
+    sizes: tuple[Size, ...]
+    places: Float[Tensor, "queries 2"]
+    cells: Float[Tensor, "levels 2"]
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at a few points around its own place in every level, at offsets that it predicts.
+
+    Before training, head h looks in the direction 2 pi h / heads, its point p at p + 1 cells, all points with
+    equal weight. Offsets, weights and sampling are float32 under mixed precision.
+
+    Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
+    """
+
+    def __init__(self, channels: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.shape = (heads, levels, points)
+        self.offsets = nn.Linear(channels, heads * levels * points * 2)
+        self.weights = nn.Linear(channels, heads * levels * points)
+        self.values = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+        for layer in (self.offsets, self.weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for layer in (self.values, self.output):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.offsets.bias.copy_(_ring(heads, levels, points).flatten())
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch queries channels"],
+        values: Float[Tensor, "batch cells channels"],
+        levels: Levels,
+    ) -> Float[Tensor, "batch queries channels"]:
+        """What each query sees around its place. `values` holds the maps of all levels, as `levels` tells."""
+        offsets, weights, projected = self.offsets(queries), self.weights(queries), self.values(values)
+        heads, _, points = self.shape
+        precise = levels.places.dtype
+        cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
+        with torch.autocast(device_type=queries.device.type, enabled=False):
+            steps = (offsets.to(precise) * cell_sides).unflatten(-1, (*self.shape, 2))
+            # queries come last in memory: a softmax over a short last dimension is slow
+            logits = weights.to(precise).transpose(1, 2).unflatten(1, (heads, -1))
+            shares = logits.softmax(dim=2).unflatten(2, (-1, points)).permute(0, 4, 1, 2, 3)
+            sampled = deformable_sampling(
+                projected.to(precise).unflatten(-1, (heads, -1)),
+                levels.sizes,
+                levels.places[:, None, None, None] + steps,
+                shares,
+            )
+        return self.output(sampled)
+
+
+def _ring(heads: int, levels: int, points: int) -> Float[Tensor, "heads levels points 2"]:
+    """Offsets in cells: one direction per head, on the square of radius p + 1 for point p, in every level."""
+    angles = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)
+    distances = torch.arange(1, points + 1, dtype=torch.float32)
+    return (directions[:, None] * distances[:, None])[:, None].expand(heads, levels, points, 2)

@@ -1,0 +1,62 @@
+"""Small building blocks: convolution with norm, perceptron, constant embedding."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+
+
+def pointwise_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 1x1 convolution that starts as detectron2's do: uniform in +-sqrt(3 / in_channels), bias 0."""
+    convolution = nn.Conv2d(in_channels, out_channels, 1, bias=True)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    nn.init.constant_(convolution.get_parameter("bias"), 0)
+    return convolution
+
+
+class NormedConvolution(nn.Module):
+    """A convolution that keeps the size, group normalisation (32 groups), and an activation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool, activation: nn.Module
+    ) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias
+        )
+        self.norm = nn.GroupNorm(NORM_GROUPS, out_channels)
+        self.activation = activation
+
+    def forward(
+        self, maps: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels height width"]:
+        """Maps of the same size."""
+        return self.activation(self.norm(self.convolution(maps)))
+
+
+class Perceptron(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [out_channels]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, inputs: Float[Tensor, "*batch in_channels"]) -> Float[Tensor, "*batch out_channels"]:
+        """The last layer's output, without activation."""
+        for layer in self.layers[:-1]:
+            inputs = layer(inputs).relu()
+        return self.layers[-1](inputs)
+
+
+class ConstantEmbedding(nn.Module):
+    """Zeros in the place of an `nn.Embedding`: not learned, not stored."""
+
+    weight: Tensor
+
+    def __init__(self, count: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(count, channels), persistent=False)

@@ -1,0 +1,117 @@
+"""Masks and id maps: packing, boxes, renumbering, and the costs of every query against every target.
+
+An id map holds segment numbers: pixel -> 1..N, 0 is none (`structures.Segments`).
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int16, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from unimask.structures import Segments
+
+MOST_SEGMENTS = torch.iinfo(torch.int16).max
+
+
+def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "layers height width"]:
+    """The id map of dense masks: mask n (from 0) gets the number n + 1.
+
+    Greedy: each mask goes to the first layer where it overlaps nothing, so masks without overlap need one
+    layer, and there is one (empty) layer even without masks. An empty mask leaves its number unused.
+
+    Raises:
+        ValueError: there are more masks than an int16 can number (32767).
+    """
+    count, height, width = masks.shape
+    if count > MOST_SEGMENTS:
+        raise ValueError(f"{count} segments in one picture; an id map numbers at most {MOST_SEGMENTS}")
+    layers = [torch.zeros((height, width), dtype=torch.int16, device=masks.device)]
+    boxes = _boxes_from_presence(masks.any(dim=2), masks.any(dim=1)).tolist()
+    for index, (left, top, box_width, box_height) in enumerate(boxes):
+        window = (slice(top, top + box_height), slice(left, left + box_width))
+        mask = masks[index][window]
+        for layer in layers:
+            if not bool((mask & (layer[window] != 0)).any()):
+                break
+        else:
+            layer = torch.zeros_like(layers[0])
+            layers.append(layer)
+        layer[window][mask] = index + 1
+    return torch.stack(layers)
+
+
+def boxes_from_layers(layers: Int16[Tensor, "layers height width"], count: int) -> Int64[Tensor, "{count} 4"]:
+    """The tight box of each of `count` segments: (left, top, width, height) in pixels.
+
+    An empty segment gets (0, 0, 0, 0).
+    """
+    height, width = layers.shape[1:]
+    rows = torch.zeros((count + 1, height), dtype=torch.bool, device=layers.device)
+    columns = torch.zeros((count + 1, width), dtype=torch.bool, device=layers.device)
+    layer, y, x = layers.nonzero(as_tuple=True)
+    numbers = layers[layer, y, x].long()
+    rows[numbers, y] = True
+    columns[numbers, x] = True
+    return _boxes_from_presence(rows[1:], columns[1:])
+
+
+def _boxes_from_presence(
+    rows: Bool[Tensor, "segments height"], columns: Bool[Tensor, "segments width"]
+) -> Int64[Tensor, "segments 4"]:
+    if rows.shape[0] == 0 or rows.shape[1] == 0 or columns.shape[1] == 0:
+        return torch.zeros((rows.shape[0], 4), dtype=torch.int64, device=rows.device)
+    starts_and_sizes = []
+    for presence in (columns, rows):
+        flags = presence.to(torch.uint8)
+        start = flags.argmax(dim=1)
+        stop = presence.shape[1] - flags.flip(1).argmax(dim=1)
+        size = torch.where(presence.any(dim=1), stop - start, 0)
+        starts_and_sizes.append((start, size))
+    (left, box_width), (top, box_height) = starts_and_sizes
+    return torch.stack([left, top, box_width, box_height], dim=1)
+
+
+def renumber(segments: Segments, keep: Bool[Tensor, " segments"]) -> Segments:
+    """The segments that `keep` marks, numbered 1..M in their old order; the pixels of the others become 0.
+
+    Layers with nothing left are dropped, except that one always remains.
+    """
+    numbers = torch.cumsum(keep, dim=0).where(keep, 0)
+    table = torch.cat([numbers.new_zeros(1), numbers]).to(torch.int16)
+    layers = table[segments.layers.long()]
+    occupied = layers.flatten(1).any(dim=1)
+    occupied[0] |= ~occupied.any()
+    return Segments(
+        layers=layers[occupied],
+        labels=segments.labels[keep],
+        scores=segments.scores[keep],
+        is_crowd=segments.is_crowd[keep],
+    )
+
+
+def pairwise_binary_cross_entropy(
+    logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+) -> Float[Tensor, "queries targets"]:
+    """Mean binary cross-entropy over the points, of every query with every target.
+
+    Labels may be fractions. Expanded as softplus(x) - x y, so no (queries, targets, points) tensor is made.
+
+    Source: Mask2Former (2112.01527), Sec. 3.3; computed as in the matcher of the original code.
+    """
+    always = functional.softplus(logits).sum(dim=1, keepdim=True)
+    return (always - logits @ labels.T) / logits.shape[1]
+
+
+def pairwise_dice(
+    logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+) -> Float[Tensor, "queries targets"]:
+    """One minus the Dice coefficient of every query's probabilities with every target, over the points.
+
+    One is added above and below, so an empty mask against an empty target costs nothing.
+
+    Source: V-Net (1606.04797), Eq. 3, with the denominator not squared and the +1 of the original code.
+    """
+    probabilities = logits.sigmoid()
+    overlap = probabilities @ labels.T
+    total = probabilities.sum(dim=1)[:, None] + labels.sum(dim=1)[None, :]
+    return 1 - (2 * overlap + 1) / (total + 1)

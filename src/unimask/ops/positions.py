@@ -1,0 +1,51 @@
+"""Where a token is, as a vector: sine positions."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def sine_positions(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    temperature: float = 10_000.0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "height width channels"]:
+    """A vector for each cell of a map: the first half of the channels tells the row, the second the column.
+
+    Rows and columns count from 1 and are divided by the last one, so every map spans (0, 2 pi], whatever its
+    size. Even channels hold sines, odd ones cosines, in falling frequency.
+
+    Raises:
+        ValueError: `channels` is no multiple of 4.
+
+    Source: DETR, Sec. A.4 (normalised as in its code); Attention Is All You Need, Sec. 3.5.
+    """
+    if channels % 4:
+        raise ValueError(f"sine positions need a multiple of 4 channels, not {channels}")
+    half = channels // 2
+    exponents = torch.arange(0, half, 2, device=device, dtype=dtype) / half
+    frequencies = temperature**-exponents
+
+    def along(length: int) -> Tensor:
+        steps = torch.arange(1, length + 1, device=device, dtype=dtype)
+        angles = (steps * (2 * math.pi / (length + 1e-6)))[:, None] * frequencies
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (length, half)
+
+    rows = along(height)[:, None].expand(height, width, half)
+    columns = along(width)[None].expand(height, width, half)
+    return torch.cat((rows, columns), dim=-1)
+
+
+def cell_centers(
+    height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "cells 2"]:
+    """The centre (x, y) of each cell of a map, row by row; the map spans [0, 1] in both directions."""
+    y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
+    return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)

@@ -1,0 +1,125 @@
+"""`Placement.restore` for one window of the picture at a time, from the maps at their own stride.
+
+Bilinear resizing works on rows and columns apart, so a window of the restored maps is two small matrix
+products of the few cells that it touches; no map of the picture's size is made on the way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unimask.structures import Placement, Size
+
+BLOCK = 128  # outputs of one small matrix: it touches few inputs, so the product is nearly a sparse one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taps:
+    """Which inputs make each output along one axis, and with which weights; a weight may be 0.
+
+    Both the first and the last input of an output never decrease from one output to the next.
+    """
+
+    index: Int64[Tensor, "outputs taps"]
+    weight: Float[Tensor, "outputs taps"]
+
+    def first(self, start: int, stop: int) -> tuple[int, int]:
+        """The range of inputs that the outputs start..stop - 1 touch."""
+        return int(self.index[start].min()), int(self.index[stop - 1].max()) + 1
+
+    def apply(
+        self, maps: Float[Tensor, "maps inputs others"], start: int, stop: int
+    ) -> Float[Tensor, "maps outputs others"]:
+        """These outputs along the rows of `maps`, which hold the inputs `first(start, stop)`."""
+        low, _ = self.first(start, stop)
+        blocks = []
+        for begin in range(start, stop, BLOCK):
+            end = min(begin + BLOCK, stop)
+            first, last = self.first(begin, end)
+            weights = torch.zeros(end - begin, last - first)
+            weights.scatter_add_(1, self.index[begin:end] - first, self.weight[begin:end])
+            blocks.append(weights.to(maps.device) @ maps[:, first - low : last - low])
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+    def reach(self, low: int, high: int) -> tuple[int, int]:
+        """The range of outputs that touch any of the inputs low..high - 1; empty if none does."""
+        start = int((self.index.amax(dim=1) < low).sum())
+        stop = int((self.index.amin(dim=1) < high).sum())
+        return start, max(start, stop)
+
+
+def bilinear_taps(inputs: int, outputs: int) -> Taps:
+    """Two taps for each output of a bilinear resize, as `interpolate(align_corners=False)` has them."""
+    step = torch.tensor(inputs / outputs, dtype=torch.float32)
+    position = ((torch.arange(outputs, dtype=torch.float32) + 0.5) * step - 0.5).clamp_min(0)
+    low = position.long().clamp_max(inputs - 1)
+    high = (low + 1).clamp_max(inputs - 1)
+    share = position - low
+    return Taps(index=torch.stack([low, high], dim=1), weight=torch.stack([1 - share, share], dim=1))
+
+
+def chain(first: Taps, second: Taps) -> Taps:
+    """The taps of one resize after another; `second` may leave out the last outputs of `first` (a crop)."""
+    index = first.index[second.index].flatten(1)
+    weight = (first.weight[second.index] * second.weight[:, :, None]).flatten(1)
+    return Taps(index=index, weight=weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Resizes a window of maps: rows and columns have taps of their own."""
+
+    rows: Taps
+    columns: Taps
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the whole output."""
+        return self.rows.index.shape[0], self.columns.index.shape[0]
+
+    def tiles(self, side: int) -> Iterator[tuple[slice, slice]]:
+        """Windows of at most `side` x `side` pixels that cover the output once, row by row."""
+        height, width = self.size
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+    def source(self, rows: slice, columns: slice) -> tuple[slice, slice]:
+        """The window of the input that a window of the output touches."""
+        return slice(*self.rows.first(rows.start, rows.stop)), slice(
+            *self.columns.first(columns.start, columns.stop)
+        )
+
+    def resize(
+        self, maps: Float[Tensor, "maps input_rows input_columns"], rows: slice, columns: slice
+    ) -> Float[Tensor, "maps rows columns"]:
+        """The window of the output, from `maps` cut to `source(rows, columns)`."""
+        resized = self.rows.apply(maps, rows.start, rows.stop)
+        return self.columns.apply(resized.mT, columns.start, columns.stop).mT
+
+    def reach(self, rows: slice, columns: slice) -> tuple[slice, slice]:
+        """The window of the output that touches a window of the input."""
+        return slice(*self.rows.reach(rows.start, rows.stop)), slice(
+            *self.columns.reach(columns.start, columns.stop)
+        )
+
+
+def to_canvas(placement: Placement, size: Size) -> Windows:
+    """From maps of `size` that cover the canvas to the canvas itself."""
+    rows, columns = (bilinear_taps(size[axis], placement.canvas[axis]) for axis in (0, 1))
+    return Windows(rows=rows, columns=columns)
+
+
+def from_canvas(placement: Placement) -> Windows:
+    """From the canvas to the picture: crop of the padding, bilinear to the original size."""
+    rows, columns = (bilinear_taps(placement.resized[axis], placement.original[axis]) for axis in (0, 1))
+    return Windows(rows=rows, columns=columns)
+
+
+def restoration(placement: Placement, size: Size) -> Windows:
+    """`placement.restore` of maps of `size`: both steps, one after the other, as one resize."""
+    first, second = to_canvas(placement, size), from_canvas(placement)
+    return Windows(rows=chain(first.rows, second.rows), columns=chain(first.columns, second.columns))

@@ -1,0 +1,220 @@
+"""What was found in one picture, in the forms that people and files want it."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+from hotcoco import mask as run_lengths
+from jaxtyping import UInt8
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from unimask.config import Task
+from unimask.errors import DataError
+from unimask.structures import Categories, Segments
+from unimask.visualize import overlay
+
+
+class RunLengthMask(TypedDict):
+    """A mask in COCO's compressed run-length encoding; `pycocotools.mask.decode` reads it."""
+
+    size: list[int]  # [height, width] of the picture
+    counts: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One segment of a result."""
+
+    id: int  # the number in `Result.prediction.layers` and in the panoptic PNG; 1, 2, ...
+    category_id: int  # as annotation files number categories
+    category: str
+    score: float  # 0..1
+    area: int  # pixels
+    bbox: tuple[int, int, int, int]  # x, y, width, height: the smallest box around the segment, in pixels
+    segmentation: RunLengthMask
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What was found in one picture, at the picture's own size.
+
+    `prediction` is the raw result on the CPU. Instances are ordered by falling score and may overlap;
+    panoptic and semantic segments do not. `name` is the stem of the picture's file.
+    """
+
+    task: Task
+    name: str
+    image: UInt8[Tensor, "3 height width"]
+    prediction: Segments
+    categories: Categories
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture."""
+        return self.prediction.size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture."""
+        return self.prediction.size[1]
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments that have pixels, in the order of their ids."""
+        found: dict[int, Segment] = {}
+        for layer in self.prediction.layers.numpy():
+            for index, box in enumerate(ndimage.find_objects(layer, max_label=len(self.prediction))):
+                if box is not None:
+                    found[index] = self._segment(index, layer, box)
+        return tuple(found[index] for index in sorted(found))
+
+    def _segment(self, index: int, layer: np.ndarray, box: tuple[slice, slice]) -> Segment:
+        rows, columns = box
+        mask = np.zeros((self.height, self.width), dtype=np.uint8, order="F")
+        mask[box] = layer[box] == index + 1
+        encoded = run_lengths.encode(mask)
+        label = int(self.prediction.labels[index])
+        return Segment(
+            id=index + 1,
+            category_id=self.categories.file_ids[label],
+            category=self.categories.names[label],
+            score=round(float(self.prediction.scores[index]), 6),
+            area=int(mask[box].sum()),
+            bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
+            segmentation={"size": [self.height, self.width], "counts": encoded["counts"].decode("ascii")},
+        )
+
+    def plot(self) -> Image.Image:
+        """The picture with its segments drawn on it: filled, outlined, named; of the picture's size."""
+        return overlay(self.image, self.prediction, self.categories, scores=self.task == "instance")
+
+    def to_json(self) -> dict[str, object]:
+        """What `save` writes into `NAME.json`: task, height, width, categories and segments.
+
+        Segments have `segmentation` (compressed run lengths) for instances only; the pixels of the others are
+        in the panoptic PNG.
+        """
+        categories = self.categories
+        rows = zip(categories.file_ids, categories.names, categories.is_thing, categories.colors, strict=True)
+        return {
+            "task": self.task,
+            "height": self.height,
+            "width": self.width,
+            "categories": [
+                {"id": file_id, "name": name, "isthing": int(is_thing), "color": list(color)}
+                for file_id, name, is_thing, color in rows
+            ],
+            "segments": [self._record(segment) for segment in self.segments],
+        }
+
+    def _record(self, segment: Segment) -> dict[str, object]:
+        record: dict[str, object] = {
+            "id": segment.id,
+            "category_id": segment.category_id,
+            "category": segment.category,
+            "score": segment.score,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+        }
+        if self.task == "instance":
+            record["segmentation"] = segment.segmentation
+        return record
+
+    def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
+        """Records as COCO has them.
+
+        For instances: results (`image_id`, `category_id`, `bbox`, `area`, `score`, `segmentation`), ready for
+        `COCO.loadRes`. Otherwise: the `segments_info` of a panoptic annotation, to the PNG of
+        `to_panoptic_png`.
+        """
+        if self.task == "instance":
+            return [
+                {
+                    "image_id": image_id,
+                    "category_id": segment.category_id,
+                    "bbox": list(segment.bbox),
+                    "area": segment.area,
+                    "score": segment.score,
+                    "segmentation": segment.segmentation,
+                }
+                for segment in self.segments
+            ]
+        return [
+            {
+                "id": segment.id,
+                "category_id": segment.category_id,
+                "bbox": list(segment.bbox),
+                "area": segment.area,
+                "iscrowd": 0,
+            }
+            for segment in self.segments
+        ]
+
+    def to_panoptic_png(self) -> Image.Image:
+        """Each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none. The COCO panoptic format.
+
+        Raises:
+            ValueError: the result is of instances, which may overlap.
+        """
+        if self.task == "instance":
+            raise ValueError(
+                "instances may overlap, so one picture cannot hold them; use to_coco() or to_json()"
+            )
+        ids = self.prediction.layers[0].numpy().astype(np.uint16)
+        channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
+        return Image.fromarray(channels.astype(np.uint8))
+
+    def save(self, folder: str | Path, name: str = "") -> tuple[Path, ...]:
+        """Write NAME.overlay.png, NAME.segments.png (not for instances) and NAME.json; their paths come out.
+
+        Nothing is half-written: all files are complete under temporary names before the first one takes its
+        own. An earlier result of the same name is replaced, and so a panoptic PNG of it goes away when
+        instances are saved. Without a name the picture's is taken.
+
+        Raises:
+            DataError: the folder cannot be made or written to, or the name is none.
+        """
+        folder, name = Path(folder), name or self.name
+        if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
+            raise DataError(name, "is not a name for files; give one without folders")
+        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+        writers: dict[str, Callable[[Path], object]] = {
+            "overlay.png": lambda path: self.plot().save(path, format="PNG"),
+            "segments.png": lambda path: self.to_panoptic_png().save(path, format="PNG", optimize=True),
+            "json": lambda path: path.write_text(text, encoding="utf-8"),
+        }
+        stale: list[Path] = []
+        if self.task == "instance":
+            del writers["segments.png"]
+            stale.append(folder / f"{name}.segments.png")
+        try:
+            return _write_together(folder, name, writers, stale)
+        except OSError as error:
+            raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
+
+
+def _write_together(
+    folder: Path, name: str, writers: dict[str, Callable[[Path], object]], stale: list[Path]
+) -> tuple[Path, ...]:
+    folder.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    paths = {folder / f".{token}.{ending}.part": folder / f"{name}.{ending}" for ending in writers}
+    try:
+        for temporary, write in zip(paths, writers.values(), strict=True):
+            write(temporary)
+        for temporary, path in paths.items():
+            os.replace(temporary, path)
+        for path in stale:
+            path.unlink(missing_ok=True)
+    finally:
+        for temporary in paths:
+            temporary.unlink(missing_ok=True)
+    return tuple(paths.values())

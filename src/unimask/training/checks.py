@@ -1,0 +1,68 @@
+"""What can be said about the settings of a training before anything is built."""
+
+import torch
+
+from unimask.config import TASKS, TrainingConfig
+from unimask.errors import ConfigError
+
+
+def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
+    """Nothing comes out; the settings can work.
+
+    Raises:
+        ConfigError: one of them cannot, or the batch does not divide among processes and passes.
+    """
+    if task not in TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(TASKS)}")
+    for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"training.{name}", f"must be at least 1; got {getattr(config, name)}")
+    for name in ("evaluate_every", "warmup_steps", "workers", "weight_decay", "backbone_multiplier", "seed"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"training.{name}", f"must not be negative; got {getattr(config, name)}")
+    for name in ("learning_rate", "gradient_clip"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"training.{name}", f"must be above 0; got {getattr(config, name)}")
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(
+            "training.ema_decay", f"must be at least 0 (off) and below 1; got {config.ema_decay}"
+        )
+    if processes < 1:
+        raise ConfigError("devices", f"at least one process is needed; got {processes}")
+    if config.batch_size % (processes * config.accumulate):
+        raise ConfigError(
+            "training.batch_size",
+            f"{config.batch_size} pictures do not divide among {processes} processes x {config.accumulate} "
+            f"passes (training.accumulate); take a multiple of {processes * config.accumulate}",
+        )
+
+
+def check_device(name: str, devices: int, precision: str) -> tuple[str, int | list[int]]:
+    """The engine's words for a device: its kind, and how many or which one.
+
+    Raises:
+        ConfigError: the device is not here, there are too few, or it cannot compute in this precision.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise ConfigError(
+            "device", f"{name!r} does not exist; there are: auto, cpu, cuda, cuda:1 (and so on), mps"
+        )
+    if kind == "cuda":
+        last = int(number or 0) if devices == 1 else devices - 1
+        if last >= torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise ConfigError(
+                "device", f"{name!r} x {devices}: this machine has {found} CUDA devices; try auto or cpu"
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device", "this machine has no mps device; try auto or cpu")
+    if kind == "cpu" and precision == "16-mixed":
+        raise ConfigError(
+            "training.precision", "16-mixed needs a CUDA device; take bf16-mixed or 32-true on the CPU"
+        )
+    if number and devices > 1:
+        raise ConfigError("device", f"{name!r} is one device; take {kind} for {devices} of them")
+    return kind, [int(number)] if number and kind == "cuda" else devices

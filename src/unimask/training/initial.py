@@ -1,0 +1,65 @@
+"""Where the weights of a training start."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from unimask.checkpoint import load_model, resolve_weights
+from unimask.config import BackboneConfig
+from unimask.errors import WeightsError
+from unimask.models.mask_classifier import MaskClassifier
+from unimask.structures import Categories
+from unimask.weights.imagenet import ImageNetSource, load_imagenet
+
+_CLASS_HEAD = ("query_decoder.heads.classes.weight", "query_decoder.heads.classes.bias")
+
+
+def load_initial(
+    model: MaskClassifier, backbone: BackboneConfig, categories: Categories, initial: str | Path | None
+) -> str:
+    """A sentence for the provenance; fills the model in place.
+
+    `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet) or
+    `imagenet:FILE` (from a file), or a model folder or a model of the package, whose categories may differ.
+    Of another model, the rows of the class head are taken by the name of the category; a category that it
+    does not know keeps its random row, and "no object" is always taken.
+
+    Raises:
+        WeightsError: the weights are not there, or belong to another architecture.
+    """
+    if initial is None:
+        return "random"
+    word, _, file = str(initial).partition(":")
+    if word == "imagenet":
+        source: ImageNetSource = Path(file) if file else "automatic"
+        return f"backbone from {load_imagenet(backbone.name, model.backbone, source)}"
+    folder = resolve_weights(initial)
+    other, other_file = load_model(folder)
+    own = model.state_dict()
+    theirs = other.state_dict()
+    for key in (key for key in _CLASS_HEAD if key in theirs):
+        theirs[key] = _by_category(own[key], theirs[key], categories, other_file.categories)
+    missing = tuple(key for key in own if key not in theirs)
+    unexpected = tuple(key for key in theirs if key not in own)
+    mismatched = tuple(key for key in own if key in theirs and own[key].shape != theirs[key].shape)
+    if missing or unexpected or mismatched:
+        raise WeightsError(
+            folder,
+            "holds another architecture than the experiment; take its preset, or other weights",
+            missing=missing,
+            unexpected=unexpected,
+            mismatched=mismatched,
+        )
+    model.load_state_dict(theirs)
+    shared = set(categories.names) & set(other_file.categories.names)
+    return f"the model {folder.name} ({len(shared)} of {len(categories)} categories known to it)"
+
+
+def _by_category(own: Tensor, theirs: Tensor, categories: Categories, their_categories: Categories) -> Tensor:
+    rows = own.clone()
+    rows[-1] = theirs[-1]  # no object
+    places = {name: row for row, name in enumerate(their_categories.names)}
+    for row, name in enumerate(categories.names):
+        if name in places and theirs.shape[1:] == own.shape[1:]:
+            rows[row] = theirs[places[name]]
+    return rows

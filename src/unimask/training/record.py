@@ -1,0 +1,89 @@
+"""What is written down while a training runs: `metrics.jsonl`, TensorBoard, and which evaluation was best."""
+
+import math
+from collections.abc import Mapping
+
+from torch.utils.tensorboard import SummaryWriter
+
+from unimask.training.run_folder import RunFolder
+
+
+def _plain(value: float) -> float | None:
+    """JSON knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+class RunRecord:
+    """The record of a run up to `step`; what was written beyond it (before a kill) is dropped."""
+
+    def __init__(self, folder: RunFolder, step: int, primary: str) -> None:
+        self._folder = folder
+        self._primary = primary
+        self._evaluations: dict[int, dict[str, float]] = {}
+        for line in folder.rewind_metrics(step):
+            if line["kind"] == "evaluation":
+                self._evaluations[line["step"]] = {
+                    name: math.nan if value is None else value for name, value in line["values"].items()
+                }
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        """A line of losses, rates and speed."""
+        self._folder.append_metrics(
+            {"kind": "step", "step": step, **{k: _plain(v) for k, v in values.items()}}
+        )
+        for name, value in values.items():
+            self._writer.add_scalar(f"training/{name}", value, step)
+
+    def log_skip(self, step: int, problems: tuple[str, ...]) -> None:
+        """A step that was not taken, and why."""
+        self._folder.append_metrics({"kind": "skipped", "step": step, "problems": list(problems)})
+
+    def log_evaluation(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+        """The metrics of an evaluation."""
+        self._evaluations[step] = dict(values)
+        plain = {name: _plain(value) for name, value in values.items()}
+        self._folder.append_metrics({"kind": "evaluation", "step": step, "seconds": seconds, "values": plain})
+        for name, value in values.items():
+            self._writer.add_scalar(f"evaluation/{name}", value, step)
+        self._writer.flush()
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the model after this step has been evaluated."""
+        return step in self._evaluations
+
+    def score(self, step: int) -> float:
+        """The primary metric after a step; what is not a number counts as worse than everything."""
+        value = self._evaluations[step][self._primary]
+        return -math.inf if math.isnan(value) else value
+
+    def is_better(self, values: Mapping[str, float]) -> bool:
+        """Whether these metrics beat all earlier evaluations."""
+        value = values[self._primary]
+        best = self.best_step()
+        return best == 0 or (not math.isnan(value) and value > self.score(best))
+
+    def best_step(self) -> int:
+        """The step of the best evaluation, the first one of equals; 0 where there is none."""
+        return max(self._evaluations, key=lambda step: (self.score(step), -step), default=0)
+
+    def best(self) -> dict[str, float]:
+        """The metrics of the best evaluation; empty where there is none."""
+        return self._evaluations.get(self.best_step(), {})
+
+    def last(self) -> dict[str, float]:
+        """The metrics of the latest evaluation; empty where there is none."""
+        return self._evaluations.get(max(self._evaluations, default=0), {})
+
+    def close(self) -> None:
+        """No more lines."""
+        self._writer.close()
+
+    def summary(self) -> dict[str, object]:
+        """The final and the best evaluation, ready for JSON."""
+        return {
+            "final": {name: _plain(value) for name, value in self.last().items()},
+            "best": {name: _plain(value) for name, value in self.best().items()},
+            "best_step": self.best_step(),
+            "primary_metric": self._primary,
+        }

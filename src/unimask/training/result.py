@@ -1,0 +1,26 @@
+"""What a training gives back, and the error that stops it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimask.errors import UnimaskError
+
+
+class TrainingError(UnimaskError):
+    """A training cannot go on: its losses are not finite any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a training ended. Metrics are empty where there was no evaluation."""
+
+    output: Path  # the run folder
+    steps: int  # optimiser steps done, over all resumed parts of the run
+    completed: bool  # False: asked to stop (SIGINT or SIGTERM); a checkpoint was written, resume goes on
+    final: Mapping[str, float]  # the last evaluation
+    best: Mapping[str, float]  # the evaluation with the best primary metric, whose model is in `best/`
+    best_step: int  # 0 where there was no evaluation
+    skipped_steps: int  # steps skipped because something was not finite
+    seconds: float  # time spent, over all resumed parts of the run
+    first_process: bool  # False in all but the first of several processes: only the first should print

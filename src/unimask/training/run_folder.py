@@ -1,0 +1,187 @@
+"""The folder of a run: nothing in it is ever half-written, so a kill at any moment costs only time.
+
+experiment.json      the settings, the task, the data and its categories
+metrics.jsonl        one line per logged step, evaluation and skipped step
+checkpoints/step_N/  everything that is needed to go on after step N
+model/, best/        model folders: of the last checkpoint, of the best evaluation
+results.json         how it ended
+tensorboard/         the log for TensorBoard
+"""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unimask.checkpoint import write_atomically
+from unimask.errors import ConfigError, DataError
+
+KEPT_CHECKPOINTS = 2
+# Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
+CHANGEABLE = frozenset(
+    {
+        "training.steps",
+        "training.accumulate",
+        "training.evaluate_every",
+        "training.checkpoint_every",
+        "training.log_every",
+        "training.workers",
+    }
+)
+
+
+def flatten(values: object, path: str = "") -> dict[str, object]:
+    """Nested dicts as one dict with dotted paths; lists are values."""
+    if not isinstance(values, Mapping):
+        return {path: values}
+    return {
+        k: v for key in values for k, v in flatten(values[key], f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def differences(old: object, new: object) -> list[str]:
+    """Each setting that differs, as `path: old -> new`; what may change on resuming is left out."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{path}: {before.get(path)!r} -> {after.get(path)!r}"
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path) and path not in CHANGEABLE
+    ]
+
+
+class RunFolder:
+    """Reads and writes the files of a run. Only the first of several processes writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.best = path / "best"
+        self.tensorboard = path / "tensorboard"
+        self._checkpoints = path / "checkpoints"
+        self._metrics = path / "metrics.jsonl"
+        self._description = path / "experiment.json"
+        self._results = path / "results.json"
+
+    def begin(self, description: dict[str, object], *, resume: bool) -> None:
+        """Makes the folder, or checks that it holds the same run.
+
+        `description` is JSON-ready; its `experiment` is compared setting by setting.
+
+        Raises:
+            DataError: the folder is in use and `resume` is off, or what it holds is not a run.
+            ConfigError: the run in the folder has other settings, another task or other categories.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(self.path, "is a file; name a folder for the run")
+        in_use = self.path.exists() and any(self.path.iterdir())
+        if in_use and not resume:
+            raise DataError(
+                self.path, "is not empty; continue the run in it with --resume, or name another output folder"
+            )
+        if in_use and self._description.exists():
+            self._check_same(description)
+        elif in_use and self._checkpoints.exists():
+            raise DataError(
+                self._description, "is missing, so this run cannot be resumed; name another output folder"
+            )
+        elif in_use and any(not item.name.startswith(".") for item in self.path.iterdir()):
+            raise DataError(self.path, "holds other files but no run to resume; name another output folder")
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        for leftover in self._checkpoints.glob(".step_*.tmp"):  # of a kill
+            shutil.rmtree(leftover, ignore_errors=True)
+        write_atomically(self._description, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+    def _check_same(self, description: dict[str, object]) -> None:
+        try:
+            old = json.loads(self._description.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(
+                self._description, f"is not valid JSON ({error}); name another output folder"
+            ) from None
+        changed = differences(old.get("experiment"), description["experiment"])
+        for key in ("task", "categories", "pictures"):
+            changed += differences({key: old.get(key)}, {key: description[key]})
+        if changed:
+            raise ConfigError(
+                str(self.path),
+                "the run in this folder was started differently; take the old settings to resume it, or name "
+                "another output folder:\n  " + "\n  ".join(changed),
+            )
+
+    # checkpoints
+
+    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+        """Writes `checkpoints/step_N` under a temporary name, renames it, then removes the oldest ones."""
+        target = self._checkpoints / f"step_{step}"
+        temporary = self._checkpoints / f".step_{step}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with open(temporary / "state.pt", "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        for old in self._steps()[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(self._checkpoints / f"step_{old}", ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """The steps that have a checkpoint, newest first."""
+        names = [item.name.removeprefix("step_") for item in self._checkpoints.glob("step_*")]
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def latest_checkpoint(self) -> dict[str, Any]:
+        """The state of the newest checkpoint that can be read; empty where there is none.
+
+        Raises:
+            DataError: there are checkpoints, but none of them can be read.
+        """
+        failures = []
+        for step in self._steps():
+            path = self._checkpoints / f"step_{step}" / "state.pt"
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                failures.append(f"{path}: {error}")
+        if failures:
+            raise DataError(
+                self._checkpoints,
+                "no checkpoint can be read; start again in another output folder\n  " + "\n  ".join(failures),
+            )
+        return {}
+
+    # the log
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of `metrics.jsonl`; a line that a kill cut off ends them."""
+        if not self._metrics.exists():
+            return []
+        records = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
+        """Drops the lines beyond `step`; gives those that stay."""
+        records = [record for record in self.read_metrics() if record["step"] <= step]
+        write_atomically(self._metrics, "".join(json.dumps(record) + "\n" for record in records))
+        return records
+
+    def append_metrics(self, record: Mapping[str, object]) -> None:
+        """One more line."""
+        with open(self._metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_results(self, results: Mapping[str, object]) -> None:
+        """`results.json`, at the end."""
+        write_atomically(self._results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")

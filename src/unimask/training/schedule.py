@@ -1,0 +1,23 @@
+"""The learning rate as a function of the step: nothing to save, nothing to restore."""
+
+from unimask.config import TrainingConfig
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """What the learning rates of step `step` (counted from 0) are multiplied with, in [0, 1].
+
+    Step schedule: a tenth after each milestone, which is a share of all steps. Poly schedule:
+    `(1 - step / steps) ** power`. Both are multiplied with a linear warm-up: it is a line through zero before
+    the first step that reaches 1 in step `warmup_steps`, so that the first step already moves the weights.
+
+    Source: Mask2Former, Sec. 4.1 (step: COCO; poly with power 0.9: ADE20K, Cityscapes, Mapillary). The
+    original warms up too, but from 1 (that is, not at all); `warmup_steps=0` does the same.
+    """
+    if config.schedule == "poly":
+        factor = max(0.0, 1.0 - step / config.steps) ** config.power
+    else:
+        passed = sum(step >= round(milestone * config.steps) for milestone in config.milestones)
+        factor = 0.1**passed
+    if step < config.warmup_steps:
+        factor *= (step + 1) / config.warmup_steps
+    return factor

@@ -1,0 +1,84 @@
+"""Means since the last line of the log, and how long the rest takes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimask.config import TrainingConfig
+from unimask.training.progress import StepReport
+
+
+@dataclass(kw_only=True)
+class Window:
+    """Sums over the steps since the last line of the log."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    norm: float = 0.0
+    updates: int = 0
+    pictures: int = 0
+    seconds: float = 0.0
+
+    def add_update(self, losses: Mapping[str, float], norm: float) -> None:
+        """A step that was taken; `norm` is that of the gradient before clipping."""
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value
+        self.norm += norm
+        self.updates += 1
+
+    def add_time(self, pictures: int, seconds: float) -> None:
+        """How long a step took, taken or skipped."""
+        self.pictures += pictures
+        self.seconds += seconds
+
+    def means(self) -> dict[str, float]:
+        """Mean losses over the steps that were taken; empty where none was."""
+        return {name: value / self.updates for name, value in self.losses.items()}
+
+    def pictures_per_second(self) -> float:
+        """The speed of training, without evaluations."""
+        return self.pictures / self.seconds if self.seconds > 0 else 0.0
+
+    def as_record(self, rate: float, skipped: int, seconds: float) -> dict[str, float]:
+        """A line of the log; what is not known is not a number."""
+        means = self.means()
+        return {
+            "loss": means.pop("total", math.nan),
+            **means,
+            "gradient_norm": self.norm / self.updates if self.updates else math.nan,
+            "learning_rate": rate,
+            "pictures_per_second": self.pictures_per_second(),
+            "skipped_steps": skipped,
+            "seconds": seconds,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint; `Window(**state)` is the inverse."""
+        return {
+            "losses": dict(self.losses),
+            "norm": self.norm,
+            "updates": self.updates,
+            "pictures": self.pictures,
+            "seconds": self.seconds,
+        }
+
+
+def report_step(
+    window: Window, step: int, config: TrainingConfig, rate: float, evaluation_seconds: float, *, logged: bool
+) -> StepReport:
+    """What a reporter is told after a step; the time left counts the evaluations to come."""
+    speed = window.pictures_per_second()
+    left = (config.steps - step) * config.batch_size / speed if speed > 0 else 0.0
+    if config.evaluate_every > 0:
+        left += -(-(config.steps - step) // config.evaluate_every) * evaluation_seconds
+    means = window.means()
+    return StepReport(
+        step=step,
+        steps=config.steps,
+        loss=means.pop("total", math.nan),
+        terms=means,
+        learning_rate=rate,
+        pictures_per_second=speed,
+        seconds_left=left,
+        logged=logged,
+    )

@@ -1,0 +1,121 @@
+"""One forward pass of a training step: what leaves the wrapped model is plain tensors."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unimask.structures import Batch, Losses, MaskPrediction, Segments, Uniform
+
+Criterion = Callable[[MaskPrediction, tuple[Segments, ...], Uniform], Losses]
+
+
+def random_seed(*numbers: int) -> int:
+    """A seed for PyTorch, well mixed from the numbers: a step's randomness depends on nothing but them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def uniform_source(seed: int, device: torch.device) -> Uniform:
+    """Draws uniform numbers on `device` from a generator of its own."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, generator=generator, device=device, dtype=torch.float32)
+
+    return uniform
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; placements and ids are no tensors."""
+    if device.type == "cpu":
+        return batch
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    images = dataclasses.replace(
+        batch.images, pixels=move(batch.images.pixels), valid=move(batch.images.valid)
+    )
+    targets = tuple(
+        Segments(
+            layers=move(target.layers),
+            labels=move(target.labels),
+            scores=move(target.scores),
+            is_crowd=move(target.is_crowd),
+        )
+        for target in batch.targets
+    )
+    return dataclasses.replace(batch, images=images, targets=targets)
+
+
+class LossOfBatch:
+    """Calls the model on a batch and measures the losses; keeps both, to say what went wrong."""
+
+    def __init__(self, batch: Batch, criterion: Criterion, uniform: Uniform) -> None:
+        self.batch = batch
+        self.criterion = criterion
+        self.uniform = uniform
+        self.seen: tuple[MaskPrediction, Losses] | None = None
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        """`total`, and each term of the final prediction, not weighted."""
+        prediction: MaskPrediction = model(self.batch.images.pixels)
+        losses = self.criterion(prediction, self.batch.targets, self.uniform)
+        self.seen = (prediction, losses)
+        return {"total": losses.total, **{name: values[-1].detach() for name, values in losses.terms.items()}}
+
+    def problem(self) -> str:
+        """Which terms are not finite, of which pictures (the whole batch where predictions do not tell)."""
+        assert self.seen is not None
+        prediction, losses = self.seen
+        terms = [name for name, values in losses.terms.items() if not bool(torch.isfinite(values).all())]
+        finite = (
+            torch.isfinite(prediction.class_logits).flatten(2).all(2).all(0)
+            & torch.isfinite(prediction.mask_embeddings).flatten(2).all(2).all(0)
+            & torch.isfinite(prediction.mask_features).flatten(1).all(1)
+        )
+        names = [name for name, good in zip(self.batch.image_ids, finite.tolist(), strict=True) if not good]
+        return f"{', '.join(terms) or 'the total'} of {', '.join(names or self.batch.image_ids)}"
+
+
+class LossModule(nn.Module):
+    """A model whose forward pass hands it to a function.
+
+    The engine wraps this module (gradients of several processes, mixed precision), so it sees neither the
+    frozen dataclasses that go into the model and the criterion nor those that come out: it would take them
+    apart.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, measure: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `measure` says about the model."""
+        return measure(self.model)
+
+
+class NormStatistics:
+    """The running statistics of batch norms, to bring back after a step that must not count."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in norm.buffers()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Remembers them as they are now."""
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            kept.copy_(buffer)
+
+    def bring_back(self) -> None:
+        """Makes them what they were when they were kept."""
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            buffer.copy_(kept)
+
+
+def count_targets(batches: Sequence[Batch]) -> int:
+    """Segments to find in all the batches."""
+    return sum(len(target) for batch in batches for target in batch.targets)

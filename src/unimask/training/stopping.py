@@ -1,0 +1,36 @@
+"""Stopping a training politely."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_signals(ask_to_stop: Callable[[], None], processes: int) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM call `ask_to_stop`; a second signal raises KeyboardInterrupt.
+
+    Of several processes, SIGTERM ends each at once: that is how the launcher ends the others when one has
+    failed, and they may wait for it inside of the engine, where no handler is ever called. Only the main
+    thread can listen to signals; in any other thread nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        ask_to_stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if processes == 1 else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""Which model a set of tensors is of, told from their names and shapes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.errors import WeightsError
+
+POINTS = 4  # of deformable attention, fixed in the original and in transformers
+
+RESNETS: Mapping[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+}
+"""Blocks per stage -> name."""
+
+SWINS: Mapping[tuple[int, tuple[int, ...], int], str] = {
+    (96, (2, 2, 6, 2), 7): "swin_tiny",
+    (96, (2, 2, 18, 2), 7): "swin_small",
+    (128, (2, 2, 18, 2), 12): "swin_base",
+    (192, (2, 2, 18, 2), 12): "swin_large",
+}
+"""(channels, blocks per stage, window) -> name."""
+
+
+def infer_model(tensors: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, int]:
+    """The model that tensors with our names are of, and its number of classes.
+
+    The number of heads leaves no trace in the query decoder: it is taken to be that of the pixel decoder, as
+    in the original and in transformers. The drop path rate of Swin is the paper's.
+
+    Raises:
+        WeightsError: tensors that tell the architecture are missing, or no backbone has these shapes.
+    """
+    try:
+        backbone = infer_backbone(tensors, path)
+        pixel_decoder = _pixel_decoder(tensors)
+        query_decoder = _query_decoder(tensors, pixel_decoder.heads)
+        num_classes = tensors["query_decoder.heads.classes.weight"].shape[0] - 1
+    except KeyError as error:
+        raise WeightsError(
+            path, "these are not the weights of a Mask2Former", missing=(error.args[0],)
+        ) from None
+    model = ModelConfig(backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+    return model, num_classes
+
+
+def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
+    """The backbone that tensors with our names are of, with the pixel statistics of ImageNet.
+
+    Norms count as frozen where their batches have not been counted.
+
+    Raises:
+        WeightsError: no backbone has these shapes.
+        KeyError: a tensor that tells the backbone is missing.
+    """
+    if "backbone.network.conv1.weight" in tensors:
+        blocks = tuple(
+            _count(tensors, rf"backbone\.network\.layer{s}\.(\d+)\.conv3\.weight") for s in range(1, 5)
+        )
+        if blocks not in RESNETS:
+            raise WeightsError(
+                path,
+                f"no ResNet with bottlenecks has {blocks} blocks; known are {', '.join(RESNETS.values())}",
+            )
+        counts = "backbone.network.bn1.num_batches_tracked" in tensors
+        return BackboneConfig(name=RESNETS[blocks], freeze_norm=not counts)
+    channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
+    blocks = tuple(
+        _count(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias") for s in range(4)
+    )
+    rows = tensors["backbone.stages.0.blocks.0.attention.position_bias"].shape[0]
+    window = (round(rows**0.5) + 1) // 2
+    if (channels, blocks, window) not in SWINS:
+        raise WeightsError(
+            path,
+            f"no Swin has {channels} channels, {blocks} blocks and windows of {window}; "
+            f"known are {', '.join(SWINS.values())}",
+        )
+    return BackboneConfig(name=SWINS[channels, blocks, window], drop_path_rate=0.3)
+
+
+def _pixel_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
+    encoder = "pixel_decoder.encoder"
+    levels, channels = tensors[f"{encoder}.level_embedding"].shape
+    base = PixelDecoderConfig()
+    return replace(
+        base,
+        channels=channels,
+        mask_channels=tensors["pixel_decoder.mask_features.weight"].shape[0],
+        layers=_count(tensors, r"pixel_decoder\.encoder\.layers\.(\d+)\.attention\.offsets\.weight"),
+        heads=tensors[f"{encoder}.layers.0.attention.weights.weight"].shape[0] // (levels * POINTS),
+        points=POINTS,
+        feedforward_channels=tensors[f"{encoder}.layers.0.feedforward.expand.weight"].shape[0],
+    )
+
+
+def _query_decoder(tensors: Mapping[str, Tensor], heads: int) -> QueryDecoderConfig:
+    queries, channels = tensors["query_decoder.query_features.weight"].shape
+    return QueryDecoderConfig(
+        queries=queries,
+        channels=channels,
+        heads=heads,
+        layers=_count(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"),
+        feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
+    )
+
+
+def _count(tensors: Mapping[str, Tensor], expression: str) -> int:
+    return sum(1 for key in tensors if re.fullmatch(expression, key))

@@ -1,0 +1,205 @@
+import math
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from unimask.config import DataConfig, ScaleJitter
+from unimask.data.rasterise import truth_segments
+from unimask.data.seeds import seeded_generator
+from unimask.data.shapes import ShapesDataset
+from unimask.data.transforms import augment, draw_window, jitter_color, scale_factor
+from unimask.structures import Sample
+
+MODES: tuple[Literal["crop", "short_side", "file"], ...] = ("crop", "short_side", "file")
+
+
+def config(
+    crop: tuple[int, int] = (61, 83),
+    low: float = 0.3,
+    high: float = 2.0,
+    relative_to: Literal["crop", "short_side", "file"] = "crop",
+    horizontal_flip: float = 0.5,
+    vertical_flip: float = 0.5,
+    color: float = 0.0,
+) -> DataConfig:
+    return DataConfig(
+        crop=crop,
+        jitter=ScaleJitter(low=low, high=high, relative_to=relative_to),
+        horizontal_flip=horizontal_flip,
+        vertical_flip=vertical_flip,
+        color=color,
+    )
+
+
+def blocks(height: int, width: int, size: int = 16) -> Sample:
+    """Segment n of a grid of blocks has the colors n, 3 n and 255 - 2 n, so that the picture tells the id."""
+    columns = max(1, width // size)  # the last block of a row or column takes the rest
+    down = (torch.arange(height) // size).clamp(max=max(0, height // size - 1))
+    right = (torch.arange(width) // size).clamp(max=columns - 1)
+    layer = down[:, None] * columns + right[None] + 1
+    count = int(layer.max())
+    image = torch.stack([layer, (3 * layer) % 256, 255 - 2 * layer]).to(torch.uint8)
+    segments = truth_segments(layer[None].to(torch.int16), list(range(count)), [False] * count)
+    return Sample(image=image, segments=segments, image_id="blocks")
+
+
+def paired(sample: Sample) -> tuple[Tensor, Tensor]:
+    """What the picture and what the id map say: the number of the block of each pixel."""
+    labels = sample.segments.labels[sample.segments.layers[0].long() - 1] + 1
+    return sample.image[0].long(), labels
+
+
+@settings(max_examples=3000, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 130), st.integers(1, 130), st.sampled_from(MODES))
+def test_picture_and_id_map_stay_aligned(
+    seed: int, height: int, width: int, mode: Literal["crop", "short_side", "file"]
+) -> None:
+    sample = blocks(height, width)
+    window = draw_window((height, width), config(relative_to=mode), torch.Generator().manual_seed(seed))
+    result = augment(sample, config(relative_to=mode), torch.Generator().manual_seed(seed))
+    assert result.image.shape[1:] == result.segments.size
+    assert result.image.shape[1] <= 61
+    assert result.image.shape[2] <= 83
+    assert bool((result.segments.areas() > 0).all())
+    assert bool((result.segments.layers > 0).all())
+    picture, labels = paired(result)
+    # away from the borders of blocks, where bilinear mixes; the wider, the more the picture is enlarged
+    margin = max(math.ceil(out / taken / 2) for out, taken in zip(window.resized, window.taken)) + 1
+    widened = torch.nn.functional.pad(labels[None, None].float(), (margin,) * 4, mode="replicate")
+    highest, lowest = (max_pool2d(sign * widened, 2 * margin + 1, 1)[0, 0] for sign in (1, -1))
+    inside = highest + lowest == 0
+    assert torch.equal(picture[inside], labels[inside])
+
+
+def test_nothing_to_do_changes_nothing() -> None:
+    sample = blocks(61, 83)
+    still = config(low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
+    result = augment(sample, still, torch.Generator())
+    assert torch.equal(result.image, sample.image)
+    assert torch.equal(result.segments.layers, sample.segments.layers)
+    assert torch.equal(result.segments.labels, sample.segments.labels)
+
+
+def test_flips() -> None:
+    sample = blocks(61, 83)
+    for horizontal, vertical in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        turned = config(low=1.0, high=1.0, horizontal_flip=horizontal, vertical_flip=vertical)
+        result = augment(sample, turned, torch.Generator())
+        axes = [2] * int(horizontal) + [1] * int(vertical)
+        assert torch.equal(result.image, sample.image.flip(axes))
+        assert torch.equal(*paired(result))
+
+
+def test_scale_is_relative_to_crop_short_side_or_file() -> None:
+    def factor(relative_to: Literal["crop", "short_side", "file"], uniform: float) -> float:
+        jitter = ScaleJitter(low=0.5, high=1.5, relative_to=relative_to)
+        return scale_factor((200, 400), jitter, (100, 300), uniform)
+
+    assert factor("file", 0.0) == 0.5
+    assert factor("file", 0.5) == 1.0
+    assert factor("crop", 0.5) == pytest.approx(0.5)  # 200 x 400 fits into 100 x 300 at one half
+    assert factor("short_side", 0.5) == pytest.approx(0.5)  # the short side becomes 100
+    assert scale_factor((400, 200), ScaleJitter(low=1.0, high=1.0), (100, 300), 0.3) == pytest.approx(0.25)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 900), st.integers(1, 900), st.sampled_from(MODES))
+def test_windows_lie_in_the_picture_and_in_the_crop(
+    seed: int, height: int, width: int, mode: Literal["crop", "short_side", "file"]
+) -> None:
+    settings_ = config(crop=(64, 96), low=0.1, high=2.0, relative_to=mode)
+    window = draw_window((height, width), settings_, torch.Generator().manual_seed(seed))
+    assert 0 <= window.top <= height - window.taken[0]
+    assert 0 <= window.left <= width - window.taken[1]
+    assert min(window.taken) >= 1
+    assert 1 <= window.resized[0] <= 64
+    assert 1 <= window.resized[1] <= 96
+
+
+def test_every_corner_can_be_cropped() -> None:
+    sample = blocks(128, 128)
+    tight = config(crop=(16, 16), low=1.0, high=1.0, relative_to="file")
+    seen = set()
+    for seed in range(400):
+        result = augment(sample, tight, torch.Generator().manual_seed(seed))
+        assert result.segments.size == (16, 16)
+        seen |= set(result.segments.labels.tolist())
+    assert seen == set(range(64))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 30), (30, 20_000), (1, 700)])
+@pytest.mark.parametrize("mode", MODES)
+def test_extreme_sizes(size: tuple[int, int], mode: Literal["crop", "short_side", "file"]) -> None:
+    sample = Sample(
+        image=torch.full((3, *size), 9, dtype=torch.uint8),
+        segments=truth_segments(torch.ones((1, *size), dtype=torch.int16), [4], [False]),
+        image_id="x",
+    )
+    for seed in range(5):
+        result = augment(sample, config(relative_to=mode, color=1.0), torch.Generator().manual_seed(seed))
+        assert result.image.shape[1:] == result.segments.size
+        assert result.segments.labels.tolist() == [4]
+
+
+def test_crowds_become_void_and_the_rest_is_renumbered() -> None:
+    sample = blocks(32, 32)
+    crowd = replace(sample.segments, is_crowd=torch.tensor([False, True, False, False]))
+    still = config(crop=(32, 32), low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
+    result = augment(replace(sample, segments=crowd), still, torch.Generator())
+    assert result.segments.labels.tolist() == [0, 2, 3]
+    assert not bool(result.segments.is_crowd.any())
+    assert result.segments.layers[0, ::16, ::16].tolist() == [[1, 0], [2, 3]]
+
+
+def test_segments_outside_the_crop_are_dropped_with_their_layers() -> None:
+    layers = torch.zeros((2, 40, 40), dtype=torch.int16)
+    layers[0, :2, :2], layers[1, :2, :2], layers[0, 20:] = 1, 2, 3
+    sample = Sample(
+        image=torch.zeros((3, 40, 40), dtype=torch.uint8),
+        segments=truth_segments(layers, [5, 6, 7], [False] * 3),
+        image_id="x",
+    )
+    tight = config(crop=(8, 8), low=1.0, high=1.0, relative_to="file")
+    results = [augment(sample, tight, torch.Generator().manual_seed(seed)).segments for seed in range(60)]
+    assert any(len(segments) == 0 and segments.layers.shape[0] == 1 for segments in results)
+    assert any(segments.labels.tolist() == [7] and segments.layers.shape[0] == 1 for segments in results)
+    assert all(int(segments.layers.max()) == len(segments) for segments in results)
+
+
+def test_color_changes_the_picture_only() -> None:
+    sample = ShapesDataset(size=(48, 64), count=3)[0]
+    plain = config(crop=(48, 64), horizontal_flip=0.0, vertical_flip=0.0, low=1.0, high=1.0)
+    colored = replace(plain, color=1.0)
+    results = [augment(sample, colored, torch.Generator().manual_seed(seed)) for seed in range(12)]
+    assert sum(not torch.equal(result.image, sample.image) for result in results) >= 9
+    for result in results:
+        assert torch.equal(result.segments.layers, sample.segments.layers)
+        assert result.image.dtype == torch.uint8
+    weak = jitter_color(sample.image, 0.05, torch.Generator().manual_seed(1))
+    assert float((weak.float() - sample.image.float()).abs().mean()) < 12
+
+
+def test_an_augmentation_is_a_function_of_its_key() -> None:
+    sample = ShapesDataset(size=(48, 64), count=3)[1]
+    strong = config(color=1.0)
+    first, again, other = (
+        augment(sample, strong, seeded_generator(*key)) for key in ((3, 1), (3, 1), (3, 2))
+    )
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.segments.layers, again.segments.layers)
+    assert first.image.shape != other.image.shape or not torch.equal(first.image, other.image)
+
+
+def test_source_is_left_alone() -> None:
+    sample = blocks(40, 40)
+    image, layers = sample.image.clone(), sample.segments.layers.clone()
+    for seed in range(10):
+        augment(sample, config(color=1.0), torch.Generator().manual_seed(seed))
+    assert torch.equal(sample.image, image)
+    assert torch.equal(sample.segments.layers, layers)

@@ -1,0 +1,109 @@
+"""Small trainings for the tests; run as a script, it trains in a process of its own (and in those it starts).
+
+python small_runs.py OUTPUT '{"training.steps": 8}' '{"devices": 2}' [NAN_STEP]
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from unimask.config import Experiment, Task, override
+from unimask.data.shapes import ShapesDataset
+from unimask.losses.build import build_criterion
+from unimask.presets import tiny
+from unimask.structures import Losses
+from unimask.training import loop
+from unimask.training.loop import train
+from unimask.training.progress import Reporter, SilentReporter
+from unimask.training.result import TrainingResult
+from unimask.training.task import TrainingTask
+
+SETTINGS: dict[str, object] = {
+    "training.evaluate_every": 0,
+    "training.checkpoint_every": 3,
+    "training.log_every": 2,
+    "training.warmup_steps": 0,
+}
+SMOOTH: dict[str, object] = {"losses.sampling": "dense", "model.backbone.freeze_norm": True}
+"""No random points and no statistics of the batch: the loss of a batch is the mean over its parts."""
+
+
+def small_experiment(**changes: object) -> Experiment:
+    """The `tiny` preset with the settings of the tests; dots in names are written as `__`."""
+    return override(tiny(), SETTINGS | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def small_task(task: Task = "panoptic", count: int = 7) -> TrainingTask:
+    """A few generated pictures to train and to validate on."""
+    return TrainingTask(
+        task=task,
+        data="shapes",
+        training=ShapesDataset(size=(64, 64), count=count, seed=0),
+        validation=ShapesDataset(size=(53, 67), count=3, seed=1),
+    )
+
+
+@contextmanager
+def small_data(count: int = 7) -> Iterator[None]:
+    """`train` uses `small_task` here, whatever data it is given."""
+    with mock.patch.object(loop, "open_task", lambda data, task, experiment: small_task(task, count)):
+        yield
+
+
+@contextmanager
+def broken_losses(calls: set[int], rank: int = 0) -> Iterator[None]:
+    """The mask term is not a number in some calls of the criterion (counted from 0) in one process."""
+    done = 0
+
+    class Broken(torch.nn.Module):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__()
+            self.criterion = build_criterion(*arguments, **options)
+
+        def forward(self, *arguments: object) -> Losses:
+            nonlocal done
+            done += 1
+            losses = self.criterion(*arguments)
+            mine = not torch.distributed.is_initialized() or torch.distributed.get_rank() == rank
+            if done - 1 not in calls or not mine:
+                return losses
+            terms: dict[str, Tensor] = {**losses.terms, "mask": losses.terms["mask"] * float("nan")}
+            return Losses(terms=terms, weights=losses.weights)
+
+    with mock.patch.object(loop, "build_criterion", Broken):
+        yield
+
+
+def run(
+    output: Path, *, count: int = 7, reporter: Reporter | None = None, resume: bool = False, **changes: object
+) -> TrainingResult:
+    """A training in this process, on the CPU."""
+    with small_data(count):
+        return train(
+            small_experiment(**changes),
+            "panoptic",
+            "shapes",
+            output,
+            resume=resume,
+            device="cpu",
+            reporter=reporter or SilentReporter(),
+        )
+
+
+def main(output: str, changes: str, options: str, nan_step: str = "-1") -> None:
+    """See the top of the file."""
+    torch.set_num_threads(1)
+    arguments = {"resume": False, **json.loads(options)}
+    with small_data(), broken_losses({int(nan_step)}, rank=1):
+        experiment = override(tiny(), SETTINGS | json.loads(changes))
+        train(experiment, "panoptic", "shapes", output, device="cpu", reporter=SilentReporter(), **arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,83 @@
+"""Trainings in processes of their own: killed at any moment, and several at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training import small_runs
+from training.small_runs import SETTINGS, SMOOTH, run
+
+PATIENCE = 120.0  # seconds
+
+
+def start(output: Path, changes: dict[str, object], **options: object) -> subprocess.Popen[bytes]:
+    words = [str(output), json.dumps(changes), json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, small_runs.__file__, *words], env=environment, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def difference(one: Path, other: Path, name: str = "model") -> float:
+    pair = [load_file(folder / name / "model.safetensors") for folder in (one, other)]
+    return max(float((pair[0][key].double() - pair[1][key].double()).abs().max()) for key in pair[0])
+
+
+def python_names(changes: dict[str, object]) -> dict[str, object]:
+    return {name.replace(".", "__"): value for name, value in changes.items()}
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    changes: dict[str, object] = {"training.steps": 23, "training.ema_decay": 0.9, "training.workers": 1}
+    process = start(tmp_path / "killed", changes)
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "killed" / "checkpoints" / "step_6").exists():
+        assert process.poll() is None, "ended before its sixth step"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    run(tmp_path / "killed", resume=True, **python_names(changes))
+    run(tmp_path / "unbroken", **python_names(changes))
+    assert difference(tmp_path / "killed", tmp_path / "unbroken") == 0
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch knows one process only")
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    changes = {**SMOOTH, "training.steps": 4, "training.evaluate_every": 4}
+    assert finish(start(tmp_path / "two", changes, devices=2)) == 0
+    run(tmp_path / "one", **python_names(changes))
+    run(tmp_path / "initial", **python_names(changes | {"training.learning_rate": 1e-12}))
+    moved = difference(tmp_path / "one", tmp_path / "initial")
+    assert moved > 1e-3
+    assert difference(tmp_path / "one", tmp_path / "two") < 0.01 * moved
+    results = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert results["processes"] == 2
+    assert results["final"] == pytest.approx(
+        json.loads((tmp_path / "one" / "results.json").read_text())["final"], abs=1e-3, nan_ok=True
+    )
+    assert SETTINGS["training.log_every"] == 2
+    one, two = (
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").open()] for n in ("one", "two")
+    )
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
