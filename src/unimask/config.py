@@ -129,8 +129,8 @@ class DataConfig:
 class PostprocessConfig:
     """How a prediction is read."""
 
-    object_threshold: float = 0.8  # panoptic: a query's score must be above it
-    overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask; 0 for Mapillary Vistas
+    object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
+    overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
     max_instances: int = 100  # instance: the best (query, class) pairs
     instance_threshold: float = (
         0.5  # instance: results with a score below it are left out (AP takes them all)

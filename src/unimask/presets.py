@@ -174,28 +174,34 @@ def small() -> Experiment:
 
 
 def nuclei() -> Experiment:
-    """Nuclei in microscopy pictures at their own size: EfficientNet-Lite0, narrow decoder, crops of 256."""
+    """Nuclei in microscopy pictures at their own size: EfficientNet-Lite0, narrow decoder, crops of 320."""
+    model = narrow_model(_EFFICIENTNET, channels=96, queries=300, feedforward_channels=512, decoder_layers=6)
     return Experiment(
-        model=narrow_model(
-            _EFFICIENTNET, channels=128, queries=200, feedforward_channels=512, decoder_layers=6
+        model=replace(
+            model,
+            pixel_decoder=replace(model.pixel_decoder, heads=6),
+            query_decoder=replace(model.query_decoder, heads=6),
         ),
-        losses=LossConfig(points=3136),
+        losses=LossConfig(points=2048),
         data=DataConfig(
-            crop=(256, 256),
-            jitter=ScaleJitter(low=0.5, high=2.0, relative_to="file"),
+            crop=(320, 320),
+            jitter=ScaleJitter(low=0.6, high=2.0, relative_to="file"),
             vertical_flip=0.5,
             color=0.5,
             resize=Scale(factor=1.0),
         ),
-        postprocess=PostprocessConfig(max_instances=200),
+        postprocess=PostprocessConfig(max_instances=300),
         training=TrainingConfig(
-            steps=6000,
-            batch_size=8,
-            learning_rate=2e-4,
+            steps=3200,
+            batch_size=4,
+            learning_rate=3e-4,
+            backbone_multiplier=0.3,
             schedule="poly",
             warmup_steps=100,
+            ema_decay=0.998,
             evaluate_every=500,
-            checkpoint_every=250,
+            checkpoint_every=100,
+            workers=1,
         ),
     )
 

@@ -28,7 +28,9 @@ WHOLE = (
 def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     with safe_open(folder / "loss_cases.safetensors", framework="pt") as file:
         return {
-            name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)
+            name.removeprefix(prefix): file.get_tensor(name)
+            for name in file.keys()
+            if name.startswith(prefix)
         }
 
 

@@ -30,8 +30,14 @@ SETTINGS: dict[str, object] = {
     "training.log_every": 2,
     "training.warmup_steps": 0,
 }
-SMOOTH: dict[str, object] = {"losses.sampling": "dense", "model.backbone.freeze_norm": True}
-"""No random points and no statistics of the batch: the loss of a batch is the mean over its parts."""
+SMOOTH: dict[str, object] = {
+    "losses.sampling": "dense",
+    "model.backbone.freeze_norm": True,
+    "data.jitter.low": 1.0,
+    "data.jitter.high": 1.0,
+}
+"""No random points, no statistics of the batch, and with `most=0` two segments in every picture: so the loss of
+a batch is the mean over its parts. (The class term is a mean weighted by how many queries have a target.)"""
 
 
 def small_experiment(**changes: object) -> Experiment:
@@ -39,20 +45,20 @@ def small_experiment(**changes: object) -> Experiment:
     return override(tiny(), SETTINGS | {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def small_task(task: Task = "panoptic", count: int = 7) -> TrainingTask:
-    """A few generated pictures to train and to validate on."""
+def small_task(task: Task = "panoptic", count: int = 7, most: int = 6) -> TrainingTask:
+    """A few generated pictures to train and to validate on, with up to so many things."""
     return TrainingTask(
         task=task,
         data="shapes",
-        training=ShapesDataset(size=(64, 64), count=count, seed=0),
+        training=ShapesDataset(size=(64, 64), count=count, seed=0, most=most),
         validation=ShapesDataset(size=(53, 67), count=3, seed=1),
     )
 
 
 @contextmanager
-def small_data(count: int = 7) -> Iterator[None]:
+def small_data(count: int = 7, most: int = 6) -> Iterator[None]:
     """`train` uses `small_task` here, whatever data it is given."""
-    with mock.patch.object(loop, "open_task", lambda data, task, experiment: small_task(task, count)):
+    with mock.patch.object(loop, "open_task", lambda data, task, experiment: small_task(task, count, most)):
         yield
 
 
@@ -81,10 +87,16 @@ def broken_losses(calls: set[int], rank: int = 0) -> Iterator[None]:
 
 
 def run(
-    output: Path, *, count: int = 7, reporter: Reporter | None = None, resume: bool = False, **changes: object
+    output: Path,
+    *,
+    count: int = 7,
+    most: int = 6,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+    **changes: object,
 ) -> TrainingResult:
     """A training in this process, on the CPU."""
-    with small_data(count):
+    with small_data(count, most):
         return train(
             small_experiment(**changes),
             "panoptic",
@@ -96,13 +108,22 @@ def run(
         )
 
 
-def main(output: str, changes: str, options: str, nan_step: str = "-1") -> None:
+def main(*requests: str) -> None:
     """See the top of the file."""
     torch.set_num_threads(1)
-    arguments = {"resume": False, **json.loads(options)}
-    with small_data(), broken_losses({int(nan_step)}, rank=1):
-        experiment = override(tiny(), SETTINGS | json.loads(changes))
-        train(experiment, "panoptic", "shapes", output, device="cpu", reporter=SilentReporter(), **arguments)
+    for request in requests:
+        settings = json.loads(request)
+        experiment = override(tiny(), SETTINGS | settings["changes"])
+        with small_data(most=settings["most"]), broken_losses(set(settings["broken"]), rank=1):
+            train(
+                experiment,
+                "panoptic",
+                "shapes",
+                settings["output"],
+                device="cpu",
+                devices=settings["devices"],
+                reporter=SilentReporter(),
+            )
 
 
 if __name__ == "__main__":

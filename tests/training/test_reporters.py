@@ -43,14 +43,14 @@ def test_a_window_survives_a_checkpoint() -> None:
 
 
 def test_plain_lines() -> None:
-    stream = io.StringIO()
-    reporter = PlainReporter(stream)
+    written: list[str] = []
+    reporter = PlainReporter(written.append)
     reporter.start(steps=110, done=9)
     report = report_step(window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, logged=False)
     reporter.step(report)
     reporter.step(replace(report, logged=True))
     reporter.stop()
-    first, second = stream.getvalue().splitlines()
+    first, second = written
     assert first == "going on after step 9 of 110"
     assert second == describe(report)
     assert second.startswith("step 10/110  loss 3.000 (mask 0.500)")

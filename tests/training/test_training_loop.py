@@ -78,11 +78,11 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     evaluations = lines(tmp_path, "evaluation")
     assert [line["step"] for line in evaluations] == [2, 4, 5]
     assert [line["step"] for line in lines(tmp_path, "step")] == [2, 4, 5]
-    best = max(evaluations, key=lambda line: line["values"]["pq"])
-    assert (result.best_step, result.best["pq"]) == (best["step"], best["values"]["pq"])
-    assert result.final["pq"] == evaluations[-1]["values"]["pq"]
+    best = max(evaluations, key=lambda line: line["values"]["PQ"])
+    assert (result.best_step, result.best["PQ"]) == (best["step"], best["values"]["PQ"])
+    assert result.final["PQ"] == evaluations[-1]["values"]["PQ"]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert (results["best"]["pq"], results["best_step"]) == (result.best["pq"], result.best_step)
+    assert (results["best"]["PQ"], results["best_step"]) == (result.best["PQ"], result.best_step)
     assert results["steps"] == 5
     assert {"machine", "versions", "command", "seconds", "final"} <= results.keys()
     assert json.loads((tmp_path / "experiment.json").read_text())["task"] == "panoptic"
@@ -145,7 +145,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path: Path, number: int) ->
 
 
 def test_several_passes_equal_one_big_batch(tmp_path: Path) -> None:
-    changes = {name.replace(".", "__"): value for name, value in SMOOTH.items()} | {"training__steps": 3}
+    changes = {name.replace(".", "__"): value for name, value in SMOOTH.items()}
+    changes |= {"training__steps": 3, "most": 0}
     run(tmp_path / "one", **changes)
     run(tmp_path / "two", training__accumulate=2, **changes)
     initial = run(tmp_path / "initial", **(changes | {"training__learning_rate": 1e-12}))
@@ -203,7 +204,7 @@ def test_only_so_many_steps_in_a_row_may_fail(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(loop, "LARGEST_SKIPS", 3)
     with (
         broken_losses({0, 1, *range(3, 99)}),
-        pytest.raises(TrainingError, match="3 steps in a row were not finite.*mask of shapes_0_") as caught,
+        pytest.raises(TrainingError, match=r"3 steps in a row were not finite.*mask of shapes_0_") as caught,
     ):
         run(tmp_path, training__steps=30)
     assert "training.learning_rate" in str(caught.value)
@@ -268,8 +269,6 @@ def test_every_parameter_gets_a_gradient_even_without_objects(tmp_path: Path) ->
 
 
 def test_bad_requests(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'parts' does not exist"):
-        train(small_experiment(), "parts", "shapes", tmp_path / "run", device="cpu")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no such file or folder"):
         train(small_experiment(), "panoptic", tmp_path / "nothing", tmp_path / "run", device="cpu")
     with small_data(), pytest.raises(ConfigError, match=r"training\.steps"):

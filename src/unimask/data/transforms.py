@@ -92,8 +92,24 @@ def _cut(maps: Tensor, window: Window, *, picture: bool) -> Tensor:
     part = functional.crop_image(maps, window.top, window.left, *window.taken)
     if window.taken == window.resized:
         return part
-    mode = InterpolationMode.BILINEAR if picture else InterpolationMode.NEAREST_EXACT
-    return functional.resize_image(part, list(window.resized), interpolation=mode, antialias=picture)
+    if picture:
+        return _resize_picture(part, window.resized)
+    return functional.resize_image(part, list(window.resized), interpolation=InterpolationMode.NEAREST_EXACT)
+
+
+def _resize_picture(
+    image: UInt8[Tensor, "3 height width"], size: Size
+) -> UInt8[Tensor, "3 new_height new_width"]:
+    """Resized bilinearly with antialiasing.
+
+    A result one pixel wide is made in two steps, height first: in one step torch (2.13) gives wrong values
+    for it, or an internal error.
+    """
+    if size[1] > 1:
+        return functional.resize_image(image, list(size), antialias=True)
+    wide = image.repeat(1, 1, 2) if image.shape[2] == 1 else image
+    tall = functional.resize_image(wide, [size[0], wide.shape[2]], antialias=True)
+    return functional.resize_image(tall, list(size), antialias=True)
 
 
 def jitter_color(

@@ -42,14 +42,14 @@ def _sampling(config: LossConfig) -> Sampling:
 
 def _check(config: LossConfig) -> None:
     for name in ("class_weight", "mask_weight", "dice_weight"):
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:  # also where it is not a number
             raise ConfigError(f"losses.{name}", f"a weight is at least 0; got {getattr(config, name)}")
-    if config.no_object_weight <= 0:
+    if not config.no_object_weight > 0:
         # 0 would leave nothing to average over where a batch has no object
         raise ConfigError("losses.no_object_weight", f"must be above 0; got {config.no_object_weight}")
     if config.points < 1:
         raise ConfigError("losses.points", f"must be at least 1; got {config.points}")
-    if config.oversampling < 1:
+    if not config.oversampling >= 1:
         raise ConfigError("losses.oversampling", f"must be at least 1; got {config.oversampling}")
     if not 0 <= config.importance <= 1:
         raise ConfigError("losses.importance", f"a share lies between 0 and 1; got {config.importance}")

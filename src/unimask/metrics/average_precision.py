@@ -200,7 +200,7 @@ def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
     height, width = segments.size
     everything = height * width
     counts: list[list[int]] = [[everything] for _ in range(len(segments))]
-    for layer in as_numbers(segments.layers):
+    for layer in segments.layers.cpu().numpy():
         for number, runs in _runs_of_layer(layer.T.reshape(-1)):
             counts[number - 1] = runs
     masks = hotcoco.mask.frPyObjects(
@@ -209,7 +209,7 @@ def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
     return tuple(mask["counts"] for mask in masks)
 
 
-def _runs_of_layer(ids: Integers) -> Iterator[tuple[int, list[int]]]:
+def _runs_of_layer(ids: NDArray[np.int16]) -> Iterator[tuple[int, list[int]]]:
     """The segments of a layer (read column by column) with their alternating lengths, outside first."""
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     ends = np.append(starts[1:], ids.size)
@@ -217,7 +217,7 @@ def _runs_of_layer(ids: Integers) -> Iterator[tuple[int, list[int]]]:
     order = np.argsort(owners, kind="stable")
     order = order[owners[order] > 0]
     owners, starts, ends = owners[order], starts[order], ends[order]
-    first = np.flatnonzero(np.diff(owners, prepend=0))
+    first = np.flatnonzero(np.diff(owners, prepend=np.int16(0)))
     for begin, end in zip(first, np.append(first[1:], len(owners))):
         edges = np.stack([starts[begin:end], ends[begin:end]], axis=1).reshape(-1)
         lengths = np.diff(edges, prepend=0, append=ids.size).tolist()

@@ -1,9 +1,8 @@
 """The training loop: the only file that knows the training engine (lightning-fabric)."""
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from unimask.training.checks import check_device, check_settings
 from unimask.training.initial import load_initial
 from unimask.training.machine import describe_machine
 from unimask.training.optimizer import build_optimizer, set_learning_rate
+from unimask.training.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord
 from unimask.training.result import TrainingError, TrainingResult
@@ -43,7 +43,7 @@ from unimask.training.stopping import stop_signals
 from unimask.training.task import TrainingTask, describe_run, evaluate_model, open_task
 
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
-_PATIENCE = timedelta(hours=6)  # how long the other processes wait while the first one evaluates
+_PATIENCE = timedelta(hours=1)  # how long processes wait for the slowest one
 
 
 def train(
@@ -90,25 +90,10 @@ def train(
     shown = (reporter or automatic_reporter()) if fabric.is_global_zero else SilentReporter()
     opened = open_task(data, task, experiment)
     folder = RunFolder(Path(output))
-    _first_alone(fabric, lambda: folder.begin(describe_run(experiment, opened), resume=resume))
+    first_alone(lambda: folder.begin(describe_run(experiment, opened), resume=resume))
     training = _Training(fabric, experiment, opened, folder, shown, initial=initial, licence=licence)
     with stop_signals(training.ask_to_stop, fabric.world_size):
         return training.run()
-
-
-def _first_alone(fabric: Fabric, action: Callable[[], None]) -> None:
-    """Runs the action in the first process. Where it fails, the others end silently: the first one speaks."""
-    error: BaseException | None = None
-    if fabric.is_global_zero:
-        try:
-            action()
-        except Exception as caught:
-            error = caught
-    failed = fabric.broadcast(error is not None)
-    if error is not None:
-        raise error
-    if failed:
-        sys.exit(2)
 
 
 class _Training:
@@ -218,7 +203,7 @@ class _Training:
     def _gradients(self, batches: list[Batch]) -> tuple[str, ...]:
         """Adds up the gradients of the passes of a step; gives what was not finite, and then takes none."""
         count = torch.tensor(float(count_targets(batches)), device=self.fabric.device)
-        self.targets_per_pass = self._sum(count) / (len(batches) * self.fabric.world_size)
+        self.targets_per_pass = sum_of_all(count) / (len(batches) * self.fabric.world_size)
         self.losses_of_step = {}
         for index, batch in enumerate(batches):
             seed = random_seed(self.config.seed, self.step, index, self.fabric.global_rank)
@@ -242,10 +227,10 @@ class _Training:
         values = torch.stack([value.detach().float() for value in losses.values()])
         bad = (~torch.isfinite(values).all()).float()
         stop = torch.tensor(float(self.stop_asked), device=values.device)
-        shared = self._sum(torch.cat([torch.stack([bad, stop]), values.nan_to_num(0.0, 0.0, 0.0)])).tolist()
+        shared = sum_of_all(torch.cat([torch.stack([bad, stop]), values.nan_to_num(0.0, 0.0, 0.0)])).tolist()
         self.stopped = self.stopped or shared[1] > 0
         if shared[0] > 0:
-            return self._gather((measure.problem(),) if bad else ())
+            return tuple(text for text in gather(measure.problem() if bad else "") if text)
         for name, value in zip(losses, shared[2:], strict=True):
             mean = value / (passes * self.fabric.world_size)
             self.losses_of_step[name] = self.losses_of_step.get(name, 0.0) + mean
@@ -298,42 +283,41 @@ class _Training:
                 self.record.log_step(self.step, self.window.as_record(rate, self.skipped, self._seconds()))
             self.window = Window()
 
-    # several processes
-
-    def _sum(self, values: Tensor) -> Tensor:
-        result = self.fabric.all_reduce(values, reduce_op="sum")
-        assert isinstance(result, Tensor)
-        return result
-
-    def _gather(self, texts: tuple[str, ...]) -> tuple[str, ...]:
-        if self.fabric.world_size == 1:
-            return texts
-        everyone: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(everyone, texts)
-        return tuple(text for part in everyone for text in part)
-
     # evaluations and checkpoints
 
     def _evaluate_if_due(self) -> None:
         every = self.config.evaluate_every
         if every <= 0 or not (self.step % every == 0 or self._at_end()):
             return
-        if self.record is not None and not self.record.has_evaluation(self.step):
-            self._evaluate(self.record)
-        self.fabric.barrier()
+        known = self.record is not None and self.record.has_evaluation(self.step)
+        if not first_says(known):
+            self._evaluate()
 
-    def _evaluate(self, record: RunRecord) -> None:
+    def _evaluate(self) -> None:
+        """Each process measures its share of the pictures; the first one adds them up and writes."""
         started = time.monotonic()
         model = self.average.model if self.average is not None else self.model
-        values = evaluate_model(
-            model, self._model_file(), self.task, self.fabric.device, self.reporter.evaluating
+        share = evaluate_model(
+            model,
+            self._model_file(),
+            self.task,
+            self.fabric.device,
+            self.reporter.evaluating,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
         )
+        metrics, *others = gather(share)
+        record = self.record
+        if record is None:
+            return
+        for other in others:
+            metrics.merge(other)
+        values = dict(metrics.compute().values)
         if record.is_better(values):
             save_model(self.folder.best, model, self._model_file())
         self.evaluation_seconds = time.monotonic() - started
         record.log_evaluation(self.step, values, self.evaluation_seconds)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        self.reporter.message(f"evaluation after step {self.step}: {shown}")
+        self.reporter.message(f"evaluation after step {self.step}: {self.task.headline(values)}")
 
     def _model_file(self) -> ModelFile:
         return ModelFile(
@@ -392,7 +376,7 @@ class _Training:
         none: dict[str, float] = {}
         record = self.record
         known = (record.best_step(), record.last(), record.best()) if record is not None else (0, none, none)
-        best_step, final, best = self.fabric.broadcast(known)
+        best_step, final, best = first_says(known)
         return TrainingResult(
             output=self.folder.path,
             steps=self.step,

@@ -1,9 +1,9 @@
 """What a training shows while it runs: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -43,7 +43,7 @@ class Reporter(Protocol):
         """The training is over, in whichever way."""
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Hours, minutes and seconds: `1:02:03`."""
     whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
@@ -78,11 +78,15 @@ class SilentReporter:
         """Shows nothing."""
 
 
-class PlainReporter:
-    """One line per logged step, for files and pipes."""
+def _write_to_standard_error(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream
+
+class PlainReporter:
+    """One line per logged step, for files and pipes; on standard error, or given to `write`."""
+
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self._write = write or _write_to_standard_error
 
     def start(self, *, steps: int, done: int) -> None:
         """Says where the training begins."""
@@ -98,7 +102,7 @@ class PlainReporter:
 
     def message(self, text: str) -> None:
         """A line of its own."""
-        print(text, file=self._stream or sys.stderr, flush=True)
+        self._write(text)
 
     def stop(self) -> None:
         """Shows nothing."""

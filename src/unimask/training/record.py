@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unimask.training.run_folder import RunFolder
 
 
-def _plain(value: float) -> float | None:
+def _plain(value: int | float) -> int | float | None:
     """JSON knows no NaN and no infinity."""
     return value if math.isfinite(value) else None
 
@@ -27,7 +27,7 @@ class RunRecord:
                 }
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
 
-    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+    def log_step(self, step: int, values: Mapping[str, int | float]) -> None:
         """A line of losses, rates and speed."""
         self._folder.append_metrics(
             {"kind": "step", "step": step, **{k: _plain(v) for k, v in values.items()}}
@@ -57,7 +57,7 @@ class RunRecord:
         value = self._evaluations[step][self._primary]
         return -math.inf if math.isnan(value) else value
 
-    def is_better(self, values: Mapping[str, float]) -> bool:
+    def is_better(self, values: Mapping[str, int | float]) -> bool:
         """Whether these metrics beat all earlier evaluations."""
         value = values[self._primary]
         best = self.best_step()

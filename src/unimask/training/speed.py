@@ -26,7 +26,7 @@ class Window:
         self.norm += norm
         self.updates += 1
 
-    def add_time(self, pictures: int, seconds: float) -> None:
+    def add_time(self, pictures: int, seconds: int | float) -> None:
         """How long a step took, taken or skipped."""
         self.pictures += pictures
         self.seconds += seconds
@@ -39,7 +39,7 @@ class Window:
         """The speed of training, without evaluations."""
         return self.pictures / self.seconds if self.seconds > 0 else 0.0
 
-    def as_record(self, rate: float, skipped: int, seconds: float) -> dict[str, float]:
+    def as_record(self, rate: float, skipped: int, seconds: float) -> dict[str, int | float]:
         """A line of the log; what is not known is not a number."""
         means = self.means()
         return {

@@ -1,6 +1,6 @@
 """What a training works on: data, categories, and the number that says how good a model is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,18 @@ from unimask.config import Experiment, Task, experiment_to_dict
 from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
-from unimask.evaluation import evaluate
+from unimask.evaluation import TaskMetrics, measure
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.segmenter import Segmenter
 from unimask.structures import Categories, Dataset
 from unimask.training.machine import command_line
 
-PRIMARY_METRICS: dict[Task, str] = {"panoptic": "pq", "instance": "ap", "semantic": "miou"}
+HEADLINES: dict[Task, tuple[str, ...]] = {
+    "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
+    "instance": ("AP", "AP50", "AP75", "AP@0.50"),
+    "semantic": ("mIoU", "pixel_accuracy"),
+}
+"""The metrics that are shown after an evaluation; the first one says which model is best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,11 @@ class TrainingTask:
     @property
     def primary_metric(self) -> str:
         """The metric whose largest value makes the best model."""
-        return PRIMARY_METRICS[self.task]
+        return HEADLINES[self.task][0]
+
+    def headline(self, values: Mapping[str, float]) -> str:
+        """The most important of all metrics, in one line."""
+        return "  ".join(f"{name} {values[name]:.4f}" for name in HEADLINES[self.task])
 
 
 def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingTask:
@@ -84,15 +93,19 @@ def evaluate_model(
     task: TrainingTask,
     device: torch.device,
     progress: Callable[[int, int], None],
-) -> dict[str, float]:
-    """All metrics of the model on the val split; the model is in eval mode meanwhile.
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> TaskMetrics:
+    """The state of all metrics after this process's share of the val split, to be merged with the others'.
 
-    `progress` is called with the pictures done and their number.
+    The model is in eval mode meanwhile. `progress` is called with the pictures done and their number.
     """
     was_training = model.training
     model.eval()
     try:
         segmenter = Segmenter(model, model_file, device)
-        return dict(evaluate(segmenter, task.validation, task.task, progress).values)
+        share = range(rank, len(task.validation), world)
+        return measure(segmenter, task.validation, task.task, share, progress)
     finally:
         model.train(was_training)
