@@ -34,7 +34,13 @@ class Known:
         truth = match_categories(view(dataset, task), categories)
         self._answers = {truth[k].image.numpy().tobytes(): truth[k].segments for k in range(len(truth))}
 
-    def segment(self, images: Sequence[Tensor], task: Task) -> list[Segments]:
+    @property
+    def instance_threshold(self) -> float:
+        return 0.5
+
+    def segment(
+        self, images: Sequence[Tensor], task: Task, *, threshold: float | None = None
+    ) -> list[Segments]:
         self.asked.append(len(images))
         found = [self._answers[image.numpy().tobytes()] for image in images]
         return [empty(one) for one in found] if self._blind else found
@@ -100,7 +106,7 @@ def test_processes_measure_their_share_and_merge(task: Task) -> None:
 
 def test_states_of_other_tasks_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match="metrics of panoptic and of semantic"):
-        TaskMetrics("panoptic", REORDERED).merge(TaskMetrics("semantic", REORDERED))
+        TaskMetrics("panoptic", REORDERED, 0.5).merge(TaskMetrics("semantic", REORDERED, 0.5))
 
 
 def test_an_evaluation_is_saved_whole(tmp_path: Path) -> None:
@@ -158,3 +164,14 @@ def test_no_picture_is_an_error() -> None:
     nothing = ShapesDataset(size=(43, 61), count=0, seed=3)
     with pytest.raises(DataError, match="no picture"):
         evaluate(Known(nothing, "semantic", REORDERED), nothing, "semantic")
+
+
+def test_matched_precision_counts_from_the_threshold_on_and_ap_counts_all() -> None:
+    truth = view(SHAPES, "instance")[0].segments
+    scores = torch.full_like(truth.scores, 0.9)
+    scores[0] = 0.2
+    metrics = TaskMetrics("instance", SHAPES.categories, 0.5)
+    metrics.update(dataclasses.replace(truth, scores=scores), truth)
+    values = metrics.compute().values
+    assert values["AP_all"] == pytest.approx(1.0)
+    assert values["AP@0.50"] == pytest.approx((len(truth) - 1) / len(truth))

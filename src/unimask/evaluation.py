@@ -22,6 +22,7 @@ from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU
 from unimask.metrics.overlaps import NOT_MEASURED
 from unimask.metrics.panoptic_quality import PanopticQuality
+from unimask.ops.masks import renumber
 from unimask.structures import Categories, Dataset, Sample, Segments
 
 Progress = Callable[[int, int], object]
@@ -39,7 +40,13 @@ class PictureSegmenter(Protocol):
     def categories(self) -> Categories:
         """The categories that the labels of its segments index."""
 
-    def segment(self, images: Sequence[Tensor], task: Task) -> list[Segments]:
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on an instance counts as found."""
+
+    def segment(
+        self, images: Sequence[Tensor], task: Task, *, threshold: float | None = None
+    ) -> list[Segments]:
         """The segments of each picture (uint8, 3 x height x width), at its size."""
 
 
@@ -69,7 +76,7 @@ class Metric(Protocol):
 
 
 METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
-    "panoptic": (PanopticQuality, MeanIoU),
+    "panoptic": (PanopticQuality, MeanIoU, MatchedPrecision),
     "instance": (MaskAveragePrecision, MatchedPrecision),
     "semantic": (MeanIoU,),
 }
@@ -80,10 +87,12 @@ class Evaluation:
     """What was measured, as shares in [0, 1]; -1 where there was nothing to measure.
 
     `values` holds, by task:
-    - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result
+    - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result;
+      AP@0.50 ... of its things
     - instance: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (COCO's standard, with 100
-      detections per picture and class); AP_all, AP50_all, AP75_all, AR_all (with 1000); AP@0.50 ... AP@0.90,
-      which are matched / (matched + wrong + missed), and their means over pictures, AP_per_picture@0.50 ...
+      detections per picture and class); AP_all, AP50_all, AP75_all, AR_all (with 1000), both over instances
+      of every score; AP@0.50 ... AP@0.90, which are matched / (matched + wrong + missed), over instances from
+      the segmenter's threshold on, and their means over pictures, AP_per_picture@0.50 ...
     - semantic: mIoU, pixel_accuracy
 
     `per_category` holds PQ, SQ, RQ and IoU, or AP, or IoU, by the category's name; categories that occur
@@ -118,9 +127,10 @@ class Evaluation:
 class TaskMetrics:
     """All metrics of a task as one state that adds: processes can count pictures of their own and merge."""
 
-    def __init__(self, task: Task, categories: Categories) -> None:
+    def __init__(self, task: Task, categories: Categories, instance_threshold: float) -> None:
         self.task = task
         self.categories = categories
+        self.instance_threshold = instance_threshold
         self.pictures = 0
         self._metrics = [metric(categories) for metric in METRICS[task]]
 
@@ -130,8 +140,11 @@ class TaskMetrics:
         Raises:
             ValueError: result and truth do not fit each other or the categories.
         """
+        found = result
+        if self.task == "instance":
+            found = renumber(result, result.scores >= self.instance_threshold)
         for metric in self._metrics:
-            metric.update(result, truth)
+            metric.update(found if isinstance(metric, MatchedPrecision) else result, truth)
         self.pictures += 1
 
     def merge(self, other: "TaskMetrics") -> None:
@@ -207,9 +220,10 @@ def measure(
         DataError: a picture cannot be read, or a category is unknown to the segmenter.
     """
     truth = match_categories(dataset, segmenter.categories)
-    metrics = TaskMetrics(task, segmenter.categories)
+    metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
+    threshold = 0.0 if task == "instance" else None
     for samples in _batches(truth, indices, max(1, batch_size)):
-        results = segmenter.segment([sample.image for sample in samples], task)
+        results = segmenter.segment([sample.image for sample in samples], task, threshold=threshold)
         for sample, result in zip(samples, results, strict=True):
             metrics.update(result, sample.segments)
             progress(metrics.pictures, len(indices))

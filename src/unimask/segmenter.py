@@ -84,6 +84,11 @@ class Segmenter:
         """What the model tells apart."""
         return self.model_file.categories
 
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on `predict` lists an instance, unless it is told another."""
+        return self.model_file.experiment.postprocess.instance_threshold
+
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
         self, picture: Picture, task: Task = ..., *, threshold: float | None = ..., batch_size: int = ...

@@ -90,18 +90,6 @@ class Placement:
         height, width = (-(-side // divisor) * divisor for side in resized)
         return Placement(original=original, resized=resized, canvas=(height, width))
 
-    def place(self, image: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 canvas_height canvas_width"]:
-        """The picture on the canvas, 0..255 in float32; the rest of the canvas is 0.
-
-        Resized bilinearly with antialiasing and rounded, as an 8-bit picture read and resized from a file.
-        """
-        pixels = image.float()
-        if self.resized != self.original:
-            pixels = functional.interpolate(pixels[None], self.resized, mode="bilinear", antialias=True)[0]
-            pixels = pixels.round().clamp(0, 255)
-        bottom, right = self.canvas[0] - self.resized[0], self.canvas[1] - self.resized[1]
-        return functional.pad(pixels, (0, right, 0, bottom))
-
     def restore(self, maps: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps out_height out_width"]:
         """Maps that cover the canvas, at any stride, as maps of the original size.
 

@@ -190,3 +190,15 @@ def test_batch_images_normalises_and_pads_with_zero() -> None:
             MEAN,
             STD,
         )
+
+
+def test_a_picture_that_becomes_one_column_keeps_its_colors() -> None:
+    picture = torch.full((3, 2000, 1), 200, dtype=torch.uint8)
+    picture[:, 1000:] = 40
+    placement = placement_for((2000, 1), DataConfig(resize=ShortSide(size=800, longest=1333)))
+    batch = batch_images([picture], [placement], (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    column = batch.pixels[0, :, : placement.resized[0], 0]
+    assert placement.resized == (1333, 1)
+    assert (column[:, :660] == 200).all()
+    assert (column[:, 674:] == 40).all()
+    assert batch.pixels.sum() == column.sum()

@@ -29,7 +29,7 @@ def read_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     with safe_open(folder / "loss_cases.safetensors", framework="pt") as file:
         return {
             name.removeprefix(prefix): file.get_tensor(name)
-            for name in file.keys()
+            for name in file.keys()  # noqa: SIM118 (it is no dict)
             if name.startswith(prefix)
         }
 
@@ -86,7 +86,7 @@ class Replay:
 
 
 def factorise(case: dict[str, Tensor], layers: int) -> MaskPrediction:
-    """Mask logits of each layer as a product: the channels are (layer, query), the embeddings a unit matrix."""
+    """The mask logits as a product: channels are (layer, query), embeddings a unit matrix."""
     logits = torch.stack([case[f"mask_logits.{layer}"] for layer in range(layers)])
     _, batch, queries = logits.shape[:3]
     unit = torch.eye(layers * queries).unflatten(0, (layers, 1, queries)).expand(-1, batch, -1, -1)

@@ -34,6 +34,18 @@ def random_targets(counts: tuple[int, ...], size: tuple[int, int], seed: int = 0
     return tuple(targets)
 
 
+def stripes(count: int, size: tuple[int, int]) -> Segments:
+    """Upright stripes, none of which overlap, with void between them."""
+    number = torch.arange(size[1]) * count // size[1] + 1
+    layer = torch.where(torch.arange(size[1]) % 5 == 0, 0, number).to(torch.int16).expand(size)
+    return Segments(
+        layers=layer[None].contiguous(),
+        labels=torch.arange(count) % CLASSES,
+        scores=torch.ones(count),
+        is_crowd=torch.zeros(count, dtype=torch.bool),
+    )
+
+
 def random_prediction(
     predictions: int, batch: int, queries: int, size: tuple[int, int], channels: int = 7, seed: int = 0
 ) -> MaskPrediction:

@@ -11,6 +11,7 @@ from losses.loss_inputs import (
     random_prediction,
     random_targets,
     slow_losses,
+    stripes,
 )
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,7 +41,7 @@ def test_losses_and_gradients_are_those_of_dense_masks(counts: tuple[int, int], 
         assert values.shape == (3,)
         torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-6)
     actual = gradients(losses, prediction)
-    other = gradients(Losses(terms=expected, weights={"class": 2, "mask": 5, "dice": 5}), prediction)
+    other = gradients(Losses(terms=expected, weights={"class": 2.0, "mask": 5.0, "dice": 5.0}), prediction)
     for gradient, expected_gradient in zip(actual, other, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
 
@@ -227,10 +228,10 @@ def kept_for_backward(storages: dict[int, int]) -> Iterator[None]:
 @pytest.mark.parametrize("sampling", ["points", "dense"])
 def test_no_large_tensor_is_made(sampling) -> None:
     canvas, size, queries, segments, predictions = (260, 252), (65, 63), 97, 43, 3
-    targets = random_targets((segments, segments), canvas)
+    targets = (stripes(segments, canvas), stripes(segments, canvas))
     prediction = random_prediction(predictions, 2, queries, size)
     largest = LargestTensor()
-    criterion = build_criterion(LossConfig(points=997, sampling=sampling), CLASSES)
+    criterion = build_criterion(LossConfig(points=499, sampling=sampling), CLASSES)
     with largest:
         criterion(prediction, targets, Generator(0)).total.backward()
     assert largest.elements < segments * canvas[0] * canvas[1] / 3  # no stack of masks
@@ -247,7 +248,7 @@ def test_what_is_kept_for_the_backward_pass_grows_with_points_only() -> None:
         prediction = random_prediction(2, 1, 53, size)
         criterion = build_criterion(LossConfig(points=points), CLASSES)
         with kept_for_backward(storages):
-            losses = criterion(prediction, random_targets((segments,), canvas), Generator(0))
+            losses = criterion(prediction, (stripes(segments, canvas),), Generator(0))
         bytes_of[segments] = sum(storages.values())
         assert torch.isfinite(losses.total)
     per_pair = (bytes_of[41] - bytes_of[11]) / (30 * 2 * 4)

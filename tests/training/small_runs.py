@@ -36,8 +36,8 @@ SMOOTH: dict[str, object] = {
     "data.jitter.low": 1.0,
     "data.jitter.high": 1.0,
 }
-"""No random points, no statistics of the batch, and with `most=0` two segments in every picture: so the loss of
-a batch is the mean over its parts. (The class term is a mean weighted by how many queries have a target.)"""
+"""No random points, no statistics of the batch, and with `most=0` two segments in every picture: so the loss
+of a batch is the mean over its parts. (The class term is weighted by how many queries have a target.)"""
 
 
 def small_experiment(**changes: object) -> Experiment:

@@ -53,6 +53,12 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         RunFolder(tmp_path / "run").begin(description(), resume=False)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a")
+    with pytest.raises(DataError, match="cannot be made"):
+        RunFolder(tmp_path / "file" / "run").begin(description(), resume=False)
+
+
 def test_a_broken_description_is_named(tmp_path: Path) -> None:
     RunFolder(tmp_path).begin(description(), resume=False)
     (tmp_path / "experiment.json").write_text('{"task": ')

@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from safetensors.torch import load_file
 from torch import Tensor
 from training.small_runs import SMOOTH, broken_losses, run, small_data, small_experiment
 
 from unimask.checkpoint import load_model
 from unimask.errors import ConfigError, DataError
+from unimask.losses.build import build_criterion
+from unimask.models.build import build_model
+from unimask.structures import Segments
 from unimask.training import loop
 from unimask.training.loop import train
 from unimask.training.progress import SilentReporter, StepReport
@@ -242,6 +247,27 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path, monkeypatch: pytest.M
     assert lines(tmp_path, "step")[0]["gradient_norm"] > 0.1
 
 
+def test_float16_lowers_the_loss_scale_and_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, which the command line does not offer: it is slow there, but the same mechanism."""
+
+    def fabric(**options: Any) -> Fabric:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
+        options.pop("precision")
+        return Fabric(**options, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+    monkeypatch.setattr(loop, "check_device", lambda device, devices, precision: ("cpu", devices))
+    monkeypatch.setattr(loop, "Fabric", fabric)
+    settings: dict[str, object] = {"training__steps": 4, "training__precision": "16-mixed"}
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, reporter=Kill(3), **settings)
+    state = torch.load(tmp_path / "checkpoints" / "step_3" / "state.pt", weights_only=True)
+    assert state["skipped"] == 3
+    assert state["precision"]["scale"] == 2.0**37
+    run(tmp_path, resume=True, **settings)
+    state = torch.load(tmp_path / "checkpoints" / "step_4" / "state.pt", weights_only=True)
+    assert state["precision"]["scale"] == 2.0**36
+
+
 def test_half_precision(tmp_path: Path) -> None:
     run(tmp_path, training__steps=2, training__precision="bf16-mixed")
     assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path).values())
@@ -250,10 +276,6 @@ def test_half_precision(tmp_path: Path) -> None:
 
 def test_every_parameter_gets_a_gradient_even_without_objects(tmp_path: Path) -> None:
     """Several processes would wait for each other forever otherwise."""
-    from unimask.losses.build import build_criterion
-    from unimask.models.build import build_model
-    from unimask.structures import Segments
-
     experiment = small_experiment()
     model = build_model(experiment.model, 6)
     criterion = build_criterion(experiment.losses, 6)

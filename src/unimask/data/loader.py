@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from unimask.config import DataConfig, Scale
 from unimask.data.seeds import seeded_generator
-from unimask.data.transforms import augment
+from unimask.data.transforms import augment, resize_picture
 from unimask.errors import UnimaskError
 from unimask.structures import Batch, Categories, Dataset, ImageBatch, Placement, Sample, Segments, Size
 
@@ -47,11 +47,12 @@ def batch_images(
     valid = torch.zeros((len(images), *placements[0].canvas), dtype=torch.bool)
     for index, placement in enumerate(placements):
         valid[index, : placement.resized[0], : placement.resized[1]] = True
-    pixels = torch.stack([placement.place(image) for image, placement in zip(images, placements)])
+    pixels = torch.zeros((len(images), 3, *placements[0].canvas))
     center, spread = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
-    return ImageBatch(
-        pixels=(pixels - center) / spread * valid[:, None], valid=valid, placements=tuple(placements)
-    )
+    for index, (image, placement) in enumerate(zip(images, placements)):
+        resized = resize_picture(image.cpu(), placement.resized)
+        pixels[index, :, : placement.resized[0], : placement.resized[1]] = (resized - center) / spread
+    return ImageBatch(pixels=pixels, valid=valid, placements=tuple(placements))
 
 
 def training_loader(

@@ -93,18 +93,20 @@ def _cut(maps: Tensor, window: Window, *, picture: bool) -> Tensor:
     if window.taken == window.resized:
         return part
     if picture:
-        return _resize_picture(part, window.resized)
+        return resize_picture(part, window.resized)
     return functional.resize_image(part, list(window.resized), interpolation=InterpolationMode.NEAREST_EXACT)
 
 
-def _resize_picture(
+def resize_picture(
     image: UInt8[Tensor, "3 height width"], size: Size
 ) -> UInt8[Tensor, "3 new_height new_width"]:
-    """Resized bilinearly with antialiasing.
+    """Resized bilinearly with antialiasing, for training and prediction alike.
 
     A result one pixel wide is made in two steps, height first: in one step torch (2.13) gives wrong values
     for it, or an internal error.
     """
+    if tuple(image.shape[1:]) == size:
+        return image
     if size[1] > 1:
         return functional.resize_image(image, list(size), antialias=True)
     wide = image.repeat(1, 1, 2) if image.shape[2] == 1 else image

@@ -159,8 +159,10 @@ def sample_labels(
 
     def corner(offset: int) -> Float[Tensor, "segments points"]:
         where = upper_left + offset
-        hits = torch.stack([layer.take(where) == wanted for layer in padded])
-        return hits.any(dim=0).float()
+        hits = padded[0].take(where) == wanted
+        for layer in padded[1:]:
+            hits |= layer.take(where) == wanted
+        return hits.float()
 
     upper = torch.lerp(corner(0), corner(1), x)
     lower = torch.lerp(corner(width + 2), corner(width + 3), x)

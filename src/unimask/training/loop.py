@@ -122,6 +122,7 @@ class _Training:
         )
         if state:
             model.load_state_dict(state["model"])
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it
         self.model = model.train()
         self.statistics = NormStatistics(model)
         optimizer = build_optimizer(model, self.config)

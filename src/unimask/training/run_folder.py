@@ -91,7 +91,10 @@ class RunFolder:
             )
         elif in_use and any(not item.name.startswith(".") for item in self.path.iterdir()):
             raise DataError(self.path, "holds other files but no run to resume; name another output folder")
-        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            self._checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
         for leftover in self._checkpoints.glob(".step_*.tmp"):  # of a kill
             shutil.rmtree(leftover, ignore_errors=True)
         write_atomically(self._description, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
@@ -116,18 +119,25 @@ class RunFolder:
     # checkpoints
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Writes `checkpoints/step_N` under a temporary name, renames it, then removes the oldest ones."""
+        """Writes `checkpoints/step_N` under a temporary name, renames it, then removes the oldest ones.
+
+        Raises:
+            DataError: the disk is full or does not let itself be written to.
+        """
         target = self._checkpoints / f"step_{step}"
         temporary = self._checkpoints / f".step_{step}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with open(temporary / "state.pt", "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        try:
+            temporary.mkdir(parents=True)
+            with open(temporary / "state.pt", "wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+        except (OSError, RuntimeError) as error:
+            raise DataError(target, f"cannot be written ({error}); make room for it, then resume") from None
         for old in self._steps()[KEPT_CHECKPOINTS:]:
             shutil.rmtree(self._checkpoints / f"step_{old}", ignore_errors=True)
 

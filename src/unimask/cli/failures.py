@@ -1,0 +1,81 @@
+"""What the command line does where something fails: one message, and the exit code."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unimask.cli import output as show
+from unimask.errors import DataError
+
+BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
+
+
+def explain(error: Exception) -> int:
+    """Says what happened in one message; the exit code comes out."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        show.show_error(
+            f"{place}{error.strerror}; check the path, its permissions and the space that is left"
+        )
+        return BAD_INPUT
+    if is_out_of_memory(error):
+        show.show_error(
+            "not enough memory; train with a smaller training.batch_size or data.crop or a larger "
+            "training.accumulate, predict on smaller pictures, or take another --device"
+        )
+        return BAD_INPUT
+    show.show_error(f"{type(error).__name__}: {error}", "unexpected error")
+    show.errors.print(
+        "This is a mistake in unimask. Please report it with your command; with UNIMASK_TRACEBACK=1 before "
+        "the command it shows where it happened."
+    )
+    return UNEXPECTED
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was asked for in vain, on the CPU or on a device."""
+    text = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in text for word in words)
+    )
+
+
+@contextmanager
+def collected(failed: list[DataError], file: Path) -> Iterator[None]:
+    """Inside, an error of one picture is kept for later and does not stop the others."""
+    try:
+        yield
+    except DataError as error:
+        failed.append(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed.append(
+            DataError(file, "needs more memory than there is; make it smaller or cut it into tiles")
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Nothing, if results can be written into the folder, or into one that is made there.
+
+    Raises:
+        DataError: they cannot, which should be said before the work and not after it.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise DataError(place, "is a file; name a folder with --output")
+    if not os.access(place, os.W_OK):
+        raise DataError(place, "may not be written to; name another folder with --output")
+
+
+@contextmanager
+def naming(data: str) -> Iterator[None]:
+    """Inside, an error about the data as a whole gets their path."""
+    try:
+        yield
+    except DataError as error:
+        if error.path != "data":
+            raise
+        raise DataError(data, error.reason) from None

@@ -1,0 +1,135 @@
+"""The arguments and options of the commands: their names, and what a newcomer needs to know of each."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class TaskName(StrEnum):
+    """What to segment."""
+
+    panoptic = "panoptic"
+    instance = "instance"
+    semantic = "semantic"
+
+
+class PrecisionName(StrEnum):
+    """The numbers that a model computes with."""
+
+    full = "32-true"
+    bfloat = "bf16-mixed"
+    half = "16-mixed"
+
+
+class WeightFormat(StrEnum):
+    """Whose names and files weights are written in."""
+
+    unimask = "unimask"
+    transformers = "transformers"
+    original = "original"
+
+
+Task = Annotated[
+    TaskName,
+    typer.Option(
+        help="panoptic: each pixel belongs to one object or to one kind of background. instance: each object "
+        "with its own mask and score. semantic: a category for each pixel."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print the results as JSON on standard output.")
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+]
+Precision = Annotated[
+    PrecisionName, typer.Option(help="The mixed ones are faster on GPUs, and a little less exact.")
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME_OR_FOLDER",
+        help="The model: one that ships with the package (nuclei), or a folder that `unimask train` "
+        "(its best/) or `unimask convert` wrote.",
+    ),
+]
+Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
+
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGE_OR_FOLDER...",
+        help="Pictures, or folders whose pictures are taken (not of subfolders).",
+    ),
+]
+ResultFolder = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Where the results go; it is made if need be.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="0...1",
+        help="The lowest score of a segment, for panoptic and instance; by default as the model says.",
+    ),
+]
+
+Preset = Annotated[
+    str, typer.Option(metavar="NAME", help="The settings to start from; `unimask presets` lists them.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="PATH",
+        help="Labelled pictures: a folder or a JSON of COCO (also Roboflow's), pictures beside label "
+        "pictures, or the word shapes for generated ones. A path that does not fit lists the layouts.",
+    ),
+]
+RunFolder = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="A new folder for everything about this training.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting; repeat for more. `unimask presets NAME` lists all of them.",
+    ),
+]
+Initial = Annotated[
+    str,
+    typer.Option(
+        metavar="none|imagenet|NAME_OR_FOLDER",
+        help="Where the weights start: random, with the backbone's weights from ImageNet, or with a model to "
+        "fine-tune.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", metavar="", help="Go on where the training in the output folder stopped."),
+]
+Devices = Annotated[
+    int, typer.Option(metavar="NUMBER", help="Processes on this machine, each with a device of its own.")
+]
+Nodes = Annotated[int, typer.Option(metavar="NUMBER", help="Machines.")]
+
+Split = Annotated[str, typer.Option(metavar="train|val|test|all", help="The part of the data to measure on.")]
+EvaluationFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write the results to this JSON file.")
+]
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A .pkl or .pth of the original release, a folder or hub id of transformers, or a model folder.",
+    ),
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="TARGET", help="The folder to write; a .pth or .pkl for --to original.")
+]
+To = Annotated[WeightFormat, typer.Option(help="Whose names and files to write.")]
+PresetName = Annotated[
+    str, typer.Argument(metavar="[NAME]", help="Show every setting of this preset, as --set takes them.")
+]

@@ -1,0 +1,187 @@
+"""What the command line shows: progress and messages on standard error, results on standard output."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from unimask.training.progress import duration
+
+if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
+    from unimask.evaluation import Evaluation
+    from unimask.results import Result
+
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+screen = Console(highlight=False, markup=False, emoji=False)
+
+MOST_PICTURES = 40  # that get rows of their own
+MOST_CATEGORIES = 40  # in the table of an evaluation
+LONGEST_NAME = 32
+
+
+def show_error(message: object, title: str = "error") -> None:
+    """A message on standard error, with its title in red."""
+    errors.print(Text.assemble((title, "bold red"), f" {message}"))
+
+
+def show_json(value: object) -> None:
+    """JSON on standard output, in ASCII: it survives every pipe."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def show_line(text: str) -> None:
+    """A line on standard output, never broken: it can be copied."""
+    screen.print(text, soft_wrap=True)
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar with speed and time left; gives a function to call after each picture."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[details]}"),
+    )
+    with Progress(*columns, console=errors) as bars:
+        bar = bars.add_task(label, total=total, details="")
+        started, done = time.monotonic(), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            seconds = time.monotonic() - started
+            left = seconds / done * (total - done)
+            details = f"{done / max(seconds, 1e-3):.2f} pictures/s  "
+            details += f"{duration(left)} left" if done < total else f"in {duration(seconds)}"
+            bars.update(bar, completed=done, details=details)
+
+        yield advance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The segments of one category in one picture."""
+
+    category: str
+    segments: int
+    score: float  # mean
+    share: float  # of the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSummary:
+    """What the table says about one picture; small, so that thousands can be kept."""
+
+    name: str
+    size: str
+    found: tuple[Found, ...]
+
+
+def summarise(name: str, result: "Result") -> PictureSummary:
+    """The row or rows of a picture, categories by falling area."""
+    found = []
+    for category in {segment.category for segment in result.segments}:
+        members = [segment for segment in result.segments if segment.category == category]
+        found.append(
+            Found(
+                category=category,
+                segments=len(members),
+                score=sum(member.score for member in members) / len(members),
+                share=sum(member.area for member in members) / (result.width * result.height),
+            )
+        )
+    found.sort(key=lambda one: (-one.share, one.category))
+    return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
+
+
+def show_pictures(pictures: list[PictureSummary]) -> None:
+    """The table of what was found: by picture, or, if they are many, by category."""
+    screen.print(_by_picture(pictures) if len(pictures) <= MOST_PICTURES else _by_category(pictures))
+
+
+def _by_picture(pictures: list[PictureSummary]) -> Table:
+    table = _table(("picture", "width x height", "category"), ("segments", "mean score", "area"))
+    for picture in pictures:
+        name, size = shorten(picture.name), picture.size
+        for one in picture.found:
+            table.add_row(name, size, one.category, str(one.segments), f"{one.score:.2f}", f"{one.share:.1%}")
+            name = size = ""
+        if not picture.found:
+            table.add_row(name, size, "(nothing found)", "0", "", "")
+    return table
+
+
+def _by_category(pictures: list[PictureSummary]) -> Table:
+    table = _table(("category",), ("pictures", "segments", "mean score"))
+    found = [one for picture in pictures for one in picture.found]
+    for category in sorted({one.category for one in found}):
+        members = [one for one in found if one.category == category]
+        segments = sum(one.segments for one in members)
+        score = sum(one.score * one.segments for one in members) / segments
+        table.add_row(category, str(len(members)), str(segments), f"{score:.2f}")
+    empty = sum(not picture.found for picture in pictures)
+    if empty:
+        table.add_row("(nothing found)", str(empty), "0", "")
+    return table
+
+
+def shorten(name: str) -> str:
+    """A long name without its middle: names of a series differ at their ends."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:15]}…{name[-16:]}"
+
+
+def show_values(values: Mapping[str, float], title: str) -> None:
+    """A table of measures."""
+    table = _table(("measure",), ("value",), title)
+    for name, value in values.items():
+        table.add_row(name, _number(value))
+    screen.print(table)
+
+
+def show_evaluation(evaluation: "Evaluation", data: str) -> None:
+    """The measures, and those of each category where there are several."""
+    show_values(evaluation.values, f"{evaluation.task}, {evaluation.pictures} pictures of {data}")
+    categories = evaluation.per_category
+    if not 1 < len(categories) <= MOST_CATEGORIES:
+        return
+    measures = list(dict.fromkeys(name for numbers in categories.values() for name in numbers))
+    table = _table(("category",), tuple(measures))
+    for category, numbers in categories.items():
+        table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
+    screen.print(table)
+
+
+def show_presets(descriptions: Mapping[str, str]) -> None:
+    """The table of the named experiments."""
+    table = Table()
+    table.add_column("preset", no_wrap=True)
+    table.add_column("what it is")
+    for name, text in descriptions.items():
+        table.add_row(name, text)
+    screen.print(table)
+
+
+def _number(value: float) -> str:
+    """A share with four digits, a count as it is; a dash where nothing could be measured."""
+    if value == -1 or not math.isfinite(value):
+        return "-" if value == -1 else str(value)
+    return f"{value:.4f}" if abs(value) <= 1 or value != int(value) else str(int(value))
+
+
+def _table(words: tuple[str, ...], numbers: tuple[str, ...], title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table

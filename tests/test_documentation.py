@@ -1,0 +1,307 @@
+"""The documents are held to the code: names, links, commands, settings, examples."""
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import typer.main
+from PIL import Image
+
+import unimask
+from unimask.checkpoint import ModelFile, save_model, shipped_models
+from unimask.cli import app, parse_settings
+from unimask.config import PostprocessConfig, experiment_to_dict, override
+from unimask.data.folders import read_scheme
+from unimask.data.shapes import CATEGORIES, ShapesDataset
+from unimask.models.build import build_model
+from unimask.presets import ABLATIONS, PRESETS
+from unimask.results import Result
+from unimask.segmenter import Segmenter
+from unimask.structures import Segments
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "unimask"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+OF_THE_SHIPPED_MODEL = ROOT / "docs" / "pictures" / "nuclei.png"
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def prose(text: str) -> str:
+    """A document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def inline_code(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(text))
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+# names
+
+
+def names_in(body: list[ast.stmt]) -> dict[str, ast.stmt]:
+    """What a module or a class defines: functions, classes, constants, fields."""
+    found: dict[str, ast.stmt] = {}
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            found[statement.name] = statement
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            found[statement.target.id] = statement
+        elif isinstance(statement, ast.Assign):
+            found |= {target.id: statement for target in statement.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def is_defined(path: Path, dotted: str) -> bool:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for name in dotted.split("."):
+        found = names_in(body).get(name)
+        if found is None:
+            return False
+        body = found.body if isinstance(found, ast.ClassDef) else []
+    return True
+
+
+def references(document: Path) -> list[tuple[str, str]]:
+    """The `file.py:name` in a document, and the files alone with an empty name."""
+    text = document.read_text(encoding="utf-8")
+    return [
+        (match["file"], match["name"] or "")
+        for code in inline_code(text)
+        if (match := re.fullmatch(r"(?P<file>[\w/]+\.py)(:(?P<name>[\w.]+))?", code))
+    ]
+
+
+@each_document
+def test_files_and_names_exist(document: Path) -> None:
+    wrong = []
+    for file, name in references(document):
+        path = next((root / file for root in (SOURCE, ROOT) if (root / file).is_file()), None)
+        if path is None or (name and not is_defined(path, name)):
+            wrong.append(f"{file}:{name}")
+    assert wrong == []
+
+
+def test_the_papers_are_mapped() -> None:
+    found = {name for _, name in references(ROOT / "docs" / "papers.md")}
+    assert len(found) > 60
+    assert {"foreground", "DeformableAttention", "RandomPoints", "PanopticQuality", "assign"} <= found
+
+
+def test_every_module_stands_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    stems = {path.stem for path in SOURCE.rglob("*.py")} - {"__init__"}
+    assert sorted(stem for stem in stems if not re.search(rf"\b{stem}\b", text)) == []
+
+
+# links
+
+
+@each_document
+def test_links_lead_somewhere(document: Path) -> None:
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document.read_text(encoding="utf-8"))):
+        if re.match(r"https?://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        if path == OF_THE_SHIPPED_MODEL and "nuclei" not in shipped_models():
+            continue  # the picture is made by the model, which has to be trained first
+        headings = re.findall(r"^#+ (.+)$", prose(path.read_text("utf-8")), re.MULTILINE) if anchor else []
+        if not path.exists() or (anchor and anchor not in map(slug, headings)):
+            wrong.append(target)
+    assert wrong == []
+
+
+# commands
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The `unimask ...` lines of all shell blocks, as words."""
+    lines = [line for block in blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and line[0].rpartition("/")[2] == "unimask"]
+
+
+@each_document
+def test_commands_are_understood(document: Path) -> None:
+    for name, *arguments in commands_in(document.read_text(encoding="utf-8")):
+        context = COMMANDS[name].make_context(name, list(arguments))  # parses, and runs nothing
+        if name == "train":
+            experiment = PRESETS[context.params["preset"]]()
+            override(experiment, parse_settings(context.params["settings"] or []))
+
+
+@each_document
+def test_commands_in_sentences_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for code in inline_code(text):
+        words = code.split()
+        if words[0] == "unimask" and len(words) > 1:
+            options = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts}
+            assert {word for word in words[2:] if word.startswith("--")} <= options | {"--help"}, code
+        elif words[0].startswith("--"):
+            every = {o for command in COMMANDS.values() for p in command.params for o in p.opts}
+            assert words[0] in every, code
+        elif words[0] == "make":
+            targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+            assert set(words[1:]) <= set(targets), code
+
+
+def test_the_readme_shows_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = {name for name, *_ in commands_in(text)} | set(re.findall(r"`unimask (\w+)", text))
+    assert shown == set(COMMANDS)
+
+
+# settings
+
+
+def every_path(values: object, path: str = "") -> set[str]:
+    if not isinstance(values, dict):
+        return set()
+    paths = {f"{path}{key}" for key in values}
+    return paths.union(*(every_path(value, f"{path}{key}.") for key, value in values.items()))
+
+
+@each_document
+def test_settings_exist(document: Path) -> None:
+    known = every_path(experiment_to_dict(PRESETS["small"]()))
+    parts = "|".join(path for path in known if "." not in path)
+    wrong = []
+    for code in inline_code(document.read_text(encoding="utf-8")):
+        path = code.removeprefix("--set ").partition("=")[0]
+        if re.fullmatch(rf"({parts})(\.[a-z_]+)+", path) and path not in known | {"model.safetensors"}:
+            wrong.append(path)
+    assert wrong == []
+
+
+def test_default_thresholds_are_stated() -> None:
+    text = (ROOT / "docs" / "image-to-segments.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `postprocess\.(\w+)` \| ([\d.]+) \|", text, re.MULTILINE))
+    defaults = experiment_to_dict(PRESETS["small"]())["postprocess"]
+    assert isinstance(defaults, dict)
+    assert {name: float(value) for name, value in stated.items()} == defaults
+    assert PRESETS["small"]().postprocess == PostprocessConfig()
+
+
+def test_the_readme_lists_every_preset() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+) \|(.+)\|$", text, re.MULTILINE)
+    listed = set()
+    for names, what in rows:
+        for name in re.findall(r"`([\w*]+)`", names):
+            ends = re.findall(r"`(\w+)`", what) if name.endswith("*") else [""]
+            listed |= {name.removesuffix("*") + end for end in ends}
+    assert listed == set(PRESETS)
+    assert ABLATIONS
+
+
+# examples
+
+
+@each_document
+def test_python_examples_use_what_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    code = "\n".join([*blocks(text, "python"), *inline_code(text)])
+    for block in blocks(text, "python"):
+        ast.parse(block)
+    fields = {*dir(Result), *Result.__dataclass_fields__}
+    assert set(re.findall(r"\b(?:result|Result)\.(\w+)", code)) <= fields
+    assert set(re.findall(r"\bsegmenter\.(\w+)\(", code)) <= set(dir(Segmenter))
+    assert set(re.findall(r"\bunimask\.(\w+)\(", code)) <= set(unimask.__all__)
+
+
+def json_examples() -> list[dict[str, object]]:
+    text = (ROOT / "docs" / "image-to-segments.md").read_text(encoding="utf-8")
+    return [json.loads(block) for block in blocks(text, "json")]
+
+
+def test_the_example_of_classes_is_read(tmp_path: Path) -> None:
+    example = next(example for example in json_examples() if "classes" in example)
+    (tmp_path / "classes.json").write_text(json.dumps(example), encoding="utf-8")
+    scheme = read_scheme(tmp_path, [])
+    assert scheme.kind == "semantic"
+    assert scheme.categories.names == ("road", "car")
+    assert scheme.categories.colors[0] == (128, 64, 128)
+    assert scheme.ignored == (255,)
+
+
+def test_the_example_of_a_result_has_the_keys_of_one() -> None:
+    example = next(example for example in json_examples() if "segments" in example)
+    layers = torch.zeros((1, 5, 7), dtype=torch.int16)
+    layers[0, 1:3, 2:5] = 1
+    result = Result(
+        task="instance",
+        name="picture",
+        image=torch.zeros((3, 5, 7), dtype=torch.uint8),
+        prediction=Segments(
+            layers=layers,
+            labels=torch.tensor([0]),
+            scores=torch.tensor([0.75]),
+            is_crowd=torch.tensor([False]),
+        ),
+        categories=CATEGORIES,
+    )
+    made = result.to_json()
+    assert list(example) == list(made)
+    for key in ("categories", "segments"):
+        theirs, ours = example[key], made[key]
+        assert isinstance(theirs, list)
+        assert isinstance(ours, list)
+        assert list(theirs[0]) == list(ours[0])
+
+
+# pictures
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_pictures", ROOT / "docs" / "make_pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_pictures_are_made_by_a_model(tmp_path: Path) -> None:
+    experiment = PRESETS["tiny"]()
+    torch.manual_seed(7)
+    model = build_model(experiment.model, len(CATEGORIES)).eval()
+    about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="none", provenance="random")
+    save_model(tmp_path / "model", model, about)
+    for index, sample in enumerate(ShapesDataset(size=(37, 53), count=2, seed=3)[i] for i in range(2)):
+        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
+    given = ["--weights", str(tmp_path / "model"), "--task", "semantic", "--height", "74"]
+    target = tmp_path / "new" / "sheet.png"
+    made = load_script().main([*given, "--images", str(tmp_path), "--output", str(target)])
+    assert made == target
+    with Image.open(target) as sheet:
+        assert sheet.size == (106 + 8 + 106, 74 + 8 + 74)
+
+
+def test_without_a_model_there_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.png")
+    given = ["--weights", "no such model", "--images", str(tmp_path), "--output", str(tmp_path / "b.png")]
+    with pytest.raises(SystemExit) as stopped:
+        load_script().main(given)
+    assert stopped.value.code == 2
+    assert "no such model" in capsys.readouterr().err
+    assert not (tmp_path / "b.png").exists()
