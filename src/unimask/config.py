@@ -1,7 +1,7 @@
 """Every knob of the library: frozen dataclasses, one line of why per field.
 
 The defaults are those of Mask2Former with ResNet-50 on COCO panoptic (arXiv 2112.01527, Sec. 4).
-Only `models/build.py`, `losses/build.py`, the loader and the training loop read a config.
+Modules take modules and numbers; a config is read where things are built, opened and started.
 """
 
 import dataclasses
@@ -101,6 +101,22 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A picture is seen in one piece."""
+
+    kind: Literal["whole"] = "whole"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """A picture is seen in overlapping squares, and what they show is joined (`tiles.py`)."""
+
+    kind: Literal["tiles"] = "tiles"
+    size: int = 512  # side of a square in pixels of the file; each is then resized like a picture
+    overlap: int = 128  # pixels that neighbours share at least; as wide as most objects
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScaleJitter:
     """Random resizing before the crop: a factor drawn uniformly from [low, high]."""
 
@@ -121,6 +137,7 @@ class DataConfig:
     vertical_flip: float = 0.0  # probability; 0.5 where up and down mean nothing
     color: float = 0.0  # strength of the brightness, contrast, saturation and hue jitter; 0 is off
     resize: ShortSide | Scale = field(default_factory=ShortSide)  # of a picture to predict on
+    view: Whole | Tiles = field(default_factory=Whole)  # tiles where one view holds more objects than queries
     divisor: int = 32  # the canvas is padded to a multiple of it
     background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
 
@@ -202,7 +219,9 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
         experiment = _adapter().validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        parts = [str(part) for part in first["loc"] if str(part) not in ("ShortSide", "Scale")]
+        parts = [
+            str(part) for part in first["loc"] if str(part) not in ("ShortSide", "Scale", "Whole", "Tiles")
+        ]
         raise ConfigError(".".join(parts), f"{first['msg']}; got {first['input']!r}") from None
     unknown = _unknown_keys(values, experiment_to_dict(experiment), "")
     if unknown:

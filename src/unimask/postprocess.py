@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from unimask.config import PostprocessConfig, Task
+from unimask.ops.masks import LayerPacker
 from unimask.ops.windows import Windows, from_canvas, restoration, to_canvas
-from unimask.structures import Categories, MaskPrediction, Placement, Segments, Size
+from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 ELEMENTS_AT_ONCE = (
     2**21
@@ -91,7 +92,7 @@ def semantic(
     restored = from_canvas(placement) if resize_classes else restoration(placement, size)
     canvas = to_canvas(placement, size)
     best = torch.empty(placement.original, dtype=torch.int64, device=class_logits.device)
-    shares = torch.zeros(classes, dtype=torch.float64, device=class_logits.device)
+    shares = torch.zeros(classes, dtype=torch.float32, device=class_logits.device)
     for rows, columns in restored.tiles(_side(queries + classes)):
         if resize_classes:
             source = restored.source(rows, columns)
@@ -103,7 +104,9 @@ def semantic(
         highest, labels = values.max(dim=0)
         best[rows, columns] = labels
         share = highest / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
-        shares.index_add_(0, labels.flatten(), share.flatten().double())
+        shares += torch.zeros_like(shares).index_add_(
+            0, labels.flatten(), share.flatten()
+        )  # small sums first
     areas = torch.bincount(best.flatten(), minlength=classes)
     present = areas.nonzero()[:, 0]
     numbers = torch.zeros(classes, dtype=torch.int16, device=best.device)
@@ -222,7 +225,7 @@ def instance(
     pair_scores, labels = pair_scores[candidates], (pairs % classes)[candidates]
     queries, which = (pairs // classes)[candidates].unique(return_inverse=True)
     windows = restoration(placement, (mask_features.shape[1], mask_features.shape[2]))
-    packer = _Packer(placement.original, mask_features.device)
+    packer = LayerPacker(placement.original, mask_features.device)
     scores = torch.zeros_like(pair_scores)
     for query, window in enumerate(_foreground_windows(mask_embeddings[queries], mask_features, windows)):
         mask, mean = _foreground(mask_embeddings[queries[query]], mask_features, windows, window)
@@ -230,10 +233,12 @@ def instance(
         scores[members] = pair_scores[members] * mean
         for pair, score in zip(members.tolist(), scores[members].tolist(), strict=True):
             if score >= threshold:
-                packer.add(pair + 1, mask, window)
+                packer.add(pair + 1, [(mask, window)])
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= threshold]
-    return _segments(packer.renumbered(order + 1, len(scores)), labels[order], scores[order])
+    number = torch.zeros(len(scores) + 1, dtype=torch.int16, device=order.device)
+    number[order + 1] = torch.arange(1, len(order) + 1, dtype=torch.int16, device=order.device)
+    return _segments(number[packer.layers().int()], labels[order], scores[order])
 
 
 def _foreground_windows(
@@ -279,33 +284,6 @@ def _foreground(
     logits = _window_logits(embedding[None], features, windows, *window)[0]
     mask = logits > 0
     return mask, (logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6)
-
-
-class _Packer:
-    """Puts masks that may overlap into layers: each into the first layer where it overlaps nothing."""
-
-    def __init__(self, size: Size, device: torch.device) -> None:
-        self._layers = [torch.zeros(size, dtype=torch.int16, device=device)]
-
-    def add(self, number: int, mask: Bool[Tensor, "rows columns"], window: tuple[slice, slice]) -> None:
-        """Put a mask, given inside its window, into a layer under its number."""
-        coarse = mask[::8, ::8]  # looked at first: most masks that overlap do so here already
-        for layer in self._layers:
-            taken = layer[window]
-            if not (coarse & (taken[::8, ::8] > 0)).any() and not (mask & (taken > 0)).any():
-                break
-        else:
-            layer = torch.zeros_like(self._layers[0])
-            self._layers.append(layer)
-        layer[window].masked_fill_(mask, number)
-
-    def renumbered(
-        self, order: Int64[Tensor, " segments"], largest: int
-    ) -> Int16[Tensor, "layers height width"]:
-        """The layers, with the numbers in `order` (up to `largest`) replaced by 1, 2, ..."""
-        table = torch.zeros(largest + 1, dtype=torch.int16, device=order.device)
-        table[order] = torch.arange(1, len(order) + 1, dtype=torch.int16, device=order.device)
-        return torch.stack([table[layer.int()] for layer in self._layers])
 
 
 def _side(depth: int) -> int:

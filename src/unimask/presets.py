@@ -238,7 +238,7 @@ def _published(title: str, build: Callable[[str], Experiment], backbone: str) ->
     def preset() -> Experiment:
         return build(backbone)
 
-    preset.__doc__ = f"{title}, {BACKBONES[backbone]}: the settings of the original release."
+    preset.__doc__ = f"{title}, {BACKBONES[backbone]}: as the original release, in float32."
     return preset
 
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
-from unimask.config import TASKS, PostprocessConfig, Task
+from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
@@ -18,6 +18,7 @@ from unimask.models.mask_classifier import MaskClassifier
 from unimask.postprocess import read
 from unimask.results import Result
 from unimask.structures import Categories, MaskPrediction, Placement, Segments, Size
+from unimask.tiles import Tile, grid, stitch, whole
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -121,7 +122,7 @@ class Segmenter:
 
         Raises:
             DataError: a picture cannot be read.
-            ConfigError: the task does not exist.
+            ConfigError: the task does not exist, or the threshold is not from 0 to 1.
         """
         several = isinstance(picture, list | tuple)
         pictures: list[Picture] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
@@ -153,21 +154,28 @@ class Segmenter:
         Otherwise as `predict`; evaluation uses this.
 
         Raises:
-            ConfigError: the task does not exist.
+            ConfigError: the task does not exist, or the threshold is not from 0 to 1.
         """
         check_task(task)
         postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
         config = self.model_file.experiment.data
-        placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
+        views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
+        placements = [placement_for(tile.size, config) for _, tile in views]
         found: dict[int, Segments] = {}
         for members in _batches(placements, batch_size):
-            prediction = self._predict_batch(
-                [images[index] for index in members], [placements[index] for index in members]
-            )
-            for position, index in enumerate(members):
-                segments = read(prediction, position, placements[index], self.categories, postprocess, task)
-                found[index] = _to_cpu(segments)
-        return [found[index] for index in range(len(images))]
+            seen = [images[views[member][0]][:, *views[member][1].window] for member in members]
+            prediction = self._predict_batch(seen, [placements[member] for member in members])
+            for position, member in enumerate(members):
+                segments = read(prediction, position, placements[member], self.categories, postprocess, task)
+                found[member] = _to_cpu(segments)
+        parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
+        for member, (index, tile) in enumerate(views):
+            parts[index].append((tile, found[member]))
+        unites = _unites(self.categories, task)
+        return [
+            stitch(tiles, (image.shape[1], image.shape[2]), unites)
+            for image, tiles in zip(images, parts, strict=True)
+        ]
 
     @torch.inference_mode()
     def _predict_batch(
@@ -191,7 +199,24 @@ def check_task(task: str) -> None:
         raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(TASKS)}")
 
 
+def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:
+    """The views of a picture."""
+    size = (image.shape[1], image.shape[2])
+    if isinstance(config.view, Tiles):
+        return grid(size, config.view.size, config.view.overlap)
+    return whole(size)
+
+
+def _unites(categories: Categories, task: Task) -> Tensor:
+    """The categories of which a picture holds at most one segment, per task."""
+    if task == "panoptic":
+        return ~torch.tensor(categories.is_thing)
+    return torch.full((len(categories),), task == "semantic")
+
+
 def _with_threshold(config: PostprocessConfig, task: Task, threshold: float | None) -> PostprocessConfig:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError("threshold", f"must be from 0 to 1; got {threshold}")
     if threshold is None or task == "semantic":
         return config
     if task == "panoptic":

@@ -1,9 +1,15 @@
 import math
 
+import pytest
 import torch
 from torch.nn import functional
 
 from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 def test_class_cost_is_minus_the_probability() -> None:

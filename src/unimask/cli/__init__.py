@@ -9,11 +9,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from typer.core import TyperArgument, TyperGroup
 
 from unimask import __version__
 from unimask.cli import options
@@ -24,13 +24,15 @@ from unimask.errors import ConfigError, DataError, UnimaskError
 if TYPE_CHECKING:
     from unimask.config import Experiment
 
+HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
+
 app = typer.Typer(
     name="unimask",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings=HELP_OPTIONS,
 )
 
 
@@ -54,14 +56,17 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _command() -> typer.main.TyperGroup:
-    """All commands, with help that shows no type beside `--help`."""
+def _command() -> TyperGroup:
+    """All commands, with help that shows no types of Python."""
     group = typer.main.get_command(app)
-    assert isinstance(group, typer.main.TyperGroup)
+    assert isinstance(group, TyperGroup)
     for command in (group, *group.commands.values()):
-        option = command.get_help_option(typer.Context(command))
+        option = command.get_help_option(typer.Context(command, **command.context_settings))
         if option is not None:
             option.metavar = ""
+        for parameter in command.params:
+            if isinstance(parameter, TyperArgument):
+                parameter.display_type_rich = lambda ctx: ""  # type: ignore[method-assign]
     return group
 
 
@@ -82,10 +87,11 @@ def _options(
 ) -> None:
     """A picture becomes segments: Mask2Former for panoptic, instance and semantic segmentation.
 
-    Segment pictures:  unimask predict photo.jpg
-    Train on your own: unimask train --preset small --data my_data --output runs/first --initial imagenet
+    Each command has a --help of its own.
 
-    `unimask COMMAND --help` explains each command.
+    Examples:
+      unimask predict photo.jpg
+      unimask train --preset small --data my_data --output runs/first
     """
 
 
@@ -137,7 +143,8 @@ def predict(
 
     Examples:
       unimask predict photo.jpg
-      unimask predict photos/ --task instance --weights runs/first/best --output found
+      unimask predict photos/ --task instance --output found
+      unimask predict photo.jpg --weights runs/first/best
     """
     from unimask.data.read import image_files
     from unimask.segmenter import load
@@ -219,8 +226,10 @@ def train(
 
     Examples:
       unimask train --preset tiny --data shapes --output runs/trial
-      unimask train --preset small --data my_data --task instance --output runs/first --initial imagenet
-      unimask train --preset small --data my_data --output runs/long --set training.steps=20000
+      unimask train --preset small --data my_data --output runs/first
+      unimask train --preset small --data my_data --output runs/first --resume
+
+    For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
     from unimask.config import override
     from unimask.training.loop import train as run
@@ -283,7 +292,7 @@ def evaluate(
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
-      unimask evaluate --weights nuclei --data my_data --split test --output measured.json
+      unimask evaluate --weights nuclei --data my_data --output measured.json
     """
     from unimask.data.open import open_dataset
     from unimask.evaluation import evaluate as measure
@@ -294,8 +303,9 @@ def evaluate(
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
     with naming(data):
-        dataset = open_dataset(data, split, task.value)
         segmenter = load(weights, device=device, precision=precision.value)
+        background = segmenter.model_file.experiment.data.background
+        dataset = open_dataset(data, split, task.value, background)
         with show.progress("evaluating", len(dataset)) as advance:
             evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
     if output is not None:
@@ -320,8 +330,8 @@ def convert(
 
     Examples:
       unimask convert model_final.pkl models/coco
-      unimask convert facebook/mask2former-swin-tiny-coco-panoptic models/coco_tiny
-      unimask convert models/coco_tiny exported --to transformers
+      unimask convert facebook/mask2former-swin-tiny-coco-panoptic models/tiny
+      unimask convert models/tiny exported --to transformers
     """
     from unimask.weights.conversion import convert as run
 
@@ -344,6 +354,8 @@ def convert(
 def presets(name: options.PresetName = "", as_json: options.Json = False) -> None:
     """List the named experiments, or every setting of one of them.
 
+    `unimask train --preset NAME` starts from one of them; --set changes its settings.
+
     Examples:
       unimask presets
       unimask presets small
@@ -356,22 +368,13 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
         if as_json:
             show.show_json(values)
         else:
-            for path, value in _leaves(values, ""):
-                show.show_line(f"{path}={json.dumps(value)}")
+            show.show_settings(values)
         return
     descriptions = {preset: description(preset) for preset in PRESETS}
     if as_json:
         show.show_json(descriptions)
     else:
         show.show_presets(descriptions)
-
-
-def _leaves(values: dict[str, object], path: str) -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value
 
 
 def _flowing(text: str) -> str:
@@ -383,4 +386,5 @@ def _flowing(text: str) -> str:
 
 
 for _each in app.registered_commands:
+    _each.context_settings = HELP_OPTIONS
     _each.help = _flowing(inspect.getdoc(_each.callback) or "")

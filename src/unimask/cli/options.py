@@ -34,8 +34,9 @@ class WeightFormat(StrEnum):
 Task = Annotated[
     TaskName,
     typer.Option(
+        metavar="TASK",
         help="panoptic: each pixel belongs to one object or to one kind of background. instance: each object "
-        "with its own mask and score. semantic: a category for each pixel."
+        "with its own mask and score. semantic: a category for each pixel.",
     ),
 ]
 Json = Annotated[
@@ -45,13 +46,17 @@ Device = Annotated[
     str, typer.Option(metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
 ]
 Precision = Annotated[
-    PrecisionName, typer.Option(help="The mixed ones are faster on GPUs, and a little less exact.")
+    PrecisionName,
+    typer.Option(
+        metavar="PRECISION",
+        help="32-true; or bf16-mixed or 16-mixed, faster on GPUs and a little less exact.",
+    ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
-        metavar="NAME_OR_FOLDER",
-        help="The model: one that ships with the package (nuclei), or a folder that `unimask train` "
+        metavar="MODEL",
+        help="One that ships with the package (nuclei), or a folder that `unimask train` "
         "(its best/) or `unimask convert` wrote.",
     ),
 ]
@@ -60,7 +65,7 @@ Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weigh
 Images = Annotated[
     list[Path],
     typer.Argument(
-        metavar="IMAGE_OR_FOLDER...",
+        metavar="IMAGE_OR_FOLDER",
         help="Pictures, or folders whose pictures are taken (not of subfolders).",
     ),
 ]
@@ -70,8 +75,8 @@ ResultFolder = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        metavar="0...1",
-        help="The lowest score of a segment, for panoptic and instance; by default as the model says.",
+        metavar="SCORE",
+        help="The lowest score of a segment, 0 to 1, for panoptic and instance; by default the model's own.",
     ),
 ]
 
@@ -100,9 +105,9 @@ Settings = Annotated[
 Initial = Annotated[
     str,
     typer.Option(
-        metavar="none|imagenet|NAME_OR_FOLDER",
-        help="Where the weights start: random, with the backbone's weights from ImageNet, or with a model to "
-        "fine-tune.",
+        metavar="MODEL",
+        help="Where the weights start: none (random), imagenet (the backbone's; downloaded once unless they "
+        "are installed), or a model to fine-tune, as --weights of `unimask predict` takes it.",
     ),
 ]
 Resume = Annotated[
@@ -114,7 +119,9 @@ Devices = Annotated[
 ]
 Nodes = Annotated[int, typer.Option(metavar="NUMBER", help="Machines.")]
 
-Split = Annotated[str, typer.Option(metavar="train|val|test|all", help="The part of the data to measure on.")]
+Split = Annotated[
+    str, typer.Option(metavar="SPLIT", help="The part of the data to measure on: train, val, test or all.")
+]
 EvaluationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the results to this JSON file.")
 ]
@@ -129,7 +136,12 @@ Source = Annotated[
 Target = Annotated[
     Path, typer.Argument(metavar="TARGET", help="The folder to write; a .pth or .pkl for --to original.")
 ]
-To = Annotated[WeightFormat, typer.Option(help="Whose names and files to write.")]
+To = Annotated[
+    WeightFormat,
+    typer.Option(
+        metavar="FORMAT", help="Whose names and files to write: unimask, transformers or original (release)."
+    ),
+]
 PresetName = Annotated[
-    str, typer.Argument(metavar="[NAME]", help="Show every setting of this preset, as --set takes them.")
+    str, typer.Argument(metavar="NAME", help="Show every setting of this preset, as --set takes them.")
 ]

@@ -25,7 +25,7 @@ screen = Console(highlight=False, markup=False, emoji=False)
 
 MOST_PICTURES = 40  # that get rows of their own
 MOST_CATEGORIES = 40  # in the table of an evaluation
-LONGEST_NAME = 32
+LONGEST_NAME = 24
 
 
 def show_error(message: object, title: str = "error") -> None:
@@ -110,7 +110,7 @@ def show_pictures(pictures: list[PictureSummary]) -> None:
 
 
 def _by_picture(pictures: list[PictureSummary]) -> Table:
-    table = _table(("picture", "width x height", "category"), ("segments", "mean score", "area"))
+    table = _table(("picture", "size", "category"), ("segments", "score", "area"))
     for picture in pictures:
         name, size = shorten(picture.name), picture.size
         for one in picture.found:
@@ -122,7 +122,7 @@ def _by_picture(pictures: list[PictureSummary]) -> Table:
 
 
 def _by_category(pictures: list[PictureSummary]) -> Table:
-    table = _table(("category",), ("pictures", "segments", "mean score"))
+    table = _table(("category",), ("pictures", "segments", "score"))
     found = [one for picture in pictures for one in picture.found]
     for category in sorted({one.category for one in found}):
         members = [one for one in found if one.category == category]
@@ -137,7 +137,7 @@ def _by_category(pictures: list[PictureSummary]) -> Table:
 
 def shorten(name: str) -> str:
     """A long name without its middle: names of a series differ at their ends."""
-    return name if len(name) <= LONGEST_NAME else f"{name[:15]}…{name[-16:]}"
+    return name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}"
 
 
 def show_values(values: Mapping[str, float], title: str) -> None:
@@ -159,6 +159,15 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     for category, numbers in categories.items():
         table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
     screen.print(table)
+
+
+def show_settings(values: Mapping[str, object], path: str = "") -> None:
+    """Every setting on a line of its own, as --set takes it."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            show_settings(value, f"{path}{name}.")
+        else:
+            show_line(f"{path}{name}={json.dumps(value)}")
 
 
 def show_presets(descriptions: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ Picture = str | Path | Image.Image | ndarray | Tensor
 PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
 )
+RESULT_ENDINGS = (".overlay.png", ".segments.png")  # of pictures that `Result.save` writes
 MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or a picture to cut into tiles
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -41,6 +42,10 @@ def read_image(picture: Picture, *, rotate: bool = True) -> UInt8[Tensor, "3 hei
         name = str(getattr(picture, "filename", "") or "PIL image")
         return _to_tensor(_load(picture, Path(name), rotate), name)
     if isinstance(picture, Tensor):
+        if picture.is_floating_point():
+            raise DataError(
+                "tensor", f"holds {picture.dtype} values; expected integers from 0 to 255 (uint8)"
+            )
         array = picture.detach().cpu().numpy()
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", "([C,]H,W)")
     return _from_array(picture, "array", "(H,W[,C])")
@@ -52,11 +57,11 @@ def open_picture(path: Path, *, rotate: bool) -> Image.Image:
     Raises:
         DataError: the file is missing, damaged, no picture, empty or too large.
     """
-    if path.is_dir():
-        raise DataError(path, "is a folder, not a picture")
-    if not path.exists():
-        raise DataError(path, "no such file")
     try:
+        if path.is_dir():
+            raise DataError(path, "is a folder, not a picture")
+        if not path.exists():
+            raise DataError(path, "no such file")
         if path.stat().st_size == 0:
             raise DataError(path, "the file is empty (0 bytes); copy it again")
         with warnings.catch_warnings():
@@ -69,6 +74,12 @@ def open_picture(path: Path, *, rotate: bool) -> Image.Image:
         raise DataError(path, "is not a picture in a known format; save it as PNG, JPEG or TIFF") from None
     except PermissionError:
         raise DataError(path, "may not be read; check its permissions") from None
+    except MemoryError:
+        raise DataError(path, "does not fit into memory; cut it into tiles") from None
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
+        if isinstance(error, DataError):
+            raise
+        raise _damaged(path, error) from None
 
 
 def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
@@ -82,9 +93,16 @@ def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
         image.load()
         if rotate:
             image = ImageOps.exif_transpose(image)
-    except Exception as error:  # decoders raise all kinds of errors on damaged files
-        raise DataError(path, f"the picture is damaged or cut off ({error}); copy or save it again") from None
+    except MemoryError:
+        raise DataError(path, "does not fit into memory; cut it into tiles") from None
+    except Exception as error:
+        raise _damaged(path, error) from None
     return image
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = str(error) or type(error).__name__
+    return DataError(path, f"the picture is damaged or cut off ({reason}); copy or save it again")
 
 
 def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]:
@@ -92,11 +110,15 @@ def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]
         return _from_array(np.asarray(image), name, "")
     if image.mode == "F":
         raise DataError(name, "has floating-point pixels; save it with 8 or 16 bits a channel")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    pixels = np.array(image.convert("RGB"))
+    mode = image.mode
+    try:
+        if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        pixels = np.array(image.convert("RGB"))
+    except ValueError as error:  # some modes have no way to RGB
+        raise DataError(name, f"is of mode {mode} ({error}); save it as RGB, for instance as PNG") from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
@@ -162,7 +184,8 @@ def read_panoptic_ids(path: Path) -> Int32[ndarray, "height width"]:
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
     """The pictures that are meant: files as they are given, folders replaced by the pictures in them, sorted.
 
-    A file that is named need not exist: reading it gives the error. Hidden files and subfolders are left out.
+    A file that is named need not exist: reading it gives the error. Of a folder, hidden files, subfolders and
+    results of `Result.save` (NAME.overlay.png, NAME.segments.png) are left out.
 
     Raises:
         DataError: a folder has no picture, or nothing is given.
@@ -174,10 +197,10 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        found = pictures_in(path)
+        found = [file for file in pictures_in(path) if not file.name.endswith(RESULT_ENDINGS)]
         if not found:
             kinds = " ".join(sorted(PICTURE_SUFFIXES))
-            raise DataError(path, f"no pictures in this folder (looked for {kinds})")
+            raise DataError(path, f"no pictures in this folder (looked for {kinds}, not in subfolders)")
         files.extend(found)
     return files
 
@@ -187,5 +210,5 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.ops.points import cell_centers, uncertain_points
+from unimask.ops.points import uncertain_points
+from unimask.ops.positions import cell_centers
 from unimask.structures import Size, Uniform
 
 
@@ -68,7 +69,7 @@ class EveryCell:
 
     def shared(self, size: Size, device: torch.device, uniform: Uniform) -> Float[Tensor, "points 2"]:
         """All cells of a mask of this size."""
-        return cell_centers(*size, device)
+        return cell_centers(*size, device=device)
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
         """Nothing."""
@@ -79,4 +80,4 @@ class EveryCell:
     ) -> Float[Tensor, "pairs points 2"]:
         """All cells, for each pair."""
         pairs, height, width = maps.shape
-        return cell_centers(height, width, maps.device).expand(pairs, -1, -1)
+        return cell_centers(height, width, device=maps.device).expand(pairs, -1, -1)

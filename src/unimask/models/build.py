@@ -1,4 +1,4 @@
-"""From a config to a model with random weights: the only file in this room that sees a config."""
+"""From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
 
 from collections.abc import Mapping
 from typing import cast

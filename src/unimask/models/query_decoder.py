@@ -79,7 +79,7 @@ class QueryDecoder(nn.Module):
     embeddings, learned or constant. `projections` bring the memory of each stride to the decoder's width.
     The norm and the heads are shared by all predictions.
 
-    Source: Mask2Former, Sec. 3.2; DETR, Sec. A.4 (positions added in every layer).
+    Source: Mask2Former, Sec. 3.2; DETR, Sec. A.3 (positions added in every layer).
     """
 
     def __init__(

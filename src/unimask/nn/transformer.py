@@ -1,6 +1,6 @@
 """The layers of the Transformer: one residual wrapper, and sublayers that are put together in any order.
 
-Source: Attention Is All You Need, Sec. 3.1-3.3; positions are added in every layer, as in DETR, Sec. A.4.
+Source: Attention Is All You Need, Sec. 3.1-3.3; positions are added in every layer, as in DETR, Sec. A.3.
 """
 
 from collections.abc import Mapping

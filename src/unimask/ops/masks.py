@@ -3,12 +3,14 @@
 An id map holds segment numbers: pixel -> 1..N, 0 is none (`structures.Segments`).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.structures import Segments
+from unimask.structures import Segments, Size
 
 MOST_SEGMENTS = torch.iinfo(torch.int16).max
 
@@ -25,19 +27,40 @@ def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "l
     count, height, width = masks.shape
     if count > MOST_SEGMENTS:
         raise ValueError(f"{count} segments in one picture; an id map numbers at most {MOST_SEGMENTS}")
-    layers = [torch.zeros((height, width), dtype=torch.int16, device=masks.device)]
+    packer = LayerPacker((height, width), masks.device)
     boxes = _boxes_from_presence(masks.any(dim=2), masks.any(dim=1)).tolist()
     for index, (left, top, box_width, box_height) in enumerate(boxes):
         window = (slice(top, top + box_height), slice(left, left + box_width))
-        mask = masks[index][window]
-        for layer in layers:
-            if not bool((mask & (layer[window] != 0)).any()):
+        packer.add(index + 1, [(masks[index][window], window)])
+    return packer.layers()
+
+
+class LayerPacker:
+    """Puts segments that may overlap into layers: each into the first layer where it overlaps nothing."""
+
+    def __init__(self, size: Size, device: torch.device) -> None:
+        self._layers = [torch.zeros(size, dtype=torch.int16, device=device)]
+
+    def add(self, number: int, pieces: Sequence[tuple[Tensor, tuple[slice, slice]]]) -> None:
+        """Put a segment into a layer under its number; each piece is a mask inside its window."""
+        for layer in self._layers:
+            if not any(_overlaps(mask, layer[window]) for mask, window in pieces):
                 break
         else:
-            layer = torch.zeros_like(layers[0])
-            layers.append(layer)
-        layer[window][mask] = index + 1
-    return torch.stack(layers)
+            layer = torch.zeros_like(self._layers[0])
+            self._layers.append(layer)
+        for mask, window in pieces:
+            layer[window].masked_fill_(mask, number)
+
+    def layers(self) -> Int16[Tensor, "layers height width"]:
+        """The layers so far, at least one."""
+        return torch.stack(self._layers)
+
+
+def _overlaps(mask: Bool[Tensor, "rows columns"], taken: Int16[Tensor, "rows columns"]) -> bool:
+    """Whether the mask meets a segment; a coarse look comes first, since most that overlap do so there."""
+    coarse = mask[::8, ::8] & (taken[::8, ::8] > 0)
+    return bool(coarse.any()) or bool((mask & (taken > 0)).any())
 
 
 def boxes_from_layers(layers: Int16[Tensor, "layers height width"], count: int) -> Int64[Tensor, "{count} 4"]:

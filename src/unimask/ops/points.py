@@ -13,13 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def cell_centers(height: int, width: int, device: torch.device) -> Float[Tensor, "{height}*{width} 2"]:
-    """The centre of every pixel of a map, row by row."""
-    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
-    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
-    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
-
-
 def sample_features(
     features: Float[Tensor, "batch channels height width"], points: Float[Tensor, "batch points 2"]
 ) -> Float[Tensor, "batch channels points"]:

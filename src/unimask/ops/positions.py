@@ -24,7 +24,7 @@ def sine_positions(
     Raises:
         ValueError: `channels` is no multiple of 4.
 
-    Source: DETR, Sec. A.4 (normalised as in its code); Attention Is All You Need, Sec. 3.5.
+    Source: DETR, Sec. A.3 (normalised as in its code); Attention Is All You Need, Sec. 3.5.
     """
     if channels % 4:
         raise ValueError(f"sine positions need a multiple of 4 channels, not {channels}")
