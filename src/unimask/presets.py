@@ -22,6 +22,7 @@ from unimask.config import (
     Scale,
     ScaleJitter,
     ShortSide,
+    Tiles,
     TrainingConfig,
 )
 
@@ -174,32 +175,36 @@ def small() -> Experiment:
 
 
 def nuclei() -> Experiment:
-    """Nuclei in microscopy pictures at their own size: EfficientNet-Lite0, narrow decoder, crops of 320."""
-    model = narrow_model(_EFFICIENTNET, channels=96, queries=300, feedforward_channels=512, decoder_layers=6)
+    """Nuclei in microscopy pictures, seen in tiles of 160 pixels: EfficientNet-Lite0, narrow decoder.
+
+    With few objects in sight each query has few places to answer for, and learns much faster.
+    """
+    model = narrow_model(_EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(
         model=replace(
             model,
             pixel_decoder=replace(model.pixel_decoder, heads=6),
             query_decoder=replace(model.query_decoder, heads=6),
         ),
-        losses=LossConfig(points=2048),
+        losses=LossConfig(points=1024),
         data=DataConfig(
-            crop=(320, 320),
-            jitter=ScaleJitter(low=0.6, high=2.0, relative_to="file"),
+            crop=(160, 160),
+            jitter=ScaleJitter(low=0.8, high=1.8, relative_to="file"),
             vertical_flip=0.5,
             color=0.5,
             resize=Scale(factor=1.0),
+            view=Tiles(size=160, overlap=64),
         ),
-        postprocess=PostprocessConfig(max_instances=300),
+        postprocess=PostprocessConfig(max_instances=80),
         training=TrainingConfig(
-            steps=3200,
-            batch_size=4,
-            learning_rate=3e-4,
+            steps=3300,
+            batch_size=8,
+            learning_rate=5e-4,
             backbone_multiplier=0.3,
             schedule="poly",
             warmup_steps=100,
-            ema_decay=0.998,
-            evaluate_every=500,
+            ema_decay=0.995,
+            evaluate_every=700,
             checkpoint_every=100,
             workers=1,
         ),
