@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimask.config import PostprocessConfig, Task
-from unimask.postprocess import ELEMENTS_AT_ONCE, instance, panoptic, read, semantic
+from unimask.postprocess import ELEMENTS_AT_ONCE, distinct, instance, panoptic, read, semantic
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 PLACEMENT = Placement(original=(61, 47), resized=(89, 69), canvas=(96, 96))
@@ -240,3 +240,37 @@ def test_functions_stand_alone():
     assert semantic(*parts).layers.min() == 1
     assert panoptic(*parts, CATEGORIES.is_thing).layers.shape[0] == 1
     assert set(instance(*parts, CATEGORIES.is_thing).labels.tolist()) <= {0, 1}
+
+
+def test_a_query_that_repeats_a_better_one_is_left_out() -> None:
+    features = torch.full((4, 6, 10), -1.0)
+    features[0, 1:5, 1:5] = 1.0  # 16 cells
+    features[1, 1:5, 1:4] = 1.0  # 12 of them: IoU 0.75
+    features[2, 1:5, 3:9] = 1.0  # IoU with the first 8 / 32
+    logits = torch.tensor(
+        [[3.0, 0.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [3.0, 0.0, 0.0]]
+    )
+    embeddings = torch.eye(4)[[0, 1, 2, 0, 3]] * 5
+    assert distinct(logits, embeddings, features, 0.7).tolist() == [
+        1,
+        2,
+        3,
+        4,
+    ]  # 0 repeats 1, 3 is another class
+    assert distinct(logits, embeddings, features, 0.8).tolist() == [0, 1, 2, 3, 4]
+    assert distinct(logits, embeddings, features, 0.2).tolist() == [1, 2, 3, 4]
+
+
+def test_equal_masks_survive_the_overlap_rule_only_as_one() -> None:
+    features = torch.full((1, 8, 8), -1.0)
+    features[0, 2:6, 2:6] = 1.0
+    prediction = MaskPrediction(
+        class_logits=torch.tensor([[[[9.0, 0.0], [9.1, 0.0]]]]),
+        mask_embeddings=torch.tensor([[[[8.0], [8.0]]]]),
+        mask_features=features[None],
+    )
+    placement = Placement(original=(32, 32), resized=(32, 32), canvas=(32, 32))
+    categories = Categories(names=("a",), is_thing=(True,), file_ids=(1,), colors=((0, 0, 0),))
+    once = read(prediction, 0, placement, categories, PostprocessConfig(duplicate_iou=0.7), "instance")
+    twice = read(prediction, 0, placement, categories, PostprocessConfig(), "instance")
+    assert (len(once), len(twice)) == (1, 2)

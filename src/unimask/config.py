@@ -5,6 +5,7 @@ Modules take modules and numbers; a config is read where things are built, opene
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -148,6 +149,7 @@ class PostprocessConfig:
 
     object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
     overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
+    duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
     max_instances: int = 100  # instance: the best (query, class) pairs
     instance_threshold: float = (
         0.5  # instance: results with a score below it are left out (AP takes them all)
@@ -209,11 +211,43 @@ def _unknown_keys(given: object, known: object, path: str) -> list[str]:
     return unknown
 
 
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "data.crop": (1, 100_000),
+    "data.jitter.low": (0.001, 1000),
+    "data.jitter.high": (0.001, 1000),
+    "data.horizontal_flip": (0, 1),
+    "data.vertical_flip": (0, 1),
+    "data.color": (0, 100),
+    "data.resize.size": (1, 100_000),
+    "data.resize.longest": (1, 100_000),
+    "data.resize.factor": (0.001, 1000),
+    "data.view.size": (1, 100_000),
+    "data.view.overlap": (0, 100_000),
+    "data.divisor": (1, 100_000),
+    "postprocess.object_threshold": (0, 1),
+    "postprocess.overlap_threshold": (0, 1),
+    "postprocess.max_instances": (1, 32_767),
+    "postprocess.instance_threshold": (0, 1),
+}
+"""Path -> lowest and highest value, of settings that nothing else checks before they are used."""
+
+
+def _check_ranges(values: object, path: str) -> None:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _check_ranges(value, f"{path}.{key}" if path else key)
+    elif path in _RANGES:
+        lowest, highest = _RANGES[path]
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, int | float) and not lowest <= value <= highest:
+                raise ConfigError(path, f"must be from {lowest} to {highest}; got {values!r}")
+
+
 def experiment_from_dict(values: dict[str, object]) -> Experiment:
     """The experiment that plain values describe; missing keys take their defaults.
 
     Raises:
-        ConfigError: a key is unknown or a value has the wrong type; all of them are named.
+        ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
     """
     try:
         experiment = _adapter().validate_python(values)
@@ -223,9 +257,14 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
             str(part) for part in first["loc"] if str(part) not in ("ShortSide", "Scale", "Whole", "Tiles")
         ]
         raise ConfigError(".".join(parts), f"{first['msg']}; got {first['input']!r}") from None
-    unknown = _unknown_keys(values, experiment_to_dict(experiment), "")
+    complete = experiment_to_dict(experiment)
+    unknown = _unknown_keys(values, complete, "")
     if unknown:
         raise ConfigError(", ".join(unknown), "no such setting; `unimask presets NAME` lists all of them")
+    _check_ranges(complete, "")
+    view = experiment.data.view
+    if isinstance(view, Tiles) and view.overlap >= view.size:
+        raise ConfigError("data.view.overlap", f"must be below data.view.size; got {view.overlap}")
     return experiment
 
 

@@ -47,6 +47,9 @@ def read(
     with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
         if task == "semantic":
             return semantic(class_logits, embeddings, features, placement)
+        if config.duplicate_iou < 1:
+            one_each = distinct(class_logits, embeddings, features, config.duplicate_iou)
+            class_logits, embeddings = class_logits[one_each], embeddings[one_each]
         if task == "panoptic":
             return panoptic(
                 class_logits,
@@ -66,6 +69,35 @@ def read(
             max_instances=config.max_instances,
             threshold=config.instance_threshold,
         )
+
+
+def distinct(
+    class_logits: Float[Tensor, "queries classes_and_none"],
+    mask_embeddings: Float[Tensor, "queries channels"],
+    mask_features: Float[Tensor, "channels map_height map_width"],
+    largest_iou: float,
+) -> Int64[Tensor, " kept"]:
+    """The queries, in their order, without those that repeat a better one of the same class.
+
+    A query repeats another if the IoU of their masks (probability above 0.5, at stride 4) is larger than
+    `largest_iou`; better is the larger product of class and mean mask probability. Queries whose mask is
+    empty repeat nothing.
+
+    Source: greedy non-maximum suppression, on masks. The papers have none: a model that is trained to the end
+    repeats little. One that is not loses both of two equal masks to the panoptic overlap rule.
+    """
+    scores, labels = class_logits.softmax(dim=1)[:, :-1].max(dim=1)
+    logits = (mask_embeddings @ mask_features.flatten(1)).float()
+    masks = (logits > 0).float()
+    areas = masks.sum(dim=1)
+    scores = scores * (logits.sigmoid() * masks).sum(dim=1) / areas.clamp(min=1)
+    both = masks @ masks.T
+    iou = both / (areas[:, None] + areas[None] - both).clamp(min=1)
+    repeats = ((iou > largest_iou) & (labels[:, None] == labels[None])).cpu()
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    for query in scores.argsort(descending=True, stable=True).tolist():
+        kept[query] = not bool((repeats[query] & kept).any())
+    return kept.nonzero()[:, 0].to(class_logits.device)
 
 
 def semantic(

@@ -195,7 +195,7 @@ def nuclei() -> Experiment:
             resize=Scale(factor=1.0),
             view=Tiles(size=160, overlap=64),
         ),
-        postprocess=PostprocessConfig(max_instances=80),
+        postprocess=PostprocessConfig(max_instances=80, duplicate_iou=0.5),
         training=TrainingConfig(
             steps=3300,
             batch_size=8,

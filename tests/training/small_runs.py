@@ -122,6 +122,7 @@ def main(*requests: str) -> None:
                 settings["output"],
                 device="cpu",
                 devices=settings["devices"],
+                resume=settings["resume"],
                 reporter=SilentReporter(),
             )
 

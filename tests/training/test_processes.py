@@ -19,11 +19,16 @@ PATIENCE = 300.0  # seconds, on a very busy machine; some 20 are normal
 
 
 def request(
-    output: Path, changes: dict[str, object], *, devices: int = 1, most: int = 6, broken: tuple[int, ...] = ()
+    output: Path,
+    changes: dict[str, object],
+    *,
+    devices: int = 1,
+    most: int = 6,
+    broken: tuple[int, ...] = (),
+    resume: bool = False,
 ) -> str:
-    return json.dumps(
-        {"output": str(output), "changes": changes, "devices": devices, "most": most, "broken": broken}
-    )
+    settings = {"output": str(output), "changes": changes, "devices": devices, "most": most}
+    return json.dumps({**settings, "broken": broken, "resume": resume})
 
 
 def start(*requests: str) -> subprocess.Popen[bytes]:
@@ -56,20 +61,31 @@ def python_names(changes: dict[str, object]) -> dict[str, object]:
     return {name.replace(".", "__"): value for name, value in changes.items()}
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    changes: dict[str, object] = {"training.steps": 23, "training.ema_decay": 0.9, "training.workers": 1}
-    process = start(request(tmp_path / "killed", changes))
+def signal_at(process: subprocess.Popen[bytes], run_folder: Path, step: int, number: int) -> None:
+    """Sends the signal to the process and its workers once it has a checkpoint of this step."""
     deadline = time.monotonic() + PATIENCE
-    while not (tmp_path / "killed" / "checkpoints" / "step_6").exists():
-        assert process.poll() is None, "ended before its sixth step"
+    while not (run_folder / "checkpoints" / f"step_{step}").exists():
+        assert process.poll() is None, f"ended before step {step}"
         assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.005)
+    os.killpg(process.pid, number)
+
+
+def test_a_stopped_and_then_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    changes: dict[str, object] = {"training.steps": 47, "training.ema_decay": 0.9, "training.workers": 1}
+    folder = tmp_path / "killed"
+    process = start(request(folder, changes))
+    signal_at(process, folder, 6, signal.SIGTERM)
+    assert finish(process) == 0
+    stopped_at = max(int(item.name.removeprefix("step_")) for item in (folder / "checkpoints").iterdir())
+    assert 6 <= stopped_at < 47
+    process = start(request(folder, changes, resume=True))
+    signal_at(process, folder, 3 * (stopped_at // 3 + 2), signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "results.json").exists()
-    run(tmp_path / "killed", resume=True, **python_names(changes))
+    assert not (folder / "results.json").exists()
+    run(folder, resume=True, **python_names(changes))
     run(tmp_path / "unbroken", **python_names(changes))
-    assert difference(tmp_path / "killed", tmp_path / "unbroken") == 0
+    assert difference(folder, tmp_path / "unbroken") == 0
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch knows one process only")

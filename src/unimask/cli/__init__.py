@@ -6,9 +6,9 @@ Every error that is the input's fault is one message on standard error and exit 
 import dataclasses
 import inspect
 import io
-import json
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,7 +18,16 @@ from typer.core import TyperArgument, TyperGroup
 from unimask import __version__
 from unimask.cli import options
 from unimask.cli import output as show
-from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, collected, explain, naming
+from unimask.cli.failures import (
+    BAD_INPUT,
+    STOPPED,
+    check_folder,
+    collected,
+    explain,
+    naming,
+    nothing_left_behind,
+)
+from unimask.cli.options import parse_settings
 from unimask.errors import ConfigError, DataError, UnimaskError
 
 if TYPE_CHECKING:
@@ -70,10 +79,11 @@ def _command() -> TyperGroup:
     return group
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"unimask {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -180,29 +190,6 @@ def predict(
 # train
 
 
-def _value(text: str) -> object:
-    """`4`, `0.1`, `true`, `[512,512]`, `{...}` as JSON, anything else as a word."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def parse_settings(assignments: list[str]) -> dict[str, object]:
-    """`path=value` arguments as a dict.
-
-    Raises:
-        ConfigError: an argument holds no `=`.
-    """
-    changes: dict[str, object] = {}
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(assignment, "expected PATH=VALUE, such as training.steps=2000")
-        changes[path.strip()] = _value(value.strip())
-    return changes
-
-
 @app.command()
 def train(
     preset: options.Preset,
@@ -235,7 +222,7 @@ def train(
     from unimask.training.loop import train as run
 
     experiment = override(_preset(preset), parse_settings(settings or []))
-    with naming(data):
+    with nothing_left_behind(output), naming(data):
         result = run(
             experiment,
             task.value,
@@ -251,7 +238,9 @@ def train(
     if not result.first_process:
         return
     if as_json:
-        show.show_json({**dataclasses.asdict(result), "output": str(result.output)})
+        shown = {**dataclasses.asdict(result), "output": str(result.output)}
+        del shown["first_process"]
+        show.show_json(shown)
     else:
         if result.best:
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
@@ -267,7 +256,8 @@ def _preset(name: str) -> "Experiment":
     from unimask.presets import PRESETS
 
     if name not in PRESETS:
-        raise ConfigError(name, f"no such preset; there are: {', '.join(PRESETS)}")
+        near = get_close_matches(name, PRESETS, 3, 0.5) or ["small", "tiny"]
+        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
     return PRESETS[name]()
 
 

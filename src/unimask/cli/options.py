@@ -1,10 +1,13 @@
 """The arguments and options of the commands: their names, and what a newcomer needs to know of each."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from unimask.errors import ConfigError
 
 
 class TaskName(StrEnum):
@@ -66,6 +69,7 @@ Images = Annotated[
     list[Path],
     typer.Argument(
         metavar="IMAGE_OR_FOLDER",
+        readable=False,  # a picture that is not must not stop the others
         help="Pictures, or folders whose pictures are taken (not of subfolders).",
     ),
 ]
@@ -145,3 +149,26 @@ To = Annotated[
 PresetName = Annotated[
     str, typer.Argument(metavar="NAME", help="Show every setting of this preset, as --set takes them.")
 ]
+
+
+def _value(text: str) -> object:
+    """`4`, `0.1`, `true`, `[512,512]`, `{...}` as JSON, anything else as a word."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_settings(assignments: list[str]) -> dict[str, object]:
+    """`path=value` arguments as a dict.
+
+    Raises:
+        ConfigError: an argument holds no `=`.
+    """
+    changes: dict[str, object] = {}
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(assignment, "expected PATH=VALUE, such as training.steps=2000")
+        changes[path.strip()] = _value(value.strip())
+    return changes

@@ -142,7 +142,8 @@ def shorten(name: str) -> str:
 
 def show_values(values: Mapping[str, float], title: str) -> None:
     """A table of measures."""
-    table = _table(("measure",), ("value",), title)
+    show_line(title)
+    table = _table(("measure",), ("value",))
     for name, value in values.items():
         table.add_row(name, _number(value))
     screen.print(table)
@@ -187,8 +188,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) <= 1 or value != int(value) else str(int(value))
 
 
-def _table(words: tuple[str, ...], numbers: tuple[str, ...], title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _table(words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    table = Table()
     for name in words:
         table.add_column(name, overflow="fold")
     for name in numbers:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from unimask.training.step import (
     to_device,
     uniform_source,
 )
-from unimask.training.stopping import stop_signals
+from unimask.training.stopping import deaf_children, stop_signals
 from unimask.training.task import TrainingTask, describe_run, evaluate_model, open_task
 
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
@@ -174,7 +175,7 @@ class _Training:
 
     def _stream(self) -> Iterator[Batch]:
         config, backbone, world = self.config, self.experiment.model.backbone, self.fabric.world_size
-        return training_loader(
+        stream = training_loader(
             self.task.training,
             self.experiment.data,
             mean=backbone.image_mean,
@@ -187,6 +188,9 @@ class _Training:
             workers=config.workers,
             pin_memory=self.fabric.device.type == "cuda",
         )
+        with deaf_children():  # the first batch starts the workers
+            first = () if self._at_end() else (next(stream),)
+        return chain(first, stream)
 
     def _advance(self) -> None:
         started = time.monotonic()

@@ -1,10 +1,29 @@
 """Stopping a training politely."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that start inside never hear the signals: a terminal or a scheduler sends them to all.
+
+    The workers of the loader end with the training anyway; ended earlier, they would take it with them.
+    """
+    if sys.platform == "win32":  # knows no masks of signals
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -27,7 +46,7 @@ def stop_signals(ask_to_stop: Callable[[], None], processes: int) -> Iterator[No
         asked = True
         ask_to_stop()
 
-    numbers = (signal.SIGINT, signal.SIGTERM) if processes == 1 else (signal.SIGINT,)
+    numbers = STOP_SIGNALS if processes == 1 else (signal.SIGINT,)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
