@@ -247,16 +247,10 @@ def test_a_query_that_repeats_a_better_one_is_left_out() -> None:
     features[0, 1:5, 1:5] = 1.0  # 16 cells
     features[1, 1:5, 1:4] = 1.0  # 12 of them: IoU 0.75
     features[2, 1:5, 3:9] = 1.0  # IoU with the first 8 / 32
-    logits = torch.tensor(
-        [[3.0, 0.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [3.0, 0.0, 0.0]]
-    )
+    rows = [[3.0, 0.0, 0.0], [5.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [3.0, 0.0, 0.0]]
+    logits = torch.tensor(rows)  # the fourth is of another class, the last has an empty mask
     embeddings = torch.eye(4)[[0, 1, 2, 0, 3]] * 5
-    assert distinct(logits, embeddings, features, 0.7).tolist() == [
-        1,
-        2,
-        3,
-        4,
-    ]  # 0 repeats 1, 3 is another class
+    assert distinct(logits, embeddings, features, 0.7).tolist() == [1, 2, 3, 4]
     assert distinct(logits, embeddings, features, 0.8).tolist() == [0, 1, 2, 3, 4]
     assert distinct(logits, embeddings, features, 0.2).tolist() == [1, 2, 3, 4]
 

@@ -212,6 +212,7 @@ def _unknown_keys(given: object, known: object, path: str) -> list[str]:
 
 
 _RANGES: Mapping[str, tuple[float, float]] = {
+    "model.backbone.image_std": (0.001, 1_000_000),
     "data.crop": (1, 100_000),
     "data.jitter.low": (0.001, 1000),
     "data.jitter.high": (0.001, 1000),

@@ -33,11 +33,13 @@ def ids_in(path: Path) -> np.ndarray:
     return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
 @pytest.mark.parametrize("task", TASKS)
 def test_the_files_of_a_picture_agree(model: Path, tmp_path: Path, task: str) -> None:
     picture().save(tmp_path / "photo.jpg")
-    outcome = unimask("predict", tmp_path / "photo.jpg", "--task", task, "--weights", model,
-                      "--output", tmp_path / "out")  # fmt: skip
+    outcome = unimask(
+        "predict", tmp_path / "photo.jpg", "--task", task, "--weights", model, "--output", tmp_path / "out"
+    )
     assert outcome.code == 0, outcome.err
     written = {path.name for path in (tmp_path / "out").iterdir()}
     expected = {"photo.overlay.png", "photo.segments.png", "photo.json"}
@@ -129,8 +131,18 @@ def test_every_kind_of_picture_in_one_folder(model: Path, tmp_path: Path) -> Non
     (folder / "notes.txt").write_text("no picture")
     (folder / ".hidden.png").write_text("no picture")
     missing = tmp_path / "missing.png"
-    outcome = unimask("predict", folder, missing, folder / "rgb.png", "--weights", model,
-                      "--output", tmp_path / "out", "--task", "semantic")  # fmt: skip
+    outcome = unimask(
+        "predict",
+        folder,
+        missing,
+        folder / "rgb.png",
+        "--weights",
+        model,
+        "--output",
+        tmp_path / "out",
+        "--task",
+        "semantic",
+    )
     assert outcome.code == 2
     assert "Traceback" not in outcome.err
 
@@ -210,7 +222,7 @@ def test_a_threshold_leaves_out_what_is_below(model: Path, tmp_path: Path) -> No
         (("--output", "{tmp}/a.png"), "a.png: is a file; name a folder with --output"),
         (("--output", "{tmp}/a.png/b"), "a.png: is a file; name a folder with --output"),
     ],
-)  # fmt: skip
+)
 def test_impossible_requests(model: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     picture().save(tmp_path / "a.png")
     defaults = {"--weights": model, "--output": tmp_path / "out"}

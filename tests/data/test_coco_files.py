@@ -64,7 +64,7 @@ def test_masks_equal_pycocotools(tmp_path: Path) -> None:
 def test_pictures_without_instances_and_instances_without_pixels(tmp_path: Path) -> None:
     content = coco_instances(2)
     content["annotations"] = [
-        annotation(1, 10, [square(200, 200, 5)]),
+        annotation(1, 10, [[1, 1, 5, 1, 9, 1]]),
         annotation(2, 10, [square(1, 1, 5)], category=7),
     ]
     dataset = CocoInstances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 2, content))
@@ -123,6 +123,10 @@ BAD_INSTANCES: dict[str, tuple[Change, str]] = {
     "text polygon": (
         _edit_first("segmentation", [["a"] * 6]),
         "annotation 1: a polygon is no list of numbers",
+    ),
+    "outside polygon": (
+        _edit_first("segmentation", [square(200, 2, 5), square(2, -90, 5)]),
+        r"annotation 1 lies outside of its picture \(31 x 23 pixels\)",
     ),
     "nan polygon": (_edit_first("segmentation", [[float("nan")] * 6]), "annotation 1: .* no finite"),
     "other size": (

@@ -1,6 +1,7 @@
 """Small trainings for the tests; run as a script, it trains in a process of its own (and in those it starts).
 
-python small_runs.py OUTPUT '{"training.steps": 8}' '{"devices": 2}' [NAN_STEP]
+python small_runs.py '{"output": "run", "changes": {"training.steps": 8}, "devices": 2, "most": 6,
+    "broken": [1], "resume": false}' [another one ...]
 """
 
 import json

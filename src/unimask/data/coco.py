@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy import ndarray
 
 from unimask.data.coco_file import (
     Record,
@@ -34,9 +35,10 @@ class _Instance:
 class CocoInstances:
     """The pictures and instances of one COCO JSON; masks are decoded when a sample is asked for.
 
-    Every picture of the file is a sample, also without instances. Instances keep the order of the file;
-    those that cover no pixel (wholly outside the picture, too thin) are left out. Instances may overlap:
-    the truth then has several layers.
+    Every picture of the file is a sample, also without instances. Instances keep the order of the file. What
+    lies outside of the picture is cut off. Instances that cover no pixel (too thin, or at the border) are
+    left out, but one that lies wholly outside is an error. Instances may overlap: the truth then has several
+    layers.
 
     Raises:
         DataError: the file, one of its entries or a picture cannot be used; entries are named by their id.
@@ -97,7 +99,9 @@ class CocoInstances:
                 )
             if category not in labels:
                 raise DataError(
-                    path, f"{what} has category {category}, which is not in 'categories' ({some_of(labels)})"
+                    path,
+                    f"{what} has category {category}, which is not in 'categories' ({some_of(labels)}); "
+                    "correct it or add the category",
                 )
             shape = _shape(path, entry, what, sizes[image])
             groups[image].append(
@@ -130,8 +134,22 @@ def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
                 path, f"{what}: a polygon has {ring.size} numbers; expected x and y of at least 3 points"
             )
         if not np.isfinite(ring).all():
-            raise DataError(path, f"{what}: a polygon has a coordinate that is no finite number")
+            raise DataError(
+                path, f"{what}: a polygon has a coordinate that is no finite number; export it again"
+            )
+    if all(_is_outside(ring, size) for ring in rings):
+        raise DataError(
+            path,
+            f"{what} lies outside of its picture ({size[1]} x {size[0]} pixels); was it drawn on "
+            "a picture of another size? Export it again in pixels of this one, or remove it",
+        )
     return rings
+
+
+def _is_outside(ring: ndarray, size: Size) -> bool:
+    """Whether a polygon lies more than a pixel beyond a border: so much is no rounding."""
+    x, y = ring[::2], ring[1::2]
+    return bool(x.max() < -1 or y.max() < -1 or x.min() > size[1] + 1 or y.min() > size[0] + 1)
 
 
 def _run_lengths(path: Path, given: Record, what: str, size: Size) -> Shape:
@@ -139,7 +157,8 @@ def _run_lengths(path: Path, given: Record, what: str, size: Size) -> Shape:
     if not isinstance(stated, list) or tuple(stated) != size:
         raise DataError(
             path,
-            f"{what}: its mask is for a picture of (height, width) {stated}, but the picture is {list(size)}",
+            f"{what}: its mask is for a picture of (height, width) {stated}, but the picture is "
+            f"{list(size)}; export it again",
         )
     if isinstance(counts, str):
         return counts

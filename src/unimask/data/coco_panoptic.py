@@ -83,7 +83,7 @@ class CocoPanoptic:
             raise DataError(
                 picture.png,
                 f"is {ids.shape[1]} x {ids.shape[0]} pixels, but its picture is {width} x {height} "
-                f"({self._path.name}, image {picture.image.id})",
+                f"({self._path.name}, image {picture.image.id}); PNG and JSON must be of one export",
             )
         table = np.zeros(_IDS, dtype=np.int16)
         table[list(picture.ids)] = np.arange(1, len(picture.ids) + 1)
@@ -153,7 +153,7 @@ class CocoPanoptic:
         wrong = [number for number in ids if not 0 < number < _IDS or ids.count(number) > 1]
         if wrong or len(ids) > MOST_SEGMENTS:
             problem = f"id {wrong[0]} twice, or not from 1 to {_IDS - 1}" if wrong else f"{len(ids)} segments"
-            raise DataError(path, f"image {image.id} has {problem}")
+            raise DataError(path, f"image {image.id} has {problem}; export it again")
         categories = tuple(whole(path, segment, "category_id", where) for segment in listed)
         for number, category in zip(ids, categories):
             if category not in labels:

@@ -132,7 +132,7 @@ def _picture_of_size(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3
         raise DataError(
             pair.labels,
             f"is {size[1]} x {size[0]} pixels, but its picture {pair.picture.name} is "
-            f"{image.shape[2]} x {image.shape[1]}",
+            f"{image.shape[2]} x {image.shape[1]}; both must have one size, label it again",
         )
     return image
 

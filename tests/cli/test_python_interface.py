@@ -1,0 +1,68 @@
+"""What stands in the README about Python works as it stands there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli.command_line import picture
+from PIL import Image
+
+import unimask
+from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
+
+
+def test_every_kind_of_picture_gives_the_same(model: Path, tmp_path: Path) -> None:
+    segmenter = unimask.load(model, device="cpu")
+    image = picture()
+    image.save(tmp_path / "photo.png")
+    array = np.array(image)
+    kinds = [
+        tmp_path / "photo.png",
+        str(tmp_path / "photo.png"),
+        image,
+        array,
+        torch.from_numpy(array).permute(2, 0, 1),
+    ]
+    results = segmenter.predict(kinds, task="instance")
+    assert isinstance(results, list)
+    assert [result.name for result in results] == ["photo", "photo", "picture_2", "picture_3", "picture_4"]
+    one = segmenter.predict(kinds[0], task="instance")
+    assert one.segments
+    assert all(result.segments == one.segments for result in results)
+    assert segmenter.predict([], task="instance") == []
+    assert segmenter.predict((image,))[0].task == "panoptic"
+
+
+def test_the_faces_of_a_result(model: Path, tmp_path: Path) -> None:
+    segmenter = unimask.load(str(model), device="cpu")
+    panoptic, instances = (segmenter.predict(picture(), task=task) for task in ("panoptic", "instance"))
+    assert panoptic.plot().size == panoptic.to_panoptic_png().size == (61, 47)
+    assert isinstance(panoptic.plot(), Image.Image)
+    assert {path.name for path in panoptic.save(tmp_path, "a")} == {
+        "a.overlay.png",
+        "a.segments.png",
+        "a.json",
+    }
+    assert [record["id"] for record in panoptic.to_coco()] == [segment.id for segment in panoptic.segments]
+    assert {record["image_id"] for record in instances.to_coco(image_id=7)} == {7}
+    with pytest.raises(ValueError, match="instances may overlap"):
+        instances.to_panoptic_png()
+
+
+def test_errors_have_one_base(model: Path) -> None:
+    segmenter = unimask.load(model, device="cpu")
+    for action, kind in (
+        (lambda: unimask.load("no_such_model"), WeightsError),
+        (lambda: unimask.load(model, device="toaster"), ConfigError),
+        (lambda: segmenter.predict("missing.png"), DataError),
+        (lambda: segmenter.predict("x" * 5000 + ".png"), DataError),
+        (lambda: segmenter.predict(np.zeros((0, 3, 3), dtype=np.uint8)), DataError),
+        (lambda: segmenter.predict(torch.zeros(3, 5, 5)), DataError),
+        (lambda: segmenter.predict(torch.zeros(3, 5, 5, dtype=torch.bfloat16)), DataError),
+        (lambda: segmenter.predict(picture(), threshold=1.5), ConfigError),
+    ):
+        with pytest.raises(UnimaskError) as caught:
+            action()
+        assert type(caught.value) is kind
+        assert "\n" not in str(caught.value)
