@@ -90,7 +90,7 @@ def slow_panoptic(
 @pytest.mark.parametrize("count", [4, 17, 1000])
 def test_instances_are_the_best_pairs_without_stuff(seed: int, count: int):
     given = prediction(seed)
-    config = PostprocessConfig(max_instances=count)
+    config = PostprocessConfig(max_instances=count, instance_threshold=0.0)
     result = read(given, 0, PLACEMENT, CATEGORIES, config, "instance")
     probabilities, masks = plain(given, 0, PLACEMENT)
     pairs = probabilities[:, :-1].flatten().argsort(descending=True)[:count]

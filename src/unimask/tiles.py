@@ -120,7 +120,10 @@ def _groups(
 
 
 def _same(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list[tuple[int, int]]:
-    """Pairs of segments (indices) that agree where both tiles see, each the best partner of the other."""
+    """Pairs of segments (indices) that agree where both tiles see, each the best partner of the other.
+
+    The best partner has the largest product of IoU and scores, so a doubtful segment does not come between.
+    """
     shared = [
         slice(max(mine.start, theirs.start), min(mine.stop, theirs.stop))
         for mine, theirs in zip(tile.window, other.window)
@@ -139,8 +142,9 @@ def _same(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list
     iou = both / (my_area + their_area - both).clamp(min=1)
     if iou.numel() == 0:
         return []
-    best = (iou == iou.amax(dim=0, keepdim=True)) & (iou == iou.amax(dim=1, keepdim=True))
-    pairs: list[tuple[int, int]] = (best & (iou >= SAME)).nonzero().tolist()
+    worth = (iou * segments.scores[:, None] * others.scores).where(iou >= SAME, 0.0)
+    best = (worth == worth.amax(dim=0, keepdim=True)) & (worth == worth.amax(dim=1, keepdim=True))
+    pairs: list[tuple[int, int]] = (best & (worth > 0)).nonzero().tolist()
     return [(mine, theirs) for mine, theirs in pairs]
 
 

@@ -192,12 +192,12 @@ INSTANCES: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_bad_instances(model: Path, tmp_path: Path, case: str, command: str) -> None:
     change, message = INSTANCES[case]
-    content = coco_instances(1)
+    content = coco_instances(2)
     save_coco_instances(tmp_path / "instances_train.json", tmp_path / "images", content=content)
     change(content)
     bad = save_json(tmp_path / f"instances_{'train' if command == 'train' else 'val'}.json", content)
     if command == "train":
-        save_json(tmp_path / "instances_val.json", coco_instances(1))
+        save_json(tmp_path / "instances_val.json", coco_instances(2))
     shown = refused(
         command,
         "--data",
@@ -216,11 +216,15 @@ def test_bad_instances(model: Path, tmp_path: Path, case: str, command: str) -> 
 def test_bad_panoptic_files(model: Path, tmp_path: Path) -> None:
     path, pngs = tmp_path / "panoptic_val.json", tmp_path / "panoptic_val"
     content = save_panoptic(path, pngs, tmp_path / "images")
+    content["categories"][2]["name"] = "grass [wet]"
+    save_json(path, content)
     given = ("evaluate", "--weights", model, "--data", tmp_path, "--task", "panoptic", "--device", "cpu")
+    assert unimask(*given).code == 0
+    right = (pngs / "p0.png").read_bytes()
     save_ids(pngs / "p0.png", np.full((5, 7), 5))
     message = refused(*given)
     assert f"error {pngs / 'p0.png'}: is 7 x 5 pixels, but its picture is 19 x 17" in message
-    save_panoptic(path, pngs, tmp_path / "images")
+    (pngs / "p0.png").write_bytes(right)
     content["annotations"][0]["segments_info"].pop()
     save_json(path, content)
     message = refused(*given)

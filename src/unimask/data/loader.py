@@ -1,6 +1,6 @@
 """From samples to batches: the canvas of a prediction, and the endless stream of training batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,7 +69,7 @@ def training_loader(
     workers: int = 0,
     pin_memory: bool = False,
     cache_megabytes: int = 512,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of augmented samples without end, each epoch in a new order.
 
     `batch_size` is that of this rank; the ranks share the pictures of a step. The stream is a function of

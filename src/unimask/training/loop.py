@@ -162,6 +162,7 @@ class _Training:
             return self._finish()
         finally:
             self.reporter.stop()
+            self.source.close()  # its workers are deaf to signals: nothing else would end them at exit
             if self.record is not None:
                 self.record.close()
 
@@ -175,7 +176,7 @@ class _Training:
 
     def _stream(self) -> Iterator[Batch]:
         config, backbone, world = self.config, self.experiment.model.backbone, self.fabric.world_size
-        stream = training_loader(
+        self.source = training_loader(
             self.task.training,
             self.experiment.data,
             mean=backbone.image_mean,
@@ -189,8 +190,8 @@ class _Training:
             pin_memory=self.fabric.device.type == "cuda",
         )
         with deaf_children():  # the first batch starts the workers
-            first = () if self._at_end() else (next(stream),)
-        return chain(first, stream)
+            first = () if self._at_end() else (next(self.source),)
+        return chain(first, self.source)
 
     def _advance(self) -> None:
         started = time.monotonic()
