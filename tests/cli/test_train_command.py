@@ -120,7 +120,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         "training.evaluate_every=0",
     )
     assert outcome.code == 130
-    assert "stopped after step 1; the same command with --resume goes on" in outcome.err
+    assert "to go on: the same command with --resume" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def train(
         if model.is_dir():
             show.show_line(f"try it: unimask predict PICTURE --weights {model} --task {task}")
     if not result.completed:
-        show.errors.print(f"stopped after step {result.steps}; the same command with --resume goes on")
+        show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
 
 

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import timedelta
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ class _Training:
 
     # one step
 
-    def _stream(self) -> Iterator[Batch]:
+    def _stream(self) -> Generator[Batch, None, None]:
         config, backbone, world = self.config, self.experiment.model.backbone, self.fabric.world_size
         self.source = training_loader(
             self.task.training,
