@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class _Training:
 
     # one step
 
-    def _stream(self) -> Generator[Batch, None, None]:
+    def _stream(self) -> Iterator[Batch]:
         config, backbone, world = self.config, self.experiment.model.backbone, self.fabric.world_size
         self.source = training_loader(
             self.task.training,
