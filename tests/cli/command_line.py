@@ -1,6 +1,7 @@
 """The command line in this process, and a tiny model with random weights."""
 
 import json
+import re
 import sys
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -51,7 +52,12 @@ def unimask(*arguments: object) -> Outcome:
         except SystemExit as end:
             code = end.code
     assert isinstance(code, int)
-    return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
+    return Outcome(code=code, out=plain(out.getvalue()), err=plain(err.getvalue()))
+
+
+def plain(text: str) -> str:
+    """The text without colours and moves of the cursor, which some environments force."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
 
 
 def refused(*arguments: object) -> str:
