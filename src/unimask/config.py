@@ -40,6 +40,9 @@ class PixelDecoderConfig:
     heads: int = 8  # attention heads
     points: int = 4  # sampling points per head and level
     feedforward_channels: int = 1024  # hidden width of the encoder's feed-forward
+    # octaves of waves that tell the mask features their place; 0, as in the paper: only what they see. For
+    # pictures full of objects that look alike
+    position_octaves: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,13 +183,13 @@ def nuclei() -> Experiment:
     return Experiment(
         model=replace(
             model,
-            pixel_decoder=replace(model.pixel_decoder, heads=6),
+            pixel_decoder=replace(model.pixel_decoder, heads=6, position_octaves=5),
             query_decoder=replace(model.query_decoder, heads=6),
         ),
         losses=LossConfig(points=1024),
         data=DataConfig(
             crop=(160, 160),
-            jitter=ScaleJitter(low=0.8, high=1.8, relative_to="file"),
+            jitter=ScaleJitter(low=1.0, high=2.4, relative_to="file"),
             vertical_flip=0.5,
             color=0.5,
             resize=Scale(factor=1.25),

@@ -1,15 +1,18 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from unimask.models.pixel_decoders import DeformablePixelDecoder
+from unimask.models.pixel_decoders import DeformablePixelDecoder, MapPositions
 
 CHANNELS = {4: 3, 8: 5, 16: 7, 32: 11}
 SIZES = {4: (19, 27), 8: (10, 14), 16: (5, 7), 32: (3, 4)}
 
 
 def decoder(
-    strides: tuple[int, ...] = (32, 16, 8), channels: int = 32, mask_channels: int = 13
+    strides: tuple[int, ...] = (32, 16, 8),
+    channels: int = 32,
+    mask_channels: int = 13,
+    mask_positions: nn.Module | None = None,
 ) -> DeformablePixelDecoder:
     torch.manual_seed(2)
     return DeformablePixelDecoder(
@@ -21,6 +24,7 @@ def decoder(
         heads=4,
         points=3,
         feedforward_channels=17,
+        mask_positions=mask_positions or nn.Identity(),
     )
 
 
@@ -67,3 +71,17 @@ def test_initial_biases_are_zero() -> None:
     for name, parameter in decoder().named_parameters():
         if name.endswith("convolution.bias") or name == "mask_features.bias":
             assert not parameter.any(), name
+
+
+def test_mask_features_can_tell_their_place() -> None:
+    positions = MapPositions(octaves=3, channels=13)
+    seen = features()
+    memory, without = decoder()(seen)
+    same_memory, at_first = decoder(mask_positions=positions)(seen)
+    assert torch.equal(at_first, without)  # nothing is added before it is learned
+    torch.nn.init.normal_(positions.projection.weight)
+    added = decoder(mask_positions=positions)(seen)[1] - without
+    assert all(torch.equal(memory[stride], same_memory[stride]) for stride in memory)
+    torch.testing.assert_close(added[0], added[1])  # the place alone
+    cells = added[0].flatten(1).T
+    assert torch.cdist(cells, cells).fill_diagonal_(1).min() > 1e-3  # and every place another

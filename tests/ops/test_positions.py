@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unimask.ops.positions import cell_centers, sine_positions
+from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
 
 
 def test_sine_positions_follow_the_formula() -> None:
@@ -40,3 +40,12 @@ def test_cell_centers_run_row_by_row() -> None:
     torch.testing.assert_close(centers[0], torch.tensor([0.1, 0.25]))
     torch.testing.assert_close(centers[4], torch.tensor([0.9, 0.25]))
     torch.testing.assert_close(centers[5], torch.tensor([0.1, 0.75]))
+
+
+def test_fourier_positions_follow_the_formula() -> None:
+    positions = fourier_positions(3, 5, 2, device="cpu", dtype=torch.float64)
+    assert positions.shape == (8, 3, 5)
+    x, y = 3.5 / 5, 1.5 / 3
+    angles = [math.pi * x, 2 * math.pi * x, math.pi * y, 2 * math.pi * y]
+    expected = [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
+    assert positions[:, 1, 3].tolist() == pytest.approx(expected)

@@ -10,7 +10,7 @@ from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.heads import MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
-from unimask.models.pixel_decoders import MASK_STRIDE, DeformablePixelDecoder
+from unimask.models.pixel_decoders import MASK_STRIDE, DeformablePixelDecoder, MapPositions
 from unimask.models.query_decoder import QueryDecoder, full_visibility, masked_visibility
 from unimask.nn.attention import Attention
 from unimask.nn.layers import NORM_GROUPS, ConstantEmbedding, pointwise_convolution
@@ -23,6 +23,7 @@ from unimask.nn.transformer import (
     SelfSublayer,
 )
 
+MOST_OCTAVES = 10  # finer waves than any map has cells
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
 
@@ -49,6 +50,9 @@ def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, in
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_positive(path, mask_channels=config.mask_channels, points=config.points)
     _check_strides(config.strides, in_channels, f"{path}.strides", "the backbone gives")
+    octaves = config.position_octaves
+    if not 0 <= octaves <= MOST_OCTAVES:
+        raise ConfigError(f"{path}.position_octaves", f"lies between 0 and {MOST_OCTAVES}, not {octaves}")
     return DeformablePixelDecoder(
         in_channels=in_channels,
         strides=config.strides,
@@ -58,6 +62,7 @@ def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, in
         heads=config.heads,
         points=config.points,
         feedforward_channels=config.feedforward_channels,
+        mask_positions=MapPositions(octaves, config.mask_channels) if octaves else nn.Identity(),
     )
 
 

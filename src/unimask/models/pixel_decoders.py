@@ -10,7 +10,7 @@ from torch.nn import functional
 from unimask.nn.attention import DeformableAttention, Levels
 from unimask.nn.layers import NormedConvolution, pointwise_convolution
 from unimask.nn.transformer import EncoderLayer
-from unimask.ops.positions import cell_centers, sine_positions
+from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
 from unimask.structures import Size
 
 MASK_STRIDE = 4
@@ -76,6 +76,7 @@ class DeformablePixelDecoder(nn.Module):
         heads: int,
         points: int,
         feedforward_channels: int,
+        mask_positions: nn.Module,  # tells the mask features their place; an identity in the paper
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -91,6 +92,7 @@ class DeformablePixelDecoder(nn.Module):
         self.laterals = nn.ModuleDict({str(s): _lateral(in_channels[s], channels) for s in pyramid})
         self.fusions = nn.ModuleDict({str(s): _fusion(channels) for s in pyramid})
         self.mask_features = pointwise_convolution(channels, mask_channels)
+        self.mask_positions = mask_positions
 
     def forward(
         self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
@@ -104,7 +106,33 @@ class DeformablePixelDecoder(nn.Module):
             finest = functional.interpolate(finest, across.shape[2:], mode="bilinear", align_corners=False)
             finest = self.fusions[stride](across + finest)
             memory[int(stride)] = finest
-        return memory, self.mask_features(memory.pop(MASK_STRIDE))
+        return memory, self.mask_positions(self.mask_features(memory.pop(MASK_STRIDE)))
+
+
+class MapPositions(nn.Module):
+    """Adds to each cell of a map a learned vector of its place.
+
+    A mask is where the features fit the query's embedding. Features that know only what they see fit wherever
+    the same thing is seen, so objects that look alike are hard to tell apart; those that know their place
+    need no context for it. At first nothing is added.
+
+    Source: K-Net (2106.14855), Sec. 3.4 and SOLO (1912.04488), Sec. 3.2 give masks positions for this reason,
+    in other forms.
+    """
+
+    def __init__(self, octaves: int, channels: int) -> None:
+        super().__init__()
+        self.octaves = octaves
+        self.projection = nn.Conv2d(4 * octaves, channels, 1, bias=False)
+        nn.init.zeros_(self.projection.weight)
+
+    def forward(
+        self, maps: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The maps with their places."""
+        precise = torch.promote_types(maps.dtype, torch.float32)
+        places = fourier_positions(*maps.shape[2:], self.octaves, device=maps.device, dtype=precise)
+        return maps + self.projection(places[None])
 
 
 def _projection(in_channels: int, channels: int) -> NormedConvolution:

@@ -1,4 +1,4 @@
-"""Where a token is, as a vector: sine positions."""
+"""Where a token or a cell is, as a vector."""
 
 import math
 
@@ -40,6 +40,19 @@ def sine_positions(
     rows = along(height)[:, None].expand(height, width, half)
     columns = along(width)[None].expand(height, width, half)
     return torch.cat((rows, columns), dim=-1)
+
+
+def fourier_positions(
+    height: int, width: int, octaves: int, *, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "{4*octaves} height width"]:
+    """Waves along x and y over a map: half a period, then one, two, four ... across it; sine and cosine.
+
+    Source: NeRF (2003.08934), Sec. 5.1, Eq. 4; here the map spans [0, 1].
+    """
+    frequencies = math.pi * 2.0 ** torch.arange(octaves, device=device, dtype=dtype)
+    x, y = cell_centers(height, width, device=device, dtype=dtype).unflatten(0, (height, width)).unbind(-1)
+    angles = torch.stack((x, y))[:, None] * frequencies[None, :, None, None]
+    return torch.cat((angles.sin(), angles.cos())).flatten(0, 1)
 
 
 def cell_centers(
