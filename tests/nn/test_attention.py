@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from unimask.nn import attention as module
 from unimask.nn.attention import Attention, DeformableAttention, Levels
+from unimask.ops.dispatch import softmax_over_few
 from unimask.ops.positions import cell_centers
 
 SIZES = ((3, 5), (5, 7))
@@ -94,13 +95,13 @@ def test_offsets_are_in_cells_of_their_own_level() -> None:
 
 def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     types = []
-    plain = module.deformable_sampling
+    plain = module.fast_deformable_sampling
 
     def spy(values: Tensor, sizes: object, locations: Tensor, weights: Tensor) -> Tensor:
         types.extend([values.dtype, locations.dtype, weights.dtype, (values @ values.mT).dtype])
         return plain(values, sizes, locations, weights)
 
-    monkeypatch.setattr(module, "deformable_sampling", spy)
+    monkeypatch.setattr(module, "fast_deformable_sampling", spy)
     attention, tokens = DeformableAttention(32, 4, 2, 4), torch.randn(1, 50, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = attention(tokens, tokens, levels())
@@ -113,3 +114,10 @@ def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPat
 def test_deformable_attention_in_float64() -> None:
     attention, tokens = DeformableAttention(8, 2, 2, 1).double(), torch.randn(1, 50, 8, dtype=torch.float64)
     assert attention(tokens, tokens, levels(torch.float64)).dtype == torch.float64
+
+
+def test_softmax_over_few() -> None:
+    logits = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(softmax_over_few(logits), logits.softmax(dim=-1))
+    torch.testing.assert_close(softmax_over_few(logits + 1e4), logits.softmax(dim=-1))
+    assert torch.autograd.gradcheck(softmax_over_few, logits)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.deformable import deformable_sampling
+from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
 from unimask.structures import Size
 
 
@@ -117,14 +117,12 @@ class DeformableAttention(nn.Module):
         cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
         with torch.autocast(device_type=queries.device.type, enabled=False):
             steps = (offsets.to(precise) * cell_sides).unflatten(-1, (*self.shape, 2))
-            # queries come last in memory: a softmax over a short last dimension is slow
-            logits = weights.to(precise).transpose(1, 2).unflatten(1, (heads, -1))
-            shares = logits.softmax(dim=2).unflatten(2, (-1, points)).permute(0, 4, 1, 2, 3)
-            sampled = deformable_sampling(
+            shares = softmax_over_few(weights.to(precise).unflatten(-1, (heads, -1)))
+            sampled = fast_deformable_sampling(
                 projected.to(precise).unflatten(-1, (heads, -1)),
                 levels.sizes,
                 levels.places[:, None, None, None] + steps,
-                shares,
+                shares.unflatten(-1, (-1, points)),
             )
         return self.output(sampled)
 

@@ -1,0 +1,265 @@
+"""Deformable sampling as weighted sums of table rows: much faster than reading maps on the CPU.
+
+A bilinear value is a weighted sum of four cells, so what a query gets from one head is one weighted sum of
+levels x points x 4 rows of a table of cells: `embedding_bag`. Every level has a border of zeros in the table
+and coordinates are cut at it, so there is no case to tell apart. The four corners of a point lie at fixed
+distances in the table, so that one index serves the two corners of a row of cells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+from torch.nn import functional
+
+from unimask.structures import Size
+
+QUERIES_AT_ONCE = 512
+"""What is computed about so many queries of a picture fits into the cache of a processor."""
+
+BEFORE, AFTER = 1, 2  # cells of zeros around a level
+
+
+def bag_sampling(
+    values: Float[Tensor, "batch cells heads channels"],
+    sizes: tuple[Size, ...],
+    locations: Float[Tensor, "batch queries heads levels points 2"],
+    weights: Float[Tensor, "batch queries heads levels points"],
+) -> Float[Tensor, "batch queries heads*channels"]:
+    """As `ops.deformable.deformable_sampling`, with its gradients, to rounding.
+
+    Nothing of the size of the sampled values is made or kept: backward computes indices again.
+    """
+    result: Tensor = _BagSampling.apply(values, locations.contiguous(), weights.contiguous(), sizes)
+    return result
+
+
+@dataclass(frozen=True)
+class _Corners:
+    """The four cells around each point. `upper` and `lower` are the table rows of the left ones; `right` and
+    `down` how far the point lies from the upper left cell towards the others."""
+
+    upper: Int32[Tensor, "queries slots"]
+    lower: Int32[Tensor, "queries slots"]
+    right: Float[Tensor, "queries slots"]
+    down: Float[Tensor, "queries slots"]
+    free: tuple[Tensor, Tensor]  # where the coordinates x and y are not cut at the border
+
+
+class _Table:
+    """Where the cells of all levels are in the table; a slot is a (head, level, point) of a query."""
+
+    def __init__(self, sizes: tuple[Size, ...], heads: int, points: int, like: Tensor) -> None:
+        self.sizes, self.heads, self.slots = sizes, heads, heads * len(sizes) * points
+        self.entries = len(sizes) * points  # of a bag
+        rows = [(height + BEFORE + AFTER) * (width + BEFORE + AFTER) for height, width in sizes]
+        self.starts = torch.tensor([0, *rows]).cumsum(0).tolist()
+        self.length = self.starts[-1] * heads
+        device = like.device
+
+        def per_slot(of_levels: list[int]) -> Tensor:
+            return torch.tensor(of_levels, device=device).repeat_interleave(points).repeat(heads)
+
+        of_heads = torch.arange(heads, device=device).repeat_interleave(self.entries)
+        self.width, self.height = (per_slot([size[axis] for size in sizes]).to(like.dtype) for axis in (1, 0))
+        self.first = (per_slot(self.starts[:-1]) * heads + of_heads).int()
+        self.steps = [(width + BEFORE + AFTER) * heads for _, width in sizes]  # from a cell to the one below
+        self.step = per_slot(self.steps).int()
+        self.last = (self.first + per_slot(rows) * heads - of_heads - heads).int()
+
+    def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
+        """The table: a row for each head of each cell."""
+        table = values.new_zeros(self.length, values.shape[2])
+        for inner, level in zip(self._levels(table), self._split(values), strict=True):
+            inner.copy_(level)
+        return table
+
+    def take(self, table: Float[Tensor, "rows channels"]) -> Float[Tensor, "cells heads channels"]:
+        """The rows of real cells: the reverse of `fill`."""
+        return torch.cat([inner.flatten(0, 1) for inner in self._levels(table)])
+
+    def _levels(self, table: Tensor) -> Iterator[Tensor]:
+        """The cells of each level inside of its border: views (height, width, heads, channels)."""
+        for (height, width), (start, stop) in zip(self.sizes, pairwise(self.starts), strict=True):
+            rows = table[start * self.heads : stop * self.heads]
+            level = rows.view(height + BEFORE + AFTER, width + BEFORE + AFTER, self.heads, -1)
+            yield level[BEFORE : BEFORE + height, BEFORE : BEFORE + width]
+
+    def _split(self, values: Tensor) -> Iterator[Tensor]:
+        cells = values.split([height * width for height, width in self.sizes])
+        for level, (height, width) in zip(cells, self.sizes, strict=True):
+            yield level.unflatten(0, (height, width))
+
+    def corners(self, locations: Float[Tensor, "queries slots 2"], *, gradients: bool) -> _Corners:
+        """The cells around some locations. One that is not a number has fractions that are none either."""
+        x = torch.addcmul(_HALF.to(locations), locations[..., 0], self.width)  # 0 is the border's first cell
+        y = torch.addcmul(_HALF.to(locations), locations[..., 1], self.height)
+        free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
+        torch.minimum(x.clamp_(min=0), self.width + 1, out=x)
+        torch.minimum(y.clamp_(min=0), self.height + 1, out=y)
+        left, top = x.floor(), y.floor()
+        upper = torch.add(self.first, left.int(), alpha=self.heads)
+        upper = upper.addcmul_(top.int(), self.step).clamp_(min=0)
+        upper = torch.minimum(upper, self.last - self.step, out=upper)
+        return _Corners(upper, upper + self.step, x.sub_(left), y.sub_(top), free)
+
+
+_HALF = torch.tensor(0.5)
+
+
+def _corner_weights(corners: _Corners, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bilinear weights times attention weights: upper left, upper right, lower left, lower right."""
+    lower = weights * corners.down
+    upper = weights - lower
+    lower_right = lower * corners.right
+    upper_right = upper * corners.right
+    return upper - upper_right, upper_right, lower - lower_right, lower_right
+
+
+class _BagSampling(torch.autograd.Function):
+    """Keeps its inputs only; see `bag_sampling`."""
+
+    @staticmethod
+    def forward(
+        context: Any, values: Tensor, locations: Tensor, weights: Tensor, sizes: tuple[Size, ...]
+    ) -> Tensor:
+        context.save_for_backward(values, locations, weights)
+        context.sizes = sizes
+        batch, queries, heads, _, points, _ = locations.shape
+        table = _Table(sizes, heads, points, values)
+        result = values.new_empty(batch, queries, heads * values.shape[3])
+        for image in range(batch):
+            rows = table.fill(values[image])
+            parts = _parts(table, locations[image], weights[image], result[image])
+            for places, shares, out in parts:
+                corners = table.corners(places, gradients=False)
+                out.copy_(_sum(table, rows, corners, _corner_weights(corners, shares)).view_as(out))
+        return result
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        values, locations, weights = context.saved_tensors
+        _, _, heads, _, points, _ = locations.shape
+        table = _Table(context.sizes, heads, points, values)
+        gradient = gradients[0].contiguous()
+        of_values, of_locations, of_weights = (
+            torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            for tensor in (values, locations, weights)
+        )
+        for image in range(len(values)):
+            of_values[image] = _backward(
+                table,
+                values[image],
+                tuple(
+                    _parts(
+                        table,
+                        locations[image],
+                        weights[image],
+                        gradient[image],
+                        of_locations[image],
+                        of_weights[image],
+                    )
+                ),
+            )
+        return of_values, of_locations, of_weights, None
+
+
+def _parts(
+    table: _Table, locations: Tensor, weights: Tensor, *others: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few queries at a time, locations and all that has their shape by slot."""
+    queries = len(locations)
+    by_slot = [locations.reshape(queries, table.slots, 2), weights.reshape(queries, table.slots)]
+    first, *rest = others
+    views = [*by_slot, first, *(other.view(queries, table.slots, *other.shape[4:]) for other in rest)]
+    yield from zip(*(view.split(QUERIES_AT_ONCE) for view in views), strict=True)
+
+
+def _sum(
+    table: _Table, rows: Tensor, corners: _Corners, weights: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> Float[Tensor, "bags channels"]:
+    """For each bag, a head of a query, the weighted sum of its rows."""
+    indices = (corners.upper, corners.upper, corners.lower, corners.lower)
+    tables = (rows, rows[table.heads :], rows, rows[table.heads :])
+    sums = [
+        functional.embedding_bag(
+            index.view(-1, table.entries),
+            source,
+            per_sample_weights=share.view(-1, table.entries),
+            mode="sum",
+        )
+        for index, source, share in zip(indices, tables, weights, strict=True)
+    ]
+    return sums[0].add_(sums[1]).add_(sums[2]).add_(sums[3])
+
+
+def _backward(table: _Table, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
+    """The gradient of a picture's values; those of locations and weights are written into their parts."""
+    rows = table.fill(values)
+    found: list[tuple[Tensor, ...]] = []
+    for places, shares, gradient, of_places, of_shares in parts:
+        corners = table.corners(places, gradients=True)
+        products = _products(table, rows, corners, gradient.reshape(-1, values.shape[2]))
+        _write_gradients(table, corners, shares, products, of_places, of_shares)
+        found.append((corners.upper, *_corner_weights(corners, shares)))
+    if not found:
+        return torch.zeros_like(values)
+    upper, *weights = (torch.cat(tensors).flatten() for tensors in zip(*found, strict=True))
+    gradients = torch.cat([part[2] for part in parts]).reshape(-1, values.shape[2])
+    return table.take(_scatter(table, upper, weights, gradients))
+
+
+def _products(table: _Table, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
+    """The product of each row that was read with the gradient of the bag it went into, by corner."""
+    bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
+    bag_of_entry = bags.repeat_interleave(table.entries)
+    offsets = bags * table.entries
+    products = []
+    for index in (corners.upper, corners.lower):
+        for source in (rows, rows[table.heads :]):
+            product = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                gradient, source, index.flatten(), offsets, bag_of_entry, 0
+            )
+            products.append(product.view_as(index))
+    return products
+
+
+def _write_gradients(
+    table: _Table,
+    corners: _Corners,
+    shares: Tensor,
+    products: list[Tensor],
+    of_places: Tensor,
+    of_shares: Tensor,
+) -> None:
+    upper_left, upper_right, lower_left, lower_right = products
+    right, down = corners.right, corners.down
+    upper, lower = torch.lerp(upper_left, upper_right, right), torch.lerp(lower_left, lower_right, right)
+    torch.lerp(upper, lower, down, out=of_shares)
+    along_x = torch.lerp(upper_right - upper_left, lower_right - lower_left, down)
+    free_x, free_y = corners.free
+    of_places[..., 0] = along_x * (shares * table.width * free_x)
+    of_places[..., 1] = (lower - upper) * (shares * table.height * free_y)
+
+
+def _scatter(table: _Table, upper: Tensor, weights: list[Tensor], gradients: Tensor) -> Tensor:
+    """The gradient of the table: for each row the weighted sum of the gradients of the bags that read it.
+
+    The transposed bags: entries sorted by the row that they read. The order is the same for all corners.
+    """
+    rows, order = upper.sort()
+    starts = torch.searchsorted(rows, torch.arange(table.length, dtype=rows.dtype, device=rows.device))
+    bags = order // table.entries
+    result = gradients.new_zeros(table.length, gradients.shape[1])
+    for corner, weight in enumerate(weights):
+        sums = functional.embedding_bag(bags, gradients, starts, per_sample_weights=weight[order], mode="sum")
+        right = corner % 2 * table.heads
+        for step, (start, stop) in zip(table.steps, pairwise(table.starts), strict=True):
+            first, last = start * table.heads, stop * table.heads
+            shift = right + corner // 2 * step
+            result[first + shift : last] += sums[first : last - shift]
+    return result
