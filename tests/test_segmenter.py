@@ -25,6 +25,7 @@ from unimask.config import (
 )
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.models.build import build_model
+from unimask.models.mask_classifier import MaskClassifier
 from unimask.results import Result
 from unimask.segmenter import Segmenter, check_task, find_device, load
 from unimask.structures import Categories, Segments
@@ -50,8 +51,7 @@ MODEL_FILE = ModelFile(experiment=EXPERIMENT, categories=CATEGORIES, licence="MI
 SIZES = [(71, 83), (64, 64), (83, 71), (142, 166), (53, 91), (71, 84)]
 
 
-@pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
+def random_model() -> MaskClassifier:
     torch.manual_seed(2)
     model = build_model(EXPERIMENT.model, len(CATEGORIES))
     decoder = model.query_decoder
@@ -61,7 +61,12 @@ def segmenter() -> Segmenter:
         *decoder.heads.parameters(),
     ):
         parameter.data *= 3  # or all queries say the same
-    return Segmenter(model, MODEL_FILE)
+    return model
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    return Segmenter(random_model(), MODEL_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +152,7 @@ def test_a_threshold_replaces_the_models(segmenter: Segmenter, pictures: list[np
 
 
 def test_load_reads_a_folder(segmenter: Segmenter, pictures: list[np.ndarray], tmp_path: Path):
-    save_model(tmp_path / "model", segmenter.model, MODEL_FILE)
+    save_model(tmp_path / "model", random_model(), MODEL_FILE)
     loaded = load(tmp_path / "model", device="cpu")
     assert loaded.categories == CATEGORIES
     expected = segmenter.predict(pictures[1], "panoptic")

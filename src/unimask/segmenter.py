@@ -14,6 +14,7 @@ from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
+from unimask.models.inference import prepare_for_inference
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.postprocess import read
 from unimask.results import Result
@@ -68,7 +69,7 @@ class Segmenter:
         device: torch.device | str = "cpu",
         precision: str = "32-true",
     ) -> None:
-        """Put `model` on `device` in eval mode.
+        """Make a copy of `model` ready to predict (`models/inference.py`) and put it on `device`.
 
         Raises:
             ConfigError: the precision does not exist.
@@ -77,7 +78,7 @@ class Segmenter:
             raise ConfigError("precision", f"{precision!r} does not exist; there are: {', '.join(_AUTOCAST)}")
         self.device = torch.device(device)
         self.precision = precision
-        self.model = model.to(self.device).eval()
+        self.model = prepare_for_inference(model).to(self.device)
         self.model_file = model_file
 
     @property
@@ -185,7 +186,8 @@ class Segmenter:
         batch = batch_images(images, placements, backbone.image_mean, backbone.image_std)
         dtype = _AUTOCAST[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            prediction: MaskPrediction = self.model(batch.pixels.to(self.device))
+            pixels = batch.pixels.to(self.device, memory_format=torch.channels_last)
+            prediction: MaskPrediction = self.model(pixels)
         return prediction
 
 

@@ -100,11 +100,12 @@ class DeformablePixelDecoder(nn.Module):
         """The refined maps by stride (all but stride 4), and the mask features at stride 4."""
         maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
-        finest = memory[min(self.strides)]
+        # without it PyTorch resizes to another memory order than that of the convolutions around
+        finest = memory[min(self.strides)].clone(memory_format=torch.channels_last)
         for stride, lateral in self.laterals.items():
             across = lateral(features[int(stride)])
             finest = functional.interpolate(finest, across.shape[2:], mode="bilinear", align_corners=False)
-            finest = self.fusions[stride](across + finest)
+            finest = self.fusions[stride](finest.add_(across))
             memory[int(stride)] = finest
         return memory, self.mask_positions(self.mask_features(memory.pop(MASK_STRIDE)))
 

@@ -10,11 +10,11 @@ from itertools import chain, repeat
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unimask.nn.attention import Memory
 from unimask.nn.layers import ConstantEmbedding
 from unimask.nn.transformer import DecoderLayer
+from unimask.ops.dispatch import resize_maps
 from unimask.ops.positions import sine_positions
 from unimask.structures import Size
 
@@ -48,12 +48,7 @@ def masked_visibility(
     Mask features are resized once per stride, and only then multiplied with mask embeddings. That equals
     resizing each mask, because resizing and the product are linear and act on different dimensions.
     """
-    resized = {
-        stride: functional.interpolate(
-            mask_features.detach(), size, mode="bilinear", align_corners=False
-        ).flatten(2)
-        for stride, size in sizes.items()
-    }
+    resized = {stride: resize_maps(mask_features.detach(), size) for stride, size in sizes.items()}
 
     def look(stride: int, mask_embeddings: Tensor) -> Tensor:
         return foreground(mask_embeddings.detach() @ resized[stride])

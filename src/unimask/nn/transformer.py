@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.nn.attention import Attention, Memory
+from unimask.ops.dispatch import token_by_token
 
 
 class Residual(nn.Module):
@@ -37,9 +38,14 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.expand.weight)
         nn.init.xavier_uniform_(self.contract.weight)
 
-    def forward(self, tokens: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch tokens channels"]:
         """The update of each token."""
-        return self.contract(self.dropout(self.expand(tokens).relu()))
+        return token_by_token(self._update, tokens)
+
+    def _update(self, tokens: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
+        return self.contract(self.dropout(self.expand(tokens).relu_()))
 
 
 class EncoderLayer(nn.Module):

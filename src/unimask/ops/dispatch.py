@@ -1,12 +1,26 @@
 """Which version of an operation runs: the one place that chooses. All versions agree to rounding."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
+from unimask.ops.points import sample_features
+from unimask.ops.positions import cell_centers
 from unimask.structures import Size
+
+TOKENS_AT_ONCE = 1024
+"""So many tokens of a feed-forward's hidden width fit into the cache of a processor."""
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    """Whether operations run one by one on the CPU. A compiler or an exporter sees the plain versions only:
+    it makes its own plans."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def fast_deformable_sampling(
@@ -15,11 +29,8 @@ def fast_deformable_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """`ops.deformable.deformable_sampling` by the fastest version there is for the device.
-
-    A compiler or an exporter sees the plain version: it makes its own plans.
-    """
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+    """`ops.deformable.deformable_sampling` by the fastest version there is for the device."""
+    if _on_cpu(values):
         return bag_sampling(values, sizes, locations, weights)
     return deformable_sampling(values, sizes, locations, weights)
 
@@ -29,7 +40,33 @@ def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*ot
 
     On the CPU PyTorch's own takes each short row for itself; whole-tensor operations are six times as fast.
     """
-    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _on_cpu(logits):
         return logits.softmax(dim=-1)
     exponentials = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp()
     return exponentials / exponentials.sum(dim=-1, keepdim=True)
+
+
+def resize_maps(
+    maps: Float[Tensor, "batch channels height width"], size: Size
+) -> Float[Tensor, "batch channels cells"]:
+    """Maps resized bilinearly to a smaller size, row by row.
+
+    On the CPU only the cells that take part are read; PyTorch's own brings all maps into another order first.
+    """
+    if not _on_cpu(maps):
+        return functional.interpolate(maps, size, mode="bilinear", align_corners=False).flatten(2)
+    centers = cell_centers(*size, device=maps.device)
+    return sample_features(maps, centers.expand(len(maps), -1, -1))
+
+
+def token_by_token(
+    function: Callable[[Tensor], Tensor], tokens: Float[Tensor, "batch tokens channels"]
+) -> Float[Tensor, "batch tokens others"]:
+    """What `function` makes of each token, where no token depends on another.
+
+    On the CPU a few tokens at a time: what lies between stays in the cache, and no large memory is asked for.
+    """
+    if not _on_cpu(tokens) or tokens.shape[0] * tokens.shape[1] <= TOKENS_AT_ONCE:
+        return function(tokens)
+    parts = [function(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
+    return torch.cat(parts).unflatten(0, tokens.shape[:2])

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from torch import nn
+
+from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.models.backbones import FrozenBatchNorm
+from unimask.models.build import build_model
+from unimask.models.inference import prepare_for_inference
+
+
+def model(backbone: str, freeze_norm: bool) -> nn.Module:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=BackboneConfig(name=backbone, freeze_norm=freeze_norm),
+        pixel_decoder=PixelDecoderConfig(channels=32, mask_channels=32, layers=1, feedforward_channels=32),
+        query_decoder=QueryDecoderConfig(queries=7, channels=32, layers=4, feedforward_channels=32),
+    )
+    made = build_model(config, 3)
+    for module in made.modules():  # statistics and weights as of a trained model
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                assert tensor is not None
+                tensor.data.add_(torch.rand_like(tensor) / 3)
+    return made.eval()
+
+
+@pytest.mark.parametrize("freeze_norm", [True, False])
+@pytest.mark.parametrize("backbone", ["test_resnet", "tf_efficientnet_lite0", "swin_tiny"])
+def test_the_numbers_stay(backbone: str, freeze_norm: bool) -> None:
+    plain = model(backbone, freeze_norm)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    ready = prepare_for_inference(plain)
+    pixels = torch.randn(2, 3, 96, 64)
+    with torch.inference_mode():
+        expected, prediction = plain(pixels), ready(pixels)
+    torch.testing.assert_close(prediction.class_logits, expected.class_logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prediction.mask_features, expected.mask_features, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
+    assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm) for m in ready.modules())
+    assert not ready.training
+
+
+class Crossed(nn.Module):
+    """Its norm is listed behind a convolution, but comes before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+        torch.nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+        torch.nn.init.uniform_(self.norm.bias, 0.5, 2.0)
+
+    def forward(self, pixels: torch.Tensor) -> dict[int, torch.Tensor]:
+        return {4: self.convolution(self.norm(pixels))}
+
+
+def test_a_wrong_guess_changes_nothing() -> None:
+    holder = nn.Module()
+    holder.backbone = Crossed().eval()
+    ready = prepare_for_inference(holder)
+    pixels = torch.randn(1, 3, 5, 7)
+    with torch.inference_mode():
+        assert torch.equal(ready.get_submodule("backbone")(pixels)[4], holder.backbone(pixels)[4])
