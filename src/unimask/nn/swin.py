@@ -12,6 +12,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimask.ops.dispatch import token_by_token
+
 PATCH = 4  # pixels along a side of the patch that becomes a token
 
 
@@ -141,7 +143,9 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch height width channels"]:
         """The map after the block; `penalty` belongs to the block's shift and the padded size."""
         features = features + self.drop_path(self._attend(features, penalty))
-        result: Tensor = features + self.drop_path(self.feedforward(self.feedforward_norm(features)))
+        tokens = self.feedforward_norm(features).flatten(1, 2)
+        update = token_by_token(self.feedforward, tokens).view_as(features)
+        result: Tensor = features + self.drop_path(update)
         return result
 
 
