@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from unimask.structures import Size
 
-QUERIES_AT_ONCE = 512
+QUERIES_AT_ONCE = 1024
 """What is computed about so many queries of a picture fits into the cache of a processor."""
 
 BEFORE, AFTER = 1, 2  # cells of zeros around a level
