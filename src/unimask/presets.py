@@ -13,6 +13,7 @@ from dataclasses import replace
 from unimask.config import (
     BackboneConfig,
     DataConfig,
+    DetrConfig,
     Experiment,
     LossConfig,
     ModelConfig,
@@ -139,6 +140,36 @@ def mapillary_vistas(backbone: str) -> Experiment:
         postprocess=PostprocessConfig(object_threshold=0.0),
         training=poly_training(300_000),
     )
+
+
+def detr(backbone: str, dilated: bool = False) -> Experiment:
+    """DETR on COCO: 500 epochs, the rate falls tenfold after 400; short sides of 480 to 800.
+
+    Pictures are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
+    half of the pictures before. It also bounds the gradient's norm by 0.1, as here.
+    """
+    return Experiment(
+        model=DetrConfig(backbone=BackboneConfig(name=backbone, dilated=dilated)),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(800, 1333),
+            jitter=ScaleJitter(low=0.6, high=1.3),
+            resize=ShortSide(size=800, longest=1333),
+            divisor=1,
+        ),
+        training=TrainingConfig(
+            steps=924_000,  # 118,287 pictures, batch 64
+            batch_size=64,
+            weight_decay=1e-4,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=0,
+        ),
+    )
+
+
+DETR_LOSSES = LossConfig(class_weight=1.0)
+"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4)."""
 
 
 _EFFICIENTNET = BackboneConfig(
