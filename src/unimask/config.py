@@ -91,6 +91,13 @@ class DetrConfig:
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
 
 
+def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
+    """What a model of this kind can do."""
+    if isinstance(model, ModelConfig):
+        return TASKS
+    return ("panoptic", "detection") if model.mask_head else ("detection",)
+
+
 def _kind_of_model(values: object) -> str:
     """The model's kind; one that does not say it is a mask classifier, as all were once."""
     kind = values.get("kind", "masks") if isinstance(values, dict) else getattr(values, "kind", None)

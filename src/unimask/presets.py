@@ -172,6 +172,16 @@ DETR_LOSSES = LossConfig(class_weight=1.0)
 """Weights 1, 5 and 2 of class, box and overlap (Sec. A.4)."""
 
 
+def detr_panoptic(backbone: str) -> Experiment:
+    """DETR with its mask head on COCO panoptic: for the weights of the original release."""
+    found = detr(backbone)
+    return replace(
+        found,
+        model=DetrConfig(backbone=BackboneConfig(name=backbone), mask_head=True),
+        postprocess=PostprocessConfig(object_threshold=0.85),
+    )
+
+
 _EFFICIENTNET = BackboneConfig(
     name="tf_efficientnet_lite0",
     image_mean=(127.5, 127.5, 127.5),
@@ -272,6 +282,79 @@ def tiny() -> Experiment:
     )
 
 
+def detr_small() -> Experiment:
+    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 192 channels.
+
+    DETR learns slowly: it needs many more steps than the presets of masks.
+    """
+    return Experiment(
+        model=DetrConfig(
+            backbone=_EFFICIENTNET,
+            channels=192,
+            heads=6,
+            feedforward_channels=768,
+            dropout=0.0,
+            encoder_layers=3,
+            decoder_layers=4,
+            queries=50,
+        ),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(384, 384),
+            jitter=ScaleJitter(low=0.7, high=1.6),
+            color=0.5,
+            resize=ShortSide(size=384, longest=640),
+        ),
+        training=TrainingConfig(
+            steps=12_000,
+            batch_size=8,
+            learning_rate=2e-4,
+            weight_decay=1e-4,
+            backbone_multiplier=0.3,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=200,
+            ema_decay=0.999,
+            evaluate_every=1000,
+            checkpoint_every=250,
+        ),
+    )
+
+
+def detr_tiny() -> Experiment:
+    """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU."""
+    return Experiment(
+        model=DetrConfig(
+            backbone=BackboneConfig(name="test_resnet", freeze_norm=False),
+            channels=64,
+            heads=4,
+            feedforward_channels=128,
+            dropout=0.0,
+            encoder_layers=1,
+            decoder_layers=3,
+            queries=13,
+        ),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(96, 128), jitter=ScaleJitter(low=0.8, high=1.3), resize=ShortSide(size=96, longest=128)
+        ),
+        training=TrainingConfig(
+            steps=6000,
+            batch_size=8,
+            learning_rate=1e-3,
+            weight_decay=1e-4,
+            backbone_multiplier=1.0,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=100,
+            ema_decay=0.998,
+            evaluate_every=1000,
+            checkpoint_every=250,
+            workers=0,
+        ),
+    )
+
+
 def _published(title: str, build: Callable[[str], Experiment], backbone: str) -> Preset:
     def preset() -> Experiment:
         return build(backbone)
@@ -289,10 +372,26 @@ _PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
 
+def _published_detr(backbone: str, dilated: bool) -> Preset:
+    def preset() -> Experiment:
+        return detr(backbone, dilated)
+
+    stage = ", dilated last stage (DC5)" if dilated else ""
+    preset.__doc__ = f"DETR on COCO boxes, {BACKBONES[backbone]}{stage}: as the original release, in float32."
+    return preset
+
+
 PRESETS: dict[str, Preset] = {
     "small": small,
     "nuclei": nuclei,
     "tiny": tiny,
+    "detr_small": detr_small,
+    "detr_tiny": detr_tiny,
+    **{
+        f"detr_{backbone}{'_dc5' * dilated}": _published_detr(backbone, dilated)
+        for backbone in ("resnet50", "resnet101")
+        for dilated in (False, True)
+    },
     **{
         f"{name}_{backbone}": _published(title, build, backbone)
         for name, (title, build, backbones) in _PUBLISHED.items()

@@ -141,7 +141,8 @@ def _infer(
 
 
 def _experiment(config: DetrConfig) -> Experiment:
-    return replace(presets.detr(config.backbone.name, dilated=config.backbone.dilated), model=config)
+    preset = presets.detr_panoptic if config.mask_head else presets.detr
+    return replace(preset(config.backbone.name), model=config)
 
 
 def _categories(num_classes: int, names: tuple[str, ...]) -> Categories:
