@@ -256,13 +256,12 @@ def _pairs(
 AnySample = TypeVar("AnySample", covariant=True)
 
 
+@runtime_checkable
 class _Samples(Protocol[AnySample]):
     def __getitem__(self, index: int) -> AnySample: ...
 
 
-def _batches(
-    dataset: _Samples[AnySample], indices: Sequence[int], size: int
-) -> Iterator[list[AnySample]]:
+def _batches(dataset: _Samples[AnySample], indices: Sequence[int], size: int) -> Iterator[list[AnySample]]:
     """The samples in their order; a thread reads the next batch while this one is worked on."""
     groups = [indices[start : start + size] for start in range(0, len(indices), size)]
     waiting: deque[Future[list[AnySample]]] = deque()

@@ -86,7 +86,7 @@ def panoptic(
     is_thing: Sequence[bool],
     size: Size,
 ) -> Segments:
-    """Each pixel to the query with the largest logit; what gets at most 4 pixels leaves, and the others share.
+    """Each pixel to the query with the largest logit; who gets at most 4 pixels leaves, and the others share.
 
     Scores play no part in the competition. Queries of one stuff category are one segment: the first takes
     the pixels of the others; these leave then, and their pixels are shared anew among those that are left.
@@ -98,7 +98,7 @@ def panoptic(
     numbers = torch.tensor(first, dtype=torch.int64, device=labels.device)
     while len(queries):
         ids = numbers[mask_logits[queries].argmax(dim=0)]
-        ids = functional.interpolate(ids[None, None].float(), size, mode="nearest-exact")[0, 0].long()
+        ids = ids[_nearest(ids.shape[0], size[0])][:, _nearest(ids.shape[1], size[1])]
         large = torch.bincount(ids.flatten(), minlength=len(queries)) > SMALLEST
         if bool(large.all()):
             layer = (ids + 1).to(torch.int16)
@@ -113,6 +113,18 @@ def panoptic(
         scores=scores[queries],
         is_crowd=torch.zeros(len(queries), dtype=torch.bool, device=labels.device),
     )
+
+
+def _nearest(given: int, wanted: int) -> Int64[Tensor, " wanted"]:
+    """For each of the wanted rows the given one whose middle is nearest, by a running sum of steps.
+
+    Where a middle falls between two rows, rounding decides; the sum rounds as Pillow does, which the original
+    resizes with.
+    """
+    step = given / wanted
+    places = torch.full((wanted,), step, dtype=torch.float64)
+    places[0] = step / 2
+    return places.cumsum(0).long().clamp(max=given - 1)
 
 
 def _first_of_stuff(labels: list[int], is_thing: Sequence[bool]) -> list[int]:

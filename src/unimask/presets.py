@@ -10,10 +10,10 @@ Source: Mask2Former, Sec. 4.1, and the configurations of the original release.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from unimask.backbone_presets import BACKBONES, EFFICIENTNET
 from unimask.config import (
     BackboneConfig,
     DataConfig,
-    DetrConfig,
     Experiment,
     LossConfig,
     ModelConfig,
@@ -26,17 +26,9 @@ from unimask.config import (
     Tiles,
     TrainingConfig,
 )
+from unimask.detr_presets import DETR_PRESETS
 
 Preset = Callable[[], Experiment]
-
-BACKBONES: Mapping[str, str] = {
-    "resnet50": "ResNet-50",
-    "resnet101": "ResNet-101",
-    "swin_tiny": "Swin-T",
-    "swin_small": "Swin-S",
-    "swin_base": "Swin-B (window 12)",
-    "swin_large": "Swin-L (window 12)",
-}
 
 
 def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
@@ -142,59 +134,11 @@ def mapillary_vistas(backbone: str) -> Experiment:
     )
 
 
-def detr(backbone: str, dilated: bool = False) -> Experiment:
-    """DETR on COCO: 500 epochs, the rate falls tenfold after 400; short sides of 480 to 800.
-
-    Pictures are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
-    half of the pictures before. It also bounds the gradient's norm by 0.1, as here.
-    """
-    return Experiment(
-        model=DetrConfig(backbone=BackboneConfig(name=backbone, dilated=dilated)),
-        losses=DETR_LOSSES,
-        data=DataConfig(
-            crop=(800, 1333),
-            jitter=ScaleJitter(low=0.6, high=1.3),
-            resize=ShortSide(size=800, longest=1333),
-            divisor=1,
-        ),
-        training=TrainingConfig(
-            steps=924_000,  # 118,287 pictures, batch 64
-            batch_size=64,
-            weight_decay=1e-4,
-            gradient_clip=0.1,
-            milestones=(0.8,),
-            warmup_steps=0,
-        ),
-    )
-
-
-DETR_LOSSES = LossConfig(class_weight=1.0)
-"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4)."""
-
-
-def detr_panoptic(backbone: str) -> Experiment:
-    """DETR with its mask head on COCO panoptic: for the weights of the original release."""
-    found = detr(backbone)
-    return replace(
-        found,
-        model=DetrConfig(backbone=BackboneConfig(name=backbone), mask_head=True),
-        postprocess=PostprocessConfig(object_threshold=0.85),
-    )
-
-
-_EFFICIENTNET = BackboneConfig(
-    name="tf_efficientnet_lite0",
-    image_mean=(127.5, 127.5, 127.5),
-    image_std=(127.5, 127.5, 127.5),
-    freeze_norm=False,
-)
-
-
 def small() -> Experiment:
     """Your own data on a modest machine: EfficientNet-Lite0, narrow decoder, crops of 512, 4000 steps."""
     return Experiment(
         model=narrow_model(
-            _EFFICIENTNET, channels=128, queries=100, feedforward_channels=512, decoder_layers=6
+            EFFICIENTNET, channels=128, queries=100, feedforward_channels=512, decoder_layers=6
         ),
         losses=LossConfig(points=3136),
         data=DataConfig(
@@ -220,7 +164,7 @@ def nuclei() -> Experiment:
 
     With few objects in sight each query has few places to answer for, and learns much faster.
     """
-    model = narrow_model(_EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
+    model = narrow_model(EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(
         model=replace(
             model,
@@ -282,79 +226,6 @@ def tiny() -> Experiment:
     )
 
 
-def detr_small() -> Experiment:
-    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 192 channels.
-
-    DETR learns slowly: it needs many more steps than the presets of masks.
-    """
-    return Experiment(
-        model=DetrConfig(
-            backbone=_EFFICIENTNET,
-            channels=192,
-            heads=6,
-            feedforward_channels=768,
-            dropout=0.0,
-            encoder_layers=3,
-            decoder_layers=4,
-            queries=50,
-        ),
-        losses=DETR_LOSSES,
-        data=DataConfig(
-            crop=(384, 384),
-            jitter=ScaleJitter(low=0.7, high=1.6),
-            color=0.5,
-            resize=ShortSide(size=384, longest=640),
-        ),
-        training=TrainingConfig(
-            steps=12_000,
-            batch_size=8,
-            learning_rate=2e-4,
-            weight_decay=1e-4,
-            backbone_multiplier=0.3,
-            gradient_clip=0.1,
-            milestones=(0.8,),
-            warmup_steps=200,
-            ema_decay=0.999,
-            evaluate_every=1000,
-            checkpoint_every=250,
-        ),
-    )
-
-
-def detr_tiny() -> Experiment:
-    """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU."""
-    return Experiment(
-        model=DetrConfig(
-            backbone=BackboneConfig(name="test_resnet", freeze_norm=False),
-            channels=64,
-            heads=4,
-            feedforward_channels=128,
-            dropout=0.0,
-            encoder_layers=1,
-            decoder_layers=3,
-            queries=13,
-        ),
-        losses=DETR_LOSSES,
-        data=DataConfig(
-            crop=(96, 128), jitter=ScaleJitter(low=0.8, high=1.3), resize=ShortSide(size=96, longest=128)
-        ),
-        training=TrainingConfig(
-            steps=6000,
-            batch_size=8,
-            learning_rate=1e-3,
-            weight_decay=1e-4,
-            backbone_multiplier=1.0,
-            gradient_clip=0.1,
-            milestones=(0.8,),
-            warmup_steps=100,
-            ema_decay=0.998,
-            evaluate_every=1000,
-            checkpoint_every=250,
-            workers=0,
-        ),
-    )
-
-
 def _published(title: str, build: Callable[[str], Experiment], backbone: str) -> Preset:
     def preset() -> Experiment:
         return build(backbone)
@@ -372,26 +243,12 @@ _PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
 
-def _published_detr(backbone: str, dilated: bool) -> Preset:
-    def preset() -> Experiment:
-        return detr(backbone, dilated)
-
-    stage = ", dilated last stage (DC5)" if dilated else ""
-    preset.__doc__ = f"DETR on COCO boxes, {BACKBONES[backbone]}{stage}: as the original release, in float32."
-    return preset
-
 
 PRESETS: dict[str, Preset] = {
     "small": small,
     "nuclei": nuclei,
     "tiny": tiny,
-    "detr_small": detr_small,
-    "detr_tiny": detr_tiny,
-    **{
-        f"detr_{backbone}{'_dc5' * dilated}": _published_detr(backbone, dilated)
-        for backbone in ("resnet50", "resnet101")
-        for dilated in (False, True)
-    },
+    **DETR_PRESETS,
     **{
         f"{name}_{backbone}": _published(title, build, backbone)
         for name, (title, build, backbones) in _PUBLISHED.items()

@@ -106,7 +106,12 @@ class Segmenter:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
-        self, picture: Picture, task: SegmentTask = ..., *, threshold: float | None = ..., batch_size: int = ...
+        self,
+        picture: Picture,
+        task: SegmentTask = ...,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
     ) -> Result: ...
 
     @overload
@@ -229,7 +234,9 @@ class Segmenter:
         self._check_task("detection")
         postprocess = _with_threshold(self.model_file.experiment.postprocess, "detection", threshold)
         if isinstance(self.model_file.experiment.data.view, Tiles):
-            raise ConfigError("data.view", "boxes of tiles are not joined; take {'kind': 'whole'} for detection")
+            raise ConfigError(
+                "data.view", "boxes of tiles are not joined; take {'kind': 'whole'} for detection"
+            )
 
         def read_one(prediction: Prediction, position: int, placement: Placement) -> Detections:
             assert not isinstance(prediction, MaskPrediction)

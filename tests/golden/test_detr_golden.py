@@ -26,7 +26,9 @@ MANIFESTS = {
 
 def state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of a golden file under our names."""
-    theirs = {key.removeprefix("state_dict."): t for key, t in tensors.items() if key.startswith("state_dict.")}
+    theirs = {
+        key.removeprefix("state_dict."): t for key, t in tensors.items() if key.startswith("state_dict.")
+    }
     renamed = to_ours(theirs, original_detr.RULES)
     assert not renamed.unknown
     return renamed.tensors

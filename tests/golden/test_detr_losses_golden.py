@@ -42,7 +42,9 @@ def facts(golden: Path) -> dict[str, dict]:
     return {case["name"]: case for case in json.loads((golden / "detr_loss_cases.json").read_text())["cases"]}
 
 
-def read_case(stored: dict[str, Tensor], facts: dict, name: str) -> tuple[BoxPrediction, tuple[BoxTargets, ...]]:
+def read_case(
+    stored: dict[str, Tensor], facts: dict, name: str
+) -> tuple[BoxPrediction, tuple[BoxTargets, ...]]:
     def stack(what: str) -> Tensor:
         layers = [stored[f"{name}.{what}.{layer}"] for layer in range(facts["num_layers"])]
         return torch.stack(layers).requires_grad_()

@@ -40,6 +40,6 @@ def test_impossible_settings_are_named(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("importance", [0.0, 1.0])
 def test_all_or_none_of_the_points_may_be_uncertain(importance: float) -> None:
-    assert build_criterion(LossConfig(points=101, importance=importance), 3).comparison.sampling == RandomPoints(
-        points=101, candidates=303, uncertain=int(101 * importance)
-    )
+    assert build_criterion(
+        LossConfig(points=101, importance=importance), 3
+    ).comparison.sampling == RandomPoints(points=101, candidates=303, uncertain=int(101 * importance))

@@ -99,7 +99,9 @@ def test_matching_every_cell_draws_nothing() -> None:
     def uniform(shape: tuple[int, ...]) -> torch.Tensor:
         raise AssertionError("nothing is random here")
 
-    matches = matches_of(criterion, random_prediction(1, 1, 6, SIZE), 0, random_targets((3,), CANVAS), uniform)
+    matches = matches_of(
+        criterion, random_prediction(1, 1, 6, SIZE), 0, random_targets((3,), CANVAS), uniform
+    )
     assert len(matches.image) == 3
 
 

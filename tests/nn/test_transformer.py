@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unimask.nn.attention import Attention, Memory, SelfAttention
 from unimask.nn.transformer import (

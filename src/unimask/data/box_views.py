@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from unimask.data.views import as_instance, labels_of_model
 from unimask.structures import BoxDataset, BoxSample, Categories, Dataset, Detections, Segments
 
 
+@runtime_checkable
 class Listed(Dataset, Protocol):
     """A data set that knows the ids of its samples without reading them."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from unimask.config import Task
 from unimask.data.box_views import BoxesAround, Listed
@@ -43,6 +43,7 @@ _COCO_NAME = re.compile(
 _UNSPLIT = ("", "default", "all", "coco")
 
 
+@runtime_checkable
 class ListedBoxes(BoxDataset, Protocol):
     """A data set of boxes that knows the ids of its samples without reading them."""
 

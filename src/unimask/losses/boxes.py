@@ -45,9 +45,7 @@ class ComparedBoxes:
         pictures = zip(self.boxes[index], self.targets, strict=True)
         return [weighted_cost(self.terms, boxes, target) for boxes, target in pictures]
 
-    def losses(
-        self, index: int, matches: Matches, count: Float[Tensor, ""]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
         said = self.boxes[index][matches.image, matches.query]
         first = torch.tensor([0, *(len(target) for target in self.targets)], device=said.device).cumsum(0)

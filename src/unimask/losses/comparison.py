@@ -62,9 +62,7 @@ class Compared(Protocol):
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
         """The weighted sum of the terms' costs, of each picture; random points are drawn for it."""
 
-    def losses(
-        self, index: int, matches: Matches, count: Float[Tensor, ""]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""
 
 

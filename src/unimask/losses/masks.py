@@ -78,9 +78,7 @@ class ComparedMasks:
         labels = sample_all_labels(target.layers, len(target), points)
         return weighted_cost(self.terms, logits_at_shared_points(embeddings, features, points), labels)
 
-    def losses(
-        self, index: int, matches: Matches, count: Float[Tensor, ""]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
         logits, labels = self._at_points(self.embeddings[index], matches)
         return {term.name: term.loss(logits, labels, count) for term in self.terms}

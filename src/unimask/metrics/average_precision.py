@@ -193,7 +193,9 @@ def _measure(
 ) -> AveragePrecisionValues:
     """All values of COCO's evaluation of a kind ("segm" or "bbox")."""
     things = [label for label, is_thing in enumerate(categories.is_thing) if is_thing]
-    precision, recall = _curves(tables, kind, [(label, categories.names[label]) for label in things], most_detections)
+    precision, recall = _curves(
+        tables, kind, [(label, categories.names[label]) for label in things], most_detections
+    )
     standard, everything = 2, precision.shape[-1] - 1  # places of 100 and of most_detections
     values = {f"AP{name}": _mean(precision[..., area, standard]) for name, area in _AREAS.items()}
     values |= _at_thresholds(precision[..., 0, standard], "")

@@ -77,9 +77,7 @@ class Detr(nn.Module):
     ) -> Seen:
         """As `forward`, with all that lies on the way."""
         if valid is None:
-            valid = torch.ones(
-                (pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device
-            )
+            valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device)
         maps = self.backbone(pixels)
         return self.detect(maps, valid_cells(valid, tuple(maps[self.stride].shape[2:])))
 

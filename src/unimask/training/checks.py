@@ -47,10 +47,13 @@ def check_model(model: ModelConfig | DetrConfig, task: str) -> None:
     if task not in trained:
         presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
         raise ConfigError(
-            "task", f"the model of this preset is trained for {', '.join(trained)}, not {task}; take {presets}"
+            "task",
+            f"the model of this preset is trained for {', '.join(trained)}, not {task}; take {presets}",
         )
     if isinstance(model, DetrConfig) and model.mask_head:
-        raise ConfigError("model.mask_head", "the mask head is there for weights of others; it is not trained")
+        raise ConfigError(
+            "model.mask_head", "the mask head is there for weights of others; it is not trained"
+        )
 
 
 def check_device(name: str, devices: int, precision: str) -> tuple[str, int | list[int]]:

@@ -69,7 +69,11 @@ class LossOfBatch:
         assert self.seen is not None
         prediction, losses = self.seen
         terms = [name for name, values in losses.terms.items() if not bool(torch.isfinite(values).all())]
-        names = [name for name, good in zip(self.batch.image_ids, prediction.finite().tolist(), strict=True) if not good]
+        names = [
+            name
+            for name, good in zip(self.batch.image_ids, prediction.finite().tolist(), strict=True)
+            if not good
+        ]
         return f"{', '.join(terms) or 'the total'} of {', '.join(names or self.batch.image_ids)}"
 
 

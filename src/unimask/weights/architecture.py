@@ -72,7 +72,8 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
         return BackboneConfig(name=RESNETS[blocks], freeze_norm=not counts)
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
     blocks = tuple(
-        count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias") for s in range(4)
+        count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias")
+        for s in range(4)
     )
     rows = tensors["backbone.stages.0.blocks.0.attention.position_bias"].shape[0]
     window = (round(rows**0.5) + 1) // 2

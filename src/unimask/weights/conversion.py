@@ -72,8 +72,8 @@ def convert(
     The result says what was found in the source.
 
     Raises:
-        WeightsError: the source cannot be had or read, is no Mask2Former or DETR of known architecture, or has no
-            counterpart in the format asked for.
+        WeightsError: the source cannot be had or read, is no Mask2Former or DETR of known architecture, or
+            has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
     _check_target(target, to)
@@ -136,9 +136,7 @@ def _import_folder(folder: Path, provenance: str, licence: str) -> tuple[Model, 
     return (detr.import_hugging_face if is_detr else import_hugging_face)(folder, provenance, licence)
 
 
-def import_original(
-    tensors: Mapping[str, Tensor], path: Path, licence: str
-) -> tuple[Model, ModelFile]:
+def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> tuple[Model, ModelFile]:
     """The model of a file of the original release, in old or new names, with or without version metadata.
 
     The file holds no pixel statistics: they are those of ImageNet, in RGB, as in all its configurations. The

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask import presets
+from unimask import detr_presets
 from unimask.checkpoint import ModelFile, load_categories
 from unimask.config import BackboneConfig, DetrConfig, Experiment
 from unimask.data.coco_file import default_color
@@ -113,7 +113,7 @@ def _build(
 def _infer(
     tensors: Mapping[str, Tensor], path: Path, *, heads: int, dilated: bool, backbone: str
 ) -> tuple[DetrConfig, int]:
-    """The model that tensors with our names are of, and its number of classes; "": the backbone is told too."""
+    """The model that tensors with our names are of, and its classes; "": the backbone is told too."""
     mask_head = any(key.startswith("pyramid.") for key in tensors)
     if mask_head:
         tensors = {**tensors, **{key.removeprefix("detr."): tensor for key, tensor in tensors.items()}}
@@ -128,10 +128,10 @@ def _infer(
             channels=channels,
             heads=heads,
             feedforward_channels=feedforward,
-            encoder_layers=count_keys(
-                tensors, r"encoder\.layers\.(\d+)\.attention\.attention\.input_weight"
+            encoder_layers=count_keys(tensors, r"encoder\.layers\.(\d+)\.attention\.attention\.input_weight"),
+            decoder_layers=count_keys(
+                tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"
             ),
-            decoder_layers=count_keys(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"),
             queries=queries,
             mask_head=mask_head,
         )
@@ -141,7 +141,7 @@ def _infer(
 
 
 def _experiment(config: DetrConfig) -> Experiment:
-    preset = presets.detr_panoptic if config.mask_head else presets.detr
+    preset = detr_presets.detr_panoptic if config.mask_head else detr_presets.detr
     return replace(preset(config.backbone.name), model=config)
 
 

@@ -157,7 +157,8 @@ def read_json(path: Path) -> Json:
 def _check(path: Path, config: Json) -> None:
     if config.get("model_type") != "mask2former":
         raise WeightsError(
-            path, f"is of a {config.get('model_type')!r} model; only 'mask2former' and 'detr' can be converted"
+            path,
+            f"is of a {config.get('model_type')!r} model; only 'mask2former' and 'detr' can be converted",
         )
     backbone = config.get("backbone_config")
     kind = str(backbone.get("model_type")) if isinstance(backbone, dict) else "not described"

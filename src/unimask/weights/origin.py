@@ -47,7 +47,9 @@ def rename(
     renamed = to_ours(theirs, origin.rules)
     if not renamed.tensors:
         raise WeightsError(
-            str(path), f"no name in it is one of a {origin.model} of {origin.title}", unexpected=renamed.unknown
+            str(path),
+            f"no name in it is one of a {origin.model} of {origin.title}",
+            unexpected=renamed.unknown,
         )
     return renamed.tensors, theirs
 

@@ -73,9 +73,7 @@ _DETECTOR = (
     Rule("query_decoder.norm.{parameter}", "transformer.decoder.norm.{parameter}"),
     Rule("query_decoder.query_positions.weight", "query_embed.weight"),
     Rule("query_decoder.heads.classes.{parameter}", "class_embed.{parameter}"),
-    Rule(
-        "query_decoder.heads.boxes.layers.{number}.{parameter}", "bbox_embed.layers.{number}.{parameter}"
-    ),
+    Rule("query_decoder.heads.boxes.layers.{number}.{parameter}", "bbox_embed.layers.{number}.{parameter}"),
 )
 
 MASK_HEAD = (
@@ -83,7 +81,11 @@ MASK_HEAD = (
     Rule("attention.key.{parameter}", "bbox_attention.k_linear.{parameter}"),
     *(
         Rule(f"pyramid.{ours}.{index}.{{parameter}}", f"mask_head.{theirs}{index + 1}.{{parameter}}")
-        for ours, theirs, count in (("convolutions", "lay", 5), ("norms", "gn", 5), ("adapters", "adapter", 3))
+        for ours, theirs, count in (
+            ("convolutions", "lay", 5),
+            ("norms", "gn", 5),
+            ("adapters", "adapter", 3),
+        )
         for index in range(count)
     ),
     Rule("pyramid.mask.{parameter}", "mask_head.out_lay.{parameter}"),
