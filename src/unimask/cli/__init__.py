@@ -296,9 +296,10 @@ def evaluate(
     with naming(data):
         segmenter = load(weights, device=device, precision=precision.value)
         background = segmenter.model_file.experiment.data.background
+        of_boxes = task == options.TaskName.detection
         dataset = (
             open_box_dataset(data, split)
-            if task == options.TaskName.detection
+            if of_boxes
             else open_dataset(data, split, task.value, background)
         )
         with show.progress("evaluating", len(dataset)) as advance:

@@ -43,7 +43,9 @@ class PairTerm(Protocol):
 class Target(Protocol):
     """What is to be found in one picture."""
 
-    labels: Int64[Tensor, " targets"]
+    @property
+    def labels(self) -> Int64[Tensor, " targets"]:
+        """Their categories."""
 
     def __len__(self) -> int: ...
 
@@ -52,7 +54,9 @@ class Target(Protocol):
 class Said(Protocol):
     """What a model says about a batch; the first dimension of the logits runs over predictions."""
 
-    class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
+    @property
+    def class_logits(self) -> Float[Tensor, "predictions batch queries classes_and_none"]:
+        """Of each query; the last class is no-object."""
 
 
 @runtime_checkable

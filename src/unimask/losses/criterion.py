@@ -39,8 +39,10 @@ class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
         self.comparison = comparison
         self.deep_supervision = deep_supervision
         self.average = average
-        terms = (class_term, *comparison.terms)
-        self.weights = {term.name: term.weight for term in terms}
+        self.weights = {
+            class_term.name: class_term.weight,
+            **{term.name: term.weight for term in comparison.terms},
+        }
 
     def forward(
         self, prediction: SaidByModel, targets: tuple[TargetOfModel, ...], uniform: Uniform

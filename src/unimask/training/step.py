@@ -41,11 +41,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     images = dataclasses.replace(
         batch.images, pixels=move(batch.images.pixels), valid=move(batch.images.valid)
     )
-    targets: Any = tuple(
-        dataclasses.replace(target, **{name: move(tensor) for name, tensor in vars(target).items()})
-        for target in batch.targets
-    )
+    targets: Any = tuple(_moved(target, move) for target in batch.targets)
     return dataclasses.replace(batch, images=images, targets=targets)
+
+
+def _moved(target: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """A dataclass of tensors with every one of them moved."""
+    return dataclasses.replace(target, **{name: move(tensor) for name, tensor in vars(target).items()})
 
 
 class LossOfBatch:
