@@ -102,7 +102,7 @@ def detr_tiny() -> Experiment:
     """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU."""
     return Experiment(
         model=DetrConfig(
-            backbone=BackboneConfig(name="test_resnet", freeze_norm=False),
+            backbone=BackboneConfig(name="test_resnet", freeze_norm=False, dilated=True),
             channels=64,
             heads=4,
             feedforward_channels=128,

@@ -50,6 +50,19 @@ class PictureSegmenter(Protocol):
     ) -> list[Segments]:
         """The segments of each picture (uint8, 3 x height x width), at its size."""
 
+
+@runtime_checkable
+class PictureDetector(Protocol):
+    """What can be evaluated for boxes; `segmenter.Segmenter` is one."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of its boxes index."""
+
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on a box counts as found."""
+
     def detect(self, images: Sequence[Tensor], *, threshold: float | None = None) -> list[Detections]:
         """The boxes of each picture, in its pixels."""
 
@@ -186,7 +199,7 @@ class TaskMetrics:
 
 
 def evaluate(
-    segmenter: PictureSegmenter,
+    segmenter: PictureSegmenter | PictureDetector,
     dataset: Dataset | BoxDataset,
     task: Task,
     progress: Progress = lambda done, total: None,
@@ -209,7 +222,7 @@ def evaluate(
 
 
 def measure(
-    segmenter: PictureSegmenter,
+    segmenter: PictureSegmenter | PictureDetector,
     dataset: Dataset | BoxDataset,
     task: Task,
     indices: Sequence[int],
@@ -233,7 +246,7 @@ def measure(
 
 
 def _pairs(
-    segmenter: PictureSegmenter,
+    segmenter: PictureSegmenter | PictureDetector,
     dataset: Dataset | BoxDataset,
     task: Task,
     indices: Sequence[int],
@@ -241,15 +254,17 @@ def _pairs(
 ) -> Iterator[tuple[Segments, Segments] | tuple[Detections, Detections]]:
     """Result and truth of each picture; what has a score is asked for with every score."""
     if task == "detection":
+        detector = cast(PictureDetector, segmenter)
         boxes = match_box_categories(cast(BoxDataset, dataset), segmenter.categories)
         for group in _batches(boxes, indices, batch_size):
-            found = segmenter.detect([sample.image for sample in group], threshold=0.0)
+            found = detector.detect([sample.image for sample in group], threshold=0.0)
             yield from zip(found, [sample.detections for sample in group], strict=True)
         return
+    masks = cast(PictureSegmenter, segmenter)
     truth = match_categories(cast(Dataset, dataset), segmenter.categories)
     threshold = 0.0 if task == "instance" else None
     for samples in _batches(truth, indices, batch_size):
-        results = segmenter.segment([sample.image for sample in samples], task, threshold=threshold)
+        results = masks.segment([sample.image for sample in samples], task, threshold=threshold)
         yield from zip(results, [sample.segments for sample in samples], strict=True)
 
 

@@ -61,8 +61,8 @@ def run(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_finished_training_goes_on_for_longer(boxes: Path, run: Path, tmp_path: Path) -> None:
     outcome = unimask(*train_command(boxes, run, "--resume", "--set", "training.steps=3"))
     assert outcome.code == 0, outcome.err
-    results = json.loads((run / "results.json").read_text())
-    assert results["task"] == "detection"
+    described = json.loads((run / "experiment.json").read_text())
+    assert (described["task"], described["experiment"]["training"]["steps"]) == ("detection", 3)
 
 
 def test_evaluation_gives_the_numbers_of_coco(boxes: Path, run: Path) -> None:
@@ -99,8 +99,8 @@ def test_predicted_boxes_are_drawn_and_listed(run: Path, tmp_path: Path) -> None
     assert scores == sorted(scores, reverse=True)
     assert {box["category"] for box in stored["boxes"]} <= {"cat", "dog"}
     assert {box["category_id"] for box in stored["boxes"]} <= {5, 6}
-    drawn = Image.open(tmp_path / "out" / "noise.overlay.png")
-    assert drawn.size == (61, 47)
+    with Image.open(tmp_path / "out" / "noise.overlay.png") as drawn:
+        assert drawn.size == (61, 47)
     assert not (tmp_path / "out" / "noise.segments.png").exists()
     table = unimask(
         *("predict", tmp_path / "noise.png", "--weights", run / "best", "--task", "detection"),

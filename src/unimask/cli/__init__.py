@@ -298,9 +298,7 @@ def evaluate(
         background = segmenter.model_file.experiment.data.background
         of_boxes = task == options.TaskName.detection
         dataset = (
-            open_box_dataset(data, split)
-            if of_boxes
-            else open_dataset(data, split, task.value, background)
+            open_box_dataset(data, split) if of_boxes else open_dataset(data, split, task.value, background)
         )
         with show.progress("evaluating", len(dataset)) as advance:
             evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
