@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from unimask.data.coco_boxes import CocoBoxes
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.structures import Categories, Detections
 
@@ -129,3 +131,36 @@ def test_impossible_results_are_named() -> None:
     )
     with pytest.raises(ValueError, match="not below 1"):
         metric.update(truth, truth)
+
+
+def test_a_real_file_is_measured_as_pycocotools_measures_it(shared_data: Path) -> None:
+    path = shared_data / "coco_tiny_instances" / "instances_val.json"
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(path))
+    dataset = CocoBoxes(path)
+    metric, results = BoxAveragePrecision(dataset.categories), []
+    generator = torch.Generator().manual_seed(1)
+    for image_id, index in zip(coco.getImgIds(), range(len(dataset)), strict=True):
+        truth = dataset._detections[index]  # the pictures themselves are not needed
+        noise = 4 * torch.randn(truth.boxes.shape, generator=generator)
+        corners = truth.boxes + noise
+        found = Detections(
+            boxes=torch.cat((corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2] + 1)), dim=1),
+            labels=truth.labels,
+            scores=torch.rand(len(truth), generator=generator),
+            areas=truth.areas,
+            is_crowd=torch.zeros(len(truth), dtype=torch.bool),
+        )
+        metric.update(found, truth)
+        for one in range(len(found)):
+            category = dataset.categories.file_ids[int(found.labels[one])]
+            more = {"category_id": category, "score": float(found.scores[one])}
+            results.append({**record(found, one, image_id), **more})
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    values = metric.compute().as_dict()
+    for name, expected in zip(NAMES, evaluation.stats.tolist(), strict=True):
+        assert values[name] == pytest.approx(expected, abs=1e-9), name
