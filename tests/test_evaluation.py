@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from unimask.config import TASKS, Task
+from unimask.data.box_views import BoxesAround
 from unimask.data.shapes import ShapesDataset
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.evaluation import Evaluation, TaskMetrics, evaluate, measure
-from unimask.structures import Categories, Dataset, Sample, Segments
+from unimask.structures import BoxDataset, Categories, Dataset, Detections, Sample, Segments
 
 SHAPES = ShapesDataset(size=(43, 61), count=5, seed=3)
 REORDERED = Categories(
@@ -175,3 +176,32 @@ def test_matched_precision_counts_from_the_threshold_on_and_ap_counts_all() -> N
     values = metrics.compute().values
     assert values["AP_all"] == pytest.approx(1.0)
     assert values["AP@0.50"] == pytest.approx((len(truth) - 1) / len(truth))
+
+
+class KnownBoxes:
+    """Answers with the truth, moved by some pixels."""
+
+    instance_threshold = 0.5
+
+    def __init__(self, dataset: BoxDataset, shift: float) -> None:
+        self.categories = dataset.categories
+        samples = [dataset[index] for index in range(len(dataset))]
+        self._answers = {
+            sample.image.numpy().tobytes(): dataclasses.replace(
+                sample.detections, boxes=sample.detections.boxes + shift
+            )
+            for sample in samples
+        }
+
+    def detect(self, images: Sequence[Tensor], *, threshold: float | None = None) -> list[Detections]:
+        assert threshold == 0.0
+        return [self._answers[image.numpy().tobytes()] for image in images]
+
+
+def test_boxes_are_measured_by_the_rules_of_coco() -> None:
+    dataset = BoxesAround(ShapesDataset(size=(48, 64), count=7, seed=3))
+    perfect = evaluate(KnownBoxes(dataset, 0.0), dataset, "detection", batch_size=3)
+    assert (perfect.values["AP"], perfect.pictures) == (1.0, 7)
+    assert set(perfect.per_category) <= {"circle", "square", "triangle"}
+    moved = evaluate(KnownBoxes(dataset, 2.0), dataset, "detection")
+    assert 0.0 < moved.values["AP"] < moved.values["AP50"] <= 1.0

@@ -3,7 +3,14 @@ import json
 import pytest
 import torch
 
-from unimask.config import Experiment, ShortSide, experiment_from_dict, experiment_to_dict, override
+from unimask.config import (
+    DetrConfig,
+    Experiment,
+    ShortSide,
+    experiment_from_dict,
+    experiment_to_dict,
+    override,
+)
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.presets import ABLATIONS, PRESETS, description, tiny
@@ -25,8 +32,9 @@ def test_models_of_presets_build(name: str) -> None:
     model = PRESETS[name]().model
     with torch.device("meta"):
         built = build_model(model, CLASSES)
-    queries = built.state_dict()["query_decoder.query_features.weight"]
-    assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
+    queries = built.state_dict()["query_decoder.query_positions.weight"]
+    decoder = model if isinstance(model, DetrConfig) else model.query_decoder
+    assert queries.shape == (decoder.queries, decoder.channels)
 
 
 def test_the_default_experiment_is_that_of_the_paper() -> None:

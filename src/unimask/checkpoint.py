@@ -19,8 +19,7 @@ from torch import Tensor
 
 from unimask.config import Experiment, experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, WeightsError
-from unimask.models.build import build_model
-from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.build import Model, build_model
 from unimask.structures import Categories
 
 WEIGHTS_NAME = "model.safetensors"
@@ -141,7 +140,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def save_model(folder: Path, model: MaskClassifier, model_file: ModelFile, half: bool = False) -> None:
+def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = False) -> None:
     """Write a model folder that `load_model` reads.
 
     Both files are written completely under temporary names before they take their own; an existing model in
@@ -208,7 +207,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
     )
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskClassifier, ModelFile]:
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, ModelFile]:
     """The model of a folder, in eval mode on `device`, and what the folder says about it.
 
     The random state of the caller is left alone.
@@ -225,7 +224,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[MaskCl
     return model.eval().to(device), model_file
 
 
-def fill(model: MaskClassifier, tensors: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a model whose state dict has exactly these keys and shapes.
 
     Raises:

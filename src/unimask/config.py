@@ -8,14 +8,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
 from unimask.errors import ConfigError
 
-Task = Literal["panoptic", "instance", "semantic"]
-TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
+Task = Literal["panoptic", "instance", "semantic", "detection"]
+TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # whose results are segments
+ALL_TASKS: tuple[Task, ...] = (*TASKS, "detection")  # whose results are boxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class BackboneConfig:
     image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
     freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
     drop_path_rate: float = 0.0  # stochastic depth; 0.3 for Swin in the paper
+    dilated: bool = False  # the last stage keeps the size of the one before (DETR's "DC5"); ResNets only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,45 @@ class QueryDecoderConfig:
 class ModelConfig:
     """A mask classification model: backbone, pixel decoder, query decoder."""
 
+    kind: Literal["masks"] = "masks"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetrConfig:
+    """DETR (arXiv 2005.12872): boxes, and with the mask head panoptic segments. Defaults are the paper's."""
+
+    kind: Literal["detr"] = "detr"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    channels: int = 256  # width of the transformer (Sec. A.4)
+    heads: int = 8  # attention heads
+    feedforward_channels: int = 2048  # hidden width of the feed-forwards
+    dropout: float = 0.1  # in encoder and decoder (Sec. 4)
+    encoder_layers: int = 6  # over the map of the last stage (Sec. 4, Table 2)
+    decoder_layers: int = 6  # each of them is supervised
+    queries: int = 100  # the most objects that a picture can have
+    mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
+
+
+def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
+    """What a model of this kind can do."""
+    if isinstance(model, ModelConfig):
+        return TASKS
+    return ("panoptic", "detection") if model.mask_head else ("detection",)
+
+
+def _kind_of_model(values: object) -> str:
+    """The model's kind; one that does not say it is a mask classifier, as all were once."""
+    kind = values.get("kind", "masks") if isinstance(values, dict) else getattr(values, "kind", None)
+    return str(kind)
+
+
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("masks")] | Annotated[DetrConfig, Tag("detr")], Discriminator(_kind_of_model)
+]
+"""The models there are; `kind` says which one an experiment has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +117,8 @@ class LossConfig:
     class_weight: float = 2.0  # cross-entropy over K + 1 classes
     mask_weight: float = 5.0  # binary cross-entropy of the mask
     dice_weight: float = 5.0  # Dice of the mask
+    box_weight: float = 5.0  # L1 distance of the boxes, of models that predict them (DETR, Sec. A.4)
+    overlap_weight: float = 2.0  # generalised IoU of the boxes (DETR, Sec. A.4)
     no_object_weight: float = 0.1  # weight of the no-object class in the cross-entropy
     sampling: Literal["points", "dense"] = "points"  # on sampled points, or on every stride-4 cell (Table 5)
     points: int = 12544  # 112 x 112 (Sec. 3.3)
@@ -187,7 +227,7 @@ class TrainingConfig:
 class Experiment:
     """Everything that names a run: a preset is a function that gives one."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnyModelConfig = field(default_factory=ModelConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
@@ -258,7 +298,10 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
     except ValidationError as error:
         first = error.errors()[0]
         parts = [
-            str(part) for part in first["loc"] if str(part) not in ("ShortSide", "Scale", "Whole", "Tiles")
+            str(part)
+            for index, part in enumerate(first["loc"])
+            if str(part) not in ("ShortSide", "Scale", "Whole", "Tiles")
+            and not (str(part) in ("masks", "detr") and first["loc"][:index] == ("model",))
         ]
         raise ConfigError(".".join(parts), f"{first['msg']}; got {first['input']!r}") from None
     complete = experiment_to_dict(experiment)

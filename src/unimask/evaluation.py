@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from torch import Tensor
 
 from unimask.config import Task
+from unimask.data.box_views import match_box_categories
 from unimask.data.views import match_categories
 from unimask.errors import DataError
-from unimask.metrics.average_precision import MaskAveragePrecision
+from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU
 from unimask.metrics.overlaps import NOT_MEASURED
 from unimask.metrics.panoptic_quality import PanopticQuality
 from unimask.ops.masks import renumber
-from unimask.structures import Categories, Dataset, Sample, Segments
+from unimask.structures import BoxDataset, Categories, Dataset, Detections, Segments
 
 Progress = Callable[[int, int], object]
 """Called after each picture with the number of pictures done and of all pictures."""
@@ -51,6 +52,22 @@ class PictureSegmenter(Protocol):
 
 
 @runtime_checkable
+class PictureDetector(Protocol):
+    """What can be evaluated for boxes; `segmenter.Segmenter` is one."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of its boxes index."""
+
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on a box counts as found."""
+
+    def detect(self, images: Sequence[Tensor], *, threshold: float | None = None) -> list[Detections]:
+        """The boxes of each picture, in its pixels."""
+
+
+@runtime_checkable
 class Values(Protocol):
     """What a metric has measured."""
 
@@ -65,8 +82,8 @@ class Values(Protocol):
 class Metric(Protocol):
     """A state that counts pictures and adds."""
 
-    def update(self, result: Segments, truth: Segments) -> None:
-        """Counts one picture."""
+    def update(self, result: Any, truth: Any) -> None:
+        """Counts one picture; both are segments, or both are boxes, as the task has them."""
 
     def merge(self: Same, other: Same) -> None:
         """Adds what another state has counted."""
@@ -79,6 +96,7 @@ METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
     "panoptic": (PanopticQuality, MeanIoU, MatchedPrecision),
     "instance": (MaskAveragePrecision, MatchedPrecision),
     "semantic": (MeanIoU,),
+    "detection": (BoxAveragePrecision,),
 }
 
 
@@ -94,6 +112,7 @@ class Evaluation:
       of every score; AP@0.50 ... AP@0.90, which are matched / (matched + wrong + missed), over instances from
       the segmenter's threshold on, and their means over pictures, AP_per_picture@0.50 ...
     - semantic: mIoU, pixel_accuracy
+    - detection: COCO's numbers as for instance, of boxes: AP to ARl, and AP_all to AR_all
 
     `per_category` holds PQ, SQ, RQ and IoU, or AP, or IoU, by the category's name; categories that occur
     neither in the truth nor in the results are left out.
@@ -134,14 +153,14 @@ class TaskMetrics:
         self.pictures = 0
         self._metrics = [metric(categories) for metric in METRICS[task]]
 
-    def update(self, result: Segments, truth: Segments) -> None:
+    def update(self, result: Segments | Detections, truth: Segments | Detections) -> None:
         """Counts one picture; labels index the categories of the state.
 
         Raises:
             ValueError: result and truth do not fit each other or the categories.
         """
         found = result
-        if self.task == "instance":
+        if self.task == "instance" and isinstance(result, Segments):
             found = renumber(result, result.scores >= self.instance_threshold)
         for metric in self._metrics:
             metric.update(found if isinstance(metric, MatchedPrecision) else result, truth)
@@ -180,8 +199,8 @@ class TaskMetrics:
 
 
 def evaluate(
-    segmenter: PictureSegmenter,
-    dataset: Dataset,
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
     task: Task,
     progress: Progress = lambda done, total: None,
     *,
@@ -203,8 +222,8 @@ def evaluate(
 
 
 def measure(
-    segmenter: PictureSegmenter,
-    dataset: Dataset,
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
     task: Task,
     indices: Sequence[int],
     progress: Progress = lambda done, total: None,
@@ -219,21 +238,48 @@ def measure(
     Raises:
         DataError: a picture cannot be read, or a category is unknown to the segmenter.
     """
-    truth = match_categories(dataset, segmenter.categories)
     metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
-    threshold = 0.0 if task == "instance" else None
-    for samples in _batches(truth, indices, max(1, batch_size)):
-        results = segmenter.segment([sample.image for sample in samples], task, threshold=threshold)
-        for sample, result in zip(samples, results, strict=True):
-            metrics.update(result, sample.segments)
-            progress(metrics.pictures, len(indices))
+    for result, truth in _pairs(segmenter, dataset, task, indices, max(1, batch_size)):
+        metrics.update(result, truth)
+        progress(metrics.pictures, len(indices))
     return metrics
 
 
-def _batches(dataset: Dataset, indices: Sequence[int], size: int) -> Iterator[list[Sample]]:
+def _pairs(
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
+    task: Task,
+    indices: Sequence[int],
+    batch_size: int,
+) -> Iterator[tuple[Segments, Segments] | tuple[Detections, Detections]]:
+    """Result and truth of each picture; what has a score is asked for with every score."""
+    if task == "detection":
+        detector = cast(PictureDetector, segmenter)
+        boxes = match_box_categories(cast(BoxDataset, dataset), segmenter.categories)
+        for group in _batches(boxes, indices, batch_size):
+            found = detector.detect([sample.image for sample in group], threshold=0.0)
+            yield from zip(found, [sample.detections for sample in group], strict=True)
+        return
+    masks = cast(PictureSegmenter, segmenter)
+    truth = match_categories(cast(Dataset, dataset), segmenter.categories)
+    threshold = 0.0 if task == "instance" else None
+    for samples in _batches(truth, indices, batch_size):
+        results = masks.segment([sample.image for sample in samples], task, threshold=threshold)
+        yield from zip(results, [sample.segments for sample in samples], strict=True)
+
+
+AnySample = TypeVar("AnySample", covariant=True)
+
+
+@runtime_checkable
+class _Samples(Protocol[AnySample]):
+    def __getitem__(self, index: int) -> AnySample: ...
+
+
+def _batches(dataset: _Samples[AnySample], indices: Sequence[int], size: int) -> Iterator[list[AnySample]]:
     """The samples in their order; a thread reads the next batch while this one is worked on."""
     groups = [indices[start : start + size] for start in range(0, len(indices), size)]
-    waiting: deque[Future[list[Sample]]] = deque()
+    waiting: deque[Future[list[AnySample]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for group in groups:
             waiting.append(reader.submit(lambda group: [dataset[index] for index in group], group))

@@ -10,6 +10,7 @@ Source: Mask2Former, Sec. 4.1, and the configurations of the original release.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from unimask.backbone_presets import BACKBONES, EFFICIENTNET
 from unimask.config import (
     BackboneConfig,
     DataConfig,
@@ -25,17 +26,9 @@ from unimask.config import (
     Tiles,
     TrainingConfig,
 )
+from unimask.detr_presets import DETR_PRESETS
 
 Preset = Callable[[], Experiment]
-
-BACKBONES: Mapping[str, str] = {
-    "resnet50": "ResNet-50",
-    "resnet101": "ResNet-101",
-    "swin_tiny": "Swin-T",
-    "swin_small": "Swin-S",
-    "swin_base": "Swin-B (window 12)",
-    "swin_large": "Swin-L (window 12)",
-}
 
 
 def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
@@ -141,19 +134,11 @@ def mapillary_vistas(backbone: str) -> Experiment:
     )
 
 
-_EFFICIENTNET = BackboneConfig(
-    name="tf_efficientnet_lite0",
-    image_mean=(127.5, 127.5, 127.5),
-    image_std=(127.5, 127.5, 127.5),
-    freeze_norm=False,
-)
-
-
 def small() -> Experiment:
     """Your own data on a modest machine: EfficientNet-Lite0, narrow decoder, crops of 512, 4000 steps."""
     return Experiment(
         model=narrow_model(
-            _EFFICIENTNET, channels=128, queries=100, feedforward_channels=512, decoder_layers=6
+            EFFICIENTNET, channels=128, queries=100, feedforward_channels=512, decoder_layers=6
         ),
         losses=LossConfig(points=3136),
         data=DataConfig(
@@ -179,7 +164,7 @@ def nuclei() -> Experiment:
 
     With few objects in sight each query has few places to answer for, and learns much faster.
     """
-    model = narrow_model(_EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
+    model = narrow_model(EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(
         model=replace(
             model,
@@ -258,10 +243,12 @@ _PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
 
+
 PRESETS: dict[str, Preset] = {
     "small": small,
     "nuclei": nuclei,
     "tiny": tiny,
+    **DETR_PRESETS,
     **{
         f"{name}_{backbone}": _published(title, build, backbone)
         for name, (title, build, backbones) in _PUBLISHED.items()

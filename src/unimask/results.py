@@ -102,16 +102,11 @@ class Result:
         Segments have `segmentation` (compressed run lengths) for instances only; the pixels of the others are
         in the panoptic PNG.
         """
-        categories = self.categories
-        rows = zip(categories.file_ids, categories.names, categories.is_thing, categories.colors, strict=True)
         return {
             "task": self.task,
             "height": self.height,
             "width": self.width,
-            "categories": [
-                {"id": file_id, "name": name, "isthing": int(is_thing), "color": list(color)}
-                for file_id, name, is_thing, color in rows
-            ],
+            "categories": category_records(self.categories),
             "segments": [self._record(segment) for segment in self.segments],
         }
 
@@ -182,23 +177,44 @@ class Result:
         Raises:
             DataError: the folder cannot be made or written to, or the name is none.
         """
-        folder, name = Path(folder), name or self.name
-        if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
-            raise DataError(name, "is not a name for files; give one without folders")
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
         writers: dict[str, Callable[[Path], object]] = {
             "overlay.png": lambda path: self.plot().save(path, format="PNG"),
             "segments.png": lambda path: self.to_panoptic_png().save(path, format="PNG", optimize=True),
             "json": lambda path: path.write_text(text, encoding="utf-8"),
         }
-        stale: list[Path] = []
+        stale: tuple[str, ...] = ()
         if self.task == "instance":
             del writers["segments.png"]
-            stale.append(folder / f"{name}.segments.png")
-        try:
-            return _write_together(folder, name, writers, stale)
-        except OSError as error:
-            raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
+            stale = ("segments.png",)
+        return write_together(Path(folder), name or self.name, writers, stale)
+
+
+def category_records(categories: Categories) -> list[dict[str, object]]:
+    """The categories as the JSON of a result lists them."""
+    rows = zip(categories.file_ids, categories.names, categories.is_thing, categories.colors, strict=True)
+    return [
+        {"id": file_id, "name": name, "isthing": int(is_thing), "color": list(color)}
+        for file_id, name, is_thing, color in rows
+    ]
+
+
+def write_together(
+    folder: Path, name: str, writers: dict[str, Callable[[Path], object]], stale: tuple[str, ...]
+) -> tuple[Path, ...]:
+    """Write FOLDER/NAME.ENDING for each ending, all of them complete before the first one appears.
+
+    Files with a `stale` ending, of an earlier result of this name, are removed.
+
+    Raises:
+        DataError: the folder cannot be made or written to, or the name is none.
+    """
+    if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
+        raise DataError(name, "is not a name for files; give one without folders")
+    try:
+        return _write_together(folder, name, writers, [folder / f"{name}.{ending}" for ending in stale])
+    except OSError as error:
+        raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
 
 
 def _write_together(

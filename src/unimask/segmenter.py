@@ -1,26 +1,40 @@
 """The public face: load a model, hand it pictures, get results."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unimask.box_results import BoxResult
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
-from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles
+from unimask.config import ALL_TASKS, DataConfig, PostprocessConfig, Task, Tiles, tasks_of
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
+from unimask.models.build import Model
 from unimask.models.inference import prepare_for_inference
-from unimask.models.mask_classifier import MaskClassifier
 from unimask.postprocess import read
+from unimask.postprocess_boxes import read_boxes, read_panoptic
 from unimask.results import Result
-from unimask.structures import Categories, MaskPrediction, Placement, Segments, Size
+from unimask.structures import (
+    BoxMaskPrediction,
+    BoxPrediction,
+    Categories,
+    Detections,
+    MaskPrediction,
+    Placement,
+    Segments,
+    Size,
+)
 from unimask.tiles import Tile, grid, stitch, whole
 
+SegmentTask = Literal["panoptic", "instance", "semantic"]
+Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
+Found = TypeVar("Found")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -64,7 +78,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: MaskClassifier,
+        model: Model,
         model_file: ModelFile,
         device: torch.device | str = "cpu",
         precision: str = "32-true",
@@ -93,18 +107,38 @@ class Segmenter:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
-        self, picture: Picture, task: Task = ..., *, threshold: float | None = ..., batch_size: int = ...
+        self,
+        picture: Picture,
+        task: SegmentTask = ...,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
     ) -> Result: ...
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, picture: Picture, task: Task, *, threshold: float | None = ..., batch_size: int = ...
+    ) -> Result | BoxResult: ...
 
     @overload
     def predict(
         self,
         picture: Sequence[Picture],
-        task: Task = ...,
+        task: SegmentTask = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
     ) -> list[Result]: ...
+
+    @overload
+    def predict(
+        self,
+        picture: Sequence[Picture],
+        task: Task,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
+    ) -> list[Result] | list[BoxResult]: ...
 
     def predict(
         self,
@@ -113,32 +147,37 @@ class Segmenter:
         *,
         threshold: float | None = None,
         batch_size: int = 8,
-    ) -> Result | list[Result]:
+    ) -> Result | BoxResult | list[Result] | list[BoxResult]:
         """What is in a picture, or for a list or tuple of pictures a list of what is in each.
 
         A picture is a path, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W) of 8-bit values. Pictures
         with the same canvas share a batch of up to `batch_size`; the results are those of each picture alone.
         `threshold` replaces the model's own lowest score: of a query in panoptic segmentation, of an instance
-        in instance segmentation. Semantic segmentation has none.
+        in instance segmentation, of a box in detection. Semantic segmentation has none.
 
         Raises:
             DataError: a picture cannot be read.
-            ConfigError: the task does not exist, or the threshold is not from 0 to 1.
+            ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
         several = isinstance(picture, list | tuple)
         pictures: list[Picture] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
-        check_task(task)
+        self._check_task(task)
         images = [read_image(one) for one in pictures]
-        found = self.segment(images, task, threshold=threshold, batch_size=batch_size)
+        names = [
+            Path(one).stem if isinstance(one, str | Path) else f"picture_{index}"
+            for index, one in enumerate(pictures)
+        ]
+        if task == "detection":
+            boxes = self.detect(images, threshold=threshold, batch_size=batch_size)
+            found = [
+                BoxResult(name=name, image=image, prediction=one, categories=self.categories)
+                for name, image, one in zip(names, images, boxes, strict=True)
+            ]
+            return found if several else found[0]
+        segments = self.segment(images, task, threshold=threshold, batch_size=batch_size)
         results = [
-            Result(
-                task=task,
-                name=Path(one).stem if isinstance(one, str | Path) else f"picture_{index}",
-                image=image,
-                prediction=segments,
-                categories=self.categories,
-            )
-            for index, (one, image, segments) in enumerate(zip(pictures, images, found, strict=True))
+            Result(task=task, name=name, image=image, prediction=one, categories=self.categories)
+            for name, image, one in zip(names, images, segments, strict=True)
         ]
         return results if several else results[0]
 
@@ -155,39 +194,92 @@ class Segmenter:
         Otherwise as `predict`; evaluation uses this.
 
         Raises:
-            ConfigError: the task does not exist, or the threshold is not from 0 to 1.
+            ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
-        check_task(task)
+        self._check_task(task)
+        if task == "detection":
+            raise ConfigError("task", "detection finds boxes, not segments")
         postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
         config = self.model_file.experiment.data
         views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
-        placements = [placement_for(tile.size, config) for _, tile in views]
-        found: dict[int, Segments] = {}
-        for members in _batches(placements, batch_size):
-            seen = [images[views[member][0]][:, *views[member][1].window] for member in members]
-            prediction = self._predict_batch(seen, [placements[member] for member in members])
-            for position, member in enumerate(members):
-                segments = read(prediction, position, placements[member], self.categories, postprocess, task)
-                found[member] = _to_cpu(segments)
+        seen = [images[index][:, *tile.window] for index, tile in views]
+
+        def read_one(prediction: Prediction, position: int, placement: Placement) -> Segments:
+            if isinstance(prediction, BoxMaskPrediction):
+                return read_panoptic(prediction, position, placement, self.categories, postprocess)
+            assert isinstance(prediction, MaskPrediction)
+            return read(prediction, position, placement, self.categories, postprocess, task)
+
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
-        for member, (index, tile) in enumerate(views):
-            parts[index].append((tile, found[member]))
+        for (index, tile), found in zip(views, self._read(seen, read_one, batch_size), strict=True):
+            parts[index].append((tile, _to_cpu(found)))
         unites = _unites(self.categories, task)
         return [
             stitch(tiles, (image.shape[1], image.shape[2]), unites)
             for image, tiles in zip(images, parts, strict=True)
         ]
 
+    def detect(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _height _width"]],
+        *,
+        threshold: float | None = None,
+        batch_size: int = 8,
+    ) -> list[Detections]:
+        """The bare boxes of pictures that are read already, in pixels, by falling score, on the CPU.
+
+        Raises:
+            ConfigError: the model predicts no boxes, or sees pictures in tiles, or the threshold is not from
+                0 to 1.
+        """
+        self._check_task("detection")
+        postprocess = _with_threshold(self.model_file.experiment.postprocess, "detection", threshold)
+        if isinstance(self.model_file.experiment.data.view, Tiles):
+            raise ConfigError(
+                "data.view", "boxes of tiles are not joined; take {'kind': 'whole'} for detection"
+            )
+
+        def read_one(prediction: Prediction, position: int, placement: Placement) -> Detections:
+            assert not isinstance(prediction, MaskPrediction)
+            return read_boxes(prediction, position, placement, postprocess.instance_threshold)
+
+        found = self._read(images, read_one, batch_size)
+        return [_boxes_to_cpu(one) for one in found]
+
+    def _check_task(self, task: str) -> None:
+        check_task(task)
+        known = tasks_of(self.model_file.experiment.model)
+        if task not in known:
+            raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
+
+    def _read(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _height _width"]],
+        read_one: Callable[[Prediction, int, Placement], Found],
+        batch_size: int,
+    ) -> list[Found]:
+        """What `read_one` makes of the prediction about each picture; those of one canvas go together."""
+        config = self.model_file.experiment.data
+        placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
+        found: dict[int, Found] = {}
+        for members in _batches(placements, batch_size):
+            prediction = self._predict_batch(
+                [images[member] for member in members], [placements[member] for member in members]
+            )
+            for position, member in enumerate(members):
+                found[member] = read_one(prediction, position, placements[member])
+        return [found[index] for index in range(len(images))]
+
     @torch.inference_mode()
     def _predict_batch(
         self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
-    ) -> MaskPrediction:
+    ) -> Prediction:
         backbone = self.model_file.experiment.model.backbone
         batch = batch_images(images, placements, backbone.image_mean, backbone.image_std)
         dtype = _AUTOCAST[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             pixels = batch.pixels.to(self.device, memory_format=torch.channels_last)
-            prediction: MaskPrediction = self.model(pixels)
+            prediction: Prediction = self.model(pixels, batch.valid.to(self.device))
         return prediction
 
 
@@ -197,8 +289,8 @@ def check_task(task: str) -> None:
     Raises:
         ConfigError: it does not; the message lists those that do.
     """
-    if task not in TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(TASKS)}")
+    if task not in ALL_TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
 
 
 def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:
@@ -234,6 +326,17 @@ def _batches(placements: Sequence[Placement], batch_size: int) -> Iterator[list[
     for members in groups.values():
         for start in range(0, len(members), max(1, batch_size)):
             yield members[start : start + max(1, batch_size)]
+
+
+def _boxes_to_cpu(boxes: Detections) -> Detections:
+    """The same boxes on the CPU."""
+    return Detections(
+        boxes=boxes.boxes.cpu(),
+        labels=boxes.labels.cpu(),
+        scores=boxes.scores.cpu(),
+        areas=boxes.areas.cpu(),
+        is_crowd=boxes.is_crowd.cpu(),
+    )
 
 
 def _to_cpu(segments: Segments) -> Segments:

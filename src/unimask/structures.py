@@ -66,11 +66,30 @@ class Segments:
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """Boxes of one picture, in pixels of the file."""
+    """The boxes of one picture, in pixels of the file: truth and result alike.
+
+    `areas` are those of the objects where a file states them (COCO: of their masks), else of the boxes. They
+    decide nothing but what counts as small, medium and large.
+    """
 
     boxes: Float[Tensor, "boxes 4"]  # xyxy
     labels: Int64[Tensor, " boxes"]
     scores: Float[Tensor, " boxes"]
+    areas: Float[Tensor, " boxes"]
+    is_crowd: Bool[Tensor, " boxes"]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def select(self, which: Tensor) -> "Detections":
+        """Some of the boxes: those of a boolean mask, or of indices in their order."""
+        return Detections(
+            boxes=self.boxes[which],
+            labels=self.labels[which],
+            scores=self.scores[which],
+            areas=self.areas[which],
+            is_crowd=self.is_crowd[which],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +132,15 @@ class Sample:
     image_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class BoxSample:
+    """One picture with the boxes of its objects."""
+
+    image: UInt8[Tensor, "3 height width"]
+    detections: Detections
+    image_id: str
+
+
 @runtime_checkable  # the tests check argument types at run time
 class Dataset(Protocol):
     """What every reader and view gives: samples by index, at the file's size."""
@@ -126,6 +154,19 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
+class BoxDataset(Protocol):
+    """What readers and views give for detection."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of the samples index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> BoxSample: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
     """Pictures on one canvas, normalised; padding is 0 after normalisation, as in the original."""
@@ -136,11 +177,22 @@ class ImageBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoxTargets:
+    """The boxes that a model is to find in one picture: cxcywh in [0, 1] of its valid part, without crowd."""
+
+    boxes: Float[Tensor, "boxes 4"]
+    labels: Int64[Tensor, " boxes"]
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a training step takes. Targets live on the canvas: their layers have its size."""
+    """What a training step takes. Segments live on the canvas: their layers have its size."""
 
     images: ImageBatch
-    targets: tuple[Segments, ...]
+    targets: tuple[Segments, ...] | tuple[BoxTargets, ...]
     image_ids: tuple[str, ...]
 
 
@@ -156,6 +208,14 @@ class MaskPrediction:
     mask_embeddings: Float[Tensor, "predictions batch queries channels"]
     mask_features: Float[Tensor, "batch channels height width"]  # at stride 4
 
+    def finite(self) -> Bool[Tensor, " batch"]:
+        """Of which pictures all numbers are finite."""
+        return (
+            torch.isfinite(self.class_logits).flatten(2).all(2).all(0)
+            & torch.isfinite(self.mask_embeddings).flatten(2).all(2).all(0)
+            & torch.isfinite(self.mask_features).flatten(1).all(1)
+        )
+
     def mask_logits(self, prediction: int = -1) -> Float[Tensor, "batch queries height width"]:
         """Full mask logits of one prediction at stride 4: for tests and export, never inside the library."""
         return torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[prediction], self.mask_features)
@@ -163,10 +223,24 @@ class MaskPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxPrediction:
-    """What a detection model says; boxes are cxcywh in [0, 1] of the valid picture."""
+    """What a detection model says; boxes are cxcywh in [0, 1] of the valid part of the picture."""
 
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     boxes: Float[Tensor, "predictions batch queries 4"]
+
+    def finite(self) -> Bool[Tensor, " batch"]:
+        """Of which pictures all numbers are finite."""
+        numbers = torch.cat((self.class_logits, self.boxes), dim=-1)
+        return torch.isfinite(numbers).flatten(2).all(2).all(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxMaskPrediction:
+    """What a detection model with a mask head says: the final prediction of a `BoxPrediction`, and masks."""
+
+    class_logits: Float[Tensor, "1 batch queries classes_and_none"]
+    boxes: Float[Tensor, "1 batch queries 4"]
+    mask_logits: Float[Tensor, "batch queries height width"]  # at stride 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,15 @@ def _contour_color(color: UInt8[ndarray, "3"]) -> Float[ndarray, "3"]:
     return 255 * _from_polar(min(0.95, lightness + 0.15), chroma, hue)
 
 
+def font_size(size: Size) -> int:
+    """How high names are on a picture of this size, in pixels; below 8 they cannot be read."""
+    side = (size[0] * size[1]) ** 0.5
+    return int(min(max(10, 0.022 * side), 0.08 * min(size) + 4))
+
+
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of names, so many pixels high."""
     return ImageFont.load_default(size)
 
 
@@ -154,8 +161,7 @@ class _Annotator:
         self._picture = picture
         self._colors = colors
         self._taken: list[Box] = []
-        side = (picture.width * picture.height) ** 0.5
-        self._font_size = int(min(max(10, 0.022 * side), 0.08 * min(picture.size) + 4))
+        self._font_size = font_size((picture.height, picture.width))
 
     def annotate(
         self,
@@ -198,8 +204,8 @@ class _Annotator:
         self, mask: Bool[ndarray, "rows columns"], box: tuple[slice, slice], text: str, index: int
     ) -> bool:
         """Put a name into a segment, if its largest piece has room for it."""
-        font = _font(self._font_size)
-        width, height = _label_size(text, font)
+        font = label_font(self._font_size)
+        width, height = label_size(text, font)
         center = inner_point(mask, (height, width))
         if center is None:
             return False
@@ -209,13 +215,13 @@ class _Annotator:
         if left < 0 or top < 0 or any(_overlap(place, other) for other in self._taken):
             return False
         red, green, blue = self._colors[index].tolist()
-        _draw_label(self._picture, place, text, font, (red, green, blue))
+        draw_label(self._picture, place, text, font, (red, green, blue))
         self._taken.append(place)
         return True
 
     def _legend(self, entries: list[_Entry]) -> None:
         """A box in the corner where it covers the fewest names."""
-        font = _font(self._font_size)
+        font = label_font(self._font_size)
         line = round(self._font_size * 1.45)
         room = int(0.45 * self._picture.height) // line
         if len(entries) > room:
@@ -271,7 +277,8 @@ def inner_point(mask: Bool[ndarray, "rows columns"], room: Size) -> tuple[int, i
     return (int(row) - 1) * step, (int(column) - 1) * step
 
 
-def _label_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+def label_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    """Width and height of a name with the space around it."""
     _, top, _, bottom = font.getbbox("Ag")
     line = bottom - top
     return round(font.getlength(text) + 0.9 * line), round(1.45 * line)
@@ -291,13 +298,14 @@ def _blend_box(picture: Image.Image, place: Box, color: Color, opacity: float, r
     picture.paste(color, place, fine.resize((width, height), Image.Resampling.BOX))
 
 
-def _draw_label(
+def draw_label(
     picture: Image.Image,
     place: Box,
     text: str,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     color: Color,
 ) -> None:
+    """A name on a rounded box of a colour, in black or white, whichever is easier to read."""
     _blend_box(picture, place, color, LABEL_OPACITY, (place[3] - place[1]) // 3)
     lightness, _, _ = _to_polar(np.array(color) / 255)
     ink = (16, 16, 20) if lightness > 0.62 else (255, 255, 255)

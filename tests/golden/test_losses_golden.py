@@ -150,13 +150,8 @@ def test_costs_matches_and_points_of_each_layer(golden: Path, name: str) -> None
     prediction, targets = factorise(case, layers), read_targets(case, facts["B"])
     criterion, replay = criterion_for(facts), Replay(draws_of(case))
     for layer in [layers - 1, *range(layers - 1)]:
-        costs = criterion.matcher.costs(
-            prediction.class_logits[layer],
-            prediction.mask_embeddings[layer],
-            prediction.mask_features.unbind(),
-            targets,
-            replay,
-        )
+        compared = criterion.comparison(prediction, targets, replay)
+        costs = criterion.matcher.costs(prediction.class_logits[layer], targets, compared.costs(layer))
         matches = match(costs)
         for image in range(facts["B"]):
             assert_close(costs[image], case[f"cost.{layer}.{image}"])
@@ -164,6 +159,7 @@ def test_costs_matches_and_points_of_each_layer(golden: Path, name: str) -> None
             assert matches.query[here].tolist() == case[f"match.{layer}.{image}.query"].tolist()
             assert matches.target[here].tolist() == case[f"match.{layer}.{image}.target"].tolist()
         maps = prediction.mask_logits(layer).detach()[matches.image, matches.query]
-        points = criterion.sampling.choose(maps, criterion.sampling.draw(len(maps), replay))
+        sampling = criterion.comparison.sampling
+        points = sampling.choose(maps, sampling.draw(len(maps), replay))
         for chosen, expected in zip(points, case[f"points.{layer}"], strict=True):
             assert sorted(chosen.tolist()) == sorted(expected.tolist())

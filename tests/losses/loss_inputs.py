@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimask.losses.criterion import Criterion
-from unimask.losses.matcher import Matcher
+from unimask.losses.matcher import match
 from unimask.ops.masks import pack_masks
-from unimask.structures import MaskPrediction, Segments
+from unimask.structures import MaskPrediction, Matches, Segments
 
 CLASSES = 5
 
@@ -92,7 +92,7 @@ def slow_losses(
         class_logits, logits = prediction.class_logits[index], prediction.mask_logits(index)
         labels = torch.full(class_logits.shape[:2], CLASSES)
         maps, masks = [], []
-        matches = matches_of(criterion.matcher, prediction, index, targets, uniform)
+        matches = matches_of(criterion, prediction, index, targets, uniform)
         for image, query, target in zip(matches.image, matches.query, matches.target, strict=True):
             labels[image, query] = targets[image].labels[target]
             maps.append(logits[image, query])
@@ -100,9 +100,8 @@ def slow_losses(
         weights = torch.tensor([1.0] * CLASSES + [0.1])
         terms["class"][index] = functional.cross_entropy(class_logits.transpose(1, 2), labels, weights)
         all_maps = torch.stack(maps)
-        points = criterion.sampling.choose(
-            all_maps.detach(), criterion.sampling.draw(len(matches.image), uniform)
-        )
+        sampling = criterion.comparison.sampling
+        points = sampling.choose(all_maps.detach(), sampling.draw(len(matches.image), uniform))
         x, y = grid_sample(all_maps, points), grid_sample(torch.stack(masks), points)
         num_masks = sum(len(target) for target in targets)
         terms["mask"][index] = functional.binary_cross_entropy_with_logits(
@@ -114,11 +113,10 @@ def slow_losses(
     return {name: torch.stack([values[i] for i in range(last + 1)]) for name, values in terms.items()}
 
 
-def matches_of(matcher: Matcher, prediction: MaskPrediction, index: int, targets, uniform):
-    return matcher(
-        prediction.class_logits[index].detach(),
-        prediction.mask_embeddings[index].detach(),
-        prediction.mask_features.detach().unbind(),
-        targets,
-        uniform,
-    )
+def costs_of(criterion: Criterion, prediction: MaskPrediction, index: int, targets, uniform) -> list[Tensor]:
+    compared = criterion.comparison(prediction, targets, uniform)
+    return criterion.matcher.costs(prediction.class_logits[index], targets, compared.costs(index))
+
+
+def matches_of(criterion: Criterion, prediction: MaskPrediction, index: int, targets, uniform) -> Matches:
+    return match(costs_of(criterion, prediction, index, targets, uniform))

@@ -9,7 +9,7 @@ from unimask.losses.sampling import EveryCell, RandomPoints
 def test_the_defaults_are_those_of_the_paper() -> None:
     criterion = build_criterion(LossConfig(), num_classes=133)
     assert criterion.weights == {"class": 2.0, "mask": 5.0, "dice": 5.0}
-    assert criterion.sampling == RandomPoints(points=12544, candidates=37632, uncertain=9408)
+    assert criterion.comparison.sampling == RandomPoints(points=12544, candidates=37632, uncertain=9408)
     assert criterion.deep_supervision
     assert criterion.class_term.class_weights.tolist() == pytest.approx([1.0] * 133 + [0.1])
     assert not list(criterion.parameters())
@@ -17,7 +17,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
 
 
 def test_dense_sampling_is_an_override() -> None:
-    assert build_criterion(LossConfig(sampling="dense"), 3).sampling == EveryCell()
+    assert build_criterion(LossConfig(sampling="dense"), 3).comparison.sampling == EveryCell()
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,6 @@ def test_impossible_settings_are_named(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("importance", [0.0, 1.0])
 def test_all_or_none_of_the_points_may_be_uncertain(importance: float) -> None:
-    assert build_criterion(LossConfig(points=101, importance=importance), 3).sampling == RandomPoints(
-        points=101, candidates=303, uncertain=int(101 * importance)
-    )
+    assert build_criterion(
+        LossConfig(points=101, importance=importance), 3
+    ).comparison.sampling == RandomPoints(points=101, candidates=303, uncertain=int(101 * importance))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimask.config import LossConfig
-from unimask.losses import criterion as criterion_file
+from unimask.losses import masks as masks_file
 from unimask.losses.build import build_criterion
 from unimask.structures import Losses
 
@@ -52,7 +52,7 @@ def test_the_size_of_the_groups_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     at_once = criterion(prediction, targets, Generator(0))
     wanted = gradients(at_once, prediction)
     for values in (1, 700):  # one pair at a time, two at a time
-        monkeypatch.setattr(criterion_file, "VALUES_AT_ONCE", values)
+        monkeypatch.setattr(masks_file, "VALUES_AT_ONCE", values)
         losses = criterion(prediction, targets, Generator(0))
         for name in losses.terms:
             torch.testing.assert_close(losses.terms[name], at_once.terms[name])

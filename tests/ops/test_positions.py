@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
+from unimask.ops.positions import (
+    cell_centers,
+    fourier_positions,
+    padded_sine_positions,
+    sine_positions,
+)
 
 
 def test_sine_positions_follow_the_formula() -> None:
@@ -49,3 +54,13 @@ def test_fourier_positions_follow_the_formula() -> None:
     angles = [math.pi * x, 2 * math.pi * x, math.pi * y, 2 * math.pi * y]
     expected = [math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles]
     assert positions[:, 1, 3].tolist() == pytest.approx(expected)
+
+
+def test_padded_positions_count_valid_cells() -> None:
+    valid = torch.zeros(2, 5, 7, dtype=torch.bool)
+    valid[0], valid[1, :3, :4] = True, True
+    found = padded_sine_positions(valid, 12)
+    torch.testing.assert_close(found[0], sine_positions(5, 7, 12))
+    torch.testing.assert_close(found[1, :3, :4], sine_positions(3, 4, 12))
+    with pytest.raises(ValueError, match="multiple of 4"):
+        padded_sine_positions(valid, 6)

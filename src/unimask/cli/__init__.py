@@ -31,7 +31,7 @@ from unimask.cli.options import parse_settings
 from unimask.errors import ConfigError, DataError, UnimaskError
 
 if TYPE_CHECKING:
-    from unimask.config import Experiment
+    from unimask.config import DetrConfig, Experiment, ModelConfig
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
 
@@ -144,10 +144,10 @@ def predict(
     threshold: options.Threshold = None,
     as_json: options.Json = False,
 ) -> None:
-    """Segment pictures.
+    """Segment pictures, or find boxes in them.
 
     For NAME.jpg it writes NAME.overlay.png (the picture with its segments), NAME.json (what was found)
-    and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B).
+    and, for panoptic and semantic, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B).
 
     A picture that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
@@ -278,13 +278,14 @@ def evaluate(
     """Measure a model on labelled pictures, at their own size.
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
+    detection: COCO's box AP.
     All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
       unimask evaluate --weights nuclei --data my_data --output measured.json
     """
-    from unimask.data.open import open_dataset
+    from unimask.data.open import open_box_dataset, open_dataset
     from unimask.evaluation import evaluate as measure
     from unimask.segmenter import load
 
@@ -295,7 +296,10 @@ def evaluate(
     with naming(data):
         segmenter = load(weights, device=device, precision=precision.value)
         background = segmenter.model_file.experiment.data.background
-        dataset = open_dataset(data, split, task.value, background)
+        of_boxes = task == options.TaskName.detection
+        dataset = (
+            open_box_dataset(data, split) if of_boxes else open_dataset(data, split, task.value, background)
+        )
         with show.progress("evaluating", len(dataset)) as advance:
             evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
     if output is not None:
@@ -314,7 +318,7 @@ def convert(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former weights of other releases into a model folder, and back.
+    """Convert Mask2Former and DETR weights of other releases into a model folder, and back.
 
     Files are read without running code that may be in them.
 
@@ -329,7 +333,7 @@ def convert(
     found = {
         "target": str(target),
         "backbone": model_file.experiment.model.backbone.name,
-        "queries": model_file.experiment.model.query_decoder.queries,
+        "queries": _queries(model_file.experiment.model),
         "categories": len(model_file.categories),
         "provenance": model_file.provenance,
     }
@@ -338,6 +342,10 @@ def convert(
     else:
         for name, value in found.items():
             show.show_line(f"{name}: {value}")
+
+
+def _queries(model: "ModelConfig | DetrConfig") -> int:
+    return model.query_decoder.queries if model.kind == "masks" else model.queries
 
 
 @app.command()

@@ -11,11 +11,12 @@ from unimask.errors import ConfigError
 
 
 class TaskName(StrEnum):
-    """What to segment."""
+    """What to segment, or to find."""
 
     panoptic = "panoptic"
     instance = "instance"
     semantic = "semantic"
+    detection = "detection"
 
 
 class PrecisionName(StrEnum):
@@ -39,7 +40,8 @@ Task = Annotated[
     typer.Option(
         metavar="TASK",
         help="panoptic: each pixel belongs to one object or to one kind of background. instance: each object "
-        "with its own mask and score. semantic: a category for each pixel.",
+        "with its own mask and score. semantic: a category for each pixel. detection: a box with a score "
+        "around each object (models of boxes: DETR).",
     ),
 ]
 Json = Annotated[
@@ -80,7 +82,7 @@ Threshold = Annotated[
     float | None,
     typer.Option(
         metavar="SCORE",
-        help="The lowest score of a segment, 0 to 1, for panoptic and instance; by default the model's own.",
+        help="The lowest score of a segment or box, 0 to 1, not for semantic; by default the model's own.",
     ),
 ]
 

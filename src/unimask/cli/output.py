@@ -17,6 +17,7 @@ from rich.text import Text
 from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
+    from unimask.box_results import BoxResult
     from unimask.evaluation import Evaluation
     from unimask.results import Result
 
@@ -87,11 +88,14 @@ class PictureSummary:
     found: tuple[Found, ...]
 
 
-def summarise(name: str, result: "Result") -> PictureSummary:
+def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
     """The row or rows of a picture, categories by falling area."""
+    from unimask.box_results import BoxResult
+
     found = []
-    for category in {segment.category for segment in result.segments}:
-        members = [segment for segment in result.segments if segment.category == category]
+    parts = result.boxes if isinstance(result, BoxResult) else result.segments
+    for category in {part.category for part in parts}:
+        members = [part for part in parts if part.category == category]
         found.append(
             Found(
                 category=category,

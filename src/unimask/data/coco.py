@@ -9,16 +9,16 @@ from numpy import ndarray
 
 from unimask.data.coco_file import (
     Record,
+    annotations_of_images,
     load_json,
     picture_folders,
     read_categories,
     read_coco_picture,
     read_images,
     records,
-    unique,
+    used_categories,
     whole,
 )
-from unimask.data.messages import some_of
 from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
 from unimask.errors import DataError
 from unimask.structures import Categories, Sample, Size
@@ -48,8 +48,7 @@ class CocoInstances:
         self._path = Path(path)
         content = load_json(self._path) if content is None else content
         entries = records(self._path, content, "annotations")
-        used = frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int))
-        self._categories = read_categories(self._path, content, used=used)
+        self._categories = read_categories(self._path, content, used=used_categories(entries))
         self._images = read_images(self._path, content, picture_folders(self._path))
         self._instances = self._group(entries)
 
@@ -84,35 +83,20 @@ class CocoInstances:
 
     def _group(self, entries: Sequence[Record]) -> dict[int, list[_Instance]]:
         """The instances of each picture, checked."""
-        path = self._path
-        unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
-        labels = {file_id: label for label, file_id in enumerate(self._categories.file_ids)}
-        sizes = {image.id: image.size for image in self._images}
-        groups: dict[int, list[_Instance]] = {number: [] for number in sizes}
-        for entry in entries:
-            what = f"annotation {entry['id']}"
-            image, category = whole(path, entry, "image_id", what), whole(path, entry, "category_id", what)
-            if image not in groups:
-                raise DataError(
-                    path,
-                    f"{what} is for image {image}, which is not in 'images'; remove one or add the other",
-                )
-            if category not in labels:
-                raise DataError(
-                    path,
-                    f"{what} has category {category}, which is not in 'categories' ({some_of(labels)}); "
-                    "correct it or add the category",
-                )
-            shape = _shape(path, entry, what, sizes[image])
-            groups[image].append(
-                _Instance(
-                    id=whole(path, entry, "id", what),
-                    label=labels[category],
-                    is_crowd=bool(entry.get("iscrowd", 0)),
-                    shape=shape,
-                )
-            )
-        return groups
+        grouped = annotations_of_images(self._path, entries, self._images, self._categories)
+        return {
+            image.id: [self._instance(entry, label, image.size) for entry, label in grouped[image.id]]
+            for image in self._images
+        }
+
+    def _instance(self, entry: Record, label: int, size: Size) -> _Instance:
+        what = f"annotation {entry['id']}"
+        return _Instance(
+            id=whole(self._path, entry, "id", what),
+            label=label,
+            is_crowd=bool(entry.get("iscrowd", 0)),
+            shape=_shape(self._path, entry, what, size),
+        )
 
 
 def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:

@@ -116,6 +116,40 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
     )
 
 
+def used_categories(entries: Sequence[Record]) -> frozenset[int]:
+    """The category ids that occur in annotations."""
+    return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int))
+
+
+def annotations_of_images(
+    path: Path, entries: Sequence[Record], images: Sequence[CocoImage], categories: Categories
+) -> dict[int, list[tuple[Record, int]]]:
+    """Image id -> its annotations in the order of the file, each with its label.
+
+    Raises:
+        DataError: an id occurs twice, or an annotation has an unknown picture or category.
+    """
+    unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
+    labels = {file_id: label for label, file_id in enumerate(categories.file_ids)}
+    groups: dict[int, list[tuple[Record, int]]] = {image.id: [] for image in images}
+    for entry in entries:
+        what = f"annotation {entry['id']}"
+        image, category = whole(path, entry, "image_id", what), whole(path, entry, "category_id", what)
+        if image not in groups:
+            raise DataError(
+                path,
+                f"{what} is for image {image}, which is not in 'images'; remove one or add the other",
+            )
+        if category not in labels:
+            raise DataError(
+                path,
+                f"{what} has category {category}, which is not in 'categories' ({some_of(labels)}); "
+                "correct it or add the category",
+            )
+        groups[image].append((entry, labels[category]))
+    return groups
+
+
 def color_or_default(given: object, index: int) -> tuple[int, int, int]:
     """The color that a file gives as [r, g, b], else the default one of category number `index`."""
     if isinstance(given, list) and len(given) == 3 and all(isinstance(value, int) for value in given):

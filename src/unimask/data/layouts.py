@@ -5,16 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from unimask.config import Task
+from unimask.data.box_views import BoxesAround, Listed
 from unimask.data.coco import CocoInstances
-from unimask.data.coco_file import load_json
+from unimask.data.coco_boxes import CocoBoxes
+from unimask.data.coco_file import Record, load_json
 from unimask.data.coco_panoptic import CocoPanoptic
 from unimask.data.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
 from unimask.data.messages import some_of
 from unimask.errors import DataError
-from unimask.structures import Dataset
+from unimask.structures import BoxDataset
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -31,43 +33,64 @@ LAYOUTS = """expected one of
   images/train/, images/val/ with labels/train/, labels/val/ (label pictures), and classes.json
   train/images/ with train/labels/, or train/ with train_labels/ (and so on for val), and classes.json
   images/ with labels/ (one set), and classes.json, and splits.json if it is split
+  detection_train.json, detection_val.json (COCO boxes, for detection), pictures in images/
   one JSON file of COCO; or the word shapes or shapes:HEIGHTxWIDTH (a generated set)"""
 
 _COCO_NAME = re.compile(
-    r"_?(?P<kind>instances|panoptic|annotations|coco|labels|result)?"
+    r"_?(?P<kind>instances|panoptic|detection|annotations|coco|labels|result)?"
     r"_?(?P<split>[a-z]*?)_?(?P<year>20\d\d)?(\.coco)?\.json"
 )
 _UNSPLIT = ("", "default", "all", "coco")
 
 
-class Listed(Dataset, Protocol):
-    """A data set that knows the ids of its samples without reading them."""
+@runtime_checkable
+class ListedBoxes(BoxDataset, Protocol):
+    """A data set of boxes that knows the ids of its samples without reading them."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """In the order of the samples."""
 
 
+Found = TypeVar("Found", bound=Listed | ListedBoxes)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class Opener(Generic[Found]):
+    """What is made of annotations: data sets of segments, or of boxes."""
+
+    coco: Callable[[Path], Found]
+    folder: Callable[[LabelFolder], Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(Generic[Found]):
     """One set of annotated pictures; `open` reads its annotations, not its pictures."""
 
     path: Path
-    open: Callable[[], Listed]
+    open: Callable[[], Found]
 
 
-def sets_in(root: Path, task: Task) -> dict[str, Source]:
+_ORDERS: Mapping[Task, tuple[str, ...]] = {
+    "panoptic": ("panoptic", "", "instances"),
+    "instance": ("instances", "", "panoptic"),
+    "semantic": ("panoptic", "", "instances"),
+    "detection": ("detection", "instances", "", "panoptic"),
+}
+"""Which kind of COCO's files a task prefers; "" are those whose name does not say."""
+
+
+def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The sets below a folder, by split ("train", "val", "test"); "" is one that is not split.
 
-    Instance segmentation looks for COCO instances first, the other tasks for COCO panoptic first; label
-    pictures come last.
+    Instance segmentation looks for COCO instances first, detection for COCO boxes, the other tasks for COCO
+    panoptic; label pictures come last.
 
     Raises:
         DataError: no layout is recognised, or there are several annotations for one split.
     """
-    order = ("instances", "", "panoptic") if task == "instance" else ("panoptic", "", "instances")
-    for kind in order:
-        sets = _coco_sets(root, kind)
+    for kind in _ORDERS[task]:
+        sets = _coco_sets(root, kind, opener)
         if sets:
             return sets
     folders = find_folders(root, SPLITS)
@@ -77,17 +100,17 @@ def sets_in(root: Path, task: Task) -> dict[str, Source]:
     if splits:
         return {
             split_of_word(word) or word: Source(
-                path=root, open=partial(_open_folder, root, *folders[""], tuple(names))
+                path=root, open=partial(_open_folder, opener, root, *folders[""], tuple(names))
             )
             for word, names in splits.items()
         }
     return {
-        split: Source(path=labels, open=partial(_open_folder, root, pictures, labels, None))
+        split: Source(path=labels, open=partial(_open_folder, opener, root, pictures, labels, None))
         for split, (pictures, labels) in folders.items()
     }
 
 
-def sets_around(path: Path) -> dict[str, Source]:
+def sets_around(path: Path, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The sets that one JSON file stands for: itself, and those of other splits that are named alike.
 
     Raises:
@@ -107,8 +130,8 @@ def sets_around(path: Path) -> dict[str, Source]:
                 else path.parent.parent / word / path.name
             )
             if twin != path and twin.is_file() and name != beside:
-                found[name] = Source(path=twin, open=partial(open_coco, twin))
-    return {**found, beside: Source(path=path, open=partial(open_coco, path))}
+                found[name] = Source(path=twin, open=partial(opener.coco, twin))
+    return {**found, beside: Source(path=path, open=partial(opener.coco, path))}
 
 
 def split_of_word(word: str) -> str:
@@ -119,19 +142,37 @@ def split_of_word(word: str) -> str:
 def open_coco(path: Path) -> Listed:
     """The COCO file's reader; panoptic files are known by their `segments_info`."""
     content = load_json(path)
+    return CocoPanoptic(path, content) if _is_panoptic(content) else CocoInstances(path, content)
+
+
+def open_coco_boxes(path: Path) -> ListedBoxes:
+    """The boxes of a COCO file; of a panoptic one those around its things."""
+    content = load_json(path)
+    return BoxesAround(CocoPanoptic(path, content)) if _is_panoptic(content) else CocoBoxes(path, content)
+
+
+def _is_panoptic(content: Record) -> bool:
     entries = content.get("annotations")
     first = entries[0] if isinstance(entries, list) and entries else None
-    if isinstance(first, dict) and "segments_info" in first:
-        return CocoPanoptic(path, content)
-    return CocoInstances(path, content)
+    return isinstance(first, dict) and "segments_info" in first
 
 
-def _open_folder(root: Path, pictures: Path, labels: Path, names: tuple[str, ...] | None) -> LabelFolder:
+def _as_it_is(folder: LabelFolder) -> Listed:
+    return folder
+
+
+SEGMENTS: Opener[Listed] = Opener(coco=open_coco, folder=_as_it_is)
+BOXES: Opener[ListedBoxes] = Opener(coco=open_coco_boxes, folder=BoxesAround)
+
+
+def _open_folder(
+    opener: Opener[Found], root: Path, pictures: Path, labels: Path, names: tuple[str, ...] | None
+) -> Found:
     pairs = pair_up(pictures, labels, names)
-    return LabelFolder(pairs, read_scheme(root, pairs))
+    return opener.folder(LabelFolder(pairs, read_scheme(root, pairs)))
 
 
-def _coco_sets(root: Path, kind: str) -> dict[str, Source]:
+def _coco_sets(root: Path, kind: str, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The COCO files of one kind ("instances", "panoptic", or "" for those without), by split."""
     found: dict[str, list[Path]] = {}
     for place in (root, root / "annotations", *(root / word for words in SPLITS.values() for word in words)):
@@ -146,7 +187,7 @@ def _coco_sets(root: Path, kind: str) -> dict[str, Source]:
             raise DataError(
                 root, f"has several annotations for {split or 'one set'}: {names}; name one JSON file"
             )
-    return {split: Source(path=path, open=partial(open_coco, path)) for split, (path,) in found.items()}
+    return {split: Source(path=path, open=partial(opener.coco, path)) for split, (path,) in found.items()}
 
 
 def _kind_and_split(path: Path) -> tuple[str, str] | None:
@@ -154,7 +195,7 @@ def _kind_and_split(path: Path) -> tuple[str, str] | None:
     match = _COCO_NAME.fullmatch(path.name.lower())
     if match is None:
         return None
-    kind = match["kind"] if match["kind"] in ("instances", "panoptic") else ""
+    kind = match["kind"] if match["kind"] in ("instances", "panoptic", "detection") else ""
     if match["split"] in _UNSPLIT:
         return (kind, "") if match["kind"] or match["split"] else None
     split = split_of_word(match["split"])

@@ -11,9 +11,21 @@ from torch.utils.data import DataLoader
 
 from unimask.config import DataConfig, Scale
 from unimask.data.seeds import seeded_generator
-from unimask.data.transforms import augment, resize_picture
+from unimask.data.transforms import augment, augment_boxes, resize_picture
 from unimask.errors import UnimaskError
-from unimask.structures import Batch, Categories, Dataset, ImageBatch, Placement, Sample, Segments, Size
+from unimask.ops.boxes import scale_of, xyxy_to_cxcywh
+from unimask.structures import (
+    Batch,
+    BoxDataset,
+    BoxSample,
+    BoxTargets,
+    Dataset,
+    ImageBatch,
+    Placement,
+    Sample,
+    Segments,
+    Size,
+)
 
 Channels = tuple[float, float, float]
 
@@ -56,7 +68,7 @@ def batch_images(
 
 
 def training_loader(
-    dataset: Dataset,
+    dataset: Dataset | BoxDataset,
     config: DataConfig,
     *,
     mean: Channels,
@@ -128,22 +140,20 @@ class _Order:
 class _Cached:
     """Keeps decoded samples until the memory granted is full; the rest is read every time."""
 
-    def __init__(self, dataset: Dataset, bytes_granted: int) -> None:
+    def __init__(self, dataset: Dataset | BoxDataset, bytes_granted: int) -> None:
         self._dataset, self._bytes_left = dataset, bytes_granted
-        self._samples: dict[int, Sample] = {}
-
-    @property
-    def categories(self) -> Categories:
-        return self._dataset.categories
+        self._samples: dict[int, Sample | BoxSample] = {}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | BoxSample:
         if index in self._samples:
             return self._samples[index]
         sample = self._dataset[index]
-        needed = sample.image.nbytes + sample.segments.layers.nbytes
+        needed = sample.image.nbytes
+        if isinstance(sample, Sample):
+            needed += sample.segments.layers.nbytes
         if needed <= self._bytes_left:
             self._bytes_left -= needed
             self._samples[index] = sample
@@ -153,13 +163,17 @@ class _Cached:
 class _Augmented:
     """Augmented samples by (epoch, index). Errors are given back, because a worker's pipe would lose them."""
 
-    def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
+    def __init__(self, dataset: _Cached, config: DataConfig, seed: int) -> None:
         self._dataset, self._config, self._seed = dataset, config, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UnimaskError:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | BoxSample | UnimaskError:
         epoch, index = key
+        generator = seeded_generator(self._seed, epoch, index)
         try:
-            return augment(self._dataset[index], self._config, seeded_generator(self._seed, epoch, index))
+            sample = self._dataset[index]
+            if isinstance(sample, BoxSample):
+                return augment_boxes(sample, self._config, generator)
+            return augment(sample, self._config, generator)
         except UnimaskError as error:
             return error
 
@@ -170,7 +184,7 @@ class _Parts(NamedTuple):
     pixels: Tensor
     valid: Tensor
     placements: tuple[Placement, ...]
-    layers: tuple[Tensor, ...]
+    regions: tuple[Tensor, ...]  # id maps on the canvas (int16), or boxes as cxcywh in [0, 1] (float32)
     labels: tuple[Tensor, ...]
     image_ids: tuple[str, ...]
 
@@ -182,23 +196,31 @@ class _Collate:
         self._canvas = Placement.fit(config.crop, config.crop, config.divisor).canvas
         self._mean, self._std = mean, std
 
-    def __call__(self, samples: list[Sample | UnimaskError]) -> _Parts | UnimaskError:
-        good = [sample for sample in samples if isinstance(sample, Sample)]
+    def __call__(self, samples: list[Sample | BoxSample | UnimaskError]) -> _Parts | UnimaskError:
+        good = [sample for sample in samples if not isinstance(sample, UnimaskError)]
         for sample in samples:
             if isinstance(sample, UnimaskError):
                 return sample
-        placements = tuple(
-            Placement(original=s.segments.size, resized=s.segments.size, canvas=self._canvas) for s in good
-        )
+        sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in good]
+        placements = tuple(Placement(original=size, resized=size, canvas=self._canvas) for size in sizes)
         images = batch_images([sample.image for sample in good], placements, self._mean, self._std)
+        regions, labels = zip(*(self._target(sample) for sample in good), strict=True)
         return _Parts(
             pixels=images.pixels,
             valid=images.valid,
             placements=placements,
-            layers=tuple(self._pad(sample.segments.layers) for sample in good),
-            labels=tuple(sample.segments.labels for sample in good),
+            regions=regions,
+            labels=labels,
             image_ids=tuple(sample.image_id for sample in good),
         )
+
+    def _target(self, sample: Sample | BoxSample) -> tuple[Tensor, Tensor]:
+        """What is to be found, and its labels."""
+        if isinstance(sample, Sample):
+            return self._pad(sample.segments.layers), sample.segments.labels
+        boxes = sample.detections.boxes
+        size = (sample.image.shape[1], sample.image.shape[2])
+        return xyxy_to_cxcywh(boxes / scale_of(size, boxes)), sample.detections.labels
 
     def _pad(self, layers: Tensor) -> Tensor:
         bottom, right = self._canvas[0] - layers.shape[1], self._canvas[1] - layers.shape[2]
@@ -206,14 +228,20 @@ class _Collate:
 
 
 def _to_batch(parts: _Parts) -> Batch:
-    targets = tuple(
-        Segments(
-            layers=layers,
-            labels=labels,
-            scores=torch.ones(labels.shape[0]),
-            is_crowd=torch.zeros(labels.shape[0], dtype=torch.bool),
-        )
-        for layers, labels in zip(parts.layers, parts.labels)
-    )
     images = ImageBatch(pixels=parts.pixels, valid=parts.valid, placements=parts.placements)
+    pairs = list(zip(parts.regions, parts.labels, strict=True))
+    if parts.regions[0].dtype == torch.int16:
+        segments = tuple(_segments(layers, labels) for layers, labels in pairs)
+        return Batch(images=images, targets=segments, image_ids=parts.image_ids)
+    targets = tuple(BoxTargets(boxes=boxes, labels=labels) for boxes, labels in pairs)
     return Batch(images=images, targets=targets, image_ids=parts.image_ids)
+
+
+def _segments(layers: Tensor, labels: Tensor) -> Segments:
+    count = labels.shape[0]
+    return Segments(
+        layers=layers,
+        labels=labels,
+        scores=torch.ones(count),
+        is_crowd=torch.zeros(count, dtype=torch.bool),
+    )

@@ -4,13 +4,25 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Generic
 
 from unimask.config import Task
-from unimask.data.layouts import LAYOUTS, Listed, Source, open_coco, sets_around, sets_in, split_of_word
+from unimask.data.box_views import BoxesAround
+from unimask.data.layouts import (
+    BOXES,
+    LAYOUTS,
+    SEGMENTS,
+    Found,
+    Opener,
+    Source,
+    sets_around,
+    sets_in,
+    split_of_word,
+)
 from unimask.data.shapes import ShapesDataset
 from unimask.data.views import view
 from unimask.errors import DataError
-from unimask.structures import Categories, Dataset, Sample
+from unimask.structures import BoxDataset, Categories, Dataset
 
 HELD_OUT = 0.1  # share of the pictures that a set without a validation split gives to "val"
 
@@ -27,14 +39,35 @@ def open_dataset(path: str | Path, split: str, task: Task, background: bool = Tr
     """
     if re.match("shapes(:|$)", str(path)) and not Path(path).exists():
         return view(_shapes(str(path), split), task, background=background)
-    root = Path(path)
-    if not root.exists():
-        raise DataError(path, "no such file or folder; " + LAYOUTS)
-    found = _choose(root, split, sets_in(root, task) if root.is_dir() else sets_around(root))
+    found = _open(Path(path), split, task, SEGMENTS)
     try:
         return view(found, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
+
+
+def open_box_dataset(path: str | Path, split: str) -> BoxDataset:
+    """The samples of one split with boxes; `path` and `split` as for `open_dataset`.
+
+    Boxes are those that a COCO JSON of instances states (masks are not needed there); of all other layouts
+    they are the smallest ones around the things.
+
+    Raises:
+        DataError: as `open_dataset`, or the data has no things.
+    """
+    try:
+        if re.match("shapes(:|$)", str(path)) and not Path(path).exists():
+            return BoxesAround(_shapes(str(path), split))
+        return _open(Path(path), split, "detection", BOXES)
+    except DataError as error:
+        raise error if error.path != "data" else DataError(path, error.reason) from None
+
+
+def _open(root: Path, split: str, task: Task, opener: Opener[Found]) -> Found | "_Part[Found]":
+    if not root.exists():
+        raise DataError(root, "no such file or folder; " + LAYOUTS)
+    sets = sets_in(root, task, opener) if root.is_dir() else sets_around(root, opener)
+    return _choose(root, split, sets, opener)
 
 
 def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
@@ -46,13 +79,15 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(root: Path, split: str, sets: Mapping[str, Source]) -> Dataset:
+def _choose(
+    root: Path, split: str, sets: Mapping[str, Source[Found]], opener: Opener[Found]
+) -> Found | "_Part[Found]":
     """The set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sets and (wanted != "train" or "val" in sets):
         return sets[wanted].open()
     if wanted == "all" and root.is_file():
-        return open_coco(root)
+        return opener.coco(root)
     if wanted == "all" and len(sets) == 1:
         return next(iter(sets.values())).open()
     whole = sets.get("", sets.get("train"))
@@ -70,10 +105,10 @@ def _choose(root: Path, split: str, sets: Mapping[str, Source]) -> Dataset:
     return _Part(dataset, chosen)
 
 
-class _Part:
+class _Part(Generic[Found]):
     """Some samples of a data set."""
 
-    def __init__(self, dataset: Listed, indices: Sequence[int]) -> None:
+    def __init__(self, dataset: Found, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, tuple(indices)
 
     @property
@@ -83,7 +118,7 @@ class _Part:
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Any:  # what a sample of `Found` is
         return self._dataset[self._indices[index]]
 
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from unimask.config import DataConfig, ScaleJitter
+from unimask.ops.boxes import box_areas, clip_boxes, scale_of
 from unimask.ops.masks import renumber
-from unimask.structures import Sample, Segments, Size
+from unimask.structures import BoxSample, Sample, Segments, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,31 +25,81 @@ class Window:
     resized: Size
 
 
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where a picture's pixels go."""
+
+    window: Window
+    horizontal: bool  # flipped left to right
+    vertical: bool  # flipped upside down
+
+    def move(self, maps: Tensor, *, picture: bool) -> Tensor:
+        """A picture (bilinear, antialiased) or an id map (nearest), cut, resized and flipped."""
+        maps = _cut(maps, self.window, picture=picture)
+        if self.horizontal:
+            maps = functional.horizontal_flip(maps)
+        if self.vertical:
+            maps = functional.vertical_flip(maps)
+        return maps
+
+    def move_boxes(self, boxes: Float[Tensor, "boxes 4"]) -> Float[Tensor, "boxes 4"]:
+        """Boxes (xyxy, pixels) after the same, cut off at the borders; some may be empty."""
+        window, (height, width) = self.window, self.window.resized
+        scale = scale_of(window.resized, boxes) / scale_of(window.taken, boxes)
+        boxes = (boxes - boxes.new_tensor([window.left, window.top] * 2)) * scale
+        boxes = clip_boxes(boxes, window.resized)
+        if self.horizontal:
+            boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
+        if self.vertical:
+            boxes = torch.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), dim=1)
+        return boxes
+
+
 def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> Sample:
     """The sample as training sees it: resized, cropped, flipped, recolored; at most of size `config.crop`.
 
-    Picture (bilinear, antialiased) and id map (nearest) go through the same geometry. Crowd regions become
-    void, segments without a pixel are dropped, and the rest is renumbered. Deterministic in the generator's
-    state; the number of draws is the same for every sample of one configuration.
+    Picture and id map go through the same geometry. Crowd regions become void, segments without a pixel are
+    dropped, and the rest is renumbered. Deterministic in the generator's state; the number of draws is the
+    same for every sample of one configuration.
     """
-    window = draw_window(sample.segments.size, config, generator)
-    horizontal = _draw(generator) < config.horizontal_flip
-    vertical = _draw(generator) < config.vertical_flip
-    image, layers = (
-        _cut(sample.image, window, picture=True),
-        _cut(sample.segments.layers, window, picture=False),
-    )
-    if horizontal:
-        image, layers = functional.horizontal_flip(image), functional.horizontal_flip(layers)
-    if vertical:
-        image, layers = functional.vertical_flip(image), functional.vertical_flip(layers)
-    if config.color > 0:
-        image = jitter_color(image, config.color, generator)
+    geometry = draw_geometry(sample.segments.size, config, generator)
+    layers = geometry.move(sample.segments.layers, picture=False)
     return Sample(
-        image=image.contiguous(),
+        image=_picture(sample.image, geometry, config, generator),
         segments=drop_unseen(replace(sample.segments, layers=layers)),
         image_id=sample.image_id,
     )
+
+
+def augment_boxes(sample: BoxSample, config: DataConfig, generator: torch.Generator) -> BoxSample:
+    """As `augment`, for boxes: crowd is dropped, and what has less than a pixel's width or height left."""
+    geometry = draw_geometry((sample.image.shape[1], sample.image.shape[2]), config, generator)
+    given = sample.detections
+    boxes = geometry.move_boxes(given.boxes)
+    seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~given.is_crowd
+    return BoxSample(
+        image=_picture(sample.image, geometry, config, generator),
+        detections=replace(given, boxes=boxes, areas=box_areas(boxes)).select(seen),
+        image_id=sample.image_id,
+    )
+
+
+def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) -> Geometry:
+    """A random window and random flips."""
+    return Geometry(
+        window=draw_window(size, config, generator),
+        horizontal=_draw(generator) < config.horizontal_flip,
+        vertical=_draw(generator) < config.vertical_flip,
+    )
+
+
+def _picture(
+    image: UInt8[Tensor, "3 height width"], geometry: Geometry, config: DataConfig, generator: torch.Generator
+) -> UInt8[Tensor, "3 _height _width"]:
+    image = geometry.move(image, picture=True)
+    if config.color > 0:
+        image = jitter_color(image, config.color, generator)
+    return image.contiguous()
 
 
 def drop_unseen(segments: Segments) -> Segments:

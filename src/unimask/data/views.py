@@ -97,7 +97,18 @@ def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
     Raises:
         DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
     """
-    given = dataset.categories
+    table = labels_of_model(dataset.categories, categories)
+    if dataset.categories.names == categories.names:
+        return View(dataset, categories, _unchanged)
+    return View(dataset, categories, _Relabel(table))
+
+
+def labels_of_model(given: Categories, categories: Categories) -> Int64[Tensor, " categories"]:
+    """For each category of a data set the label of a model that has the same name.
+
+    Raises:
+        DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
+    """
     known = {name: label for label, name in enumerate(categories.names)}
     missing = [name for name in given.names if name not in known]
     if missing:
@@ -111,10 +122,7 @@ def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
         if given.is_thing[label] != categories.is_thing[known[name]]:
             here, there = ("a thing", "stuff") if given.is_thing[label] else ("stuff", "a thing")
             raise DataError("data", f"category {name!r} is {here} in the data and {there} in the model")
-    if given.names == categories.names:
-        return View(dataset, categories, _unchanged)
-    table = torch.tensor([known[name] for name in given.names], dtype=torch.int64)
-    return View(dataset, categories, _Relabel(table))
+    return torch.tensor([known[name] for name in given.names], dtype=torch.int64)
 
 
 def _unchanged(segments: Segments) -> Segments:

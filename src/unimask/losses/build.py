@@ -4,9 +4,12 @@ from torch import Tensor
 
 from unimask.config import LossConfig
 from unimask.errors import ConfigError
+from unimask.losses.boxes import BoxComparison
 from unimask.losses.criterion import Average, Criterion
+from unimask.losses.masks import MaskComparison
 from unimask.losses.sampling import EveryCell, RandomPoints, Sampling
-from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
+from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, MaskTerm
+from unimask.structures import BoxPrediction, BoxTargets, MaskPrediction, Segments
 
 
 def one_process(number: Tensor) -> Tensor:
@@ -14,17 +17,38 @@ def one_process(number: Tensor) -> Tensor:
     return number
 
 
-def build_criterion(config: LossConfig, num_classes: int, average: Average = one_process) -> Criterion:
-    """The criterion for K = `num_classes` real classes; `average` gives the mean over training processes.
+def build_criterion(
+    config: LossConfig, num_classes: int, average: Average = one_process
+) -> Criterion[MaskPrediction, Segments]:
+    """The criterion of masks for K = `num_classes` real classes; `average` gives the mean over training
+    processes.
 
     Raises:
         ConfigError: a setting has an impossible value.
     """
     _check(config)
+    terms = (MaskTerm(weight=config.mask_weight), DiceTerm(weight=config.dice_weight))
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        pair_terms=(MaskTerm(weight=config.mask_weight), DiceTerm(weight=config.dice_weight)),
-        sampling=_sampling(config),
+        comparison=MaskComparison(terms=terms, sampling=_sampling(config)),
+        deep_supervision=config.deep_supervision,
+        average=average,
+    )
+
+
+def build_box_criterion(
+    config: LossConfig, num_classes: int, average: Average = one_process
+) -> Criterion[BoxPrediction, BoxTargets]:
+    """As `build_criterion`, for boxes.
+
+    Raises:
+        ConfigError: a setting has an impossible value.
+    """
+    _check(config)
+    terms = (BoxTerm(weight=config.box_weight), BoxOverlapTerm(weight=config.overlap_weight))
+    return Criterion(
+        class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
+        comparison=BoxComparison(terms=terms),
         deep_supervision=config.deep_supervision,
         average=average,
     )
@@ -41,7 +65,7 @@ def _sampling(config: LossConfig) -> Sampling:
 
 
 def _check(config: LossConfig) -> None:
-    for name in ("class_weight", "mask_weight", "dice_weight"):
+    for name in ("class_weight", "mask_weight", "dice_weight", "box_weight", "overlap_weight"):
         if not getattr(config, name) >= 0:  # also where it is not a number
             raise ConfigError(f"losses.{name}", f"a weight is at least 0; got {getattr(config, name)}")
     if not config.no_object_weight > 0:

@@ -1,71 +1,68 @@
-"""The loss of a mask prediction: matching, then a list of terms, after every layer."""
+"""The loss of a prediction: matching, then a list of terms, after every layer."""
 
 from collections.abc import Callable, Sequence
+from typing import Generic
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from unimask.losses.comparison import Compared, Comparison, SaidByModel, Target, TargetOfModel
 from unimask.losses.matcher import Matcher
-from unimask.losses.sampling import Sampling
-from unimask.losses.terms import ClassTerm, PairTerm
-from unimask.ops.points import sample_labels, sample_maps
-from unimask.structures import Losses, MaskPrediction, Matches, Segments, Uniform
+from unimask.losses.terms import ClassTerm
+from unimask.structures import Losses, Matches, Uniform
 
 Average = Callable[[Tensor], Tensor]
 """Gives the mean of a number over all processes; the same on each of them."""
 
-VALUES_AT_ONCE = 2**22
-"""Largest number of mask logits made at once for the losses; pairs are taken in groups that stay below."""
 
-
-class Criterion(nn.Module):
+class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
     """Measures a prediction against the targets; every supervised prediction is matched on its own.
 
-    Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
-    and only their values at the points are kept. Everything is computed in float32, also under autocast.
+    It knows neither masks nor boxes: `comparison` puts either beside the targets. Everything is computed in
+    float32, also under autocast.
 
-    Source: Mask2Former (2112.01527), Sec. 3.2 (supervision after every layer), 3.3 and 4.1.
+    Source: DETR (2005.12872), Sec. 3.1; Mask2Former (2112.01527), Sec. 3.2 (supervision after every layer),
+    3.3 and 4.1.
     """
 
     def __init__(
         self,
         class_term: ClassTerm,
-        pair_terms: Sequence[PairTerm],
-        sampling: Sampling,
+        comparison: Comparison[SaidByModel, TargetOfModel],
         deep_supervision: bool,
         average: Average,
     ) -> None:
         super().__init__()
-        self.matcher = Matcher(class_term, pair_terms, sampling)
+        self.matcher = Matcher(class_term)
         self.class_term = class_term
-        self.pair_terms = tuple(pair_terms)
-        self.sampling = sampling
+        self.comparison = comparison
         self.deep_supervision = deep_supervision
         self.average = average
-        self.weights = {class_term.name: class_term.weight, **{term.name: term.weight for term in pair_terms}}
+        self.weights = {
+            class_term.name: class_term.weight,
+            **{term.name: term.weight for term in comparison.terms},
+        }
 
-    def forward(self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform) -> Losses:
+    def forward(
+        self, prediction: SaidByModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
+    ) -> Losses:
         """The terms of each supervised prediction, in order of depth: only the last without deep supervision.
 
-        Targets lie on the canvas, without crowd, labels below K. Mask terms are sums over matched pairs,
-        divided by the number of all targets of the batch (its mean over processes, at least 1); they are 0,
-        with a gradient of 0, where the batch has no target. Random numbers are drawn for the final prediction
-        first, then for the others in order.
+        Targets are without crowd, their labels below K; segments lie on the canvas. Mask and box terms are
+        sums over matched pairs, divided by the number of all targets of the batch (its mean over processes,
+        at least 1); they are 0, with a gradient of 0, where the batch has no target. Random numbers are drawn
+        for the final prediction first, then for the others in order.
         """
-        with torch.autocast(prediction.mask_features.device.type, enabled=False):
+        with torch.autocast(prediction.class_logits.device.type, enabled=False):
             class_logits = prediction.class_logits.float().unbind()
-            embeddings = prediction.mask_embeddings.float().unbind()
-            features = prediction.mask_features.float().contiguous(memory_format=torch.channels_last).unbind()
-            count = sum(len(target) for target in targets)
-            num_masks = self.average(torch.tensor(float(count), device=features[0].device)).clamp(min=1)
+            compared = self.comparison(prediction, targets, uniform)
+            number = torch.tensor(float(sum(len(target) for target in targets)))
+            count = self.average(number.to(class_logits[0].device)).clamp(min=1)
             last = len(class_logits) - 1
             order = [last, *range(last)] if self.deep_supervision else [last]
             losses = {
-                index: self._losses(
-                    class_logits[index], embeddings[index], features, targets, uniform, num_masks
-                )
-                for index in order
+                index: self._losses(class_logits[index], targets, compared, index, count) for index in order
             }
         terms = {
             name: torch.stack([losses[index][name] for index in sorted(losses)]) for name in losses[last]
@@ -75,26 +72,22 @@ class Criterion(nn.Module):
     def _losses(
         self,
         class_logits: Float[Tensor, "batch queries classes_and_none"],
-        embeddings: Float[Tensor, "batch queries channels"],
-        features: Sequence[Float[Tensor, "channels height width"]],
-        targets: tuple[Segments, ...],
-        uniform: Uniform,
-        num_masks: Float[Tensor, ""],
+        targets: Sequence[Target],
+        compared: Compared,
+        index: int,
+        count: Float[Tensor, ""],
     ) -> dict[str, Float[Tensor, ""]]:
         """Each term of one prediction."""
-        matches = self.matcher(class_logits, embeddings, features, targets, uniform)
-        labels_of_queries = self._labels_of_queries(class_logits, matches, targets)
-        losses = {self.class_term.name: self.class_term.loss(class_logits, labels_of_queries)}
-        logits, labels = self._at_points(embeddings, features, matches, targets, uniform)
-        for term in self.pair_terms:
-            losses[term.name] = term.loss(logits, labels, num_masks)
-        return losses
+        matches = self.matcher(class_logits, targets, compared.costs(index))
+        labels = self._labels_of_queries(class_logits, matches, targets)
+        class_loss = self.class_term.loss(class_logits, labels)
+        return {self.class_term.name: class_loss, **compared.losses(index, matches, count)}
 
     def _labels_of_queries(
         self,
         class_logits: Float[Tensor, "batch queries classes_and_none"],
         matches: Matches,
-        targets: tuple[Segments, ...],
+        targets: Sequence[Target],
     ) -> Int64[Tensor, "batch queries"]:
         """The label that each query is to predict; no-object for those without a target."""
         labels = torch.full(class_logits.shape[:2], self.class_term.no_object, device=class_logits.device)
@@ -102,57 +95,3 @@ class Criterion(nn.Module):
         all_labels = torch.cat([target.labels for target in targets])
         labels[matches.image, matches.query] = all_labels[first[matches.image] + matches.target]
         return labels
-
-    def _at_points(
-        self,
-        embeddings: Float[Tensor, "batch queries channels"],
-        features: Sequence[Float[Tensor, "channels height width"]],
-        matches: Matches,
-        targets: tuple[Segments, ...],
-        uniform: Uniform,
-    ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of all matched pairs of a prediction, each pair at its own points."""
-        drawn = self.sampling.draw(len(matches.image), uniform)
-        values_of_pair = max(features[0][0].numel(), *(part.shape[1] for part in drawn), 1)
-        pairs_of_images = [min(embeddings.shape[1], len(target)) for target in targets]
-        logits: list[Tensor] = []
-        labels: list[Tensor] = []
-        for image, group in _groups(pairs_of_images, max(1, VALUES_AT_ONCE // values_of_pair)):
-            pair_logits, pair_labels = self._group_at_points(
-                embeddings[image][matches.query[group]],
-                features[image],
-                targets[image],
-                matches.target[group] + 1,
-                tuple(part[group] for part in drawn),
-            )
-            logits.append(pair_logits)
-            labels.append(pair_labels)
-        return torch.cat(logits), torch.cat(labels)
-
-    def _group_at_points(
-        self,
-        embeddings: Float[Tensor, "pairs channels"],
-        features: Float[Tensor, "channels height width"],
-        target: Segments,
-        numbers: Int64[Tensor, " pairs"],
-        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
-    ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of some pairs of one picture; the gradient flows through the logits only."""
-        maps = (embeddings @ features.flatten(1)).unflatten(1, features.shape[1:])
-        with torch.no_grad():
-            points = self.sampling.choose(maps, drawn)
-            labels = sample_labels(target.layers, numbers, points)
-        return sample_maps(maps, points), labels
-
-
-def _groups(pairs_of_images: Sequence[int], at_once: int) -> list[tuple[int, slice]]:
-    """All pairs in their order, as (image, range of pairs) with at most `at_once` pairs of one image.
-
-    Without any pair there is one empty group, so that the losses still depend on the prediction.
-    """
-    groups, start = [], 0
-    for image, count in enumerate(pairs_of_images):
-        stop = start + count
-        groups += [(image, slice(first, min(first + at_once, stop))) for first in range(start, stop, at_once)]
-        start = stop
-    return groups or [(0, slice(0, 0))]

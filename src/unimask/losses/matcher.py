@@ -6,74 +6,46 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unimask.losses.sampling import Sampling
-from unimask.losses.terms import ClassTerm, PairTerm
+from unimask.losses.comparison import Target
+from unimask.losses.terms import ClassTerm
 from unimask.ops.assignment import assign
-from unimask.ops.points import logits_at_shared_points, sample_all_labels
-from unimask.structures import Matches, Segments, Uniform
+from unimask.structures import Matches
 
 
 class Matcher(nn.Module):
     """Matches queries and targets of each picture one to one, for one prediction.
 
-    The cost of a pair is the weighted sum of the costs of all terms. Masks are compared at points that all
-    queries and targets of the picture share.
+    The cost of a pair is the weighted sum of the costs of all terms: that of the class, and those that
+    compare masks or boxes.
 
-    Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; DETR (2005.12872), Sec. 3.1.
+    Source: DETR (2005.12872), Sec. 3.1; Mask2Former (2112.01527), Sec. 3.3 and 4.1.
     """
 
-    def __init__(self, class_term: ClassTerm, pair_terms: Sequence[PairTerm], sampling: Sampling) -> None:
+    def __init__(self, class_term: ClassTerm) -> None:
         super().__init__()
         self.class_term = class_term
-        self.pair_terms = tuple(pair_terms)
-        self.sampling = sampling
 
     @torch.no_grad()
     def costs(
         self,
         class_logits: Float[Tensor, "batch queries classes_and_none"],
-        mask_embeddings: Float[Tensor, "batch queries channels"],
-        mask_features: Sequence[Float[Tensor, "channels height width"]],
-        targets: tuple[Segments, ...],
-        uniform: Uniform,
-    ) -> list[Float[Tensor, "queries _"]]:
-        """The cost of every query for every target, of each picture.
-
-        Points are drawn once per picture, also for one without targets, as in the original code.
-        """
-        pictures = zip(class_logits, mask_embeddings, mask_features, targets, strict=True)
-        return [self._costs(*picture, uniform) for picture in pictures]
-
-    def _costs(
-        self,
-        class_logits: Float[Tensor, "queries classes_and_none"],
-        embeddings: Float[Tensor, "queries channels"],
-        features: Float[Tensor, "channels height width"],
-        target: Segments,
-        uniform: Uniform,
-    ) -> Float[Tensor, "queries _"]:
-        height, width = features.shape[1:]
-        points = self.sampling.shared((height, width), features.device, uniform)
-        if len(target) == 0:
-            return class_logits.new_zeros((class_logits.shape[0], 0))
-        labels = sample_all_labels(target.layers, len(target), points)
-        logits = logits_at_shared_points(embeddings, features, points)
-        cost = self.class_term.weight * self.class_term.cost(class_logits, target.labels)
-        for term in self.pair_terms:
-            cost = cost + term.weight * term.cost(logits, labels)
-        return cost
+        targets: Sequence[Target],
+        pair_costs: Sequence[Float[Tensor, "queries _targets"]],
+    ) -> list[Float[Tensor, "queries _targets"]]:
+        """The cost of every query for every target, of each picture; `pair_costs` is all but the class."""
+        return [
+            self.class_term.weight * self.class_term.cost(logits, target.labels) + pair_cost
+            for logits, target, pair_cost in zip(class_logits, targets, pair_costs, strict=True)
+        ]
 
     def forward(
         self,
         class_logits: Float[Tensor, "batch queries classes_and_none"],
-        mask_embeddings: Float[Tensor, "batch queries channels"],
-        mask_features: Sequence[Float[Tensor, "channels height width"]],
-        targets: tuple[Segments, ...],
-        uniform: Uniform,
+        targets: Sequence[Target],
+        pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> Matches:
         """The matched pairs of the batch: min(queries, targets) of each picture, in order of query."""
-        costs = self.costs(class_logits, mask_embeddings, mask_features, targets, uniform)
-        return match(costs)
+        return match(self.costs(class_logits, targets, pair_costs))
 
 
 def match(costs: Sequence[Float[Tensor, "queries _"]]) -> Matches:

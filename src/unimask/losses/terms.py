@@ -4,40 +4,15 @@ Costs decide the matching and losses train the matched pairs, on the same quanti
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimask.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
 from unimask.ops.masks import pairwise_binary_cross_entropy, pairwise_dice
-
-
-@runtime_checkable
-class PairTerm(Protocol):
-    """A term that compares masks at points; it looks at matched pairs only."""
-
-    @property
-    def name(self) -> str:
-        """The key of the term in `Losses`."""
-
-    @property
-    def weight(self) -> float:
-        """The weight of the cost and of the loss."""
-
-    def cost(
-        self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
-    ) -> Float[Tensor, "queries targets"]:
-        """What each query pays for each target, not weighted."""
-
-    def loss(
-        self,
-        logits: Float[Tensor, "pairs points"],
-        labels: Float[Tensor, "pairs points"],
-        num_masks: Float[Tensor, ""],
-    ) -> Float[Tensor, ""]:
-        """The sum over the pairs, divided by `num_masks`; not weighted."""
 
 
 class ClassTerm(nn.Module):
@@ -130,3 +105,50 @@ class DiceTerm:
         overlap = (probabilities * labels).sum(dim=1)
         total = probabilities.sum(dim=1) + labels.sum(dim=1)
         return (1 - (2 * overlap + 1) / (total + 1)).sum() / num_masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxTerm:
+    """The L1 distance of two boxes: of centre and size, in units of the picture.
+
+    Source: DETR (2005.12872), Sec. 3.1 and A.2.
+    """
+
+    weight: float
+    name: str = "box"
+
+    def cost(
+        self, boxes: Float[Tensor, "queries 4"], targets: Float[Tensor, "targets 4"]
+    ) -> Float[Tensor, "queries targets"]:
+        """The sum over the four coordinates, of each query with each target."""
+        return torch.cdist(boxes, targets, p=1)
+
+    def loss(
+        self, boxes: Float[Tensor, "pairs 4"], targets: Float[Tensor, "pairs 4"], count: Float[Tensor, ""]
+    ) -> Float[Tensor, ""]:
+        """The sum over coordinates and pairs, divided by `count`."""
+        return functional.l1_loss(boxes, targets, reduction="sum") / count
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxOverlapTerm:
+    """One minus the generalised IoU of two boxes; unlike the L1 distance it does not depend on their size.
+
+    Source: DETR (2005.12872), Sec. 3.1 and A.2; the cost is without the constant 1, as in its code.
+    """
+
+    weight: float
+    name: str = "overlap"
+
+    def cost(
+        self, boxes: Float[Tensor, "queries 4"], targets: Float[Tensor, "targets 4"]
+    ) -> Float[Tensor, "queries targets"]:
+        """Minus the generalised IoU of each query with each target."""
+        return -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(targets)[None])
+
+    def loss(
+        self, boxes: Float[Tensor, "pairs 4"], targets: Float[Tensor, "pairs 4"], count: Float[Tensor, ""]
+    ) -> Float[Tensor, ""]:
+        """One minus the generalised IoU, summed over the pairs, divided by `count`."""
+        overlaps = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
+        return (1 - overlaps).sum() / count

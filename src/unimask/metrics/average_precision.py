@@ -1,4 +1,4 @@
-"""Average precision of instance masks by COCO's rules, computed by hotcoco."""
+"""Average precision of instance masks, and of boxes, by COCO's rules, computed by hotcoco."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from unimask.metrics.overlaps import (
     check_pair,
     check_same_categories,
 )
-from unimask.structures import Categories, Segments, Size
+from unimask.structures import Categories, Detections, Segments, Size
 
 _IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds .50, .55, ... .95
 _AREAS = {
@@ -27,8 +27,8 @@ _LIMITS = (1, 10, 100)  # COCO's numbers of detections per picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskAveragePrecisionValues:
-    """What `MaskAveragePrecision` measures; -1 where the truth has no instance of the kind."""
+class AveragePrecisionValues:
+    """What is measured; -1 where the truth has no instance of the kind."""
 
     values: dict[str, float]  # the flat names of `as_dict`
     per_class: tuple[float, ...]  # AP per category; -1 for stuff and for things without a truth
@@ -119,39 +119,110 @@ class MaskAveragePrecision:
         check_same_categories(self.categories, other.categories)
         self._pictures.extend(other._pictures)
 
-    def compute(self) -> MaskAveragePrecisionValues:
+    def compute(self) -> AveragePrecisionValues:
         """The values over all pictures so far."""
-        precision, recall = self._curves()
-        standard, everything = 2, precision.shape[-1] - 1  # places of 100 and of most_detections
-        values = {f"AP{name}": _mean(precision[..., area, standard]) for name, area in _AREAS.items()}
-        values |= _at_thresholds(precision[..., 0, standard], "")
-        values |= {f"AR{limit}": _mean(recall[..., 0, index]) for index, limit in enumerate(_LIMITS)}
-        values |= {f"AR{name}": _mean(recall[..., area, standard]) for name, area in _AREAS.items() if name}
-        values["AP_all"] = _mean(precision[..., 0, everything])
-        values |= _at_thresholds(precision[..., 0, everything], "_all")
-        values["AR_all"] = _mean(recall[..., 0, everything])
-        per_class = [NOT_MEASURED] * len(self.categories)
-        for index, label in enumerate(self._things()):
-            per_class[label] = _mean(precision[:, :, index, 0, standard])
-        return MaskAveragePrecisionValues(values=values, per_class=tuple(per_class))
-
-    def _things(self) -> list[int]:
-        return [label for label, is_thing in enumerate(self.categories.is_thing) if is_thing]
-
-    def _curves(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit); -1 = no truth."""
         tables = _Dataset()
         for number, picture in enumerate(self._pictures, start=1):
             _append(tables, number, picture)
-        names = [{"id": label + 1, "name": self.categories.names[label]} for label in self._things()]
-        truth = hotcoco.COCO({"images": tables.images, "annotations": tables.truth, "categories": names})
-        evaluation = hotcoco.COCOeval(truth, truth.load_res(tables.results), "segm")
-        evaluation.params.max_dets = sorted({*_LIMITS, self.most_detections})
-        evaluation.evaluate()
-        evaluation.accumulate()
-        curves = evaluation.eval
-        assert curves is not None
-        return curves["precision"], curves["recall"]
+        return _measure(tables, "segm", self.categories, self.most_detections)
+
+
+class BoxAveragePrecision:
+    """COCO's box AP over pictures, exactly as pycocotools counts; see `MaskAveragePrecision`.
+
+    Areas of the truth are those that it states: in COCO's files, of masks.
+
+    Source: pycocotools' `COCOeval`, iouType "bbox".
+    """
+
+    def __init__(self, categories: Categories, most_detections: int = 1000) -> None:
+        self.categories = categories
+        self.most_detections = most_detections
+        self._pictures: list[tuple[Detections, Detections]] = []
+
+    def update(self, result: Detections, truth: Detections) -> None:
+        """Counts one picture; boxes of both are in its pixels.
+
+        Raises:
+            ValueError: a label is out of range, or a number of the result is not finite.
+        """
+        if not bool(result.scores.isfinite().all() and result.boxes.isfinite().all()):
+            raise ValueError("a score or a box of the result is not finite")
+        for labels in (result.labels, truth.labels):
+            if bool(((labels < 0) | (labels >= len(self.categories))).any()):
+                raise ValueError(f"a label is not below {len(self.categories)}, the number of categories")
+        self._pictures.append((result, truth))
+
+    def merge(self, other: "BoxAveragePrecision") -> None:
+        """Appends the pictures that another state has seen.
+
+        Raises:
+            ValueError: the other counts different categories.
+        """
+        check_same_categories(self.categories, other.categories)
+        self._pictures.extend(other._pictures)
+
+    def compute(self) -> AveragePrecisionValues:
+        """The values over all pictures so far."""
+        tables = _Dataset()
+        is_thing = np.array(self.categories.is_thing, dtype=bool)
+        for number, (result, truth) in enumerate(self._pictures, start=1):
+            tables.images.append({"id": number, "height": 1, "width": 1})  # boxes have no picture
+            areas, crowd = truth.areas.tolist(), truth.is_crowd.tolist()
+            for index, record in _box_records(truth, number, is_thing):
+                more = {"id": len(tables.truth) + 1, "area": areas[index], "iscrowd": int(crowd[index])}
+                tables.truth.append(record | more)
+            scores = result.scores.tolist()
+            for index, record in _box_records(result, number, is_thing):
+                tables.results.append(record | {"score": scores[index]})
+        return _measure(tables, "bbox", self.categories, self.most_detections)
+
+
+def _box_records(
+    boxes: Detections, number: int, is_thing: NDArray[np.bool_]
+) -> Iterator[tuple[int, dict[str, object]]]:
+    corners, labels = boxes.boxes.detach().cpu().double().numpy(), boxes.labels.tolist()
+    for index, (left, top, right, bottom) in enumerate(corners.tolist()):
+        if is_thing[labels[index]]:
+            place = [left, top, right - left, bottom - top]
+            yield index, {"image_id": number, "category_id": labels[index] + 1, "bbox": place}
+
+
+def _measure(
+    tables: _Dataset, kind: str, categories: Categories, most_detections: int
+) -> AveragePrecisionValues:
+    """All values of COCO's evaluation of a kind ("segm" or "bbox")."""
+    things = [label for label, is_thing in enumerate(categories.is_thing) if is_thing]
+    precision, recall = _curves(
+        tables, kind, [(label, categories.names[label]) for label in things], most_detections
+    )
+    standard, everything = 2, precision.shape[-1] - 1  # places of 100 and of most_detections
+    values = {f"AP{name}": _mean(precision[..., area, standard]) for name, area in _AREAS.items()}
+    values |= _at_thresholds(precision[..., 0, standard], "")
+    values |= {f"AR{limit}": _mean(recall[..., 0, index]) for index, limit in enumerate(_LIMITS)}
+    values |= {f"AR{name}": _mean(recall[..., area, standard]) for name, area in _AREAS.items() if name}
+    values["AP_all"] = _mean(precision[..., 0, everything])
+    values |= _at_thresholds(precision[..., 0, everything], "_all")
+    values["AR_all"] = _mean(recall[..., 0, everything])
+    per_class = [NOT_MEASURED] * len(categories)
+    for index, label in enumerate(things):
+        per_class[label] = _mean(precision[:, :, index, 0, standard])
+    return AveragePrecisionValues(values=values, per_class=tuple(per_class))
+
+
+def _curves(
+    tables: _Dataset, kind: str, things: list[tuple[int, str]], most_detections: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit); -1 = no truth."""
+    names = [{"id": label + 1, "name": name} for label, name in things]
+    truth = hotcoco.COCO({"images": tables.images, "annotations": tables.truth, "categories": names})
+    evaluation = hotcoco.COCOeval(truth, truth.load_res(tables.results), kind)
+    evaluation.params.max_dets = sorted({*_LIMITS, most_detections})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    curves = evaluation.eval
+    assert curves is not None
+    return curves["precision"], curves["recall"]
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -98,10 +98,14 @@ def _create(config: BackboneConfig) -> nn.Module:
         hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` names what there is"
         raise ConfigError(NAME, f"no backbone is called {config.name!r}; {hint}")
     drop_path_rate = config.drop_path_rate or None  # timm leaves out what is None; not every network knows it
+    output_stride = STRIDES[-1] // 2 if config.dilated else None
     try:
-        network = timm.create_model(config.name, features_only=True, drop_path_rate=drop_path_rate)
+        network = timm.create_model(
+            config.name, features_only=True, drop_path_rate=drop_path_rate, output_stride=output_stride
+        )
     except TypeError as error:
-        path = "model.backbone.drop_path_rate" if drop_path_rate else NAME
+        settings = {"drop_path_rate": drop_path_rate, "dilated": output_stride, "name": True}
+        path = "model.backbone." + next(name for name, given in settings.items() if given)
         raise ConfigError(path, f"timm cannot build {config.name!r} with this setting: {error}") from None
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(NAME, f"{config.name!r} gives no feature maps: {error}") from None
@@ -111,7 +115,9 @@ def _create(config: BackboneConfig) -> nn.Module:
 def _build_timm(config: BackboneConfig) -> TimmBackbone:
     network = _create(config)
     info = cast(FeatureInfo, network.feature_info)
-    strides, widths = info.reduction(), info.channels()
+    strides, widths = list(info.reduction()), info.channels()
+    if config.dilated:
+        strides[-1] *= 2  # its nominal stride: the map takes the place of the one that it would have been
     if not set(STRIDES) <= set(strides):
         found = ", ".join(map(str, sorted(set(strides))))
         raise ConfigError(NAME, f"{config.name!r} has maps of stride {found}; 4, 8, 16 and 32 are needed")
@@ -121,13 +127,14 @@ def _build_timm(config: BackboneConfig) -> TimmBackbone:
     channels = {stride: widths[outputs[stride]] for stride in STRIDES}
     channels_last = getattr(network, "output_fmt", Format.NCHW) == Format.NHWC
     backbone = TimmBackbone(network, channels=channels, outputs=outputs, channels_last=channels_last)
-    _probe(backbone, config.name)
+    _probe(backbone, config)
     return backbone
 
 
-def _probe(backbone: TimmBackbone, name: str) -> None:
+def _probe(backbone: TimmBackbone, config: BackboneConfig) -> None:
     """One small picture goes through: some networks take pictures of one size only and say so too late."""
     height, width = 64, 96
+    name = config.name
     try:
         with torch.no_grad():
             maps = backbone.eval()(torch.zeros(1, 3, height, width))
@@ -135,7 +142,8 @@ def _probe(backbone: TimmBackbone, name: str) -> None:
         way_out = "; take swin_tiny, swin_small, swin_base or swin_large" if "swin" in name else ""
         raise ConfigError(NAME, f"{name!r} does not take pictures of every size ({error}){way_out}") from None
     for stride, features in maps.items():
-        expected = (1, backbone.channels[stride], height // stride, width // stride)
+        true_stride = stride // 2 if config.dilated and stride == STRIDES[-1] else stride
+        expected = (1, backbone.channels[stride], height // true_stride, width // true_stride)
         if tuple(features.shape) != expected:
             raise ConfigError(NAME, f"{name!r}: its map of stride {stride} has shape {tuple(features.shape)}")
     backbone.train()
@@ -161,7 +169,8 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
 
     `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are `nn.swin.Swin`; any other name is timm's.
-    With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are.
+    With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are. With `dilated` the
+    map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
 
     Raises:
         ConfigError: the name is unknown, the network has no maps of strides 4, 8, 16 and 32 or takes pictures
@@ -171,5 +180,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         reason = f"must be at least 0 and less than 1; got {config.drop_path_rate}"
         raise ConfigError("model.backbone.drop_path_rate", reason)
     if config.name in SWINS:
+        if config.dilated:
+            raise ConfigError("model.backbone.dilated", f"{config.name!r} has no dilated form; take a ResNet")
         return SWINS[config.name](config.drop_path_rate)
     return _build_timm(config)

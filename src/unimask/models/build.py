@@ -1,17 +1,20 @@
 """From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
 
 from collections.abc import Mapping
-from typing import cast
+from typing import cast, overload
 
 from torch import nn
 
-from unimask.config import ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config import DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
-from unimask.models.heads import MaskHeads
+from unimask.models.detr import Detr
+from unimask.models.detr_masks import GROUPS, AttentionMaps, DetrWithMasks, MaskPyramid
+from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.pixel_decoders import MASK_STRIDE, DeformablePixelDecoder, MapPositions
 from unimask.models.query_decoder import QueryDecoder, full_visibility, masked_visibility
+from unimask.models.transformer_encoder import TransformerEncoder, encoder_layer
 from unimask.nn.attention import Attention
 from unimask.nn.layers import NORM_GROUPS, ConstantEmbedding, pointwise_convolution
 from unimask.nn.transformer import (
@@ -23,15 +26,39 @@ from unimask.nn.transformer import (
     SelfSublayer,
 )
 
+DETR_STRIDE = 32  # of the map that its transformer works on; with a dilated backbone as large as stride 16
 MOST_OCTAVES = 10  # finer waves than any map has cells
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
 
-def build_model(config: ModelConfig, num_classes: int) -> MaskClassifier:
+Model = MaskClassifier | Detr | DetrWithMasks
+"""The models there are: each takes normalised pixels and which of them are valid."""
+
+
+@overload
+def build_model(config: ModelConfig, num_classes: int) -> MaskClassifier: ...
+
+
+@overload
+def build_model(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks: ...
+
+
+def build_model(config: ModelConfig | DetrConfig, num_classes: int) -> Model:
     """A model with random weights that tells `num_classes` classes and no-object apart.
 
     Raises:
         ConfigError: a width does not divide as it must, or a stride does not exist.
+    """
+    if isinstance(config, DetrConfig):
+        return build_detr(config, num_classes)
+    return build_mask_classifier(config, num_classes)
+
+
+def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifier:
+    """Mask2Former, or one of its ablations.
+
+    Raises:
+        ConfigError: see `build_model`.
     """
     backbone = build_backbone(config.backbone)
     pixel_decoder = build_pixel_decoder(config.pixel_decoder, cast(dict[int, int], backbone.channels))
@@ -75,21 +102,70 @@ def build_query_decoder(
         ConfigError: see `build_model`.
     """
     path = "model.query_decoder"
-    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
-    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
+    _check_transformer(config, path)
     given = [
         s for s in (32, 16, 8) if s in pixel_decoder.strides or MASK_STRIDE < s < min(pixel_decoder.strides)
     ]
     _check_strides(config.memory_strides, given, f"{path}.memory_strides", "the pixel decoder gives")
-    _check_positive(path, layers=config.layers, queries=config.queries)
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"{path}.dropout", f"is a probability below 1, not {config.dropout}")
+    heads = MaskHeads(config.channels, pixel_decoder.mask_channels, num_classes)
+    _check_positive(path, layers=config.layers)
+    return _query_decoder(config, heads, pixel_decoder.channels, path)
+
+
+def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
+    """DETR, with its mask head where the config asks for it.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    _check_transformer(config, "model")
+    _check_positive("model", encoder_layers=config.encoder_layers, decoder_layers=config.decoder_layers)
+    backbone = build_backbone(config.backbone)
+    in_channels = cast(dict[int, int], backbone.channels)
+    sizes = (config.channels, config.heads, config.feedforward_channels, config.dropout)
+    decoder = QueryDecoderConfig(
+        queries=config.queries,
+        channels=config.channels,
+        heads=config.heads,
+        feedforward_channels=config.feedforward_channels,
+        layers=config.decoder_layers,
+        dropout=config.dropout,
+        memory_strides=(DETR_STRIDE,),
+        level_embedding=False,
+        visibility="full",
+        order=("self", "cross", "feedforward"),
+        query_features="zeros",
+        predict_before_layers=False,
+    )
+    detr = Detr(
+        backbone,
+        nn.Conv2d(in_channels[DETR_STRIDE], config.channels, 1),
+        TransformerEncoder([encoder_layer(*sizes) for _ in range(config.encoder_layers)]),
+        _query_decoder(decoder, BoxHeads(config.channels, num_classes), config.channels, "model"),
+    )
+    if not config.mask_head:
+        return detr
+    _check_divisible(config.channels + config.heads, GROUPS, "model.channels", "groups of the mask head")
+    _check_divisible(config.channels, 16 * GROUPS, "model.channels", "groups of the mask head's last norm")
+    pyramid = MaskPyramid(
+        channels=config.channels,
+        heads=config.heads,
+        widest=config.channels,
+        in_channels=tuple(in_channels[stride] for stride in (16, 8, 4)),
+    )
+    return DetrWithMasks(detr, AttentionMaps(config.channels, config.heads), pyramid)
+
+
+def _query_decoder(
+    config: QueryDecoderConfig, heads: nn.Module, memory_channels: int, path: str
+) -> QueryDecoder:
+    """The decoder with any heads."""
     make_features = {"learned": nn.Embedding, "zeros": ConstantEmbedding}[config.query_features]
     make_level = {True: nn.Embedding, False: ConstantEmbedding}[config.level_embedding]
     return QueryDecoder(
         layers=[_decoder_layer(config, path) for _ in range(config.layers)],
-        heads=MaskHeads(config.channels, pixel_decoder.mask_channels, num_classes),
-        projections={s: _projection(pixel_decoder.channels, config.channels) for s in config.memory_strides},
+        heads=heads,
+        projections={s: _projection(memory_channels, config.channels) for s in config.memory_strides},
         query_features=make_features(config.queries, config.channels),
         query_positions=nn.Embedding(config.queries, config.channels),
         level_embedding=make_level(len(config.memory_strides), config.channels),
@@ -118,6 +194,14 @@ def _projection(in_channels: int, out_channels: int) -> nn.Module:
     if in_channels == out_channels:
         return nn.Identity()
     return pointwise_convolution(in_channels, out_channels)
+
+
+def _check_transformer(config: QueryDecoderConfig | DetrConfig, path: str) -> None:
+    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
+    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
+    _check_positive(path, queries=config.queries, feedforward_channels=config.feedforward_channels)
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"{path}.dropout", f"is a probability below 1, not {config.dropout}")
 
 
 def _check_divisible(channels: int, parts: int, path: str, what: str) -> None:

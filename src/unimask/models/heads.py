@@ -22,3 +22,28 @@ class MaskHeads(nn.Module):
     ) -> tuple[Float[Tensor, "batch queries classes_and_none"], Float[Tensor, "batch queries mask_channels"]]:
         """Class logits (the last one is no-object) and mask embeddings."""
         return self.classes(queries), self.mask_embedding(queries)
+
+
+class BoxHeads(nn.Module):
+    """The class and the box of each query.
+
+    Source: DETR (2005.12872), Sec. 3.2.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classes = nn.Linear(channels, num_classes + 1)
+        self.boxes = Perceptron(channels, channels, 4, 3)
+
+    def forward(
+        self, queries: Float[Tensor, "batch queries channels"]
+    ) -> tuple[
+        Float[Tensor, "batch queries classes_and_none"],
+        Float[Tensor, "batch queries 4"],
+        Float[Tensor, "batch queries channels"],
+    ]:
+        """Class logits (the last one is no-object), boxes (cxcywh in [0, 1]), and the queries as they came.
+
+        The latter are what a mask head on top of boxes reads (`models/detr_masks.py`).
+        """
+        return self.classes(queries), self.boxes(queries).sigmoid(), queries

@@ -23,7 +23,7 @@ def prepare_for_inference(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(backbone)
     _fold(folded)
     if _same_maps(backbone, folded):
-        ready.register_module("backbone", folded)
+        _fold(backbone)
     result: nn.Module = ready.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return result
 

@@ -1,6 +1,6 @@
 """The whole model: a picture becomes a set of (class, mask) pairs."""
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.models.query_decoder import QueryDecoder, Visibility
@@ -28,8 +28,15 @@ class MaskClassifier(nn.Module):
         self.query_decoder = query_decoder
         self.visibility = visibility
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> MaskPrediction:
-        """Class logits and factorised masks, per prediction in order of depth; `pixels` are normalised."""
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> MaskPrediction:
+        """Class logits and factorised masks, per prediction in order of depth; `pixels` are normalised.
+
+        `valid` plays no part: padding is seen like any pixel, as in the original. Models of boxes mask it.
+        """
         memory, mask_features = self.pixel_decoder(self.backbone(pixels))
         sizes = {s: (memory[s].shape[2], memory[s].shape[3]) for s in self.query_decoder.strides}
         look = self.visibility(mask_features, sizes)

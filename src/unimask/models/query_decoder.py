@@ -6,6 +6,7 @@ neither boxes nor masks: what queries say is up to `heads`, where they may look 
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, repeat
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +16,7 @@ from unimask.nn.attention import Memory
 from unimask.nn.layers import ConstantEmbedding
 from unimask.nn.transformer import DecoderLayer
 from unimask.ops.dispatch import resize_maps
-from unimask.ops.positions import sine_positions
+from unimask.ops.positions import padded_sine_positions, sine_positions
 from unimask.structures import Size
 
 Look = Callable[[int, Tensor], Tensor | None]
@@ -67,6 +68,9 @@ def see_everything(stride: int, embeddings: Tensor) -> None:
     """No restriction."""
 
 
+EVERYTHING_VALID: Mapping[int, Tensor] = MappingProxyType({})
+
+
 class QueryDecoder(nn.Module):
     """Decoder layers over memory of several strides in turn, with a prediction before and after each layer.
 
@@ -102,35 +106,52 @@ class QueryDecoder(nn.Module):
         self.heads = heads
 
     def forward(
-        self, memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]], look: Look
-    ) -> tuple[
-        Float[Tensor, "predictions batch queries classes_and_none"],
-        Float[Tensor, "predictions batch queries outputs"],
-    ]:
-        """What the heads say, stacked in order of depth: class logits, and mask embeddings (or boxes).
+        self,
+        memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
+        look: Look,
+        valid: Mapping[int, Bool[Tensor, "batch _height _width"]] = EVERYTHING_VALID,
+    ) -> tuple[Float[Tensor, "predictions batch queries _"], ...]:
+        """What the heads say, each stacked in order of depth: class logits, then mask embeddings or boxes.
 
         `look` is asked before each layer with the latest of the latter. Where the first prediction is left
-        out, it guides nothing either: the first layer sees everything.
+        out, it guides nothing either: the first layer sees everything. Cells of a stride that are not
+        `valid` (padding) are never seen, and positions do not count them; strides not named have no padding.
         """
-        levels = self._memories(memory)
+        levels = self._memories(memory, valid)
         batch = next(iter(levels.values())).keys.shape[0]
         queries = self.query_features.weight.expand(batch, -1, -1)
         positions = self.query_positions.weight[None]
+        shown = {stride: mask.flatten(1)[:, None] for stride, mask in valid.items()}
         predictions = [self.heads(self.norm(queries))]
         looks = chain(repeat(see_everything, self.first_prediction), repeat(look))
         for layer, stride, sees in zip(self.layers, self.strides, looks, strict=False):
-            queries = layer(queries, positions, levels[stride], sees(stride, predictions[-1][1]))
+            visible = _both(sees(stride, predictions[-1][1]), shown.get(stride))
+            queries = layer(queries, positions, levels[stride], visible)
             predictions.append(self.heads(self.norm(queries)))
-        class_logits, outputs = zip(*predictions[self.first_prediction :], strict=True)
-        return torch.stack(class_logits), torch.stack(outputs)
+        return tuple(torch.stack(said) for said in zip(*predictions[self.first_prediction :], strict=True))
 
-    def _memories(self, memory: Mapping[int, Tensor]) -> dict[int, Memory]:
+    def _memories(self, memory: Mapping[int, Tensor], valid: Mapping[int, Tensor]) -> dict[int, Memory]:
         """The memory of each stride as tokens: level embedding in keys and values, positions in keys."""
         memories = {}
         for name, embedding in zip(self.projections, self.level_embedding.weight.unbind(), strict=True):
-            maps = self.projections[name](memory[int(name)])
+            stride = int(name)
+            maps = self.projections[name](memory[stride])
             _, channels, height, width = maps.shape
             values = maps.flatten(2).transpose(1, 2) + embedding
-            positions = sine_positions(height, width, channels, device=maps.device, dtype=embedding.dtype)
-            memories[int(name)] = Memory(keys=values + positions.flatten(0, 1), values=values)
+            if stride in valid:
+                positions = padded_sine_positions(valid[stride], channels, dtype=embedding.dtype)
+            else:
+                positions = sine_positions(
+                    height, width, channels, device=maps.device, dtype=embedding.dtype
+                )[None]
+            memories[stride] = Memory(keys=values + positions.flatten(1, 2), values=values)
         return memories
+
+
+def _both(
+    visible: Bool[Tensor, "batch queries cells"] | None, valid: Bool[Tensor, "batch 1 cells"] | None
+) -> Bool[Tensor, "batch #queries cells"] | None:
+    """What is visible and valid; None is everything."""
+    if visible is None or valid is None:
+        return valid if visible is None else visible
+    return visible & valid

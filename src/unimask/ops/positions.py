@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -26,20 +26,57 @@ def sine_positions(
 
     Source: DETR, Sec. A.3 (normalised as in its code); Attention Is All You Need, Sec. 3.5.
     """
+    half = _half(channels)
+    rows = _waves(_angles(height, device, dtype), half, temperature)[:, None].expand(height, width, half)
+    columns = _waves(_angles(width, device, dtype), half, temperature)[None].expand(height, width, half)
+    return torch.cat((rows, columns), dim=-1)
+
+
+def padded_sine_positions(
+    valid: Bool[Tensor, "batch height width"],
+    channels: int,
+    *,
+    temperature: float = 10_000.0,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "batch height width channels"]:
+    """`sine_positions` where part of each map is padding: rows and columns count valid cells only.
+
+    The valid part spans (0, 2 pi]; where all is valid, every picture has the positions of `sine_positions`.
+    What stands at padding means nothing.
+
+    Raises:
+        ValueError: `channels` is no multiple of 4.
+
+    Source: DETR, as in its code.
+    """
+    half = _half(channels)
+    rows, columns = valid.cumsum(1, dtype=dtype), valid.cumsum(2, dtype=dtype)
+    y = rows / (rows[:, -1:] + _NOT_ZERO) * (2 * math.pi)
+    x = columns / (columns[:, :, -1:] + _NOT_ZERO) * (2 * math.pi)
+    return torch.cat((_waves(y, half, temperature), _waves(x, half, temperature)), dim=-1)
+
+
+_NOT_ZERO = 1e-6
+
+
+def _half(channels: int) -> int:
     if channels % 4:
         raise ValueError(f"sine positions need a multiple of 4 channels, not {channels}")
-    half = channels // 2
-    exponents = torch.arange(0, half, 2, device=device, dtype=dtype) / half
-    frequencies = temperature**-exponents
+    return channels // 2
 
-    def along(length: int) -> Tensor:
-        steps = torch.arange(1, length + 1, device=device, dtype=dtype)
-        angles = (steps * (2 * math.pi / (length + 1e-6)))[:, None] * frequencies
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (length, half)
 
-    rows = along(height)[:, None].expand(height, width, half)
-    columns = along(width)[None].expand(height, width, half)
-    return torch.cat((rows, columns), dim=-1)
+def _angles(length: int, device: torch.device | str, dtype: torch.dtype) -> Float[Tensor, " length"]:
+    steps = torch.arange(1, length + 1, device=device, dtype=dtype)
+    return steps * (2 * math.pi / (length + _NOT_ZERO))
+
+
+def _waves(
+    angles: Float[Tensor, "*cells"], channels: int, temperature: float
+) -> Float[Tensor, "*cells {channels}"]:
+    """Sines in even channels, cosines in odd ones, in falling frequency."""
+    exponents = torch.arange(0, channels, 2, device=angles.device, dtype=angles.dtype) / channels
+    waves = angles[..., None] * temperature**-exponents
+    return torch.stack((waves.sin(), waves.cos()), dim=-1).flatten(-2)
 
 
 def fourier_positions(

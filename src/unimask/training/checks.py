@@ -2,7 +2,7 @@
 
 import torch
 
-from unimask.config import TASKS, TrainingConfig
+from unimask.config import ALL_TASKS, TASKS, DetrConfig, ModelConfig, TrainingConfig
 from unimask.errors import ConfigError
 
 
@@ -12,8 +12,8 @@ def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
     Raises:
         ConfigError: one of them cannot, or the batch does not divide among processes and passes.
     """
-    if task not in TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(TASKS)}")
+    if task not in ALL_TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
     for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every"):
         if getattr(config, name) < 1:
             raise ConfigError(f"training.{name}", f"must be at least 1; got {getattr(config, name)}")
@@ -34,6 +34,25 @@ def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
             "training.batch_size",
             f"{config.batch_size} pictures do not divide among {processes} processes x {config.accumulate} "
             f"passes (training.accumulate); take a multiple of {processes * config.accumulate}",
+        )
+
+
+def check_model(model: ModelConfig | DetrConfig, task: str) -> None:
+    """Nothing comes out; a model of this kind can be trained for the task.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    trained = TASKS if isinstance(model, ModelConfig) else ("detection",)
+    if task not in trained:
+        presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
+        raise ConfigError(
+            "task",
+            f"the model of this preset is trained for {', '.join(trained)}, not {task}; take {presets}",
+        )
+    if isinstance(model, DetrConfig) and model.mask_head:
+        raise ConfigError(
+            "model.mask_head", "the mask head is there for weights of others; it is not trained"
         )
 
 

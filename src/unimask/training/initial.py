@@ -7,7 +7,7 @@ from torch import Tensor
 from unimask.checkpoint import load_model, resolve_weights
 from unimask.config import BackboneConfig
 from unimask.errors import WeightsError
-from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.build import Model
 from unimask.structures import Categories
 from unimask.weights.imagenet import ImageNetSource, load_imagenet
 
@@ -15,7 +15,7 @@ _CLASS_HEAD = ("query_decoder.heads.classes.weight", "query_decoder.heads.classe
 
 
 def load_initial(
-    model: MaskClassifier, backbone: BackboneConfig, categories: Categories, initial: str | Path | None
+    model: Model, backbone: BackboneConfig, categories: Categories, initial: str | Path | None
 ) -> str:
     """A sentence for the provenance; fills the model in place.
 

@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimask.structures import Batch, Losses, MaskPrediction, Segments, Uniform
+from unimask.structures import Batch, BoxPrediction, Losses, MaskPrediction, Uniform
 
-Criterion = Callable[[MaskPrediction, tuple[Segments, ...], Uniform], Losses]
+Prediction = MaskPrediction | BoxPrediction
+Criterion = Callable[[Any, Any, Uniform], Losses]
+"""Prediction and targets are of one kind, that of the model."""
 
 
 def random_seed(*numbers: int) -> int:
@@ -38,16 +41,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     images = dataclasses.replace(
         batch.images, pixels=move(batch.images.pixels), valid=move(batch.images.valid)
     )
-    targets = tuple(
-        Segments(
-            layers=move(target.layers),
-            labels=move(target.labels),
-            scores=move(target.scores),
-            is_crowd=move(target.is_crowd),
-        )
-        for target in batch.targets
-    )
+    targets: Any = tuple(_moved(target, move) for target in batch.targets)
     return dataclasses.replace(batch, images=images, targets=targets)
+
+
+def _moved(target: Any, move: Callable[[Tensor], Tensor]) -> Any:
+    """A dataclass of tensors with every one of them moved."""
+    return dataclasses.replace(target, **{name: move(tensor) for name, tensor in vars(target).items()})
 
 
 class LossOfBatch:
@@ -57,11 +57,11 @@ class LossOfBatch:
         self.batch = batch
         self.criterion = criterion
         self.uniform = uniform
-        self.seen: tuple[MaskPrediction, Losses] | None = None
+        self.seen: tuple[Prediction, Losses] | None = None
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """`total`, and each term of the final prediction, not weighted."""
-        prediction: MaskPrediction = model(self.batch.images.pixels)
+        prediction: Prediction = model(self.batch.images.pixels, self.batch.images.valid)
         losses = self.criterion(prediction, self.batch.targets, self.uniform)
         self.seen = (prediction, losses)
         return {"total": losses.total, **{name: values[-1].detach() for name, values in losses.terms.items()}}
@@ -71,12 +71,11 @@ class LossOfBatch:
         assert self.seen is not None
         prediction, losses = self.seen
         terms = [name for name, values in losses.terms.items() if not bool(torch.isfinite(values).all())]
-        finite = (
-            torch.isfinite(prediction.class_logits).flatten(2).all(2).all(0)
-            & torch.isfinite(prediction.mask_embeddings).flatten(2).all(2).all(0)
-            & torch.isfinite(prediction.mask_features).flatten(1).all(1)
-        )
-        names = [name for name, good in zip(self.batch.image_ids, finite.tolist(), strict=True) if not good]
+        names = [
+            name
+            for name, good in zip(self.batch.image_ids, prediction.finite().tolist(), strict=True)
+            if not good
+        ]
         return f"{', '.join(terms) or 'the total'} of {', '.join(names or self.batch.image_ids)}"
 
 

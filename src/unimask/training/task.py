@@ -3,25 +3,28 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
 import unimask
 from unimask.checkpoint import ModelFile, categories_to_json
 from unimask.config import Experiment, Task, experiment_to_dict
-from unimask.data.open import open_dataset
+from unimask.data.box_views import match_box_categories
+from unimask.data.open import open_box_dataset, open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
 from unimask.evaluation import TaskMetrics, measure
-from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.build import Model
 from unimask.segmenter import Segmenter
-from unimask.structures import Categories, Dataset
+from unimask.structures import BoxDataset, Categories, Dataset
 from unimask.training.machine import command_line
 
 HEADLINES: dict[Task, tuple[str, ...]] = {
     "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
     "instance": ("AP", "AP50", "AP75", "AP@0.50"),
     "semantic": ("mIoU", "pixel_accuracy"),
+    "detection": ("AP", "AP50", "AP75", "AR100"),
 }
 """The metrics that are shown after an evaluation; the first one says which model is best."""
 
@@ -32,8 +35,8 @@ class TrainingTask:
 
     task: Task
     data: str
-    training: Dataset
-    validation: Dataset
+    training: Dataset | BoxDataset
+    validation: Dataset | BoxDataset
 
     @property
     def categories(self) -> Categories:
@@ -58,20 +61,29 @@ def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingT
     Raises:
         DataError: a split is missing, empty or broken, or lacks a category of the other.
     """
-    background = experiment.data.background
-    training = open_dataset(data, "train", task, background)
+    training = _open(data, "train", task, experiment)
     if len(training) == 0:
         raise DataError(data, "the train split holds no pictures")
     if experiment.training.evaluate_every <= 0:
         return TrainingTask(task=task, data=str(data), training=training, validation=training)
     try:
-        validation = match_categories(open_dataset(data, "val", task, background), training.categories)
+        validation = _open(data, "val", task, experiment)
+        if task == "detection":
+            validation = match_box_categories(cast(BoxDataset, validation), training.categories)
+        else:
+            validation = match_categories(cast(Dataset, validation), training.categories)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
         raise DataError(error.path, way_out) from None
     if len(validation) == 0:
         raise DataError(data, "the val split holds no pictures (training.evaluate_every=0 trains without it)")
     return TrainingTask(task=task, data=str(data), training=training, validation=validation)
+
+
+def _open(data: str | Path, split: str, task: Task, experiment: Experiment) -> Dataset | BoxDataset:
+    if task == "detection":
+        return open_box_dataset(data, split)
+    return open_dataset(data, split, task, experiment.data.background)
 
 
 def describe_run(experiment: Experiment, task: TrainingTask) -> dict[str, object]:
@@ -88,7 +100,7 @@ def describe_run(experiment: Experiment, task: TrainingTask) -> dict[str, object
 
 
 def evaluate_model(
-    model: MaskClassifier,
+    model: Model,
     model_file: ModelFile,
     task: TrainingTask,
     device: torch.device,

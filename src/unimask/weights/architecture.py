@@ -61,7 +61,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
     """
     if "backbone.network.conv1.weight" in tensors:
         blocks = tuple(
-            _count(tensors, rf"backbone\.network\.layer{s}\.(\d+)\.conv3\.weight") for s in range(1, 5)
+            count_keys(tensors, rf"backbone\.network\.layer{s}\.(\d+)\.conv3\.weight") for s in range(1, 5)
         )
         if blocks not in RESNETS:
             raise WeightsError(
@@ -72,7 +72,8 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
         return BackboneConfig(name=RESNETS[blocks], freeze_norm=not counts)
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
     blocks = tuple(
-        _count(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias") for s in range(4)
+        count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias")
+        for s in range(4)
     )
     rows = tensors["backbone.stages.0.blocks.0.attention.position_bias"].shape[0]
     window = (round(rows**0.5) + 1) // 2
@@ -93,7 +94,7 @@ def _pixel_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
         base,
         channels=channels,
         mask_channels=tensors["pixel_decoder.mask_features.weight"].shape[0],
-        layers=_count(tensors, r"pixel_decoder\.encoder\.layers\.(\d+)\.attention\.offsets\.weight"),
+        layers=count_keys(tensors, r"pixel_decoder\.encoder\.layers\.(\d+)\.attention\.offsets\.weight"),
         heads=tensors[f"{encoder}.layers.0.attention.weights.weight"].shape[0] // (levels * POINTS),
         points=POINTS,
         feedforward_channels=tensors[f"{encoder}.layers.0.feedforward.expand.weight"].shape[0],
@@ -106,10 +107,11 @@ def _query_decoder(tensors: Mapping[str, Tensor], heads: int) -> QueryDecoderCon
         queries=queries,
         channels=channels,
         heads=heads,
-        layers=_count(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"),
+        layers=count_keys(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"),
         feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
     )
 
 
-def _count(tensors: Mapping[str, Tensor], expression: str) -> int:
+def count_keys(tensors: Mapping[str, Tensor], expression: str) -> int:
+    """How many keys match a regular expression."""
     return sum(1 for key in tensors if re.fullmatch(expression, key))

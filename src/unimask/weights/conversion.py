@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,46 +15,38 @@ from torch import Tensor
 
 from unimask import presets
 from unimask.checkpoint import CONFIG_NAME, ModelFile, load_categories, load_model, save_model
-from unimask.config import Experiment, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
-from unimask.data.coco_file import default_color
+from unimask.config import DetrConfig, Experiment, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import WeightsError
-from unimask.models.build import build_model
-from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.build import Model, build_model
 from unimask.structures import Categories
-from unimask.weights import hugging_face, hugging_face_files, original
+from unimask.weights import detr, hugging_face, hugging_face_files, original
 from unimask.weights.architecture import POINTS, infer_model
 from unimask.weights.files import read_foreign_tensors
-from unimask.weights.rules import Rule, to_ours, to_theirs
+from unimask.weights.origin import Origin, build_from, made_up_categories, rename
+from unimask.weights.rules import to_theirs
 
 Format = Literal["unimask", "transformers", "original"]
 
 FOREIGN_FILES = (".pkl", ".pth", ".pt", ".bin", ".safetensors")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """How others name their tensors."""
-
-    title: str
-    rules: tuple[Rule, ...]
-    not_weights: tuple[str, ...]  # keys of a file that hold nothing learned, as regular expressions
-    with_current_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-    constants: Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
-
-
 ORIGINAL = Origin(
     title="the original release",
+    model="Mask2Former",
     rules=original.RULES,
     not_weights=original.NOT_WEIGHTS,
     with_current_names=original.with_current_names,
     constants=original.constants,
+    versions=original.VERSIONS,
 )
 TRANSFORMERS = Origin(
     title="Hugging Face transformers",
+    model="Mask2Former",
     rules=hugging_face.RULES,
     not_weights=hugging_face.NOT_WEIGHTS,
     with_current_names=hugging_face.with_current_names,
     constants=hugging_face.constants,
+    versions={},
 )
 
 _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
@@ -80,18 +72,22 @@ def convert(
     The result says what was found in the source.
 
     Raises:
-        WeightsError: the source cannot be had or read, is not a Mask2Former of known architecture, or has no
-            counterpart in the format asked for.
+        WeightsError: the source cannot be had or read, is no Mask2Former or DETR of known architecture, or
+            has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
     _check_target(target, to)
     model, model_file = read_model(source, licence)
     if to == "unimask":
         save_model(target, model, model_file)
-    elif to == "transformers":
-        hugging_face_files.write_folder(target, export(model, model_file, TRANSFORMERS), model_file)
+        return model_file
+    is_detr = isinstance(model_file.experiment.model, DetrConfig)
+    if to == "transformers":
+        tensors = export(model, model_file, detr.TRANSFORMERS if is_detr else TRANSFORMERS)
+        hugging_face_files.write_folder(target, tensors, model_file)
     else:
-        _write_original(target, export(model, model_file, ORIGINAL))
+        origin = detr.ORIGINAL if is_detr else ORIGINAL
+        _write_original(target, export(model, model_file, origin), origin)
     return model_file
 
 
@@ -102,7 +98,7 @@ def _check_target(target: Path, to: Format) -> None:
         raise WeightsError(target, "must be a folder; for a file of the original release ask for that format")
 
 
-def read_model(source: str | Path, licence: str) -> tuple[MaskClassifier, ModelFile]:
+def read_model(source: str | Path, licence: str) -> tuple[Model, ModelFile]:
     """The model of any source that `convert` takes, and what is known of it.
 
     Raises:
@@ -110,14 +106,16 @@ def read_model(source: str | Path, licence: str) -> tuple[MaskClassifier, ModelF
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix in FOREIGN_FILES:
-        return import_original(read_foreign_tensors(path), path, licence)
+        tensors = read_foreign_tensors(path)
+        of_kind = detr.import_original if detr.knows(tensors) else import_original
+        return of_kind(tensors, path, licence)
     if path.is_dir() and hugging_face_files.is_hugging_face(path):
-        return import_hugging_face(path, f"converted from {path.name} (transformers)", licence)
+        return _import_folder(path, f"converted from {path.name} (transformers)", licence)
     if (path / CONFIG_NAME).is_file():
         return load_model(path)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = hugging_face_files.download(str(source))
-        return import_hugging_face(folder, f"converted from {source} (Hugging Face hub)", licence)
+        return _import_folder(folder, f"converted from {source} (Hugging Face hub)", licence)
     what = (
         "holds no config.json"
         if path.is_dir()
@@ -132,9 +130,13 @@ def read_model(source: str | Path, licence: str) -> tuple[MaskClassifier, ModelF
     )
 
 
-def import_original(
-    tensors: Mapping[str, Tensor], path: Path, licence: str
-) -> tuple[MaskClassifier, ModelFile]:
+def _import_folder(folder: Path, provenance: str, licence: str) -> tuple[Model, ModelFile]:
+    """The model of a folder of transformers, of the kind that its configuration says."""
+    is_detr = hugging_face_files.kind_of(folder) == "detr"
+    return (detr.import_hugging_face if is_detr else import_hugging_face)(folder, provenance, licence)
+
+
+def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> tuple[Model, ModelFile]:
     """The model of a file of the original release, in old or new names, with or without version metadata.
 
     The file holds no pixel statistics: they are those of ImageNet, in RGB, as in all its configurations. The
@@ -143,7 +145,7 @@ def import_original(
     Raises:
         WeightsError: see `convert`.
     """
-    ours, theirs = _rename(tensors, ORIGINAL, path)
+    ours, theirs = rename(tensors, ORIGINAL, path)
     config, num_classes = infer_model(ours, path)
     model_file = ModelFile(
         experiment=_experiment(config, num_classes),
@@ -154,14 +156,14 @@ def import_original(
     return _build(config, num_classes, ours, theirs, ORIGINAL, path), model_file
 
 
-def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[MaskClassifier, ModelFile]:
+def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Model, ModelFile]:
     """The model of a folder of transformers.
 
     Raises:
         WeightsError: see `convert`.
     """
     said = hugging_face_files.read_description(folder)
-    ours, theirs = _rename(hugging_face_files.read_tensors(folder), TRANSFORMERS, folder)
+    ours, theirs = rename(hugging_face_files.read_tensors(folder), TRANSFORMERS, folder)
     config, num_classes = infer_model(ours, folder)
     if said.heads != config.pixel_decoder.heads:
         raise WeightsError(
@@ -186,27 +188,6 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Ma
     return _build(config, num_classes, ours, theirs, TRANSFORMERS, folder), model_file
 
 
-def _rename(
-    tensors: Mapping[str, Tensor], origin: Origin, path: Path
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights under our names, and under today's names of their side."""
-    try:
-        theirs = origin.with_current_names(tensors)
-    except ValueError as error:
-        raise WeightsError(path, f"holds a tensor twice: {error}") from None
-    theirs = {
-        key: tensor
-        for key, tensor in theirs.items()
-        if not any(re.fullmatch(expression, key) for expression in origin.not_weights)
-    }
-    renamed = to_ours(theirs, origin.rules)
-    if not renamed.tensors:
-        raise WeightsError(
-            path, f"no name in it is one of a Mask2Former of {origin.title}", unexpected=renamed.unknown
-        )
-    return renamed.tensors, theirs
-
-
 def _build(
     config: ModelConfig,
     num_classes: int,
@@ -214,28 +195,10 @@ def _build(
     theirs: Mapping[str, Tensor],
     origin: Origin,
     path: Path,
-) -> MaskClassifier:
-    """The model with these weights; a complaint uses the names of the file."""
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(config, num_classes)
-    wanted = to_theirs(model.state_dict(), origin.rules).tensors
-    missing = tuple(key for key in wanted if key not in theirs)
-    unexpected = tuple(key for key in theirs if key not in wanted)
-    mismatched = tuple(
-        f"{key} {tuple(theirs[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in theirs and theirs[key].shape != wanted[key].shape
+) -> Model:
+    return build_from(
+        lambda: build_model(config, num_classes), ours, theirs, origin, path, config.backbone.name
     )
-    if missing or unexpected or mismatched:
-        raise WeightsError(
-            path,
-            f"does not fit the Mask2Former with {config.backbone.name} that its shapes suggest",
-            missing=missing,
-            unexpected=unexpected,
-            mismatched=mismatched,
-        )
-    model.load_state_dict(dict(ours))
-    return model.eval()
 
 
 def _experiment(config: ModelConfig, num_classes: int) -> Experiment:
@@ -255,24 +218,17 @@ def _categories(num_classes: int, names: tuple[str, ...]) -> Categories:
         same = sum(a.strip().lower() == b.lower() for a, b in zip(names, table.names, strict=False))
         if not names or 2 * same > num_classes:
             return table
-    if len(names) != num_classes:
-        names = tuple(f"category {index + 1}" for index in range(num_classes))
-    return Categories(
-        names=names,
-        is_thing=(True,) * num_classes,
-        file_ids=tuple(range(1, num_classes + 1)),
-        colors=tuple(default_color(index) for index in range(num_classes)),
-    )
+    return made_up_categories(num_classes, names)
 
 
-def export(model: MaskClassifier, model_file: ModelFile, origin: Origin) -> dict[str, Tensor]:
+def export(model: Model, model_file: ModelFile, origin: Origin) -> dict[str, Tensor]:
     """The tensors of the model under the names of `origin`, with the constants its files hold.
 
     Raises:
         WeightsError: the model has settings or tensors that `origin` does not know.
     """
     experiment = model_file.experiment
-    differing = _differing(experiment.model)
+    differing = "" if isinstance(experiment.model, DetrConfig) else _differing(experiment.model)
     if differing:
         raise WeightsError(experiment.model.backbone.name, f"{origin.title} has no such model: {differing}")
     renamed = to_theirs(model.state_dict(), origin.rules)
@@ -312,7 +268,7 @@ def _differing(model: ModelConfig) -> str:
     return ", ".join(differing)
 
 
-def _write_original(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_original(path: Path, tensors: Mapping[str, Tensor], origin: Origin) -> None:
     """Write a file that the original loads: `.pth` with today's names and versions, `.pkl` with arrays.
 
     The original renames keys of files without versions, even where they have today's names already; so a
@@ -327,7 +283,7 @@ def _write_original(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 pickle.dump({"model": arrays, "__author__": "unimask"}, file)
             else:
                 state = OrderedDict(tensors)
-                state._metadata = OrderedDict(original.VERSIONS)  # type: ignore[attr-defined]
+                state._metadata = OrderedDict(origin.versions)  # type: ignore[attr-defined]
                 torch.save({"model": state}, file)
         os.chmod(name, 0o644)
         os.replace(name, path)

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoint import ModelFile, load_tensors, save_tensors, write_atomically
-from unimask.config import ShortSide
+from unimask.config import DetrConfig, ModelConfig, ShortSide
 from unimask.errors import WeightsError
+from unimask.weights import hugging_face_detr
 from unimask.weights.files import read_foreign_tensors
 
 Json = dict[str, object]
@@ -58,6 +59,15 @@ def is_hugging_face(folder: Path) -> bool:
     return path.is_file() and '"model_type"' in path.read_text(encoding="utf-8", errors="replace")
 
 
+def kind_of(folder: Path) -> str:
+    """What `config.json` says the model is: `mask2former`, `detr`, ...
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    return str(read_json(folder / "config.json").get("model_type"))
+
+
 def download(name: str) -> Path:
     """A model of the Hugging Face hub in the local cache: configuration and weights.
 
@@ -101,14 +111,16 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     raise WeightsError(folder, "holds no model.safetensors and no pytorch_model.bin")
 
 
-def read_description(folder: Path) -> Description:
+def read_description(folder: Path, check: Callable[[Path, Json], None] | None = None) -> Description:
     """What `config.json` and, where there is one, `preprocessor_config.json` say.
+
+    `check` raises for what the model cannot be; without it, it must be a Mask2Former.
 
     Raises:
         WeightsError: a file is broken, is of another kind of model, or asks for what our model does not have.
     """
-    config = _read_json(folder / "config.json")
-    _check(folder / "config.json", config)
+    config = read_json(folder / "config.json")
+    (check or _check)(folder / "config.json", config)
     labels = config.get("id2label")
     labels = labels if isinstance(labels, dict) else {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
@@ -117,7 +129,7 @@ def read_description(folder: Path) -> Description:
     if not isinstance(heads, int) or heads < 1:
         raise WeightsError(folder / "config.json", f"num_attention_heads is {heads!r}")
     processor = folder / "preprocessor_config.json"
-    pixels = _read_json(processor) if processor.is_file() else {}
+    pixels = read_json(processor) if processor.is_file() else {}
     return Description(
         heads=heads,
         names=() if placeholders else names,
@@ -127,7 +139,12 @@ def read_description(folder: Path) -> Description:
     )
 
 
-def _read_json(path: Path) -> Json:
+def read_json(path: Path) -> Json:
+    """The JSON object in a file.
+
+    Raises:
+        WeightsError: it cannot be read, or is none.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -140,7 +157,8 @@ def _read_json(path: Path) -> Json:
 def _check(path: Path, config: Json) -> None:
     if config.get("model_type") != "mask2former":
         raise WeightsError(
-            path, f"is of a {config.get('model_type')!r} model; only 'mask2former' can be converted"
+            path,
+            f"is of a {config.get('model_type')!r} model; only 'mask2former' and 'detr' can be converted",
         )
     backbone = config.get("backbone_config")
     kind = str(backbone.get("model_type")) if isinstance(backbone, dict) else "not described"
@@ -175,7 +193,12 @@ def _resize(pixels: Json) -> ShortSide | None:
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], model_file: ModelFile) -> None:
     """Write a folder that transformers' `from_pretrained` reads; files that are there are replaced."""
-    config = _config(tensors, model_file)
+    model = model_file.experiment.model
+    config = (
+        hugging_face_detr.config_of(model, model_file)
+        if isinstance(model, DetrConfig)
+        else _config(tensors, model, model_file)
+    )
     processor = _processor(model_file)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
@@ -183,8 +206,8 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], model_file: ModelF
     write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
-def _config(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
-    model, losses = model_file.experiment.model, model_file.experiment.losses
+def _config(tensors: Mapping[str, Tensor], model: ModelConfig, model_file: ModelFile) -> Json:
+    losses = model_file.experiment.losses
     names = model_file.categories.names
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
@@ -249,12 +272,15 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return count
 
 
+_PROCESSORS = {"masks": "Mask2FormerImageProcessor", "detr": "DetrImageProcessor"}
+
+
 def _processor(model_file: ModelFile) -> Json:
     experiment = model_file.experiment
     resize = experiment.data.resize if isinstance(experiment.data.resize, ShortSide) else None
     size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}} if resize else {}
     return {
-        "image_processor_type": "Mask2FormerImageProcessor",
+        "image_processor_type": _PROCESSORS[experiment.model.kind],
         "do_resize": resize is not None,
         **size,
         "do_rescale": True,

@@ -42,6 +42,16 @@ class Renamed:
     unknown: tuple[str, ...]
 
 
+def prefixed(rules: Sequence[Rule], prefix: str) -> tuple[Rule, ...]:
+    """The rules for a module that lies under `prefix` on both sides; every rule stays one of single keys or
+    of several."""
+
+    def under(patterns: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return prefix + patterns if isinstance(patterns, str) else tuple(prefix + one for one in patterns)
+
+    return tuple(Rule(under(rule.ours), under(rule.theirs)) for rule in rules)
+
+
 @cache
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The regular expression of a pattern; its groups are the names in braces."""

@@ -1,0 +1,153 @@
+"""Named experiments of DETR.
+
+Source: DETR (2005.12872), Sec. 4 and A.4, and the defaults of the original release.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from unimask.backbone_presets import BACKBONES, EFFICIENTNET
+from unimask.config import (
+    BackboneConfig,
+    DataConfig,
+    DetrConfig,
+    Experiment,
+    LossConfig,
+    PostprocessConfig,
+    ScaleJitter,
+    ShortSide,
+    TrainingConfig,
+)
+
+DETR_LOSSES = LossConfig(class_weight=1.0)
+"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4)."""
+
+
+def detr(backbone: str, dilated: bool = False) -> Experiment:
+    """DETR on COCO: 500 epochs, the rate falls tenfold after 400; short sides of 480 to 800.
+
+    Pictures are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
+    half of the pictures before. It also bounds the gradient's norm by 0.1, as here.
+    """
+    return Experiment(
+        model=DetrConfig(backbone=BackboneConfig(name=backbone, dilated=dilated)),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(800, 1333),
+            jitter=ScaleJitter(low=0.6, high=1.3),
+            resize=ShortSide(size=800, longest=1333),
+            divisor=1,
+        ),
+        training=TrainingConfig(
+            steps=924_000,  # 118,287 pictures, batch 64
+            batch_size=64,
+            weight_decay=1e-4,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=0,
+        ),
+    )
+
+
+def detr_panoptic(backbone: str) -> Experiment:
+    """DETR with its mask head on COCO panoptic: for the weights of the original release."""
+    found = detr(backbone)
+    return replace(
+        found,
+        model=DetrConfig(backbone=BackboneConfig(name=backbone), mask_head=True),
+        postprocess=PostprocessConfig(object_threshold=0.85),
+    )
+
+
+def detr_small() -> Experiment:
+    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 192 channels.
+
+    DETR learns slowly: it needs many more steps than the presets of masks.
+    """
+    return Experiment(
+        model=DetrConfig(
+            backbone=EFFICIENTNET,
+            channels=192,
+            heads=6,
+            feedforward_channels=768,
+            dropout=0.0,
+            encoder_layers=3,
+            decoder_layers=4,
+            queries=50,
+        ),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(384, 384),
+            jitter=ScaleJitter(low=0.7, high=1.6),
+            color=0.5,
+            resize=ShortSide(size=384, longest=640),
+        ),
+        training=TrainingConfig(
+            steps=12_000,
+            batch_size=8,
+            learning_rate=2e-4,
+            weight_decay=1e-4,
+            backbone_multiplier=0.3,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=200,
+            ema_decay=0.999,
+            evaluate_every=1000,
+            checkpoint_every=250,
+        ),
+    )
+
+
+def detr_tiny() -> Experiment:
+    """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU."""
+    return Experiment(
+        model=DetrConfig(
+            backbone=BackboneConfig(name="test_resnet", freeze_norm=False, dilated=True),
+            channels=64,
+            heads=4,
+            feedforward_channels=128,
+            dropout=0.0,
+            encoder_layers=1,
+            decoder_layers=3,
+            queries=13,
+        ),
+        losses=DETR_LOSSES,
+        data=DataConfig(
+            crop=(96, 128), jitter=ScaleJitter(low=0.8, high=1.3), resize=ShortSide(size=96, longest=128)
+        ),
+        training=TrainingConfig(
+            steps=6000,
+            batch_size=8,
+            learning_rate=1e-3,
+            weight_decay=1e-4,
+            backbone_multiplier=1.0,
+            gradient_clip=0.1,
+            milestones=(0.8,),
+            warmup_steps=100,
+            ema_decay=0.998,
+            evaluate_every=1000,
+            checkpoint_every=250,
+            workers=0,
+        ),
+    )
+
+
+def _published_detr(backbone: str, dilated: bool) -> Callable[[], Experiment]:
+    def preset() -> Experiment:
+        return detr(backbone, dilated)
+
+    stage = ", dilated last stage (DC5)" if dilated else ""
+    preset.__doc__ = f"DETR on COCO boxes, {BACKBONES[backbone]}{stage}: as the original release, in float32."
+    return preset
+
+
+DETR_PRESETS: dict[str, Callable[[], Experiment]] = {
+    "detr_small": detr_small,
+    "detr_tiny": detr_tiny,
+    **{
+        f"detr_{backbone}{'_dc5' * dilated}": _published_detr(backbone, dilated)
+        for backbone in ("resnet50", "resnet101")
+        for dilated in (False, True)
+    },
+}
+"""Name -> function that gives the experiment; part of `presets.PRESETS`."""

@@ -1,0 +1,53 @@
+"""Boxes beside the boxes of the targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unimask.losses.comparison import PairTerm, weighted_cost
+from unimask.structures import BoxPrediction, BoxTargets, Matches, Uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxComparison:
+    """Compares cxcywh boxes; nothing is random.
+
+    Source: DETR (2005.12872), Sec. 3.1.
+    """
+
+    terms: Sequence[PairTerm]
+
+    def __call__(
+        self, prediction: BoxPrediction, targets: tuple[BoxTargets, ...], uniform: Uniform
+    ) -> "ComparedBoxes":
+        """All predicted boxes beside those of the targets."""
+        return ComparedBoxes(
+            terms=self.terms,
+            boxes=prediction.boxes.float(),
+            targets=tuple(target.boxes.float() for target in targets),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedBoxes:
+    """The boxes of one batch."""
+
+    terms: Sequence[PairTerm]
+    boxes: Float[Tensor, "predictions batch queries 4"]
+    targets: tuple[Float[Tensor, "_targets 4"], ...]
+
+    @torch.no_grad()
+    def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
+        """The weighted cost of every query for every target, of each picture."""
+        pictures = zip(self.boxes[index], self.targets, strict=True)
+        return [weighted_cost(self.terms, boxes, target) for boxes, target in pictures]
+
+    def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
+        """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
+        said = self.boxes[index][matches.image, matches.query]
+        first = torch.tensor([0, *(len(target) for target in self.targets)], device=said.device).cumsum(0)
+        targets = torch.cat(self.targets)[first[matches.image] + matches.target]
+        return {term.name: term.loss(said, targets, count) for term in self.terms}

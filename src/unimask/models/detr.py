@@ -1,0 +1,104 @@
+"""A picture becomes a set of (class, box) pairs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unimask.models.query_decoder import QueryDecoder, see_everything
+from unimask.models.transformer_encoder import TransformerEncoder
+from unimask.ops.positions import padded_sine_positions
+from unimask.structures import BoxPrediction, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """All that happens in the model on the way to its prediction; a mask head starts from it."""
+
+    maps: Mapping[int, Tensor]  # of the backbone, by stride
+    projected: Float[Tensor, "batch channels height width"]  # what the encoder takes
+    memory: Float[Tensor, "batch channels height width"]  # what it makes of it
+    valid: Bool[Tensor, "batch height width"]  # cells that show the picture
+    class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
+    boxes: Float[Tensor, "predictions batch queries 4"]
+    queries: Float[Tensor, "predictions batch queries channels"]  # normalised, as the heads see them
+
+
+def valid_cells(
+    valid: Bool[Tensor, "batch height width"], size: Size
+) -> Bool[Tensor, "batch {size[0]} {size[1]}"]:
+    """Which cells of a smaller map show the picture: the nearest pixel decides, as in the original."""
+    return functional.interpolate(valid[None].float(), size)[0] > 0.5
+
+
+class Detr(nn.Module):
+    """Backbone, transformer encoder, query decoder.
+
+    The encoder works on the map of one stride, the one that `query_decoder` asks for: the last. `projection`
+    brings it to the width of the transformer.
+
+    Source: DETR (2005.12872), Sec. 3.2, Fig. 2 and A.3.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projection: nn.Module,
+        encoder: TransformerEncoder,
+        query_decoder: QueryDecoder,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.encoder = encoder
+        self.query_decoder = query_decoder
+        (self.stride,) = set(query_decoder.strides)
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> BoxPrediction:
+        """Classes and boxes after every layer; `pixels` are normalised, those not `valid` are padding.
+
+        The valid pixels of a picture are a rectangle in its upper left corner; None: all are valid. Padding
+        is seen by the backbone only.
+        """
+        seen = self.look(pixels, valid)
+        return BoxPrediction(class_logits=seen.class_logits, boxes=seen.boxes)
+
+    def look(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None,
+    ) -> Seen:
+        """As `forward`, with all that lies on the way."""
+        if valid is None:
+            valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device)
+        maps = self.backbone(pixels)
+        return self.detect(maps, valid_cells(valid, tuple(maps[self.stride].shape[2:])))
+
+    def detect(
+        self,
+        maps: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
+        valid: Bool[Tensor, "batch height width"],
+    ) -> Seen:
+        """What the transformer makes of the backbone's maps; `valid` has the size of the one it works on."""
+        projected = self.projection(maps[self.stride])
+        positions = padded_sine_positions(valid, projected.shape[1]).flatten(1, 2)
+        memory = self.encoder(projected, positions, valid)
+        class_logits, boxes, queries = self.query_decoder(
+            {self.stride: memory}, see_everything, {self.stride: valid}
+        )
+        return Seen(
+            maps=maps,
+            projected=projected,
+            memory=memory,
+            valid=valid,
+            class_logits=class_logits,
+            boxes=boxes,
+            queries=queries,
+        )
