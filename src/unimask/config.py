@@ -98,14 +98,22 @@ def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
     return ("panoptic", "detection") if model.mask_head else ("detection",)
 
 
+_NO_SUCH_KIND = "no_such_kind"
+
+
 def _kind_of_model(values: object) -> str:
     """The model's kind; one that does not say it is a mask classifier, as all were once."""
-    kind = values.get("kind", "masks") if isinstance(values, dict) else getattr(values, "kind", None)
+    kind = values.get("kind", "masks") if isinstance(values, dict) else getattr(values, "kind", "masks")
     return str(kind)
 
 
 AnyModelConfig = Annotated[
-    Annotated[ModelConfig, Tag("masks")] | Annotated[DetrConfig, Tag("detr")], Discriminator(_kind_of_model)
+    Annotated[ModelConfig, Tag("masks")] | Annotated[DetrConfig, Tag("detr")],
+    Discriminator(
+        _kind_of_model,
+        custom_error_type=_NO_SUCH_KIND,
+        custom_error_message="no such kind of model; there are: masks, detr",
+    ),
 ]
 """The models there are; `kind` says which one an experiment has."""
 
@@ -297,6 +305,10 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
         experiment = _adapter().validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == _NO_SUCH_KIND:
+            raise ConfigError(
+                "model.kind", f"{first['msg']}; got {_kind_of_model(first['input'])!r}"
+            ) from None
         parts = [
             str(part)
             for index, part in enumerate(first["loc"])

@@ -21,7 +21,7 @@ def overlay_boxes(
     labels, scores = detections.labels.tolist(), detections.scores.tolist()
     colors = segment_colors(labels, categories).tolist()
     corners = detections.boxes.cpu().round().int().tolist()
-    thickness = max(1, round((picture.width * picture.height) ** 0.5 / 300))
+    thickness = max(1, round((picture.width * picture.height) ** 0.5 / 220))
     order = sorted(range(len(labels)), key=lambda index: scores[index])
     draw = ImageDraw.Draw(picture)
     for index in order:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from unimask.config import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError
 from unimask.training.record import RunRecord
 from unimask.training.run_folder import RunFolder, differences
@@ -32,6 +33,18 @@ def test_only_bookkeeping_may_differ_on_resume(tmp_path: Path) -> None:
         RunFolder(tmp_path).begin(description() | {"pictures": 8}, resume=True)
     with pytest.raises(ConfigError, match=r"task: 'panoptic' -> 'semantic'"):
         RunFolder(tmp_path).begin(description() | {"task": "semantic"}, resume=True)
+
+
+def test_settings_that_came_later_have_their_defaults(tmp_path: Path) -> None:
+    RunFolder(tmp_path).begin(description(), resume=False)
+    path = tmp_path / "experiment.json"
+    written = json.loads(path.read_text())
+    current = experiment_to_dict(experiment_from_dict(written["experiment"]))
+    RunFolder(tmp_path).begin(description() | {"experiment": current}, resume=True)
+    path.write_text(json.dumps(written))  # as before there were the other settings
+    current["model"]["kind"] = "detr"
+    with pytest.raises(ConfigError, match="model"):
+        RunFolder(tmp_path).begin(description() | {"experiment": current}, resume=True)
 
 
 def test_differences_name_new_and_lost_settings() -> None:

@@ -256,7 +256,7 @@ def _preset(name: str) -> "Experiment":
     from unimask.presets import PRESETS
 
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 3, 0.5) or ["small", "tiny"]
+        near = get_close_matches(name, PRESETS, 3, 0.6) or ["small", "tiny"]
         raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
     return PRESETS[name]()
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from unimask.checkpoint import write_atomically
+from unimask.config import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError
 
 KEPT_CHECKPOINTS = 2
@@ -42,6 +43,16 @@ def flatten(values: object, path: str = "") -> dict[str, object]:
     return {
         k: v for key in values for k, v in flatten(values[key], f"{path}.{key}" if path else str(key)).items()
     }
+
+
+def _completed(experiment: object) -> object:
+    """The settings with defaults for those that an earlier version did not have when it wrote them."""
+    if not isinstance(experiment, dict):
+        return experiment
+    try:
+        return experiment_to_dict(experiment_from_dict(experiment))
+    except ConfigError:  # it had settings that are gone: they are named as differences
+        return experiment
 
 
 def differences(old: object, new: object) -> list[str]:
@@ -106,7 +117,7 @@ class RunFolder:
             raise DataError(
                 self._description, f"is not valid JSON ({error}); name another output folder"
             ) from None
-        changed = differences(old.get("experiment"), description["experiment"])
+        changed = differences(_completed(old.get("experiment")), _completed(description["experiment"]))
         for key in ("task", "categories", "pictures"):
             changed += differences({key: old.get(key)}, {key: description[key]})
         if changed:
