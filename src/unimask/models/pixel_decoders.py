@@ -51,11 +51,12 @@ class DeformableEncoder(nn.Module):
             sine_positions(*size, tokens.shape[2], device=device, dtype=dtype).flatten(0, 1) + embedding
             for size, embedding in zip(sizes, embeddings, strict=True)
         ]
-        levels = Levels(
-            sizes=sizes,
-            places=torch.cat([cell_centers(*size, device=device, dtype=dtype) for size in sizes]),
-            cells=torch.tensor([(w, h) for h, w in sizes], device=device, dtype=dtype),
+        places = torch.cat([cell_centers(*size, device=device, dtype=dtype) for size in sizes])
+        # filled on the device: a copy from the host would make it wait, and cannot be part of a CUDA graph
+        cells = torch.cat(
+            [places.new_full((1,), side) for height, width in sizes for side in (width, height)]
         )
+        levels = Levels(sizes=sizes, places=places, cells=cells.unflatten(0, (-1, 2)))
         return levels, torch.cat(positions)[None]
 
 
