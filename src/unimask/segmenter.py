@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
@@ -168,7 +168,7 @@ class Segmenter:
             prediction = self._predict_batch(seen, [placements[member] for member in members])
             for position, member in enumerate(members):
                 segments = read(prediction, position, placements[member], self.categories, postprocess, task)
-                found[member] = _to_cpu(segments)
+                found[member] = to_cpu(segments)
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
         for member, (index, tile) in enumerate(views):
             parts[index].append((tile, found[member]))
@@ -178,15 +178,24 @@ class Segmenter:
             for image, tiles in zip(images, parts, strict=True)
         ]
 
-    @torch.inference_mode()
     def _predict_batch(
         self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
     ) -> MaskPrediction:
+        return self.predict_masks(self.place(images, placements))
+
+    def place(
+        self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures of one canvas as what the model takes: normalised, on the device."""
         backbone = self.model_file.experiment.model.backbone
         batch = batch_images(images, placements, backbone.image_mean, backbone.image_std)
+        return batch.pixels.to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def predict_masks(self, pixels: Float[Tensor, "batch 3 height width"]) -> MaskPrediction:
+        """What the model says about placed pictures, in the segmenter's precision."""
         dtype = _AUTOCAST[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            pixels = batch.pixels.to(self.device, memory_format=torch.channels_last)
             prediction: MaskPrediction = self.model(pixels)
         return prediction
 
@@ -236,7 +245,8 @@ def _batches(placements: Sequence[Placement], batch_size: int) -> Iterator[list[
             yield members[start : start + max(1, batch_size)]
 
 
-def _to_cpu(segments: Segments) -> Segments:
+def to_cpu(segments: Segments) -> Segments:
+    """The segments with their tensors on the CPU."""
     return Segments(
         layers=segments.layers.cpu(),
         labels=segments.labels.cpu(),
