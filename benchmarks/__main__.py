@@ -26,6 +26,9 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes: a test of the harness")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="on the CPU")
+    parser.add_argument(
+        "--precision", default="32-true", choices=("32-true", "bf16-mixed"), help="of training steps"
+    )
     parser.add_argument("--suite", action="append", choices=SUITES, help="only this one; repeat for more")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--name", default="", help="name of the two files; by default device and date")
@@ -62,7 +65,9 @@ def main(words: list[str]) -> int:
     except (UnimaskError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    settings = Settings(device=str(device), threads=given.threads, quick=given.quick)
+    settings = Settings(
+        device=str(device), threads=given.threads, precision=given.precision, quick=given.quick
+    )
     torch.set_num_threads(settings.threads)
     about = report.about_the_run(settings)
     name = given.name or ("quick_" if given.quick else "") + time.strftime(f"{device.type}_%Y-%m-%d_%H%M")

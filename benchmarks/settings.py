@@ -7,7 +7,7 @@ import torch
 
 from unimask.benchmark.measure import MEGABYTE
 from unimask.benchmark.memory import NOT_DONE, Peak
-from unimask.benchmark.tables import Cell, Table
+from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Rounds
 
 CLASSES = 133  # of the models, as in COCO
@@ -17,11 +17,17 @@ CLASSES = 133  # of the models, as in COCO
 class Settings:
     device: str
     threads: int
+    precision: str  # of training steps; inference runs in float32 and in bf16
     quick: bool  # small sizes and few rounds: a test of the harness, whose numbers mean nothing
 
     @property
     def torch_device(self) -> torch.device:
         return torch.device(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision, the same for all sides."""
+        enabled = self.precision != "32-true"
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=enabled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ def case_table(title: str, about: str, remark: str, cases: Sequence[Case]) -> Ta
             compared = ("", "")
             if side != first:
                 ratio = case.rounds.ratio(side, first, TOTAL)
-                compared = (f"{ratio:.2f}", f"{peak / first_peak:.2f}" if first_peak else "-")
+                compared = (f"{ratio:.2f}", share(peak, first_peak))
             time = f"{low:.1f} / {high:.1f}"
             rows.append(
                 (case.name, side, time, round(peak / MEGABYTE, 1), *compared, case.remarks.get(side, ""))

@@ -78,9 +78,10 @@ def freeze_norms(model: nn.Module) -> None:
             module.eval().requires_grad_(False)
 
 
-def their_trainer(folder: Path, device: torch.device) -> Trainer:
+def their_trainer(folder: Path, settings: Settings) -> Trainer:
     from transformers import Mask2FormerForUniversalSegmentation
 
+    device = settings.torch_device
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder).train().to(device)
     freeze_norms(model)
     optimizer = _optimizer(model)
@@ -93,7 +94,8 @@ def their_trainer(folder: Path, device: torch.device) -> Trainer:
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
-            loss = model(pixel_values=pixels, mask_labels=masks, class_labels=labels).loss
+            with settings.autocast():
+                loss = model(pixel_values=pixels, mask_labels=masks, class_labels=labels).loss
             loss.backward()
             optimizer.step()
             return float(loss)
@@ -103,7 +105,8 @@ def their_trainer(folder: Path, device: torch.device) -> Trainer:
     return prepare
 
 
-def our_trainer(folder: Path, device: torch.device) -> Trainer:
+def our_trainer(folder: Path, settings: Settings) -> Trainer:
+    device = settings.torch_device
     model, _ = load_model(folder, device)
     model = model.train().to(memory_format=torch.channels_last)
     optimizer = _optimizer(model)
@@ -121,7 +124,8 @@ def our_trainer(folder: Path, device: torch.device) -> Trainer:
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
-            loss = criterion(model(pixels), (target,) * work.batch, uniform).total
+            with settings.autocast():
+                loss = criterion(model(pixels), (target,) * work.batch, uniform).total
             loss.backward()
             optimizer.step()
             return float(loss)
@@ -131,7 +135,7 @@ def our_trainer(folder: Path, device: torch.device) -> Trainer:
     return prepare
 
 
-TRAINERS: dict[str, Callable[[Path, torch.device], Trainer]] = {
+TRAINERS: dict[str, Callable[[Path, Settings], Trainer]] = {
     SIDES[0]: their_trainer,
     SIDES[1]: our_trainer,
 }
@@ -140,7 +144,7 @@ TRAINERS: dict[str, Callable[[Path, torch.device], Trainer]] = {
 def peak_of(side: str, folder: Path, work: Work, settings: Settings) -> Peak:
     """The peak of a step with its batch, above weights, gradients and the optimiser's state."""
     torch.set_num_threads(settings.threads)
-    trainer = TRAINERS[side](folder, settings.torch_device)
+    trainer = TRAINERS[side](folder, settings)
     trainer(FIRST_STEP)()
     return measure_peak(lambda: trainer(work)(), settings.torch_device)
 
@@ -168,14 +172,14 @@ def run(settings: Settings) -> Outcome:
             peak_in_fresh_process(peak_of, SIDES[1], where[SIDES[1]], work, settings) for work in scaling
         ]
     table = case_table(
-        "Training step, R50",
+        f"Training step, R50, {settings.precision}",
         "Peak: of the step and its batch, above weights, gradients and optimiser state. Points of the losses "
         "are random on both sides, so losses agree roughly.",
         "loss of the first step",
         found,
     )
     scaled = Table(
-        title="Training step, R50: memory by segments",
+        title=f"Training step, R50, {settings.precision}: memory by segments",
         about="Ours alone; growth is compared with the first row.",
         columns=("case", "peak MB", "growth"),
         rows=tuple(
@@ -192,7 +196,7 @@ def run(settings: Settings) -> Outcome:
 def _time(work: Work, where: dict[str, Path], settings: Settings) -> tuple[Rounds, dict[str, str]]:
     """The times of the sides, and the loss of each one's first step."""
     device = settings.torch_device
-    steps = {side: TRAINERS[side](where[side], device)(work) for side in SIDES}
+    steps = {side: TRAINERS[side](where[side], settings)(work) for side in SIDES}
     losses: dict[str, str] = {}
 
     def run_of(side: str, watch: Stopwatch) -> None:

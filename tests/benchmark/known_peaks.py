@@ -1,11 +1,8 @@
-"""Work of a known size, importable by processes of their own."""
-
-import os
-import signal
+"""Work of a known size, importable by a process of its own."""
 
 import torch
 
-from unimask.benchmark.memory import NOT_DONE, Peak, measure_peak
+from unimask.benchmark.memory import Peak, measure_peak
 
 MEGABYTE = 2**20
 CPU = torch.device("cpu")
@@ -17,16 +14,3 @@ def allocate(megabytes: int) -> None:
 
 def peak_of(megabytes: int) -> Peak:
     return measure_peak(lambda: allocate(megabytes), CPU)
-
-
-def is_killed() -> Peak:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return NOT_DONE
-
-
-def asks_for_too_much() -> Peak:
-    return measure_peak(lambda: torch.empty(2**46), CPU)
-
-
-def makes_a_mistake() -> Peak:
-    raise RuntimeError("a mistake")

@@ -60,7 +60,7 @@ def test_tables() -> None:
 
 
 def logits(classes: list[list[float]], masks: list[list[float]]) -> Logits:
-    return Logits(classes=torch.tensor(classes), masks=torch.tensor(masks)[:, None])
+    return Logits(classes=torch.tensor(classes).float(), masks=torch.tensor(masks).float()[:, None])
 
 
 def test_agreement_counts_masks_of_queries_that_found_something() -> None:
@@ -87,7 +87,7 @@ def test_rows_compare_with_the_first_side(model: Path) -> None:
     first, second = rows_of(measured)
     assert first[:2] == ("first", "500 / 590")
     assert first[6:] == (8.0, "", "", "", "", "", "")
-    assert second[7:] == ("3.50", "3.50", "nan", "2.5e-01", "2.0e+00", "1.0000")
+    assert second[7:] == ("3.50", "3.50", "-", "2.5e-01", "2.0e+00", "1.0000")
     assert len(to_table("A", measured).columns) == len(first)
     assert measuring.plain_side(measured, "second")["peak_bytes_above"] is None
 

@@ -46,6 +46,6 @@ def test_json_and_two_precisions(model: Path) -> None:
 def test_what_is_refused(model: Path) -> None:
     assert "size: expected HEIGHTxWIDTH" in refused("bench", "--weights", model, "--size", "640")
     assert "multiples of 32" in refused("bench", "--weights", model, "--size", "64x65")
-    assert "no such model" in refused("bench", "--weights", "nothing here", *SMALL)
+    assert "no model of this name" in refused("bench", "--weights", "nothing here", *SMALL)
     message = refused("bench", "--weights", model, *SMALL, "--compare", "transformers")
     assert "cannot be compared with transformers" in message

@@ -19,7 +19,7 @@ from unimask.benchmark.sides import (
     UnimaskSide,
     agreement,
 )
-from unimask.benchmark.tables import Cell, Table
+from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
 from unimask.checkpoint import load_model_file, resolve_weights
@@ -154,7 +154,7 @@ def rows_of(measured: Measured) -> tuple[tuple[Cell, ...], ...]:
             compared = (
                 f"{rounds.ratio(name, first, 'forward'):.2f}",
                 f"{rounds.ratio(name, first, TOTAL):.2f}",
-                f"{peak / measured.peaks[first].above:.2f}",
+                share(peak, measured.peaks[first].above),
                 f"{close.class_difference:.1e}",
                 f"{close.mask_difference:.1e}",
                 f"{close.mask_iou:.4f}",

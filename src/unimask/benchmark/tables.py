@@ -27,6 +27,11 @@ def shown(cell: Cell) -> str:
     return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
 
 
+def share(part: int | float, whole: int | float) -> str:
+    """A part by the whole, with two digits; a dash where there is no such number."""
+    return "-" if whole == 0 or math.isnan(part / whole) else f"{part / whole:.2f}"
+
+
 def to_markdown(table: Table, level: int = 3) -> str:
     """The table under a heading of its title; text to the left, numbers to the right."""
     rows = [[shown(cell).replace("|", "\\|") for cell in row] for row in table.rows]
