@@ -98,7 +98,7 @@ def their_trainer(folder: Path, settings: Settings) -> Trainer:
                 loss = model(pixel_values=pixels, mask_labels=masks, class_labels=labels).loss
             loss.backward()
             optimizer.step()
-            return float(loss)
+            return float(loss.detach())
 
         return step
 
@@ -128,7 +128,7 @@ def our_trainer(folder: Path, settings: Settings) -> Trainer:
                 loss = criterion(model(pixels), (target,) * work.batch, uniform).total
             loss.backward()
             optimizer.step()
-            return float(loss)
+            return float(loss.detach())
 
         return step
 
