@@ -3,13 +3,16 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test lint types contract format clean
+.PHONY: demo test bench lint types contract format clean
 
 demo: .venv/ready  ## segment the pictures in examples/ with the model that ships inside the package
 	$(RUN)unimask predict examples --task panoptic --output output/demo
 
 test: .venv/ready  ## the whole test suite, in two processes
 	$(RUN)pytest -n 2
+
+bench: .venv/ready  ## this library beside transformers; tables and numbers go into benchmarks/results
+	$(RUN)python -m benchmarks
 
 lint: .venv/ready
 	$(RUN)ruff check .

@@ -25,6 +25,7 @@ from unimask.structures import (
     BoxPrediction,
     Categories,
     Detections,
+    ImageBatch,
     MaskPrediction,
     Placement,
     Segments,
@@ -212,7 +213,7 @@ class Segmenter:
 
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
         for (index, tile), found in zip(views, self._read(seen, read_one, batch_size), strict=True):
-            parts[index].append((tile, _to_cpu(found)))
+            parts[index].append((tile, to_cpu(found)))
         unites = _unites(self.categories, task)
         return [
             stitch(tiles, (image.shape[1], image.shape[2]), unites)
@@ -263,23 +264,31 @@ class Segmenter:
         placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
         found: dict[int, Found] = {}
         for members in _batches(placements, batch_size):
-            prediction = self._predict_batch(
-                [images[member] for member in members], [placements[member] for member in members]
+            prediction = self.predict_placed(
+                self.place([images[member] for member in members], [placements[member] for member in members])
             )
             for position, member in enumerate(members):
                 found[member] = read_one(prediction, position, placements[member])
         return [found[index] for index in range(len(images))]
 
-    @torch.inference_mode()
-    def _predict_batch(
+    def place(
         self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
-    ) -> Prediction:
+    ) -> ImageBatch:
+        """Pictures of one canvas as what the model takes: normalised, on the device."""
         backbone = self.model_file.experiment.model.backbone
         batch = batch_images(images, placements, backbone.image_mean, backbone.image_std)
+        return dataclasses.replace(
+            batch,
+            pixels=batch.pixels.to(self.device, memory_format=torch.channels_last),
+            valid=batch.valid.to(self.device),
+        )
+
+    @torch.inference_mode()
+    def predict_placed(self, images: ImageBatch) -> Prediction:
+        """What the model says about placed pictures, in the segmenter's precision."""
         dtype = _AUTOCAST[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            pixels = batch.pixels.to(self.device, memory_format=torch.channels_last)
-            prediction: Prediction = self.model(pixels, batch.valid.to(self.device))
+            prediction: Prediction = self.model(images.pixels, images.valid)
         return prediction
 
 
@@ -339,7 +348,8 @@ def _boxes_to_cpu(boxes: Detections) -> Detections:
     )
 
 
-def _to_cpu(segments: Segments) -> Segments:
+def to_cpu(segments: Segments) -> Segments:
+    """The segments with their tensors on the CPU."""
     return Segments(
         layers=segments.layers.cpu(),
         labels=segments.labels.cpu(),

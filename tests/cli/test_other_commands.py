@@ -17,7 +17,7 @@ from unimask.cli import parse_settings
 from unimask.config import experiment_to_dict, override
 from unimask.presets import PRESETS
 
-COMMANDS = ("predict", "train", "evaluate", "convert", "presets")
+COMMANDS = ("predict", "train", "evaluate", "convert", "bench", "presets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

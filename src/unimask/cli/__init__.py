@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | presets`.
+"""The command line: `unimask predict | train | evaluate | convert | bench | presets`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -261,7 +261,7 @@ def _preset(name: str) -> "Experiment":
     return PRESETS[name]()
 
 
-# evaluate, convert, presets
+# evaluate, convert, bench, presets
 
 
 @app.command()
@@ -346,6 +346,47 @@ def convert(
 
 def _queries(model: "ModelConfig | DetrConfig") -> int:
     return model.query_decoder.queries if model.kind == "masks" else model.queries
+
+
+@app.command()
+def bench(
+    weights: options.Weights = "nuclei",
+    size: options.Size = "640x640",
+    task: options.Task = options.TaskName.panoptic,
+    compare: options.Compare = None,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName.full,
+    threads: options.Threads = 0,
+    rounds: options.RoundCount = 10,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how fast and lean a model is on this machine.
+
+    It segments a generated picture: preparing it, the model, reading its prediction and encoding the result
+    are timed apart. A reduced precision is measured beside the full one. With --compare, the same weights run
+    in the other library in turn, and what both say is compared first.
+
+    Examples:
+      unimask bench --weights nuclei --size 512x512
+      unimask bench --weights models/coco --precision bf16-mixed --compare transformers
+    """
+    from unimask.benchmark.measure import bench as run
+    from unimask.benchmark.measure import to_plain
+
+    found = run(
+        weights,
+        size=options.parse_size(size),
+        task=task.value,
+        device=device,
+        precision=precision.value,
+        threads=threads,
+        rounds=rounds,
+        compare=compare.value if compare else "",
+    )
+    if as_json:
+        show.show_json(to_plain(found))
+    else:
+        show.show_bench(found)
 
 
 @app.command()

@@ -27,6 +27,12 @@ class PrecisionName(StrEnum):
     half = "16-mixed"
 
 
+class PeerName(StrEnum):
+    """What a model can be measured beside."""
+
+    transformers = "transformers"
+
+
 class WeightFormat(StrEnum):
     """Whose names and files weights are written in."""
 
@@ -151,6 +157,34 @@ To = Annotated[
 PresetName = Annotated[
     str, typer.Argument(metavar="NAME", help="Show every setting of this preset, as --set takes them.")
 ]
+
+Size = Annotated[
+    str,
+    typer.Option(
+        metavar="HEIGHTxWIDTH",
+        help="Size of the picture as the model sees it: in one piece, not resized. Multiples of 32.",
+    ),
+]
+Compare = Annotated[
+    PeerName | None,
+    typer.Option(metavar="LIBRARY", help="Measure the same weights there too: transformers."),
+]
+Threads = Annotated[
+    int, typer.Option(metavar="NUMBER", help="Threads on the CPU; 0 leaves PyTorch its own choice.")
+]
+RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="How often each side runs.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`640x480` as (height, width).
+
+    Raises:
+        ConfigError: it is no such text.
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ConfigError("size", f"expected HEIGHTxWIDTH, such as 640x640; got {text!r}")
+    return int(height), int(width)
 
 
 def _value(text: str) -> object:

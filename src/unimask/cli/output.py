@@ -17,6 +17,7 @@ from rich.text import Text
 from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
+    from unimask.benchmark.measure import Bench
     from unimask.box_results import BoxResult
     from unimask.evaluation import Evaluation
     from unimask.results import Result
@@ -164,6 +165,24 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     for category, numbers in categories.items():
         table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
     screen.print(table)
+
+
+def show_bench(found: "Bench") -> None:
+    """What was measured: a column for each side."""
+    from unimask.benchmark.measure import COLUMNS, about, rows_of
+    from unimask.benchmark.tables import shown
+
+    height, width = found.conditions.size
+    device, threads = found.conditions.device, found.conditions.threads
+    show_line(f"{found.weights}, {found.task}, {height}x{width}, {device}, {threads} threads")
+    rows = rows_of(found.measured)
+    table = _table((COLUMNS[0],), tuple(str(row[0]) for row in rows))
+    for place, name in enumerate(COLUMNS[1:], start=1):
+        cells = [shown(row[place]) for row in rows]
+        if any(cells):
+            table.add_row(name, *cells)
+    screen.print(table)
+    screen.print(about(found.measured))
 
 
 def show_settings(values: Mapping[str, object], path: str = "") -> None:

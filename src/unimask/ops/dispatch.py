@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
+from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
 from unimask.structures import Size
@@ -32,6 +33,8 @@ def fast_deformable_sampling(
     """`ops.deformable.deformable_sampling` by the fastest version there is for the device."""
     if _on_cpu(values):
         return bag_sampling(values, sizes, locations, weights)
+    if kernels_serve(values, locations, weights):
+        return kernel_sampling(values, sizes, locations, weights)
     return deformable_sampling(values, sizes, locations, weights)
 
 

@@ -263,6 +263,8 @@ def _differing(model: ModelConfig) -> str:
         differing.append(f"pixel_decoder.strides is {model.pixel_decoder.strides}")
     if model.pixel_decoder.points != POINTS:
         differing.append(f"pixel_decoder.points is {model.pixel_decoder.points}")
+    if model.pixel_decoder.position_octaves:
+        differing.append(f"pixel_decoder.position_octaves is {model.pixel_decoder.position_octaves}")
     if model.pixel_decoder.heads != decoder.heads:
         differing.append("the two decoders differ in heads")
     return ", ".join(differing)

@@ -1,0 +1,90 @@
+"""Models with random weights in the architectures of the paper, as folders of transformers and of ours."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessor,
+    PreTrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+)
+from transformers.utils import logging
+
+from benchmarks.settings import CLASSES
+from unimask.benchmark.measure import example_picture
+from unimask.checkpoint import ModelFile, save_model
+from unimask.structures import Size
+from unimask.weights.conversion import import_hugging_face
+
+FOUND = 30  # queries that find something, as in a picture of COCO with much in it
+SPREAD = 5.0  # standard deviation of class logits, about that of a trained model
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+KINDS = ("R50", "Swin-T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    theirs: Path  # of transformers
+    ours: Path
+    model_file: ModelFile
+
+
+def _backbone(kind: str) -> PreTrainedConfig:
+    if kind == "R50":
+        return ResNetConfig(out_features=STAGES)
+    return SwinConfig(out_features=STAGES, drop_path_rate=0.0)
+
+
+@contextmanager
+def random_model(kind: str, size: Size) -> Iterator[Folders]:
+    """The same random weights in the folders of both libraries; both are gone afterwards."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = Mask2FormerConfig(backbone_config=_backbone(kind), num_labels=CLASSES)
+    model = Mask2FormerForUniversalSegmentation(config)
+    with tempfile.TemporaryDirectory(prefix="unimask_benchmark_") as name:
+        theirs, ours = Path(name) / "theirs", Path(name) / "ours"
+        liven(model, size)
+        model.save_pretrained(theirs)
+        Mask2FormerImageProcessor().save_pretrained(theirs)
+        imported, model_file = import_hugging_face(theirs, "random weights", "none")
+        experiment = model_file.experiment
+        reading = replace(experiment.postprocess, object_threshold=0.3, overlap_threshold=0.0)
+        model_file = replace(model_file, experiment=replace(experiment, postprocess=reading))
+        save_model(ours, imported, model_file)
+        yield Folders(theirs=theirs, ours=ours, model_file=model_file)
+
+
+@torch.no_grad()
+def liven(model: Mask2FormerForUniversalSegmentation, size: Size) -> None:
+    """Changes random weights so that signals neither vanish nor explode and `FOUND` queries find something.
+
+    Otherwise nothing would be left to post-process and to encode.
+    """
+    pixels = (example_picture(size).float()[None] - 127.5) / 64
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.fill_(1)
+        norm.momentum = 1.0
+    if norms:
+        model.train()
+        model(pixel_values=pixels)  # sets the statistics of the norms
+        for norm in norms:
+            norm.momentum = 0.1
+    model.eval()
+    head = model.class_predictor
+    logits = model(pixel_values=pixels).class_queries_logits[0]
+    factor = SPREAD / logits.std()
+    head.weight.mul_(factor)
+    head.bias.mul_(factor)
+    margins = logits[:, :-1].amax(dim=1) * factor - logits[:, -1] * factor
+    head.bias[-1] += margins.sort(descending=True).values[FOUND - 1 : FOUND + 1].mean()

@@ -1,0 +1,117 @@
+"""The most memory that a piece of work holds at a time, measured in a process of its own."""
+
+import ctypes
+import gc
+import math
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Given = TypeVar("Given")
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Bytes that were held before a piece of work, and at most during it; of the process or of the device."""
+
+    before: int | float
+    highest: int | float
+
+    @property
+    def above(self) -> int | float:
+        """Bytes that the work added; not a number where it could not be done."""
+        return self.highest - self.before
+
+
+NOT_DONE = Peak(before=math.nan, highest=math.nan)
+"""Of work for which the memory did not suffice."""
+
+
+def measure_peak(work: Callable[[], object], device: torch.device) -> Peak:
+    """The peak of some work in this process: of the CUDA allocator's memory, or of resident memory.
+
+    Memory that was freed before is handed back to the system first, so that the work has to ask for it
+    again. Linux can forget an earlier peak; where that is not possible, only what exceeds it is seen.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return Peak(before=before, highest=torch.cuda.max_memory_allocated(device))
+    _return_free_memory()
+    before = _reset_peak()
+    work()
+    return Peak(before=before, highest=max(before, _peak_bytes()))
+
+
+def _return_free_memory() -> None:
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries have none
+        if trim is not None:
+            trim(0)
+
+
+def _reset_peak() -> int:
+    """Forgets the earlier peak where the system can; the bytes from which to count come out."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return _peak_bytes()
+    return _status_bytes("VmRSS")
+
+
+def _peak_bytes() -> int:
+    if _STATUS.exists():
+        return _status_bytes("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_bytes(name: str) -> int:
+    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    raise RuntimeError(f"{_STATUS} does not say {name}")
+
+
+def in_fresh_process(function: Callable[..., Given], *arguments: object) -> Given:
+    """What a function of a module gives in a new Python process; nothing of this one's memory is there.
+
+    Raises:
+        BrokenProcessPool: the process was killed, mostly because the machine's memory was full.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_in_fresh_process(function: Callable[..., Peak], *arguments: object) -> Peak:
+    """The peak that a function of a module measures in a new process; `NOT_DONE` if memory did not suffice.
+
+    Raises:
+        RuntimeError: the function failed for another reason.
+    """
+    try:
+        return in_fresh_process(function, *arguments)
+    except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
+        return NOT_DONE
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            return NOT_DONE
+        raise

@@ -1,0 +1,160 @@
+"""Mask2Former of Hugging Face transformers, used as its documentation says; imported only where it runs."""
+
+import importlib.util
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from unimask.benchmark.sides import FULL, Logits, side_name
+from unimask.benchmark.timing import Stopwatch
+from unimask.checkpoint import ModelFile
+from unimask.config import Task
+from unimask.errors import ConfigError, WeightsError
+from unimask.segmenter import find_device
+from unimask.weights.conversion import convert
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersSide:
+    """A folder of transformers, with the thresholds of ours."""
+
+    folder: Path
+    task: Task
+    object_threshold: float
+    overlap_threshold: float
+    instance_threshold: float
+    stuff: frozenset[int]  # labels of which a picture holds one segment
+    precision: str = FULL
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return side_name("transformers", self.precision)
+
+    def load(self, device: str) -> "TransformersPipeline":
+        """The model and its image processor."""
+        return TransformersPipeline(self, device)
+
+
+def side_like(model_file: ModelFile, folder: Path, task: Task, precision: str = FULL) -> TransformersSide:
+    """The side of transformers that reads predictions as a model of ours does."""
+    thresholds, things = model_file.experiment.postprocess, model_file.categories.is_thing
+    return TransformersSide(
+        folder=folder,
+        task=task,
+        object_threshold=thresholds.object_threshold,
+        overlap_threshold=thresholds.overlap_threshold,
+        instance_threshold=thresholds.instance_threshold,
+        stuff=frozenset(label for label, is_thing in enumerate(things) if not is_thing),
+        precision=precision,
+    )
+
+
+@contextmanager
+def exported(model_folder: Path) -> Iterator[Path]:
+    """A temporary folder of transformers with the weights of a model folder of ours.
+
+    Raises:
+        ConfigError: transformers is not installed.
+        WeightsError: transformers has no such model.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError("compare", "transformers is not installed; pip install transformers")
+    with tempfile.TemporaryDirectory(prefix="unimask_bench_") as name:
+        folder = Path(name) / "transformers"
+        try:
+            convert(model_folder, folder, to="transformers")
+        except WeightsError as error:
+            reason = f"cannot be compared with transformers: {error.reason}; measure it without --compare"
+            raise WeightsError(model_folder, reason) from None
+        yield folder
+
+
+class TransformersPipeline:
+    """Segments pictures with the model, the image processor and the post-processing of transformers."""
+
+    def __init__(self, side: TransformersSide, device: str) -> None:
+        from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self.side = side
+        self.device = find_device(device)
+        network = Mask2FormerForUniversalSegmentation.from_pretrained(side.folder)
+        self._network: Any = network.eval().to(self.device)
+        self._processor: Any = Mask2FormerImageProcessor.from_pretrained(side.folder, do_resize=False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, to count its weights."""
+        network: nn.Module = self._network
+        return network
+
+    @torch.inference_mode()
+    def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
+        """Segments the picture in the stages `STAGES`; the number of segments comes out."""
+        with watch.stage("pre"):
+            inputs = self._processor(images=image, return_tensors="pt").to(self.device)
+        with watch.stage("forward"), self._autocast():
+            outputs = self._network(**inputs)
+        with watch.stage("post"):
+            found = self._read(outputs, (image.shape[1], image.shape[2]))
+        with watch.stage("encode"):
+            json.dumps(found["segments_info"])
+            if self.side.task != "instance":
+                _write_png(found["segmentation"])
+        return len(found["segments_info"])
+
+    @torch.inference_mode()
+    def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
+        """What the network says about normalised pixels."""
+        with self._autocast():
+            outputs = self._network(pixel_values=pixels.to(self.device).contiguous())
+        return Logits(
+            classes=outputs.class_queries_logits[0].float().cpu(),
+            masks=outputs.masks_queries_logits[0].float().cpu(),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.side.precision)
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def _read(self, outputs: Any, size: tuple[int, int]) -> dict[str, Any]:
+        """Segments on the CPU, by the post-processing of transformers (masks are resized to 384 x 384)."""
+        side, processor = self.side, self._processor
+        if side.task == "semantic":
+            (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+            infos = [{"id": label, "label_id": label} for label in labels.unique().tolist()]
+            return {"segmentation": labels.cpu(), "segments_info": infos}
+        if side.task == "instance":
+            (found,) = processor.post_process_instance_segmentation(
+                outputs, threshold=side.instance_threshold, target_sizes=[size]
+            )
+        else:
+            (found,) = processor.post_process_panoptic_segmentation(
+                outputs,
+                threshold=side.object_threshold,
+                overlap_mask_area_threshold=side.overlap_threshold,
+                label_ids_to_fuse=set(side.stuff),
+                target_sizes=[size],
+            )
+        return {"segmentation": found["segmentation"].cpu(), "segments_info": found["segments_info"]}
+
+
+def _write_png(segment_ids: Tensor) -> None:
+    """The map as a PNG of the COCO panoptic format, in memory: the same work as `Result.to_panoptic_png`."""
+    ids = (segment_ids.numpy() + 1).astype(np.uint16)
+    channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
+    Image.fromarray(channels.astype(np.uint8)).save(io.BytesIO(), format="PNG", optimize=True)
