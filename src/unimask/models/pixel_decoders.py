@@ -133,7 +133,9 @@ class MapPositions(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """The maps with their places."""
         precise = torch.promote_types(maps.dtype, torch.float32)
-        places = fourier_positions(*maps.shape[2:], self.octaves, device=maps.device, dtype=precise)
+        places = fourier_positions(
+            maps.shape[2], maps.shape[3], self.octaves, device=maps.device, dtype=precise
+        )
         return maps + self.projection(places[None])
 
 
