@@ -38,7 +38,7 @@ def run(*arguments: str, **environment: str) -> None:
 def test_kernels(file: str, interpreted: str, tmp_path: Path) -> None:
     options = ("-p", "no:cacheprovider", "--noconftest", "-q", "-x", "--override-ini", "addopts=")
     environment = {"TRITON_INTERPRET": interpreted, "TRITON_CACHE_DIR": str(tmp_path)}
-    run("-m", "pytest", str(HERE / f"{file}.py"), *options, **environment)
+    run("-m", "pytest", str(HERE / file), *options, **environment)
 
 
 def test_the_plain_version_has_the_right_gradients_away_from_cell_centers() -> None:
