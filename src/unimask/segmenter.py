@@ -7,14 +7,14 @@ from typing import Literal, overload
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
 from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
-from unimask.models.mask_classifier import MaskClassifier
+from unimask.exported import is_exported, load_exported
 from unimask.postprocess import read
 from unimask.results import Result
 from unimask.structures import Categories, MaskPrediction, Placement, Segments, Size
@@ -25,15 +25,23 @@ _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed":
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
-    """A segmenter from a model that ships with the package (`nuclei`) or from a model folder.
+    """A segmenter from a model that ships with the package (`nuclei`), a model folder or an ONNX file.
 
     `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
-    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; masks are read in float32 in any case.
+    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; masks are read in float32 in any case. An
+    ONNX file runs with onnxruntime, in the numbers that it holds.
 
     Raises:
         WeightsError: there is no such model, or its files are broken or do not fit each other.
         ConfigError: its `config.json` holds an impossible setting, or the device or precision does not exist.
     """
+    if is_exported(name_or_folder):
+        if precision != "32-true":
+            raise ConfigError(
+                "precision", f"is {precision!r}; an exported model has the one it was made with"
+            )
+        network, model_file = load_exported(Path(name_or_folder).expanduser(), device)
+        return Segmenter(network, model_file)
     chosen = find_device(device)
     model, model_file = load_model(resolve_weights(name_or_folder), chosen)
     return Segmenter(model, model_file, chosen, precision)
@@ -63,12 +71,12 @@ class Segmenter:
 
     def __init__(
         self,
-        model: MaskClassifier,
+        model: nn.Module,
         model_file: ModelFile,
         device: torch.device | str = "cpu",
         precision: str = "32-true",
     ) -> None:
-        """Put `model` on `device` in eval mode.
+        """Put `model`, which gives a `MaskPrediction` from pixels, on `device` in eval mode.
 
         Raises:
             ConfigError: the precision does not exist.

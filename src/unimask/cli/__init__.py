@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | presets`.
+"""The command line: `unimask predict | train | evaluate | convert | export | presets`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -261,7 +261,7 @@ def _preset(name: str) -> "Experiment":
     return PRESETS[name]()
 
 
-# evaluate, convert, presets
+# evaluate, convert, export, presets
 
 
 @app.command()
@@ -338,6 +338,35 @@ def convert(
     else:
         for name, value in found.items():
             show.show_line(f"{name}: {value}")
+
+
+@app.command()
+def export(
+    weights: options.Weights,
+    output: options.ExportedFile,
+    format: options.ExportedFormat = options.ExportFormat.onnx,
+    pictures: options.ParityPictures = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
+
+    Batch, height and width may differ from call to call. A report goes beside the file: the largest
+    difference of its numbers from the model's, how far the final maps agree, and the time of both.
+
+    Examples:
+      unimask export --weights nuclei --output nuclei.onnx
+      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --pictures photos/
+      unimask predict photo.jpg --weights nuclei.onnx
+    """
+    from unimask.data.read import image_files, read_image
+    from unimask.export.run import export as run
+
+    images = [read_image(file) for file in image_files(pictures)] if pictures else []
+    report = run(weights, output, format.value, images)
+    if as_json:
+        show.show_json(dataclasses.asdict(report))
+    else:
+        show.show_parity(report, str(output))
 
 
 @app.command()

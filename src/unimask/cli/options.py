@@ -26,6 +26,14 @@ class PrecisionName(StrEnum):
     half = "16-mixed"
 
 
+class ExportFormat(StrEnum):
+    """What an exported model is written as."""
+
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    pt2 = "pt2"
+
+
 class WeightFormat(StrEnum):
     """Whose names and files weights are written in."""
 
@@ -60,7 +68,7 @@ Weights = Annotated[
     typer.Option(
         metavar="MODEL",
         help="One that ships with the package (nuclei), or a folder that `unimask train` "
-        "(its best/) or `unimask convert` wrote.",
+        "(its best/) or `unimask convert` wrote, or an ONNX file of `unimask export`.",
     ),
 ]
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
@@ -144,6 +152,26 @@ To = Annotated[
     WeightFormat,
     typer.Option(
         metavar="FORMAT", help="Whose names and files to write: unimask, transformers or original (release)."
+    ),
+]
+ExportedFormat = Annotated[
+    ExportFormat,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="onnx: standard operators. onnx-int8: the same with matrix products in 8-bit integers. pt2: for "
+        "torch.export.load.",
+    ),
+]
+ExportedFile = Annotated[
+    Path, typer.Option(metavar="FILE", help="The file to write; a report on it goes to FILE.parity.json.")
+]
+ParityPictures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="IMAGE_OR_FOLDER",
+        readable=False,
+        help="Pictures to compare results on; repeat for more. Without it they are generated.",
     ),
 ]
 PresetName = Annotated[

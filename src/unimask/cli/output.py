@@ -18,6 +18,7 @@ from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.evaluation import Evaluation
+    from unimask.export.parity import ParityReport
     from unimask.results import Result
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -160,6 +161,25 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     for category, numbers in categories.items():
         table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
     screen.print(table)
+
+
+def show_parity(report: "ParityReport", path: str) -> None:
+    """The report on an exported model."""
+    show_line(f"{path}: {report.format}, {report.megabytes:.1f} MB")
+    table = _table(("output",), ("largest difference", "largest value"))
+    for one in report.differences:
+        table.add_row(one.output, f"{one.difference:.1e}", f"{one.largest:.1f}")
+    screen.print(table)
+    table = _table(("task", "pictures"), ("same pixels", "same segments"))
+    for found in report.agreement:
+        table.add_row(found.task, str(found.pictures), f"{found.pixels:.2%}", f"{found.segments:.2%}")
+    screen.print(table)
+    batch, height, width = report.latency.input
+    show_line(
+        f"one pass of {batch} x {height} x {width}, {report.latency.threads} threads: model "
+        f"{report.latency.model * 1000:.0f} ms, exported {report.latency.exported * 1000:.0f} ms "
+        f"(load of the machine before: {report.latency.load:.0%})"
+    )
 
 
 def show_settings(values: Mapping[str, object], path: str = "") -> None:
