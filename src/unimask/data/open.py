@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unimask.config import Task
+from unimask.data.label_studio import is_label_studio
 from unimask.data.layouts import LAYOUTS, Listed, Source, open_coco, sets_around, sets_in, split_of_word
 from unimask.data.shapes import ShapesDataset
 from unimask.data.views import view
@@ -51,7 +52,7 @@ def _choose(root: Path, split: str, sets: Mapping[str, Source]) -> Dataset:
     wanted = split_of_word(split) or split
     if wanted in sets and (wanted != "train" or "val" in sets):
         return sets[wanted].open()
-    if wanted == "all" and root.is_file():
+    if wanted == "all" and root.is_file() and root.suffix.lower() == ".json" and not is_label_studio(root):
         return open_coco(root)
     if wanted == "all" and len(sets) == 1:
         return next(iter(sets.values())).open()

@@ -31,11 +31,11 @@ GENERATED = 4  # pictures of shapes to compare results on, where none are given
 
 
 class ProgramNetwork(nn.Module):
-    """A program of torch.export behind the face of the model."""
+    """A program of torch.export behind the face of the model. A program knows no training or eval mode."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
-        self.program = program
+        self.program = program.forward  # not the module itself, which refuses to be switched to a mode
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> MaskPrediction:
         """The final prediction."""
