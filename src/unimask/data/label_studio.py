@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+from jaxtyping import Bool
 from numpy import ndarray
 
 from unimask.data.coco_file import Record
@@ -27,6 +28,7 @@ from unimask.errors import DataError
 from unimask.structures import Size
 
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+_WIDTHS = (3, 4, 8, 16)  # bits of the four kinds of length that are written
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what the server puts before the name of a file
 
 
@@ -84,6 +86,23 @@ def unpack_brush(data: Sequence[int]) -> ndarray:
         values[filled : filled + count] = stretch
         filled += count
     return values
+
+
+def pack_brush(values: Bool[ndarray, " values"]) -> list[int]:
+    """A mask, 0 or 255 for each value, in run lengths that `unpack_brush` reads: repeated values only."""
+    numbers = np.asarray(values, dtype=np.uint8)
+    ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, numbers.size)
+    starts = np.append(0, ends[:-1])
+    bits = [f"{numbers.size:032b}00111", *(f"{width - 1:04b}" for width in _WIDTHS)]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        value = f"{255 * int(numbers[start]):08b}"
+        for first in range(start, end, 1 << _WIDTHS[-1]):
+            count = min(end - first, 1 << _WIDTHS[-1])
+            kind = next(index for index, width in enumerate(_WIDTHS) if count <= 1 << width)
+            bits.append(f"1{kind:02b}{count - 1:0{_WIDTHS[kind]}b}{value}")
+    text = "".join(bits)
+    text += "0" * (8 - len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
 def is_label_studio(path: Path) -> bool:
