@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
-from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles
+from unimask.config import TASKS, DataConfig, PostprocessConfig, Task, Tiles, Whole
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
@@ -19,6 +19,7 @@ from unimask.postprocess import read
 from unimask.results import Result
 from unimask.structures import Categories, MaskPrediction, Placement, Segments, Size
 from unimask.tiles import Tile, grid, stitch, whole
+from unimask.variants import DUPLICATE_IOU, PLAIN, Variant, change, combine, place, variants_of
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -75,6 +76,7 @@ class Segmenter:
         model_file: ModelFile,
         device: torch.device | str = "cpu",
         precision: str = "32-true",
+        variants: Sequence[Variant] = (PLAIN,),
     ) -> None:
         """Put `model`, which gives a `MaskPrediction` from pixels, on `device` in eval mode.
 
@@ -87,6 +89,30 @@ class Segmenter:
         self.precision = precision
         self.model = model.to(self.device).eval()
         self.model_file = model_file
+        self.variants = tuple(variants)
+
+    def seeing(self, view: Whole | Tiles) -> "Segmenter":
+        """The same model with another view of pictures: whole, or in tiles whose segments are joined.
+
+        Raises:
+            ConfigError: tiles have no size, or overlap as much as they are long.
+        """
+        if isinstance(view, Tiles) and not 0 <= view.overlap < view.size:
+            raise ConfigError(
+                "tile", f"{view.size} with an overlap of {view.overlap}; it must be below the size"
+            )
+        experiment = self.model_file.experiment
+        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, view=view))
+        model_file = dataclasses.replace(self.model_file, experiment=experiment)
+        return Segmenter(self.model, model_file, self.device, self.precision, self.variants)
+
+    def augmented(self, names: Sequence[str]) -> "Segmenter":
+        """The same model with test-time augmentation: `flip`, `scales` or both; it takes 2, 3 or 6 passes.
+
+        Raises:
+            ConfigError: there is no such augmentation.
+        """
+        return Segmenter(self.model, self.model_file, self.device, self.precision, variants_of(names))
 
     @property
     def categories(self) -> Categories:
@@ -166,24 +192,44 @@ class Segmenter:
         """
         check_task(task)
         postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
+        if len(self.variants) > 1:
+            duplicate_iou = min(postprocess.duplicate_iou, DUPLICATE_IOU)
+            postprocess = dataclasses.replace(postprocess, duplicate_iou=duplicate_iou)
         config = self.model_file.experiment.data
         views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
         placements = [placement_for(tile.size, config) for _, tile in views]
         found: dict[int, Segments] = {}
-        for members in _batches(placements, batch_size):
+        # versions of another scale fit one canvas only if the plain ones have one size
+        sizes = [one.canvas if self.variants == (PLAIN,) else one.resized for one in placements]
+        for members in _batches(sizes, batch_size):
             seen = [images[views[member][0]][:, *views[member][1].window] for member in members]
-            prediction = self._predict_batch(seen, [placements[member] for member in members])
+            prediction = self._predict_variants(seen, [placements[member] for member in members])
             for position, member in enumerate(members):
                 segments = read(prediction, position, placements[member], self.categories, postprocess, task)
                 found[member] = _to_cpu(segments)
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
         for member, (index, tile) in enumerate(views):
             parts[index].append((tile, found[member]))
-        unites = _unites(self.categories, task)
+        unites = categories_united(self.categories, task)
         return [
             stitch(tiles, (image.shape[1], image.shape[2]), unites)
             for image, tiles in zip(images, parts, strict=True)
         ]
+
+    @torch.inference_mode()
+    def _predict_variants(
+        self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
+    ) -> MaskPrediction:
+        """One prediction from all versions of the pictures."""
+        if self.variants == (PLAIN,):
+            return self._predict_batch(images, placements)
+        divisor = self.model_file.experiment.data.divisor
+        rows = [[place(one, variant, divisor) for one in placements] for variant in self.variants]
+        predictions = [
+            self._predict_batch([change(image, variant) for image in images], row)
+            for variant, row in zip(self.variants, rows, strict=True)
+        ]
+        return combine(predictions, rows, self.variants)
 
     @torch.inference_mode()
     def _predict_batch(
@@ -215,7 +261,7 @@ def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:
     return whole(size)
 
 
-def _unites(categories: Categories, task: Task) -> Tensor:
+def categories_united(categories: Categories, task: Task) -> Tensor:
     """The categories of which a picture holds at most one segment, per task."""
     if task == "panoptic":
         return ~torch.tensor(categories.is_thing)
@@ -232,11 +278,11 @@ def _with_threshold(config: PostprocessConfig, task: Task, threshold: float | No
     return dataclasses.replace(config, instance_threshold=threshold)
 
 
-def _batches(placements: Sequence[Placement], batch_size: int) -> Iterator[list[int]]:
-    """Which pictures go together: those of one canvas, at most `batch_size` of them."""
+def _batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
+    """Which pictures go together: those of one size, at most `batch_size` of them."""
     groups: dict[Size, list[int]] = {}
-    for index, placement in enumerate(placements):
-        groups.setdefault(placement.canvas, []).append(index)
+    for index, size in enumerate(sizes):
+        groups.setdefault(size, []).append(index)
     for members in groups.values():
         for start in range(0, len(members), max(1, batch_size)):
             yield members[start : start + max(1, batch_size)]

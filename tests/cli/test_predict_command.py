@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 from cli.command_line import picture, refused, unimask
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from unimask.cli import output_names
 from unimask.segmenter import Segmenter
@@ -280,15 +281,15 @@ def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
-        picture().save(tmp_path / f"{name}.png")
-    predict = Segmenter.predict
+        picture(width=61 if name == "a" else 67).save(tmp_path / f"{name}.png")
+    segment = Segmenter.segment
 
-    def fail_once(self: Segmenter, path: Path, **options: object) -> object:
-        if path.stem == "a":
+    def fail_once(self: Segmenter, images: Sequence[Tensor], *arguments: object, **options: object) -> object:
+        if any(image.shape[2] == 61 for image in images):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return predict(self, path, **options)
+        return segment(self, images, *arguments, **options)
 
-    monkeypatch.setattr(Segmenter, "predict", fail_once)
+    monkeypatch.setattr(Segmenter, "segment", fail_once)
     outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 2
     assert "a.png: needs more memory than there is" in outcome.err
@@ -302,7 +303,7 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_input(
         raise KeyError("colour")
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "predict", fail)
+    monkeypatch.setattr(Segmenter, "segment", fail)
     given = ("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     outcome = unimask(*given)
     assert outcome.code == 1
@@ -318,7 +319,7 @@ def test_the_keyboard_stops_it(model: Path, tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "predict", press)
+    monkeypatch.setattr(Segmenter, "segment", press)
     outcome = unimask("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 130
     assert "Traceback" not in outcome.err

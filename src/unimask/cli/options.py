@@ -92,6 +92,29 @@ Threshold = Annotated[
     ),
 ]
 
+Tile = Annotated[
+    int,
+    typer.Option(
+        metavar="PIXELS",
+        help="See pictures in squares of this side, and join what they show. 0: as the model was made for.",
+    ),
+]
+Overlap = Annotated[
+    int, typer.Option(metavar="PIXELS", help="What neighbouring squares share; as wide as most objects.")
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        metavar="NAMES",
+        help="Test-time augmentation: flip, scales, or both (flip,scales). Better results, 2, 3 or 6 passes.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(metavar="NUMBER", help="Pictures of one shape that go through the model together."),
+]
+
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="The settings to start from; `unimask presets` lists them.")
 ]

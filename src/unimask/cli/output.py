@@ -19,7 +19,9 @@ from unimask.training.progress import duration
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.evaluation import Evaluation
     from unimask.export.parity import ParityReport
+    from unimask.large import LargeResult
     from unimask.results import Result
+    from unimask.structures import Categories
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
@@ -103,6 +105,24 @@ def summarise(name: str, result: "Result") -> PictureSummary:
         )
     found.sort(key=lambda one: (-one.share, one.category))
     return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
+
+
+def summarise_large(name: str, result: "LargeResult", categories: "Categories") -> PictureSummary:
+    """The rows of a picture that was seen in tiles, categories by falling area."""
+    height, width = result.size
+    found = []
+    for label in {segment.label for segment in result.segments}:
+        members = [segment for segment in result.segments if segment.label == label]
+        found.append(
+            Found(
+                category=categories.names[label],
+                segments=len(members),
+                score=sum(member.score for member in members) / len(members),
+                share=sum(member.area for member in members) / (width * height),
+            )
+        )
+    found.sort(key=lambda one: (-one.share, one.category))
+    return PictureSummary(name=name, size=f"{width} x {height}", found=tuple(found))
 
 
 def show_pictures(pictures: list[PictureSummary]) -> None:
