@@ -351,3 +351,36 @@ def test_many_pictures_are_summed_up_by_category(
 )
 def test_names_of_results_never_collide(files: list[str], names: list[str]) -> None:
     assert output_names([Path(file) for file in files]) == names
+
+
+def test_processes_share_a_folder_without_gaps_or_doubles(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(5):
+        picture(31, 37, seed=index).save(tmp_path / f"{index}.png")
+    written: list[set[str]] = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        out = tmp_path / f"out{rank}"
+        assert unimask("predict", tmp_path, "--weights", model, "--output", out).code == 0
+        written.append({path.stem for path in out.glob("*.json")})
+    assert sorted(name for names in written for name in names) == ["0", "1", "2", "3", "4"]
+    monkeypatch.setenv("RANK", "3")
+    assert "RANK: is '3' of '3' processes" in refused("predict", tmp_path, "--weights", model)
+
+
+def test_batches_tiles_and_augmentation_write_the_same_files(model: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        picture(33 if index else 47, 37, seed=index).save(tmp_path / f"{index}.png")
+    given = ("predict", tmp_path, "--weights", model, "--task", "panoptic")
+    for name, extra in (("one", ("--batch-size", 1)), ("many", ("--batch-size", 3))):
+        assert unimask(*given, "--output", tmp_path / name, *extra).code == 0
+    for index in range(3):
+        one, many = (tmp_path / name / f"{index}.segments.png" for name in ("one", "many"))
+        assert (ids_in(one) == ids_in(many)).mean() > 0.99
+    outcome = unimask(*given, "--output", tmp_path / "tta", "--tta", "flip", "--tile", 32, "--overlap", 8)
+    assert outcome.code == 0, outcome
+    assert len(list((tmp_path / "tta").glob("*.json"))) == 3
+    assert "tta: turn does not exist" in refused(*given, "--tta", "turn")
+    assert "below the size" in refused(*given, "--tile", 32, "--overlap", 32)
