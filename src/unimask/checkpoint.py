@@ -148,6 +148,16 @@ def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = F
     (vectors, such as the statistics of norms, stay as they are): half the size, and loaded as float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    text = model_file_text(model_file)
+    state = model.state_dict()
+    if half:
+        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
+    save_tensors(folder / WEIGHTS_NAME, state)
+    write_atomically(folder / CONFIG_NAME, text)
+
+
+def model_file_text(model_file: ModelFile) -> str:
+    """The JSON of a `config.json`; `parse_model_file` is the inverse."""
     config = {
         "format": _FORMAT,
         "experiment": experiment_to_dict(model_file.experiment),
@@ -155,12 +165,24 @@ def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = F
         "licence": model_file.licence,
         "provenance": model_file.provenance,
     }
-    text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
-    state = model.state_dict()
-    if half:
-        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
-    save_tensors(folder / WEIGHTS_NAME, state)
-    write_atomically(folder / CONFIG_NAME, text)
+    return json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse_model_file(text: str, path: Path) -> ModelFile:
+    """What the JSON of a `config.json` says; `path` is where it was found, for messages.
+
+    Raises:
+        WeightsError: it is not JSON.
+        ConfigError: it holds an unknown, missing or impossible setting; the message names file and setting.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(path, f"is not valid JSON ({error})") from None
+    try:
+        return _model_file_from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.path}", error.reason) from None
 
 
 def load_model_file(folder: Path) -> ModelFile:
@@ -177,13 +199,10 @@ def load_model_file(folder: Path) -> ModelFile:
             f"there is no such file; a model folder holds {WEIGHTS_NAME} and {CONFIG_NAME}",
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise WeightsError(path, f"is not valid JSON ({error})") from None
-    try:
-        return _model_file_from_dict(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.path}", error.reason) from None
+    return parse_model_file(text, path)
 
 
 def _model_file_from_dict(values: object) -> ModelFile:

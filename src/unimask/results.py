@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from hotcoco import mask as run_lengths
@@ -18,8 +18,12 @@ from torch import Tensor
 
 from unimask.config import Task
 from unimask.errors import DataError
+from unimask.formats import PIXELS, Transform, as_geojson, as_label_studio, as_supervision, as_yolo
 from unimask.structures import Categories, Segments
 from unimask.visualize import overlay
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 
 class RunLengthMask(TypedDict):
@@ -152,6 +156,51 @@ class Result:
             }
             for segment in self.segments
         ]
+
+    def to_supervision(self) -> "Detections":
+        """`supervision.Detections` with masks; `class_id` is the index of the category.
+
+        Raises:
+            ConfigError: supervision is not installed (the extra `supervision` of unimask).
+        """
+        return as_supervision(self.prediction, self.categories)
+
+    def to_yolo(self) -> str:
+        """The text of a YOLO segmentation label file: a line `label x1 y1 x2 y2 ...` per segment.
+
+        The label is the index into the categories' names, coordinates are shares of width and height. Holes
+        and parts are joined to one polygon by bridges without width.
+        """
+        return as_yolo(self.prediction)
+
+    def to_label_studio(
+        self, image: str = "", *, model: str = "unimask", from_name: str = "label", to_name: str = "image"
+    ) -> dict[str, object]:
+        """A task for Label Studio's import, with the segments as a prediction of brushes, exact to the pixel.
+
+        `image` is the address of the picture as Label Studio sees it (by default the result's name).
+        `from_name` and `to_name` are those of the BrushLabels and of the Image in the labelling interface.
+        """
+        return as_label_studio(
+            self.prediction,
+            self.categories,
+            image=image or self.name,
+            model=model,
+            from_name=from_name,
+            to_name=to_name,
+        )
+
+    def to_geojson(self, transform: Transform = PIXELS, *, crs: str = "") -> dict[str, object]:
+        """A GeoJSON FeatureCollection of polygons that follow the edges of pixels, with holes and parts.
+
+        `transform` (a, b, c, d, e, f) takes a corner at (column, row) to x = a column + b row + c, y = d
+        column + e row + f, as rasterio's `dataset.transform[:6]`; without it coordinates are pixels. `crs`
+        names coordinates other than longitude and latitude.
+
+        Raises:
+            ConfigError: the transform maps the picture onto a line or a point.
+        """
+        return as_geojson(self.prediction, self.categories, transform, crs)
 
     def to_panoptic_png(self) -> Image.Image:
         """Each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none. The COCO panoptic format.

@@ -1,5 +1,6 @@
 """The public face: load a model, hand it pictures, get results."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -7,14 +8,15 @@ from typing import Literal, TypeVar, overload
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from unimask.box_results import BoxResult
 from unimask.checkpoint import ModelFile, load_model, resolve_weights
-from unimask.config import ALL_TASKS, DataConfig, PostprocessConfig, Task, Tiles, tasks_of
+from unimask.config import ALL_TASKS, DataConfig, PostprocessConfig, Task, Tiles, Whole, tasks_of
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
+from unimask.exported import is_exported, load_exported
 from unimask.models.build import Model
 from unimask.models.inference import prepare_for_inference
 from unimask.postprocess import read
@@ -32,6 +34,8 @@ from unimask.structures import (
     Size,
 )
 from unimask.tiles import Tile, grid, stitch, whole
+from unimask.variants import DUPLICATE_IOU, PLAIN, Variant, change, combine, variants_of
+from unimask.variants import place as place_variant
 
 SegmentTask = Literal["panoptic", "instance", "semantic"]
 Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
@@ -41,15 +45,23 @@ _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed":
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
-    """A segmenter from a model that ships with the package (`nuclei`) or from a model folder.
+    """A segmenter from a model that ships with the package (`nuclei`), a model folder or an ONNX file.
 
     `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
-    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; masks are read in float32 in any case.
+    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; masks are read in float32 in any case. An
+    ONNX file runs with onnxruntime, in the numbers that it holds.
 
     Raises:
         WeightsError: there is no such model, or its files are broken or do not fit each other.
         ConfigError: its `config.json` holds an impossible setting, or the device or precision does not exist.
     """
+    if is_exported(name_or_folder):
+        if precision != "32-true":
+            raise ConfigError(
+                "precision", f"is {precision!r}; an exported model has the one it was made with"
+            )
+        network, model_file = load_exported(Path(name_or_folder).expanduser(), device)
+        return Segmenter(network, model_file)
     chosen = find_device(device)
     model, model_file = load_model(resolve_weights(name_or_folder), chosen)
     return Segmenter(model, model_file, chosen, precision)
@@ -79,12 +91,15 @@ class Segmenter:
 
     def __init__(
         self,
-        model: Model,
+        model: nn.Module,
         model_file: ModelFile,
         device: torch.device | str = "cpu",
         precision: str = "32-true",
+        variants: Sequence[Variant] = (PLAIN,),
     ) -> None:
-        """Make a copy of `model` ready to predict (`models/inference.py`) and put it on `device`.
+        """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/inference.py`).
+
+        An exported model (`exported.OnnxNetwork`) is taken as it is.
 
         Raises:
             ConfigError: the precision does not exist.
@@ -93,8 +108,38 @@ class Segmenter:
             raise ConfigError("precision", f"{precision!r} does not exist; there are: {', '.join(_AUTOCAST)}")
         self.device = torch.device(device)
         self.precision = precision
-        self.model = prepare_for_inference(model).to(self.device)
+        ready = prepare_for_inference(model) if isinstance(model, Model) else model.eval()
+        self.model = ready.to(self.device)
         self.model_file = model_file
+        self.variants = tuple(variants)
+
+    def seeing(self, view: Whole | Tiles) -> "Segmenter":
+        """The same model with another view of pictures: whole, or in tiles whose segments are joined.
+
+        Raises:
+            ConfigError: tiles have no size, or overlap as much as they are long.
+        """
+        if isinstance(view, Tiles) and not 0 <= view.overlap < view.size:
+            raise ConfigError(
+                "tile", f"{view.size} with an overlap of {view.overlap}; it must be below the size"
+            )
+        experiment = self.model_file.experiment
+        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, view=view))
+        other = copy.copy(self)
+        other.model_file = dataclasses.replace(self.model_file, experiment=experiment)
+        return other
+
+    def augmented(self, names: Sequence[str]) -> "Segmenter":
+        """The same model with test-time augmentation: `flip`, `scales` or both; it takes 2, 3 or 6 passes.
+
+        Raises:
+            ConfigError: there is no such augmentation, or the model is one of boxes.
+        """
+        if self.model_file.experiment.model.kind != "masks":
+            raise ConfigError("tta", "is for models of masks, and this one finds boxes")
+        other = copy.copy(self)
+        other.variants = variants_of(names)
+        return other
 
     @property
     def categories(self) -> Categories:
@@ -168,19 +213,34 @@ class Segmenter:
             Path(one).stem if isinstance(one, str | Path) else f"picture_{index}"
             for index, one in enumerate(pictures)
         ]
+        results = self.predict_images(images, names, task, threshold=threshold, batch_size=batch_size)
+        return results if several else results[0]
+
+    def predict_images(
+        self,
+        images: Sequence[UInt8[Tensor, "3 _height _width"]],
+        names: Sequence[str],
+        task: Task,
+        *,
+        threshold: float | None = None,
+        batch_size: int = 8,
+    ) -> list[Result] | list[BoxResult]:
+        """As `predict`, of pictures that are read already.
+
+        Raises:
+            ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
+        """
         if task == "detection":
             boxes = self.detect(images, threshold=threshold, batch_size=batch_size)
-            found = [
+            return [
                 BoxResult(name=name, image=image, prediction=one, categories=self.categories)
                 for name, image, one in zip(names, images, boxes, strict=True)
             ]
-            return found if several else found[0]
         segments = self.segment(images, task, threshold=threshold, batch_size=batch_size)
-        results = [
+        return [
             Result(task=task, name=name, image=image, prediction=one, categories=self.categories)
             for name, image, one in zip(names, images, segments, strict=True)
         ]
-        return results if several else results[0]
 
     def segment(
         self,
@@ -201,6 +261,9 @@ class Segmenter:
         if task == "detection":
             raise ConfigError("task", "detection finds boxes, not segments")
         postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
+        if len(self.variants) > 1:
+            duplicate_iou = min(postprocess.duplicate_iou, DUPLICATE_IOU)
+            postprocess = dataclasses.replace(postprocess, duplicate_iou=duplicate_iou)
         config = self.model_file.experiment.data
         views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
         seen = [images[index][:, *tile.window] for index, tile in views]
@@ -214,7 +277,7 @@ class Segmenter:
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
         for (index, tile), found in zip(views, self._read(seen, read_one, batch_size), strict=True):
             parts[index].append((tile, to_cpu(found)))
-        unites = _unites(self.categories, task)
+        unites = categories_united(self.categories, task)
         return [
             stitch(tiles, (image.shape[1], image.shape[2]), unites)
             for image, tiles in zip(images, parts, strict=True)
@@ -262,14 +325,33 @@ class Segmenter:
         """What `read_one` makes of the prediction about each picture; those of one canvas go together."""
         config = self.model_file.experiment.data
         placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
+        # versions of another scale fit one canvas only if the plain ones have one size
+        sizes = [one.canvas if self.variants == (PLAIN,) else one.resized for one in placements]
         found: dict[int, Found] = {}
-        for members in _batches(placements, batch_size):
-            prediction = self.predict_placed(
-                self.place([images[member] for member in members], [placements[member] for member in members])
+        for members in _batches(sizes, batch_size):
+            prediction = self._predict_variants(
+                [images[member] for member in members], [placements[member] for member in members]
             )
             for position, member in enumerate(members):
                 found[member] = read_one(prediction, position, placements[member])
         return [found[index] for index in range(len(images))]
+
+    @torch.inference_mode()
+    def _predict_variants(
+        self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
+    ) -> Prediction:
+        """One prediction from all versions of the pictures."""
+        if self.variants == (PLAIN,):
+            return self.predict_placed(self.place(images, placements))
+        divisor = self.model_file.experiment.data.divisor
+        rows = [[place_variant(one, variant, divisor) for one in placements] for variant in self.variants]
+        predictions = []
+        for variant, row in zip(self.variants, rows, strict=True):
+            changed = [change(image, variant) for image in images]
+            prediction = self.predict_placed(self.place(changed, row))
+            assert isinstance(prediction, MaskPrediction)  # `augmented` takes no other model
+            predictions.append(prediction)
+        return combine(predictions, rows, self.variants)
 
     def place(
         self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
@@ -310,7 +392,7 @@ def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:
     return whole(size)
 
 
-def _unites(categories: Categories, task: Task) -> Tensor:
+def categories_united(categories: Categories, task: Task) -> Tensor:
     """The categories of which a picture holds at most one segment, per task."""
     if task == "panoptic":
         return ~torch.tensor(categories.is_thing)
@@ -327,11 +409,11 @@ def _with_threshold(config: PostprocessConfig, task: Task, threshold: float | No
     return dataclasses.replace(config, instance_threshold=threshold)
 
 
-def _batches(placements: Sequence[Placement], batch_size: int) -> Iterator[list[int]]:
-    """Which pictures go together: those of one canvas, at most `batch_size` of them."""
+def _batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
+    """Which pictures go together: those of one size, at most `batch_size` of them."""
     groups: dict[Size, list[int]] = {}
-    for index, placement in enumerate(placements):
-        groups.setdefault(placement.canvas, []).append(index)
+    for index, size in enumerate(sizes):
+        groups.setdefault(size, []).append(index)
     for members in groups.values():
         for start in range(0, len(members), max(1, batch_size)):
             yield members[start : start + max(1, batch_size)]

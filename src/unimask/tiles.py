@@ -112,14 +112,14 @@ def _groups(
             parent[index] = stands_for.setdefault(label, index)
     for one, (tile, segments) in enumerate(parts):
         for other in range(one + 1, len(parts)):
-            for mine, theirs in _same(tile, segments, *parts[other]):
+            for mine, theirs in same_segments(tile, segments, *parts[other]):
                 a, b = first[one] + mine, first[other] + theirs
                 if labels[a] == labels[b]:
                     parent[root(b)] = root(a)
     return torch.tensor([root(index) for index in range(len(parent))], dtype=torch.int64)
 
 
-def _same(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list[tuple[int, int]]:
+def same_segments(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list[tuple[int, int]]:
     """Pairs of segments (indices) that agree where both tiles see, each the best partner of the other.
 
     The best partner has the largest product of IoU and scores, so a doubtful segment does not come between.

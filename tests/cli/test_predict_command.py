@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 from cli.command_line import picture, refused, unimask
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from unimask.cli import output_names
 from unimask.segmenter import Segmenter
@@ -280,15 +281,15 @@ def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
-        picture().save(tmp_path / f"{name}.png")
-    predict = Segmenter.predict
+        picture(width=61 if name == "a" else 67).save(tmp_path / f"{name}.png")
+    segment = Segmenter.segment
 
-    def fail_once(self: Segmenter, path: Path, **options: object) -> object:
-        if path.stem == "a":
+    def fail_once(self: Segmenter, images: Sequence[Tensor], *arguments: object, **options: object) -> object:
+        if any(image.shape[2] == 61 for image in images):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return predict(self, path, **options)
+        return segment(self, images, *arguments, **options)
 
-    monkeypatch.setattr(Segmenter, "predict", fail_once)
+    monkeypatch.setattr(Segmenter, "segment", fail_once)
     outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 2
     assert "a.png: needs more memory than there is" in outcome.err
@@ -302,7 +303,7 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_input(
         raise KeyError("colour")
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "predict", fail)
+    monkeypatch.setattr(Segmenter, "segment", fail)
     given = ("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     outcome = unimask(*given)
     assert outcome.code == 1
@@ -318,7 +319,7 @@ def test_the_keyboard_stops_it(model: Path, tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "predict", press)
+    monkeypatch.setattr(Segmenter, "segment", press)
     outcome = unimask("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
@@ -350,3 +351,36 @@ def test_many_pictures_are_summed_up_by_category(
 )
 def test_names_of_results_never_collide(files: list[str], names: list[str]) -> None:
     assert output_names([Path(file) for file in files]) == names
+
+
+def test_processes_share_a_folder_without_gaps_or_doubles(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(5):
+        picture(31, 37, seed=index).save(tmp_path / f"{index}.png")
+    written: list[set[str]] = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        out = tmp_path / f"out{rank}"
+        assert unimask("predict", tmp_path, "--weights", model, "--output", out).code == 0
+        written.append({path.stem for path in out.glob("*.json")})
+    assert sorted(name for names in written for name in names) == ["0", "1", "2", "3", "4"]
+    monkeypatch.setenv("RANK", "3")
+    assert "RANK: is '3' of '3' processes" in refused("predict", tmp_path, "--weights", model)
+
+
+def test_batches_tiles_and_augmentation_write_the_same_files(model: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        picture(33 if index else 47, 37, seed=index).save(tmp_path / f"{index}.png")
+    given = ("predict", tmp_path, "--weights", model, "--task", "panoptic")
+    for name, extra in (("one", ("--batch-size", 1)), ("many", ("--batch-size", 3))):
+        assert unimask(*given, "--output", tmp_path / name, *extra).code == 0
+    for index in range(3):
+        one, many = (tmp_path / name / f"{index}.segments.png" for name in ("one", "many"))
+        assert (ids_in(one) == ids_in(many)).mean() > 0.99
+    outcome = unimask(*given, "--output", tmp_path / "tta", "--tta", "flip", "--tile", 32, "--overlap", 8)
+    assert outcome.code == 0, outcome
+    assert len(list((tmp_path / "tta").glob("*.json"))) == 3
+    assert "tta: turn does not exist" in refused(*given, "--tta", "turn")
+    assert "below the size" in refused(*given, "--tile", 32, "--overlap", 32)

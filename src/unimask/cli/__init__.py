@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | bench | presets`.
+"""The command line: `unimask predict | train | evaluate | convert | export | bench | presets`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -22,7 +22,6 @@ from unimask.cli.failures import (
     BAD_INPUT,
     STOPPED,
     check_folder,
-    collected,
     explain,
     naming,
     nothing_left_behind,
@@ -31,7 +30,9 @@ from unimask.cli.options import parse_settings
 from unimask.errors import ConfigError, DataError, UnimaskError
 
 if TYPE_CHECKING:
+    from unimask.box_results import BoxResult
     from unimask.config import DetrConfig, Experiment, ModelConfig
+    from unimask.results import Result
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
 
@@ -142,12 +143,18 @@ def predict(
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.full,
     threshold: options.Threshold = None,
+    tile: options.Tile = 0,
+    overlap: options.Overlap = 128,
+    tta: options.Augment = "",
+    batch_size: options.BatchSize = 4,
     as_json: options.Json = False,
 ) -> None:
     """Segment pictures, or find boxes in them.
 
     For NAME.jpg it writes NAME.overlay.png (the picture with its segments), NAME.json (what was found)
-    and, for panoptic and semantic, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B).
+    and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B); for
+    boxes only the first two. A TIFF too large for memory is seen in tiles: NAME.segments.tif (segment ids)
+    and NAME.json come out.
 
     A picture that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
@@ -155,26 +162,57 @@ def predict(
       unimask predict photo.jpg
       unimask predict photos/ --task instance --output found
       unimask predict photo.jpg --weights runs/first/best
+      unimask predict slide.tif --tile 1024 --overlap 128
+      torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
+    from unimask.cli.pictures import (
+        Named,
+        Work,
+        are_large,
+        segment_all,
+        segment_large_pictures,
+        share_of,
+    )
+    from unimask.config import Tiles
     from unimask.data.read import image_files
     from unimask.segmenter import load
 
     files = list(dict.fromkeys(image_files(images)))
+    pictures = share_of(list(zip(files, output_names(files), strict=True)))
     check_folder(output)
     segmenter = load(weights, device=device, precision=precision.value)
+    if tile:
+        segmenter = segmenter.seeing(Tiles(size=tile, overlap=overlap))
+    if tta:
+        segmenter = segmenter.augmented([name.strip() for name in tta.split(",")])
     summaries: list[show.PictureSummary] = []
     records: list[dict[str, object]] = []
-    failed: list[DataError] = []
-    with show.progress("segmenting", len(files)) as advance:
-        for file, name in zip(files, output_names(files), strict=True):
-            with collected(failed, file):
-                result = segmenter.predict(file, task=task.value, threshold=threshold)
-                result.save(output, name)
-                if as_json:
-                    records.append({"name": name, "picture": str(file), **result.to_json()})
-                else:
-                    summaries.append(show.summarise(name, result))
-            advance()
+
+    def done(named: Named, result: "Result | BoxResult") -> None:
+        if as_json:
+            records.append({"name": named[1], "picture": str(named[0]), **result.to_json()})
+        else:
+            summaries.append(show.summarise(named[1], result))
+
+    with show.progress("segmenting", len(pictures)) as advance:
+        work = Work(
+            segmenter=segmenter,
+            task=task.value,
+            threshold=threshold,
+            batch_size=max(1, batch_size),
+            output=output,
+            done=done,
+            advance=advance,
+        )
+        large = [named for named in pictures if are_large(segmenter, named[0])]
+        segment_all(work, [named for named in pictures if named not in large])
+        for (file, name), found in segment_large_pictures(work, large) if large else []:
+            if as_json:
+                about = {"name": name, "picture": str(file), "task": task.value, "map": str(found.map_file)}
+                records.append({**about, "segments": len(found.segments)})
+            else:
+                summaries.append(show.summarise_large(name, found, segmenter.categories))
+    failed = work.failed
     if as_json:
         show.show_json(records)
     elif summaries:
@@ -183,7 +221,7 @@ def predict(
     for failure in failed:
         show.show_error(failure)
     if failed:
-        show.errors.print(f"{len(failed)} of {len(files)} pictures could not be segmented")
+        show.errors.print(f"{len(failed)} of {len(pictures)} pictures could not be segmented")
         raise typer.Exit(BAD_INPUT)
 
 
@@ -261,7 +299,7 @@ def _preset(name: str) -> "Experiment":
     return PRESETS[name]()
 
 
-# evaluate, convert, bench, presets
+# evaluate, convert, export, bench, presets
 
 
 @app.command()
@@ -387,6 +425,35 @@ def bench(
         show.show_json(to_plain(found))
     else:
         show.show_bench(found)
+
+
+@app.command()
+def export(
+    weights: options.Weights,
+    output: options.ExportedFile,
+    format: options.ExportedFormat = options.ExportFormat.onnx,
+    pictures: options.ParityPictures = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
+
+    Batch, height and width may differ from call to call. A report goes beside the file: the largest
+    difference of its numbers from the model's, how far the final maps agree, and the time of both.
+
+    Examples:
+      unimask export --weights nuclei --output nuclei.onnx
+      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --pictures photos/
+      unimask predict photo.jpg --weights nuclei.onnx
+    """
+    from unimask.data.read import image_files, read_image
+    from unimask.export.run import export as run
+
+    images = [read_image(file) for file in image_files(pictures)] if pictures else []
+    report = run(weights, output, format.value, images)
+    if as_json:
+        show.show_json(dataclasses.asdict(report))
+    else:
+        show.show_parity(report, str(output))
 
 
 @app.command()

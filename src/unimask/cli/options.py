@@ -33,6 +33,14 @@ class PeerName(StrEnum):
     transformers = "transformers"
 
 
+class ExportFormat(StrEnum):
+    """What an exported model is written as."""
+
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    pt2 = "pt2"
+
+
 class WeightFormat(StrEnum):
     """Whose names and files weights are written in."""
 
@@ -68,7 +76,7 @@ Weights = Annotated[
     typer.Option(
         metavar="MODEL",
         help="One that ships with the package (nuclei), or a folder that `unimask train` "
-        "(its best/) or `unimask convert` wrote.",
+        "(its best/) or `unimask convert` wrote, or an ONNX file of `unimask export`.",
     ),
 ]
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
@@ -90,6 +98,29 @@ Threshold = Annotated[
         metavar="SCORE",
         help="The lowest score of a segment or box, 0 to 1, not for semantic; by default the model's own.",
     ),
+]
+
+Tile = Annotated[
+    int,
+    typer.Option(
+        metavar="PIXELS",
+        help="See pictures in squares of this side, and join what they show. 0: as the model was made for.",
+    ),
+]
+Overlap = Annotated[
+    int, typer.Option(metavar="PIXELS", help="What neighbouring squares share; as wide as most objects.")
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        metavar="NAMES",
+        help="Test-time augmentation: flip, scales, or both (flip,scales). Better results, 2, 3 or 6 passes.",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(metavar="NUMBER", help="Pictures of one shape that go through the model together."),
 ]
 
 Preset = Annotated[
@@ -152,6 +183,26 @@ To = Annotated[
     WeightFormat,
     typer.Option(
         metavar="FORMAT", help="Whose names and files to write: unimask, transformers or original (release)."
+    ),
+]
+ExportedFormat = Annotated[
+    ExportFormat,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="onnx: standard operators. onnx-int8: the same with matrix products in 8-bit integers. pt2: for "
+        "torch.export.load.",
+    ),
+]
+ExportedFile = Annotated[
+    Path, typer.Option(metavar="FILE", help="The file to write; a report on it goes to FILE.parity.json.")
+]
+ParityPictures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="IMAGE_OR_FOLDER",
+        readable=False,
+        help="Pictures to compare results on; repeat for more. Without it they are generated.",
     ),
 ]
 PresetName = Annotated[

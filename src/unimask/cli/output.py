@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
     from unimask.box_results import BoxResult
     from unimask.evaluation import Evaluation
+    from unimask.export.parity import ParityReport
+    from unimask.large import LargeResult
     from unimask.results import Result
+    from unimask.structures import Categories
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
@@ -109,6 +112,24 @@ def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
     return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
 
 
+def summarise_large(name: str, result: "LargeResult", categories: "Categories") -> PictureSummary:
+    """The rows of a picture that was seen in tiles, categories by falling area."""
+    height, width = result.size
+    found = []
+    for label in {segment.label for segment in result.segments}:
+        members = [segment for segment in result.segments if segment.label == label]
+        found.append(
+            Found(
+                category=categories.names[label],
+                segments=len(members),
+                score=sum(member.score for member in members) / len(members),
+                share=sum(member.area for member in members) / (width * height),
+            )
+        )
+    found.sort(key=lambda one: (-one.share, one.category))
+    return PictureSummary(name=name, size=f"{width} x {height}", found=tuple(found))
+
+
 def show_pictures(pictures: list[PictureSummary]) -> None:
     """The table of what was found: by picture, or, if they are many, by category."""
     screen.print(_by_picture(pictures) if len(pictures) <= MOST_PICTURES else _by_category(pictures))
@@ -183,6 +204,25 @@ def show_bench(found: "Bench") -> None:
             table.add_row(name, *cells)
     screen.print(table)
     screen.print(about(found.measured))
+
+
+def show_parity(report: "ParityReport", path: str) -> None:
+    """The report on an exported model."""
+    show_line(f"{path}: {report.format}, {report.megabytes:.1f} MB")
+    table = _table(("output",), ("largest difference", "largest value"))
+    for one in report.differences:
+        table.add_row(one.output, f"{one.difference:.1e}", f"{one.largest:.1f}")
+    screen.print(table)
+    table = _table(("task", "pictures"), ("same pixels", "same segments"))
+    for found in report.agreement:
+        table.add_row(found.task, str(found.pictures), f"{found.pixels:.2%}", f"{found.segments:.2%}")
+    screen.print(table)
+    batch, height, width = report.latency.input
+    show_line(
+        f"one pass of {batch} x {height} x {width}, {report.latency.threads} threads: model "
+        f"{report.latency.model * 1000:.0f} ms, exported {report.latency.exported * 1000:.0f} ms "
+        f"(load of the machine before: {report.latency.load:.0%})"
+    )
 
 
 def show_settings(values: Mapping[str, object], path: str = "") -> None:

@@ -13,8 +13,13 @@ from unimask.data.coco import CocoInstances
 from unimask.data.coco_boxes import CocoBoxes
 from unimask.data.coco_file import Record, load_json
 from unimask.data.coco_panoptic import CocoPanoptic
-from unimask.data.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
+from unimask.data.cvat import CVAT_FILE, cvat_subsets, is_cvat, open_cvat, read_cvat
+from unimask.data.folders import CLASSES_FILE, LabelFolder, find_folders, pair_up, read_scheme, read_splits
+from unimask.data.label_studio import is_label_studio, open_label_studio
+from unimask.data.labelme import labelme_files, labelme_names, open_labelme
 from unimask.data.messages import some_of
+from unimask.data.voc import VocObjects, find_voc, read_voc_scheme, voc_splits
+from unimask.data.yolo import find_yolo, open_yolo, read_yolo_names
 from unimask.errors import DataError
 from unimask.structures import BoxDataset
 
@@ -34,7 +39,13 @@ LAYOUTS = """expected one of
   train/images/ with train/labels/, or train/ with train_labels/ (and so on for val), and classes.json
   images/ with labels/ (one set), and classes.json, and splits.json if it is split
   detection_train.json, detection_val.json (COCO boxes, for detection), pictures in images/
-  one JSON file of COCO; or the word shapes or shapes:HEIGHTxWIDTH (a generated set)"""
+  data.yaml (or classes.txt) with images/ and labels/ of .txt files (YOLO segmentation)
+  SegmentationClass/ and SegmentationObject/ with JPEGImages/ and ImageSets/Segmentation/ (Pascal VOC)
+  a JSON beside each picture, also in train/, val/ (LabelMe)
+  one JSON of tasks with its pictures beside it or in images/ (Label Studio)
+  annotations.xml with its pictures beside it or in images/ (CVAT for images)
+  one JSON file of COCO or of Label Studio, one XML of CVAT; or the word shapes or
+    shapes:HEIGHTxWIDTH (a generated set)"""
 
 _COCO_NAME = re.compile(
     r"_?(?P<kind>instances|panoptic|detection|annotations|coco|labels|result)?"
@@ -60,7 +71,7 @@ class Opener(Generic[Found]):
     """What is made of annotations: data sets of segments, or of boxes."""
 
     coco: Callable[[Path], Found]
-    folder: Callable[[LabelFolder], Found]
+    segments: Callable[[Listed], Found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +94,17 @@ _ORDERS: Mapping[Task, tuple[str, ...]] = {
 def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The sets below a folder, by split ("train", "val", "test"); "" is one that is not split.
 
+    Exports of annotation tools are looked for first, since each has a file that nothing else has.
+
     Instance segmentation looks for COCO instances first, detection for COCO boxes, the other tasks for COCO
     panoptic; label pictures come last.
 
     Raises:
         DataError: no layout is recognised, or there are several annotations for one split.
     """
+    of_tool = _sets_of_tool(root)
+    if of_tool:
+        return _through(opener, of_tool)
     for kind in _ORDERS[task]:
         sets = _coco_sets(root, kind, opener)
         if sets:
@@ -111,13 +127,17 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
 
 
 def sets_around(path: Path, opener: Opener[Found]) -> dict[str, Source[Found]]:
-    """The sets that one JSON file stands for: itself, and those of other splits that are named alike.
+    """The sets that one file stands for: itself, and those of other splits that are named alike.
 
     Raises:
-        DataError: the file is no JSON.
+        DataError: the file is no JSON and no XML of CVAT.
     """
+    if is_cvat(path):
+        return _through(opener, _cvat_sets(path))
+    if is_label_studio(path):
+        return _through(opener, {"": Source(path=path, open=partial(open_label_studio, path))})
     if path.suffix.lower() != ".json":
-        raise DataError(path, "is a file, but no JSON; " + LAYOUTS)
+        raise DataError(path, "is a file, but no JSON and no XML of CVAT; " + LAYOUTS)
     named = _kind_and_split(path)
     split = named[1] if named is not None else ""
     beside = split or split_of_word(path.parent.name)
@@ -157,19 +177,95 @@ def _is_panoptic(content: Record) -> bool:
     return isinstance(first, dict) and "segments_info" in first
 
 
-def _as_it_is(folder: LabelFolder) -> Listed:
-    return folder
+def _as_it_is(dataset: Listed) -> Listed:
+    return dataset
 
 
-SEGMENTS: Opener[Listed] = Opener(coco=open_coco, folder=_as_it_is)
-BOXES: Opener[ListedBoxes] = Opener(coco=open_coco_boxes, folder=BoxesAround)
+SEGMENTS: Opener[Listed] = Opener(coco=open_coco, segments=_as_it_is)
+BOXES: Opener[ListedBoxes] = Opener(coco=open_coco_boxes, segments=BoxesAround)
+
+
+def _through(opener: Opener[Found], sets: Mapping[str, Source[Listed]]) -> dict[str, Source[Found]]:
+    """The same sets as the opener wants them."""
+    return {
+        split: Source(path=source.path, open=partial(_open_through, opener, source))
+        for split, source in sets.items()
+    }
+
+
+def _open_through(opener: Opener[Found], source: Source[Listed]) -> Found:
+    return opener.segments(source.open())
+
+
+def _sets_of_tool(root: Path) -> dict[str, Source[Listed]]:
+    """The sets of an annotation tool's export, by split; none where there is no such export."""
+    voc = find_voc(root) if not (root / CLASSES_FILE).exists() else None
+    if voc is not None:
+        scheme = read_voc_scheme(voc)
+        return {
+            split_of_word(word) or word: Source(path=voc, open=partial(VocObjects, voc, scheme, stems))
+            for word, stems in voc_splits(voc).items()
+        }
+    if is_cvat(root / CVAT_FILE):
+        return _cvat_sets(root / CVAT_FILE)
+    yolo = find_yolo(root)
+    if yolo is not None:
+        found = read_yolo_names(yolo)
+        return {
+            split: Source(path=yolo, open=partial(open_yolo, found.names, folders))
+            for split, folders in (found.folders if "" not in found.folders else _yolo_parts(root)).items()
+        }
+    tasks = [path for path in sorted(root.glob("*.json")) if is_label_studio(path)]
+    if len(tasks) > 1:
+        raise DataError(root, f"has several lists of tasks: {some_of(p.name for p in tasks)}; name one")
+    if tasks:
+        return {"": Source(path=tasks[0], open=partial(open_label_studio, tasks[0]))}
+    return _labelme_sets(root)
+
+
+def _yolo_parts(root: Path) -> dict[str, tuple[Path, ...]]:
+    """The folders of pictures where `data.yaml` names none: by split, or all in one."""
+    found = {}
+    for split, words in SPLITS.items():
+        places = [place for word in words for place in (root / "images" / word, root / word / "images")]
+        present = tuple(place for place in places if place.is_dir())
+        if present:
+            found[split] = present[:1]
+    return found or {"": (root / "images",)}
+
+
+def _labelme_sets(root: Path) -> dict[str, Source[Listed]]:
+    """Folders with a JSON of LabelMe per picture; all of them share their names."""
+    places = {"": [root, root / "annotations", root / "labels", root / "json"]}
+    places.update({split: [root / word for word in words] for split, words in SPLITS.items()})
+    files = {}
+    for split, folders in places.items():
+        listed = [labelme_files(folder) for folder in folders if folder.is_dir()]
+        files[split] = next((tuple(paths) for paths in listed if paths), ())
+    chosen = {split: paths for split, paths in files.items() if paths and split} or {"": files[""]}
+    every = [path for paths in chosen.values() for path in paths]
+    if not every:
+        return {}
+    names = labelme_names(every)
+    return {
+        split: Source(path=paths[0].parent, open=partial(open_labelme, names, paths))
+        for split, paths in chosen.items()
+    }
+
+
+def _cvat_sets(path: Path) -> dict[str, Source[Listed]]:
+    file = read_cvat(path)
+    return {
+        split_of_word(subset) or subset: Source(path=path, open=partial(open_cvat, file, images))
+        for subset, images in cvat_subsets(file).items()
+    }
 
 
 def _open_folder(
     opener: Opener[Found], root: Path, pictures: Path, labels: Path, names: tuple[str, ...] | None
 ) -> Found:
     pairs = pair_up(pictures, labels, names)
-    return opener.folder(LabelFolder(pairs, read_scheme(root, pairs)))
+    return opener.segments(LabelFolder(pairs, read_scheme(root, pairs)))
 
 
 def _coco_sets(root: Path, kind: str, opener: Opener[Found]) -> dict[str, Source[Found]]:

@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from unimask.config import Task
 from unimask.data.box_views import BoxesAround
+from unimask.data.label_studio import is_label_studio
 from unimask.data.layouts import (
     BOXES,
     LAYOUTS,
@@ -86,7 +87,7 @@ def _choose(
     wanted = split_of_word(split) or split
     if wanted in sets and (wanted != "train" or "val" in sets):
         return sets[wanted].open()
-    if wanted == "all" and root.is_file():
+    if wanted == "all" and root.is_file() and root.suffix.lower() == ".json" and not is_label_studio(root):
         return opener.coco(root)
     if wanted == "all" and len(sets) == 1:
         return next(iter(sets.values())).open()

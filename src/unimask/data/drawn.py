@@ -1,0 +1,196 @@
+"""Pictures whose objects are drawn as shapes: what the formats of annotation tools have in common.
+
+Each tool has a reader of its own, which gives `DrawnPicture`s; how shapes become segments stands here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from unimask.data.coco_file import default_color
+from unimask.data.messages import some_of
+from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
+from unimask.data.read import PICTURE_SUFFIXES, read_image
+from unimask.errors import DataError
+from unimask.structures import Categories, Sample, Size
+
+ELLIPSE_POINTS = 72
+
+
+@runtime_checkable  # the tests check argument types at run time
+class Region(Protocol):
+    """A set of pixels."""
+
+    def pixels(self, size: Size) -> ndarray:
+        """Its pixels in a picture of (height, width), as indices into the flattened (row by row) picture.
+
+        Raises:
+            ValueError: it does not fit the picture.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """One or more closed polygons, united. `relative`: points are shares of width and height, else pixels."""
+
+    rings: tuple[ndarray, ...]  # each x1, y1, x2, y2, ...
+    relative: bool = False
+
+    def pixels(self, size: Size) -> ndarray:
+        """As pycocotools draws polygons; what lies outside of the picture is cut off."""
+        scale = np.array([size[1], size[0]], dtype=np.float64) if self.relative else np.ones(2)
+        return shape_pixels(tuple((ring.reshape(-1, 2) * scale).ravel() for ring in self.rings), size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A mask of its own size with its upper left corner at (left, top) of the picture."""
+
+    mask: Bool[ndarray, "rows columns"]
+    left: int
+    top: int
+
+    def pixels(self, size: Size) -> ndarray:
+        """What lies outside of the picture is cut off."""
+        rows, columns = np.nonzero(self.mask)
+        rows, columns = rows + self.top, columns + self.left
+        inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+        found: ndarray = rows[inside] * size[1] + columns[inside]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One object. `where` is the line or the name of its entry, for messages."""
+
+    label: int
+    region: Region
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnPicture:
+    """A picture and its objects. `source` is the file they stand in; `size` what it says, or nothing."""
+
+    picture: Path
+    source: Path
+    size: tuple[Size, ...]  # none or one
+    objects: tuple[Drawn, ...]
+
+
+class DrawnPictures:
+    """Objects drawn in a tool, one sample per picture; shapes are filled when a sample is asked for.
+
+    All categories are things. Objects that cover no pixel are left out; they may overlap.
+
+    Raises:
+        DataError: a picture cannot be read or is not of the size that was drawn on, or a shape does not fit.
+    """
+
+    def __init__(self, names: Sequence[str], pictures: Sequence[DrawnPicture]) -> None:
+        self._pictures = tuple(pictures)
+        self._categories = Categories(
+            names=tuple(names),
+            is_thing=(True,) * len(names),
+            file_ids=tuple(range(len(names))),
+            colors=tuple(default_color(index) for index in range(len(names))),
+        )
+
+    @property
+    def categories(self) -> Categories:
+        """The names that the tool knows, all of them things."""
+        return self._categories
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The id of every sample, without reading it."""
+        return tuple(entry.picture.stem for entry in self._pictures)
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        entry = self._pictures[index]
+        image = read_image(entry.picture)
+        if entry.size and tuple(image.shape[1:]) != entry.size[0]:
+            image = read_image(entry.picture, rotate=False)
+        size = (image.shape[1], image.shape[2])
+        if entry.size and size != entry.size[0]:
+            height, width = entry.size[0]
+            raise DataError(
+                entry.source,
+                f"is for a picture of {width} x {height} pixels, but {entry.picture.name} has {size[1]} x "
+                f"{size[0]}; use the pictures that were drawn on",
+            )
+        painter, labels = LayerPainter(size), []
+        for drawn in entry.objects:
+            try:
+                pixels = drawn.region.pixels(size)
+                if pixels.size:
+                    painter.add(pixels)
+                    labels.append(drawn.label)
+            except ValueError as error:
+                raise DataError(entry.source, f"{drawn.where}: {error}") from None
+        segments = truth_segments(painter.result(), labels, [False] * len(labels))
+        return Sample(image=image, segments=segments, image_id=entry.picture.stem)
+
+
+def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:
+    """A polygon from x1, y1, x2, y2, ...; numbers may be text.
+
+    Raises:
+        DataError: one is no finite number, or they are not the x and y of at least three points.
+    """
+    try:
+        values = np.array([float(str(number)) for number in numbers], dtype=np.float64)
+    except ValueError:
+        raise DataError(source, f"{where}: a point of a polygon is no number ({some_of(numbers)})") from None
+    if values.size < 6 or values.size % 2:
+        raise DataError(
+            source, f"{where}: a polygon has {values.size} numbers; expected x and y of at least 3 points"
+        )
+    if not np.isfinite(values).all():
+        raise DataError(source, f"{where}: a polygon has a coordinate that is no finite number")
+    return values
+
+
+def box_ring(left: float, top: float, right: float, bottom: float) -> ndarray:
+    """A rectangle as a polygon."""
+    return np.array([left, top, right, top, right, bottom, left, bottom], dtype=np.float64)
+
+
+def ellipse_ring(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> ndarray:
+    """An ellipse around (x, y) as a polygon, turned clockwise."""
+    angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
+    across, down = radius_x * np.cos(angles), radius_y * np.sin(angles)
+    turn = np.deg2rad(degrees)
+    points = (
+        x + across * np.cos(turn) - down * np.sin(turn),
+        y + across * np.sin(turn) + down * np.cos(turn),
+    )
+    return np.stack(points, axis=1).ravel()
+
+
+def find_picture(source: Path, name: str, folders: Sequence[Path]) -> Path:
+    """The picture of a name (also a path or an address) in one of the folders.
+
+    A name without the suffix of a picture means a picture with any.
+
+    Raises:
+        DataError: it is in none of them.
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    for folder in folders:
+        for candidate in (folder / name.replace("\\", "/").lstrip("/"), folder / last):
+            if candidate.suffix.lower() in PICTURE_SUFFIXES and candidate.is_file():
+                return candidate
+        for suffix in sorted(PICTURE_SUFFIXES):
+            for end in (suffix, suffix.upper()):
+                if (folder / f"{last}{end}").is_file():
+                    return folder / f"{last}{end}"
+    raise DataError(source, f"its picture {name!r} is not found; looked in {some_of(folders, 20)}")

@@ -1,0 +1,82 @@
+"""A program of torch.export as an ONNX file of standard operators, and that file in 8-bit integers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch.export import ExportedProgram
+
+from unimask.errors import WeightsError
+from unimask.exported import DESCRIPTION_KEY, INPUT, MASK_OUTPUTS
+
+OPSET = 20  # the first whose GridSample has the modes of PyTorch
+DIMENSIONS = {
+    INPUT: ("batch", "", "height", "width"),
+    "class_logits": ("batch", "", ""),
+    "mask_embeddings": ("batch", "", ""),
+    "mask_features": ("batch", "", "height/4", "width/4"),
+}
+"""The names of the sizes that may differ from call to call."""
+
+
+def save_onnx(program: ExportedProgram, path: Path, description: str) -> None:
+    """Write the program as one ONNX file with `description` in its metadata.
+
+    Raises:
+        WeightsError: an operator is not of the ONNX standard.
+    """
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=list(MASK_OUTPUTS),
+        verbose=False,
+    )
+    assert exported is not None  # it is where no file is given
+    model = exported.model_proto
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain})
+    if foreign:
+        raise WeightsError(path, f"the model needs operators that are not standard: {', '.join(foreign)}")
+    _name_dimensions([*model.graph.input, *model.graph.output])
+    describe(model, description)
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path))
+
+
+def describe(model: onnx.ModelProto, description: str) -> None:
+    """Write the description into the metadata, and nothing else."""
+    del model.metadata_props[:]
+    for key, value in ((DESCRIPTION_KEY, description),):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def _name_dimensions(values: Sequence[onnx.ValueInfoProto]) -> None:
+    for value in values:
+        sizes = value.type.tensor_type.shape.dim
+        for size, name in zip(sizes, DIMENSIONS[value.name], strict=True):
+            if name:
+                size.dim_param = name
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write an ONNX file whose matrix products are computed in 8-bit integers.
+
+    Weights are stored as int8, one scale per output channel; activations are scaled as they come, by their
+    own range (dynamic quantisation), so no pictures are needed. Convolutions stay as they are: onnxruntime's
+    integer convolution is slower than the one in float32.
+    """
+    description = next(
+        entry.value
+        for entry in onnx.load(source, load_external_data=False).metadata_props
+        if entry.key == DESCRIPTION_KEY
+    )
+    quantize_dynamic(
+        source, target, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )
+    model = onnx.load(target)
+    describe(model, description)
+    onnx.save(model, target)

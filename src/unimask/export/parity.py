@@ -1,0 +1,166 @@
+"""What an exported model says, beside what the model itself says: numbers, final maps, and time."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from unimask.config import TASKS, Task
+from unimask.exported import MASK_OUTPUTS
+from unimask.metrics.overlaps import segment_overlaps
+from unimask.segmenter import Segmenter
+from unimask.structures import MaskPrediction, Segments
+
+SHAPES = ((1, 64, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs
+SAME = 0.5  # IoU above which two segments of one category are the same one
+TIMED = (1, 512, 512)
+REPEATS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How alike the results of both models are, over all pictures of a task."""
+
+    task: Task
+    pictures: int
+    pixels: float  # share of pixels with the same categories in both results
+    segments: float  # share of the segments of both results that have a partner: the F1 at IoU 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Median seconds of one pass, without reading and post-processing."""
+
+    input: tuple[int, int, int]  # batch, height, width
+    threads: int
+    model: float
+    exported: float
+    load: float  # 1-minute load average of the machine before measuring, over its cores; near 0 is idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The largest difference of an output over random inputs of several sizes, and the largest value."""
+
+    output: str
+    difference: float
+    largest: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """What `unimask export` writes beside the file."""
+
+    format: str
+    megabytes: float
+    differences: tuple[Difference, ...]
+    agreement: tuple[Agreement, ...]
+    latency: Latency
+
+
+def compare(
+    segmenter: Segmenter,
+    exported: nn.Module,
+    images: Sequence[UInt8[Tensor, "3 _height _width"]],
+    *,
+    format: str,
+    megabytes: float,
+) -> ParityReport:
+    """The report on an exported model against the one it was made from."""
+    other = Segmenter(exported, segmenter.model_file)
+    return ParityReport(
+        format=format,
+        megabytes=round(megabytes, 2),
+        differences=differences(segmenter.model, exported),
+        agreement=tuple(agreement(segmenter, other, images, task) for task in TASKS),
+        latency=latency(segmenter.model, exported),
+    )
+
+
+@torch.inference_mode()
+def differences(model: nn.Module, exported: nn.Module) -> tuple[Difference, ...]:
+    """The largest difference of each output, over random inputs of `SHAPES`."""
+    generator = torch.Generator().manual_seed(0)
+    worst, largest = dict.fromkeys(MASK_OUTPUTS, 0.0), dict.fromkeys(MASK_OUTPUTS, 0.0)
+    for batch, height, width in SHAPES:
+        pixels = torch.randn((batch, 3, height, width), generator=generator)
+        for name, one, other in zip(MASK_OUTPUTS, _outputs(model, pixels), _outputs(exported, pixels)):
+            worst[name] = max(worst[name], float((one - other).abs().max()))
+            largest[name] = max(largest[name], float(one.abs().max()))
+    return tuple(Difference(output=n, difference=worst[n], largest=largest[n]) for n in MASK_OUTPUTS)
+
+
+def _outputs(network: nn.Module, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, ...]:
+    prediction: MaskPrediction = network(pixels)
+    return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+
+
+def agreement(
+    one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]], task: Task
+) -> Agreement:
+    """How alike the results of two segmenters are."""
+    same_pixels = pixels = partners = segments = 0
+    for image in images:
+        (mine,), (theirs,) = one.segment([image], task), other.segment([image], task)
+        same_pixels += int((_category_map(mine) == _category_map(theirs)).sum())
+        pixels += mine.size[0] * mine.size[1]
+        partners += 2 * _partners(mine, theirs)
+        segments += len(mine) + len(theirs)
+    return Agreement(
+        task=task,
+        pictures=len(images),
+        pixels=same_pixels / max(pixels, 1),
+        segments=partners / segments if segments else 1.0,
+    )
+
+
+def _category_map(segments: Segments) -> Tensor:
+    """A number per pixel that two pixels share if the same categories lie there, however often stacked."""
+    most = int(segments.labels.max()) + 1 if len(segments) else 0
+    codes = torch.randint(2**40, (most,), generator=torch.Generator().manual_seed(1))
+    table = torch.cat([torch.zeros(1, dtype=torch.int64), codes[segments.labels]])
+    return table[segments.layers.long()].sum(dim=0)
+
+
+def _partners(one: Segments, other: Segments) -> int:
+    """Pairs of segments of one category with an IoU above one half, each the best partner of the other."""
+    shared = segment_overlaps(result=other, truth=one)
+    iou = torch.zeros(len(one), len(other))
+    rows, columns, pixels = (torch.from_numpy(part) for part in (shared.truth, shared.result, shared.pixels))
+    iou.index_put_((rows - 1, columns - 1), pixels.float(), accumulate=True)
+    iou = iou / (one.areas()[:, None] + other.areas()[None] - iou).clamp(min=1)
+    iou = iou * (one.labels[:, None] == other.labels[None])
+    if iou.numel() == 0:
+        return 0
+    best = (iou == iou.amax(0, keepdim=True)) & (iou == iou.amax(1, keepdim=True)) & (iou > SAME)
+    return min(int(best.any(0).sum()), int(best.any(1).sum()))
+
+
+@torch.inference_mode()
+def latency(model: nn.Module, exported: nn.Module) -> Latency:
+    """Both timed in turn, so that what else the machine does hits both."""
+    batch, height, width = TIMED
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    pixels = torch.randn((batch, 3, height, width), generator=torch.Generator().manual_seed(0))
+    times: list[list[float]] = [[], []]
+    for _ in range(REPEATS + 1):
+        for network, seconds in zip((model, exported), times, strict=True):
+            seconds.append(_seconds(network, pixels))
+    ours, theirs = (sorted(seconds[1:])[REPEATS // 2] for seconds in times)  # the first pass warms up
+    return Latency(
+        input=TIMED,
+        threads=torch.get_num_threads(),
+        model=round(ours, 4),
+        exported=round(theirs, 4),
+        load=round(busy, 2),
+    )
+
+
+def _seconds(network: nn.Module, pixels: Float[Tensor, "batch 3 height width"]) -> float:
+    start = time.perf_counter()
+    network(pixels)
+    return time.perf_counter() - start

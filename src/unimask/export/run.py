@@ -1,0 +1,159 @@
+"""A model folder to one file that runs without unimask, with a report on how well it agrees."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from unimask.checkpoint import model_file_text, write_atomically
+from unimask.data.shapes import ShapesDataset
+from unimask.errors import ConfigError, DataError, WeightsError
+from unimask.export.parity import ParityReport, compare
+from unimask.export.program import save_program, trace
+from unimask.export.wrappers import CANVAS_STEP, exportable
+from unimask.exported import is_exported, load_exported
+from unimask.segmenter import Segmenter, load
+from unimask.structures import MaskPrediction
+
+Format = Literal["onnx", "onnx-int8", "pt2"]
+GENERATED = 4  # pictures of shapes to compare results on, where none are given
+
+
+class ProgramNetwork(nn.Module):
+    """A program of torch.export behind the face of the model. A program knows no training or eval mode."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program.forward  # not the module itself, which refuses to be switched to a mode
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> MaskPrediction:
+        """The final prediction; `valid` plays no part."""
+        class_logits, mask_embeddings, mask_features = self.program(pixels.contiguous())
+        return MaskPrediction(
+            class_logits=class_logits[None],
+            mask_embeddings=mask_embeddings[None],
+            mask_features=mask_features,
+        )
+
+
+def export(
+    weights: str | Path,
+    output: str | Path,
+    format: Format = "onnx",
+    images: Sequence[UInt8[Tensor, "3 _height _width"]] = (),
+) -> ParityReport:
+    """Write a model as one file, and beside it OUTPUT.parity.json with the report that comes out.
+
+    `onnx` has standard operators only, `onnx-int8` is the same with matrix products in 8-bit integers, `pt2`
+    is for `torch.export.load`. Batch, height and width may differ from call to call. The final maps are
+    compared on `images`, or on a few generated pictures of shapes. Both files are complete when they appear.
+
+    Raises:
+        WeightsError: the model cannot be loaded, or the packages of the extra `export` are not installed.
+        ConfigError: it is a model of boxes, or its canvases are no multiples of 32 pixels.
+        DataError: the output cannot be written.
+    """
+    output = Path(output)
+    if is_exported(weights):
+        raise WeightsError(weights, "is exported already; name the model folder that it was made from")
+    segmenter = load(weights, device="cpu")
+    _check(segmenter, weights, output, format)
+    images = images or [ShapesDataset(size=(192, 256))[index].image for index in range(GENERATED)]
+    text = model_file_text(segmenter.model_file)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            made = Path(folder) / f"model{output.suffix}"
+            with _quiet():
+                _write(segmenter.model, made, format, text)
+            report = compare(
+                segmenter, _open(made), images, format=format, megabytes=made.stat().st_size / 2**20
+            )
+            made.chmod(0o644)
+            os.replace(made, output)
+        write_atomically(
+            output.with_name(f"{output.name}.parity.json"), json.dumps(asdict(report), indent=1) + "\n"
+        )
+    except OSError as error:
+        raise DataError(output, f"cannot be written ({error.strerror or error})") from None
+    return report
+
+
+def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Format) -> None:
+    suffix = ".pt2" if format == "pt2" else ".onnx"
+    if output.suffix.lower() != suffix:
+        raise DataError(output, f"a file of format {format} ends in {suffix}; name it so with --output")
+    if output.is_dir():
+        raise DataError(output, "is a folder; name a file with --output")
+    kind = segmenter.model_file.experiment.model.kind
+    if kind != "masks":
+        raise ConfigError(f"{weights}: model.kind", f"is {kind!r}; only models of masks can be exported")
+    divisor = segmenter.model_file.experiment.data.divisor
+    if divisor % CANVAS_STEP:
+        raise ConfigError(
+            f"{weights}: data.divisor",
+            f"is {divisor}; exported models take canvases of multiples of {CANVAS_STEP} pixels only",
+        )
+    if format != "pt2":
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise WeightsError(
+                weights, f"to write ONNX {error.name} is needed; pip install 'unimask[export]'"
+            ) from None
+
+
+def _write(model: nn.Module, path: Path, format: Format, text: str) -> None:
+    program = trace(exportable(model))
+    if format == "pt2":
+        save_program(program, path, text)
+        return
+    from unimask.export.onnx_file import quantise, save_onnx
+
+    if format == "onnx":
+        save_onnx(program, path, text)
+        return
+    whole = path.with_name("float.onnx")
+    save_onnx(program, whole, text)
+    quantise(whole, path)
+
+
+def _open(path: Path) -> nn.Module:
+    if path.suffix.lower() == ".pt2":
+        return ProgramNetwork(torch.export.load(path).module())
+    network, _ = load_exported(path, "cpu")
+    return network
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the words of the exporters, which are about their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

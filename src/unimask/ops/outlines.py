@@ -1,0 +1,84 @@
+"""Masks as polygons that follow the edges of their pixels: nothing is rounded, nothing is simplified."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+from scipy import ndimage
+
+Ring = Float[ndarray, "_points 2"]
+"""The corners (x, y) of a closed polygon, in pixels; the last one is joined to the first."""
+
+_RIGHT, _DOWN, _LEFT, _UP = range(4)  # directions, each a right turn after the one before
+_STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
+
+
+def outlines(mask: Bool[ndarray, "height width"]) -> list[list[Ring]]:
+    """For each part of the mask (pixels that share sides) its outer ring, and then the rings of its holes.
+
+    The mask lies to the right of every ring: outer rings run clockwise on the screen, holes counterclockwise.
+    Rings do not cross; they may touch themselves or each other at corners.
+    """
+    parts, count = ndimage.label(mask)
+    found: list[list[Ring]] = [[] for _ in range(count)]
+    for ring, (row, column) in _rings(mask):
+        group = found[parts[row, column] - 1]
+        group.insert(0 if signed_area(ring) > 0 else len(group), ring)
+    return found
+
+
+def signed_area(ring: Ring) -> float:
+    """Positive for rings that run clockwise where y points down, in square pixels."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+def one_ring(part: list[Ring]) -> Ring:
+    """The rings of a mask as one, joined by bridges without width, there and back.
+
+    For formats that know neither holes nor parts. Each ring is joined to what is joined already, from its
+    first corner to the corner nearest to that.
+    """
+    joined = part[0]
+    for ring in part[1:]:
+        place = int(((joined - ring[0]) ** 2).sum(axis=1).argmin())
+        joined = np.concatenate([joined[: place + 1], ring, ring[:1], joined[place:]])
+    return joined
+
+
+def _rings(mask: Bool[ndarray, "height width"]) -> Iterator[tuple[Ring, tuple[int, int]]]:
+    """Each closed ring, and a pixel (row, column) of the mask beside it."""
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    # the pixel's neighbour that is missing, and the corner where its side begins
+    sides = {
+        _RIGHT: (padded[:-2, 1:-1], (0, 0)),
+        _DOWN: (padded[1:-1, 2:], (1, 0)),
+        _LEFT: (padded[2:, 1:-1], (1, 1)),
+        _UP: (padded[1:-1, :-2], (0, 1)),
+    }
+    edges: dict[tuple[int, int, int], tuple[int, int]] = {}  # (x, y, direction) of a side -> its pixel
+    for direction, (neighbour, (x, y)) in sides.items():
+        rows, columns = np.nonzero(inside & ~neighbour)
+        keys = zip((columns + x).tolist(), (rows + y).tolist(), strict=True)
+        pixels = zip(rows.tolist(), columns.tolist(), strict=True)
+        edges.update({(*key, direction): pixel for key, pixel in zip(keys, pixels, strict=True)})
+    while edges:
+        (x, y, direction), pixel = next(iter(edges.items()))
+        yield _follow(edges, x, y, direction), pixel
+
+
+def _follow(edges: dict[tuple[int, int, int], tuple[int, int]], x: int, y: int, direction: int) -> Ring:
+    """The ring of a side; its sides are taken out. Of two ways on, the right turn comes first."""
+    start, corners = (x, y, direction), []
+    while True:
+        x, y = x + int(_STEPS[direction, 0]), y + int(_STEPS[direction, 1])
+        turns = ((direction + 1) % 4, direction, (direction + 3) % 4)
+        following = next(turned for turned in turns if (x, y, turned) in edges)
+        if following != direction:
+            corners.append((x, y))
+        del edges[x, y, following]
+        if (x, y, following) == start:
+            return np.array(corners, dtype=np.float64)
+        direction = following
