@@ -162,7 +162,7 @@ def small() -> Experiment:
 def nuclei() -> Experiment:
     """Nuclei in microscopy pictures, seen in tiles of 128 pixels: EfficientNet-Lite0, narrow decoder.
 
-    A tile, resized, has the size of a training crop: positions of queries and mask features are relative to it.
+    A tile, resized, is as large as a training crop: queries and mask features know their place within it.
     """
     model = narrow_model(EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(
