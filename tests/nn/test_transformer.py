@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unimask.nn.attention import Attention, Memory
+from unimask.nn.attention import Attention, Memory, SelfAttention
 from unimask.nn.transformer import (
     CrossSublayer,
     DecoderLayer,
@@ -14,17 +14,6 @@ from unimask.nn.transformer import (
 )
 
 CHANNELS, HEADS, HIDDEN = 12, 3, 29
-
-
-class SelfAttention(nn.Module):
-    """Attention as an encoder layer calls it."""
-
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, placed: Tensor, tokens: Tensor) -> Tensor:
-        return self.attention(placed, placed, tokens)
 
 
 def copy_attention(ours: Attention, theirs: nn.MultiheadAttention) -> None:
@@ -62,7 +51,7 @@ def decoder_layer(*order: str, dropout: float = 0.0) -> DecoderLayer:
 
 
 def test_encoder_layer_equals_torch() -> None:
-    ours = EncoderLayer(SelfAttention(Attention(CHANNELS, HEADS)), CHANNELS, HIDDEN)
+    ours = EncoderLayer(SelfAttention(CHANNELS, HEADS), CHANNELS, HIDDEN)
     theirs = nn.TransformerEncoderLayer(CHANNELS, HEADS, HIDDEN, dropout=0.0, batch_first=True)
     shake(ours)
     copy_attention(ours.attention.attention, theirs.self_attn)

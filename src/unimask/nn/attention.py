@@ -66,6 +66,24 @@ class Attention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
 
+class SelfAttention(nn.Module):
+    """Tokens look at each other: `Attention` in the form that an encoder layer calls."""
+
+    def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = Attention(channels, heads, dropout)
+
+    def forward(
+        self,
+        placed: Float[Tensor, "batch tokens channels"],
+        tokens: Float[Tensor, "batch tokens channels"],
+        visible: Bool[Tensor, "#batch #tokens tokens"] | None = None,
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """What each token sees; queries and keys are `placed` (tokens with their positions)."""
+        update: Tensor = self.attention(placed, placed, tokens, visible)
+        return update
+
+
 @dataclass(frozen=True, kw_only=True)
 class Levels:
     """Where things are when the maps of several levels lie one after the other, row by row, as tokens.
