@@ -22,7 +22,7 @@ TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")
 class BackboneConfig:
     """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
 
-    name: str = "resnet50"  # `swin_tiny|small|base|large` are ours; any other is timm's
+    name: str = "resnet50"  # `swin_tiny|small|base|large` and `resnet50|101_deeplab` are ours; others timm's
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
     freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
@@ -31,15 +31,19 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelDecoderConfig:
-    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1)."""
+    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1), or MaskFormer's."""
 
+    # deformable: deformable attention over several maps, then a pyramid; pyramid: dense attention over the
+    # coarsest map alone (`layers` may be 0), then a pyramid (MaskFormer, Sec. 4.1; Table 4e here)
+    kind: Literal["deformable", "pyramid"] = "deformable"
     channels: int = 256  # width of the encoder and of the maps it gives
     mask_channels: int = 256  # width of the mask features (per-pixel embedding) at stride 4
     strides: tuple[int, ...] = (32, 16, 8)  # maps that the encoder refines, from low to high resolution
     layers: int = 6  # encoder layers
     heads: int = 8  # attention heads
-    points: int = 4  # sampling points per head and level
+    points: int = 4  # sampling points per head and level; of deformable attention
     feedforward_channels: int = 1024  # hidden width of the encoder's feed-forward
+    dropout: float = 0.0  # in the encoder; 0.1 in MaskFormer
     # octaves of waves that tell the mask features their place; 0, as in the paper: only what they see. For
     # pictures full of objects that look alike
     position_octaves: int = 0
@@ -77,10 +81,13 @@ class LossConfig:
     """Matching and losses (Sec. 3.3 and Sec. 4.1); matching costs have the weights of the losses."""
 
     class_weight: float = 2.0  # cross-entropy over K + 1 classes
-    mask_weight: float = 5.0  # binary cross-entropy of the mask
+    mask_term: Literal["cross_entropy", "focal"] = "cross_entropy"  # focal in MaskFormer (Sec. 4.1)
+    mask_weight: float = 5.0  # of the mask term
     dice_weight: float = 5.0  # Dice of the mask
     no_object_weight: float = 0.1  # weight of the no-object class in the cross-entropy
-    sampling: Literal["points", "dense"] = "points"  # on sampled points, or on every stride-4 cell (Table 5)
+    # masks are compared on sampled points, on every stride-4 cell (dense), or on every pixel of the target
+    # as in MaskFormer (Table 5)
+    sampling: Literal["points", "dense", "pixels"] = "points"
     points: int = 12544  # 112 x 112 (Sec. 3.3)
     oversampling: float = 3.0  # candidates per kept point (PointRend)
     importance: float = 0.75  # share of points taken where the mask is least certain (PointRend)
@@ -152,6 +159,9 @@ class PostprocessConfig:
 
     object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
     overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
+    # panoptic: a segment has those pixels of its query that lie in the query's mask (probability at least 0.5),
+    # or all that the query wins, as in MaskFormer
+    fill: Literal["mask", "winner"] = "mask"
     duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
     max_instances: int = 100  # instance: the best (query, class) pairs
     instance_threshold: float = (

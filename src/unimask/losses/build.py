@@ -5,8 +5,10 @@ from torch import Tensor
 from unimask.config import LossConfig
 from unimask.errors import ConfigError
 from unimask.losses.criterion import Average, Criterion
-from unimask.losses.sampling import EveryCell, RandomPoints, Sampling
-from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
+from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
+from unimask.losses.terms import ClassTerm, DiceTerm, FocalTerm, MaskTerm
+
+MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
 
 def one_process(number: Tensor) -> Tensor:
@@ -23,7 +25,10 @@ def build_criterion(config: LossConfig, num_classes: int, average: Average = one
     _check(config)
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        pair_terms=(MaskTerm(weight=config.mask_weight), DiceTerm(weight=config.dice_weight)),
+        pair_terms=(
+            MASK_TERMS[config.mask_term](weight=config.mask_weight),
+            DiceTerm(weight=config.dice_weight),
+        ),
         sampling=_sampling(config),
         deep_supervision=config.deep_supervision,
         average=average,
@@ -31,13 +36,13 @@ def build_criterion(config: LossConfig, num_classes: int, average: Average = one
 
 
 def _sampling(config: LossConfig) -> Sampling:
-    if config.sampling == "dense":
-        return EveryCell()
-    return RandomPoints(
+    points = RandomPoints(
         points=config.points,
         candidates=int(config.points * config.oversampling),
         uncertain=int(config.points * config.importance),
     )
+    samplings: dict[str, Sampling] = {"points": points, "dense": EveryCell(), "pixels": EveryPixel()}
+    return samplings[config.sampling]
 
 
 def _check(config: LossConfig) -> None:

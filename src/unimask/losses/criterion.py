@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from unimask.losses.matcher import Matcher
 from unimask.losses.sampling import Sampling
 from unimask.losses.terms import ClassTerm, PairTerm
-from unimask.ops.points import sample_labels, sample_maps
 from unimask.structures import Losses, MaskPrediction, Matches, Segments, Uniform
 
 Average = Callable[[Tensor], Tensor]
@@ -23,7 +22,8 @@ class Criterion(nn.Module):
     """Measures a prediction against the targets; every supervised prediction is matched on its own.
 
     Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
-    and only their values at the points are kept. Everything is computed in float32, also under autocast.
+    and only their values where they are compared are kept. Everything is computed in float32, also under
+    autocast.
 
     Source: Mask2Former (2112.01527), Sec. 3.2 (supervision after every layer), 3.3 and 4.1.
     """
@@ -111,38 +111,25 @@ class Criterion(nn.Module):
         targets: tuple[Segments, ...],
         uniform: Uniform,
     ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of all matched pairs of a prediction, each pair at its own points."""
+        """Logits and labels of all matched pairs of a prediction, where they are compared."""
         drawn = self.sampling.draw(len(matches.image), uniform)
-        values_of_pair = max(features[0][0].numel(), *(part.shape[1] for part in drawn), 1)
+        values_of_pair = self.sampling.places(features[0][0].numel(), targets[0].layers[0].numel())
         pairs_of_images = [min(embeddings.shape[1], len(target)) for target in targets]
         logits: list[Tensor] = []
         labels: list[Tensor] = []
         for image, group in _groups(pairs_of_images, max(1, VALUES_AT_ONCE // values_of_pair)):
-            pair_logits, pair_labels = self._group_at_points(
-                embeddings[image][matches.query[group]],
-                features[image],
-                targets[image],
+            maps = (embeddings[image][matches.query[group]] @ features[image].flatten(1)).unflatten(
+                1, features[image].shape[1:]
+            )
+            pair_logits, pair_labels = self.sampling.pairs(
+                maps,
+                targets[image].layers,
                 matches.target[group] + 1,
                 tuple(part[group] for part in drawn),
             )
             logits.append(pair_logits)
             labels.append(pair_labels)
         return torch.cat(logits), torch.cat(labels)
-
-    def _group_at_points(
-        self,
-        embeddings: Float[Tensor, "pairs channels"],
-        features: Float[Tensor, "channels height width"],
-        target: Segments,
-        numbers: Int64[Tensor, " pairs"],
-        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
-    ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of some pairs of one picture; the gradient flows through the logits only."""
-        maps = (embeddings @ features.flatten(1)).unflatten(1, features.shape[1:])
-        with torch.no_grad():
-            points = self.sampling.choose(maps, drawn)
-            labels = sample_labels(target.layers, numbers, points)
-        return sample_maps(maps, points), labels
 
 
 def _groups(pairs_of_images: Sequence[int], at_once: int) -> list[tuple[int, slice]]:

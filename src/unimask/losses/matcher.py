@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from unimask.losses.sampling import Sampling
 from unimask.losses.terms import ClassTerm, PairTerm
 from unimask.ops.assignment import assign
-from unimask.ops.points import logits_at_shared_points, sample_all_labels
 from unimask.structures import Matches, Segments, Uniform
 
 
 class Matcher(nn.Module):
     """Matches queries and targets of each picture one to one, for one prediction.
 
-    The cost of a pair is the weighted sum of the costs of all terms. Masks are compared at points that all
+    The cost of a pair is the weighted sum of the costs of all terms. Masks are compared at places that all
     queries and targets of the picture share.
 
     Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; DETR (2005.12872), Sec. 3.1.
@@ -52,12 +51,7 @@ class Matcher(nn.Module):
         target: Segments,
         uniform: Uniform,
     ) -> Float[Tensor, "queries _"]:
-        height, width = features.shape[1:]
-        points = self.sampling.shared((height, width), features.device, uniform)
-        if len(target) == 0:
-            return class_logits.new_zeros((class_logits.shape[0], 0))
-        labels = sample_all_labels(target.layers, len(target), points)
-        logits = logits_at_shared_points(embeddings, features, points)
+        logits, labels = self.sampling.everyone(embeddings, features, target, uniform)
         cost = self.class_term.weight * self.class_term.cost(class_logits, target.labels)
         for term in self.pair_terms:
             cost = cost + term.weight * term.cost(logits, labels)
