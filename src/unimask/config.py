@@ -159,7 +159,7 @@ class PostprocessConfig:
 
     object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
     overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
-    # panoptic: a segment has those pixels of its query that lie in the query's mask (probability at least 0.5),
+    # panoptic: a segment has the pixels of its query that lie in the query's mask (probability 0.5 or more),
     # or all that the query wins, as in MaskFormer
     fill: Literal["mask", "winner"] = "mask"
     duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers

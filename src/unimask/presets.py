@@ -25,17 +25,10 @@ from unimask.config import (
     Tiles,
     TrainingConfig,
 )
+from unimask.presets_maskformer import PUBLISHED as MASKFORMER
+from unimask.recipes import BACKBONES, DEEPLAB_BACKBONES, poly_training, semantic_data
 
 Preset = Callable[[], Experiment]
-
-BACKBONES: Mapping[str, str] = {
-    "resnet50": "ResNet-50",
-    "resnet101": "ResNet-101",
-    "swin_tiny": "Swin-T",
-    "swin_small": "Swin-S",
-    "swin_base": "Swin-B (window 12)",
-    "swin_large": "Swin-L (window 12)",
-}
 
 
 def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
@@ -66,26 +59,6 @@ def narrow_model(
             layers=decoder_layers,
         ),
     )
-
-
-def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataConfig:
-    """The data of ADE20K, Cityscapes and Mapillary Vistas, for every task.
-
-    In training the short side is resized to 0.5 to 2 times `short_side`, colors are jittered and a crop is
-    taken. The original draws one of 16 sizes in that range and bounds the long side as well.
-    """
-    factor = short_side / min(crop)
-    return DataConfig(
-        crop=crop,
-        jitter=ScaleJitter(low=0.5 * factor, high=2.0 * factor, relative_to="short_side"),
-        color=1.0,
-        resize=ShortSide(size=short_side, longest=longest),
-    )
-
-
-def poly_training(steps: int) -> TrainingConfig:
-    """The polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas: no warm-up."""
-    return TrainingConfig(steps=steps, schedule="poly", warmup_steps=0)
 
 
 def coco(backbone: str) -> Experiment:
@@ -245,7 +218,8 @@ def _published(title: str, build: Callable[[str], Experiment], backbone: str) ->
     def preset() -> Experiment:
         return build(backbone)
 
-    preset.__doc__ = f"{title}, {BACKBONES[backbone]}: as the original release, in float32."
+    name = {**BACKBONES, **DEEPLAB_BACKBONES}[backbone]
+    preset.__doc__ = f"{title}, {name}: as the original release, in float32."
     return preset
 
 
@@ -256,6 +230,7 @@ _PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]
     "ade20k_panoptic": ("ADE20K panoptic (150 categories)", ade20k_panoptic, ("resnet50", "swin_large")),
     "cityscapes_panoptic": ("Cityscapes (19 categories)", cityscapes, tuple(BACKBONES)),
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
+    **MASKFORMER,
 }
 
 PRESETS: dict[str, Preset] = {

@@ -5,7 +5,7 @@ import pickle
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,16 +13,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unimask import presets
+from unimask import presets, presets_maskformer
 from unimask.checkpoint import CONFIG_NAME, ModelFile, load_categories, load_model, save_model
-from unimask.config import Experiment, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config import Experiment, ModelConfig
 from unimask.data.coco_file import default_color
 from unimask.errors import WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.structures import Categories
-from unimask.weights import hugging_face, hugging_face_files, original
-from unimask.weights.architecture import POINTS, infer_model
+from unimask.weights import hugging_face, hugging_face_files, maskformer, original
+from unimask.weights.architecture import DEEPLABS, HEADS, POINTS, infer_model
 from unimask.weights.files import read_foreign_tensors
 from unimask.weights.rules import Rule, to_ours, to_theirs
 
@@ -36,6 +36,8 @@ class Origin:
     """How others name their tensors."""
 
     title: str
+    model: str  # whose tensors they are
+    sign: str  # a key that such a file has and others do not, as a regular expression
     rules: tuple[Rule, ...]
     not_weights: tuple[str, ...]  # keys of a file that hold nothing learned, as regular expressions
     with_current_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -44,6 +46,8 @@ class Origin:
 
 ORIGINAL = Origin(
     title="the original release",
+    model="Mask2Former",
+    sign=r".*",
     rules=original.RULES,
     not_weights=original.NOT_WEIGHTS,
     with_current_names=original.with_current_names,
@@ -51,11 +55,50 @@ ORIGINAL = Origin(
 )
 TRANSFORMERS = Origin(
     title="Hugging Face transformers",
+    model="Mask2Former",
+    sign=r".*",
     rules=hugging_face.RULES,
     not_weights=hugging_face.NOT_WEIGHTS,
     with_current_names=hugging_face.with_current_names,
     constants=hugging_face.constants,
 )
+
+MASKFORMER_ORIGINAL = replace(
+    ORIGINAL, model="MaskFormer", sign=maskformer.ORIGINAL_SIGN, rules=maskformer.ORIGINAL_RULES
+)
+MASKFORMER_DEEP_STEM = replace(
+    MASKFORMER_ORIGINAL, sign=maskformer.DEEP_STEM_SIGN, rules=maskformer.DEEP_STEM_RULES
+)
+MASKFORMER_TRANSFORMERS = Origin(
+    title="Hugging Face transformers",
+    model="MaskFormer",
+    sign=maskformer.TRANSFORMERS_SIGN,
+    rules=maskformer.TRANSFORMERS_RULES,
+    not_weights=maskformer.NOT_WEIGHTS,
+    with_current_names=maskformer.with_current_names,
+    constants=maskformer.constants,
+)
+
+_ORIGINALS = (MASKFORMER_DEEP_STEM, MASKFORMER_ORIGINAL, ORIGINAL)
+_TRANSFORMERS = (MASKFORMER_TRANSFORMERS, TRANSFORMERS)
+
+
+def origin_of(tensors: Mapping[str, Tensor], origins: Sequence[Origin]) -> Origin:
+    """The first origin whose sign is among the names; the last one has that of any file."""
+    names = [re.sub(r"^module\.", "", key) for key in tensors]
+    return next(
+        (origin for origin in origins if any(re.fullmatch(origin.sign, name) for name in names)), origins[-1]
+    )
+
+
+def origin_for(model: ModelConfig, to: Literal["original", "transformers"]) -> Origin:
+    """Whose names the tensors of a model get."""
+    if model.pixel_decoder.kind == "deformable":
+        return {"original": ORIGINAL, "transformers": TRANSFORMERS}[to]
+    if to == "transformers":
+        return MASKFORMER_TRANSFORMERS
+    return MASKFORMER_DEEP_STEM if model.backbone.name in DEEPLABS.values() else MASKFORMER_ORIGINAL
+
 
 _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     133: ("coco_panoptic", presets.coco),
@@ -65,6 +108,14 @@ _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     65: ("mapillary_vistas", presets.mapillary_vistas),
 }
 """Number of classes -> table of categories, and the settings of the data set."""
+
+_MASKFORMER_DATA_SETS: Mapping[int, Callable[[str], Experiment]] = {
+    133: presets_maskformer.maskformer_coco,
+    150: presets_maskformer.maskformer_ade20k_semantic,
+    19: presets_maskformer.maskformer_cityscapes,
+    65: presets_maskformer.maskformer_mapillary_vistas,
+}
+"""The same for MaskFormer."""
 
 
 def convert(
@@ -80,18 +131,20 @@ def convert(
     The result says what was found in the source.
 
     Raises:
-        WeightsError: the source cannot be had or read, is not a Mask2Former of known architecture, or has no
-            counterpart in the format asked for.
+        WeightsError: the source cannot be had or read, is no Mask2Former or MaskFormer of known architecture,
+            or has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
     _check_target(target, to)
     model, model_file = read_model(source, licence)
     if to == "unimask":
         save_model(target, model, model_file)
-    elif to == "transformers":
-        hugging_face_files.write_folder(target, export(model, model_file, TRANSFORMERS), model_file)
+        return model_file
+    tensors = export(model, model_file, origin_for(model_file.experiment.model, to))
+    if to == "transformers":
+        hugging_face_files.write_folder(target, tensors, model_file)
     else:
-        _write_original(target, export(model, model_file, ORIGINAL))
+        _write_original(target, tensors)
     return model_file
 
 
@@ -143,7 +196,8 @@ def import_original(
     Raises:
         WeightsError: see `convert`.
     """
-    ours, theirs = _rename(tensors, ORIGINAL, path)
+    origin = origin_of(tensors, _ORIGINALS)
+    ours, theirs = _rename(tensors, origin, path)
     config, num_classes = infer_model(ours, path)
     model_file = ModelFile(
         experiment=_experiment(config, num_classes),
@@ -151,7 +205,7 @@ def import_original(
         licence=licence,
         provenance=f"converted from {path.name} (the original release)",
     )
-    return _build(config, num_classes, ours, theirs, ORIGINAL, path), model_file
+    return _build(config, num_classes, ours, theirs, origin, path), model_file
 
 
 def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[MaskClassifier, ModelFile]:
@@ -161,13 +215,11 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Ma
         WeightsError: see `convert`.
     """
     said = hugging_face_files.read_description(folder)
-    ours, theirs = _rename(hugging_face_files.read_tensors(folder), TRANSFORMERS, folder)
+    tensors = hugging_face_files.read_tensors(folder)
+    origin = origin_of(tensors, _TRANSFORMERS)
+    ours, theirs = _rename(tensors, origin, folder)
     config, num_classes = infer_model(ours, folder)
-    if said.heads != config.pixel_decoder.heads:
-        raise WeightsError(
-            folder,
-            f"the tensors are of {config.pixel_decoder.heads} attention heads, config.json says {said.heads}",
-        )
+    config = _with_heads(config, said.heads, folder)
     backbone = replace(
         config.backbone,
         image_mean=said.image_mean or config.backbone.image_mean,
@@ -183,7 +235,23 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Ma
         licence=licence,
         provenance=provenance,
     )
-    return _build(config, num_classes, ours, theirs, TRANSFORMERS, folder), model_file
+    return _build(config, num_classes, ours, theirs, origin, folder), model_file
+
+
+def _with_heads(config: ModelConfig, heads: int, folder: Path) -> ModelConfig:
+    """The model with the heads that the configuration states; where tensors tell them, both must agree."""
+    if config.pixel_decoder.kind == "deformable":
+        if heads != config.pixel_decoder.heads:
+            raise WeightsError(
+                folder,
+                f"the tensors are of {config.pixel_decoder.heads} attention heads, config.json says {heads}",
+            )
+        return config
+    return replace(
+        config,
+        pixel_decoder=replace(config.pixel_decoder, heads=heads),
+        query_decoder=replace(config.query_decoder, heads=heads),
+    )
 
 
 def _rename(
@@ -202,7 +270,7 @@ def _rename(
     renamed = to_ours(theirs, origin.rules)
     if not renamed.tensors:
         raise WeightsError(
-            path, f"no name in it is one of a Mask2Former of {origin.title}", unexpected=renamed.unknown
+            path, f"no name in it is one of a {origin.model} of {origin.title}", unexpected=renamed.unknown
         )
     return renamed.tensors, theirs
 
@@ -229,7 +297,7 @@ def _build(
     if missing or unexpected or mismatched:
         raise WeightsError(
             path,
-            f"does not fit the Mask2Former with {config.backbone.name} that its shapes suggest",
+            f"does not fit the {origin.model} with {config.backbone.name} that its shapes suggest",
             missing=missing,
             unexpected=unexpected,
             mismatched=mismatched,
@@ -240,6 +308,11 @@ def _build(
 
 def _experiment(config: ModelConfig, num_classes: int) -> Experiment:
     """The settings of the data set that has so many classes, with this model."""
+    if config.pixel_decoder.kind == "pyramid":
+        settings = _MASKFORMER_DATA_SETS.get(num_classes, presets_maskformer.maskformer_coco)
+        if num_classes == 150 and config.pixel_decoder.layers:
+            settings = presets_maskformer.maskformer_ade20k_panoptic
+        return replace(settings(config.backbone.name), model=config)
     if num_classes not in _DATA_SETS:
         return Experiment(model=config)
     return replace(_DATA_SETS[num_classes][1](config.backbone.name), model=config)
@@ -272,7 +345,7 @@ def export(model: MaskClassifier, model_file: ModelFile, origin: Origin) -> dict
         WeightsError: the model has settings or tensors that `origin` does not know.
     """
     experiment = model_file.experiment
-    differing = _differing(experiment.model)
+    differing = _differing(experiment.model, origin)
     if differing:
         raise WeightsError(experiment.model.backbone.name, f"{origin.title} has no such model: {differing}")
     renamed = to_theirs(model.state_dict(), origin.rules)
@@ -286,9 +359,11 @@ def export(model: MaskClassifier, model_file: ModelFile, origin: Origin) -> dict
     return {**renamed.tensors, **constants}
 
 
-def _differing(model: ModelConfig) -> str:
+def _differing(model: ModelConfig, origin: Origin) -> str:
     """The settings of the model that leave no trace in names and shapes and that others do not have."""
-    decoder, usual = model.query_decoder, QueryDecoderConfig()
+    decoder, pixels = model.query_decoder, model.pixel_decoder
+    of_maskformer = presets_maskformer.maskformer_model(model.backbone.name, encoder_layers=0)
+    usual = {"deformable": ModelConfig(), "pyramid": of_maskformer}[pixels.kind]
     fixed = (
         "memory_strides",
         "level_embedding",
@@ -297,18 +372,21 @@ def _differing(model: ModelConfig) -> str:
         "query_features",
         "predict_before_layers",
     )
-    found = [f"query_decoder.{name} is {getattr(decoder, name)!r}" for name in fixed]
     differing = [
-        text
-        for name, text in zip(fixed, found, strict=True)
-        if getattr(decoder, name) != getattr(usual, name)
+        f"query_decoder.{name} is {getattr(decoder, name)!r}"
+        for name in fixed
+        if getattr(decoder, name) != getattr(usual.query_decoder, name)
     ]
-    if model.pixel_decoder.strides != PixelDecoderConfig().strides:
-        differing.append(f"pixel_decoder.strides is {model.pixel_decoder.strides}")
-    if model.pixel_decoder.points != POINTS:
-        differing.append(f"pixel_decoder.points is {model.pixel_decoder.points}")
-    if model.pixel_decoder.heads != decoder.heads:
+    if pixels.strides != usual.pixel_decoder.strides:
+        differing.append(f"pixel_decoder.strides is {pixels.strides}")
+    if pixels.points != POINTS:
+        differing.append(f"pixel_decoder.points is {pixels.points}")
+    if pixels.heads != decoder.heads:
         differing.append("the two decoders differ in heads")
+    if origin is MASKFORMER_TRANSFORMERS and pixels.layers:
+        differing.append(f"pixel_decoder.layers is {pixels.layers}")
+    if origin.model == "MaskFormer" and origin.title == ORIGINAL.title and decoder.heads != HEADS:
+        differing.append(f"query_decoder.heads is {decoder.heads}")
     return ", ".join(differing)
 
 
