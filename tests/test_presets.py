@@ -25,7 +25,7 @@ def test_models_of_presets_build(name: str) -> None:
     model = PRESETS[name]().model
     with torch.device("meta"):
         built = build_model(model, CLASSES)
-    queries = built.state_dict()["query_decoder.query_features.weight"]
+    queries = built.state_dict()["query_decoder.query_positions.weight"]
     assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
 
 

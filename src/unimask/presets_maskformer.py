@@ -140,7 +140,7 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
         ("resnet101", "resnet101_deeplab"),
     ),
     "maskformer_mapillary_semantic": (
-        "MaskFormer, Mapillary Vistas semantic (65 categories)",
+        "MaskFormer, Mapillary semantic (65 categories)",
         maskformer_mapillary_vistas,
         ("resnet50",),
     ),

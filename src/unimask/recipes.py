@@ -13,8 +13,8 @@ BACKBONES: Mapping[str, str] = {
     "swin_large": "Swin-L (window 12)",
 }
 
-DEEPLAB_BACKBONES: Mapping[str, str] = {"resnet101_deeplab": "ResNet-101c (stem and multi-grid of DeepLab)"}
-"""Further backbones of MaskFormer."""
+DEEPLAB_BACKBONES: Mapping[str, str] = {"resnet101_deeplab": "ResNet-101c"}
+"""Further backbones of MaskFormer, with the stem and the multi-grid of DeepLab."""
 
 
 def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataConfig:

@@ -150,6 +150,17 @@ PresetName = Annotated[
     str, typer.Argument(metavar="NAME", help="Show every setting of this preset, as --set takes them.")
 ]
 
+Budget = Annotated[int, typer.Option(metavar="STEPS", help="Training steps of each row.")]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rows", metavar="NAMES", help="Train only these rows, with commas between them; by default all."
+    ),
+]
+AblationFolder = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Where table, plot and the trainings go.")
+]
+
 
 def _value(text: str) -> object:
     """`4`, `0.1`, `true`, `[512,512]`, `{...}` as JSON, anything else as a word."""
