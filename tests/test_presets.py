@@ -25,8 +25,14 @@ def test_models_of_presets_build(name: str) -> None:
     model = PRESETS[name]().model
     with torch.device("meta"):
         built = build_model(model, CLASSES)
-    queries = built.state_dict()["query_decoder.query_positions.weight"]
-    assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
+    state = built.state_dict()
+    if model.classification == "masks":
+        queries = state["query_decoder.query_positions.weight"]
+        assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
+    elif model.query_decoder.layers:
+        assert len(state["query_decoder.query_positions.weight"]) == CLASSES
+    else:
+        assert state["query_decoder.weight"].shape == (CLASSES, model.pixel_decoder.mask_channels)
 
 
 def test_the_default_experiment_is_that_of_the_paper() -> None:

@@ -74,6 +74,9 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+    # masks: a query is a mask with a class; pixels: there is a query per category and each pixel chooses one
+    # (the per-pixel baselines of MaskFormer, Sec. 4.1; with query_decoder.layers=0 without a Transformer)
+    classification: Literal["masks", "pixels"] = "masks"
 
 
 @dataclass(frozen=True, kw_only=True)

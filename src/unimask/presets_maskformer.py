@@ -89,6 +89,19 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
     )
 
 
+def per_pixel_ade20k(backbone: str) -> Experiment:
+    """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
+    semantic = maskformer_ade20k_semantic(backbone)
+    decoder = replace(semantic.model.query_decoder, layers=0)
+    return replace(semantic, model=replace(semantic.model, query_decoder=decoder, classification="pixels"))
+
+
+def per_pixel_plus_ade20k(backbone: str) -> Experiment:
+    """ADE20K semantic with MaskFormer's decoder and a query per category: PerPixelBaseline+."""
+    semantic = maskformer_ade20k_semantic(backbone)
+    return replace(semantic, model=replace(semantic.model, classification="pixels"))
+
+
 def maskformer_ade20k_panoptic(backbone: str) -> Experiment:
     """ADE20K panoptic: crops of 640, 6 encoder layers; 720,000 steps."""
     semantic = maskformer_ade20k_semantic(backbone)
@@ -142,6 +155,16 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
     "maskformer_mapillary_semantic": (
         "MaskFormer, Mapillary semantic (65 categories)",
         maskformer_mapillary_vistas,
+        ("resnet50",),
+    ),
+    "per_pixel_ade20k_semantic": (
+        "PerPixelBaseline, ADE20K semantic (150 categories)",
+        per_pixel_ade20k,
+        ("resnet50",),
+    ),
+    "per_pixel_plus_ade20k_semantic": (
+        "PerPixelBaseline+, ADE20K semantic (150 categories)",
+        per_pixel_plus_ade20k,
         ("resnet50",),
     ),
 }

@@ -122,7 +122,7 @@ class Segmenter:
 
         Raises:
             DataError: a picture cannot be read.
-            ConfigError: the task does not exist, or the threshold is not from 0 to 1.
+            ConfigError: the task does not exist or is not the model's, or the threshold is not from 0 to 1.
         """
         several = isinstance(picture, list | tuple)
         pictures: list[Picture] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
@@ -157,6 +157,7 @@ class Segmenter:
             ConfigError: the task does not exist, or the threshold is not from 0 to 1.
         """
         check_task(task)
+        check_classification(self.model_file.experiment.model.classification, task)
         postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
         config = self.model_file.experiment.data
         views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
@@ -197,6 +198,18 @@ def check_task(task: str) -> None:
     """
     if task not in TASKS:
         raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(TASKS)}")
+
+
+def check_classification(classification: str, task: str) -> None:
+    """Nothing, if a model that classifies so can do the task.
+
+    Raises:
+        ConfigError: it classifies pixels, which tell no objects apart.
+    """
+    if classification == "pixels" and task != "semantic":
+        raise ConfigError(
+            "task", f"a model with model.classification=pixels has semantic results only, not {task}"
+        )
 
 
 def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:

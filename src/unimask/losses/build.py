@@ -5,6 +5,7 @@ from torch import Tensor
 from unimask.config import LossConfig
 from unimask.errors import ConfigError
 from unimask.losses.criterion import Average, Criterion
+from unimask.losses.pixels import PixelCriterion
 from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
 from unimask.losses.terms import ClassTerm, DiceTerm, FocalTerm, MaskTerm
 
@@ -33,6 +34,18 @@ def build_criterion(config: LossConfig, num_classes: int, average: Average = one
         deep_supervision=config.deep_supervision,
         average=average,
     )
+
+
+def build_pixel_criterion(
+    config: LossConfig, num_classes: int, average: Average = one_process
+) -> PixelCriterion:
+    """The criterion of per-pixel classification, with the weight of the class term.
+
+    Raises:
+        ConfigError: a setting has an impossible value.
+    """
+    _check(config)
+    return PixelCriterion(config.class_weight, config.deep_supervision)
 
 
 def _sampling(config: LossConfig) -> Sampling:

@@ -1,6 +1,7 @@
 """From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from torch import nn
@@ -10,6 +11,7 @@ from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.heads import MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.per_pixel import CategoryEmbeddings, CategoryHeads
 from unimask.models.pixel_decoders import (
     MASK_STRIDE,
     DeformablePixelDecoder,
@@ -44,9 +46,9 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskClassifier:
     in_channels = cast(dict[int, int], backbone.channels)
     pixel_decoder = build_pixel_decoder(config.pixel_decoder, in_channels)
     memory = memory_channels(config.pixel_decoder, in_channels)
-    query_decoder = build_query_decoder(
-        config.query_decoder, memory, config.pixel_decoder.mask_channels, num_classes
-    )
+    mask_channels = config.pixel_decoder.mask_channels
+    build = {"masks": build_query_decoder, "pixels": build_pixel_classifier}[config.classification]
+    query_decoder = build(config.query_decoder, memory, mask_channels, num_classes)
     return MaskClassifier(backbone, pixel_decoder, query_decoder, VISIBILITY[config.query_decoder.visibility])
 
 
@@ -135,6 +137,26 @@ def build_query_decoder(
     Raises:
         ConfigError: see `build_model`.
     """
+    return _query_decoder(config, memory_channels, MaskHeads(config.channels, mask_channels, num_classes))
+
+
+def build_pixel_classifier(
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
+) -> QueryDecoder | CategoryEmbeddings:
+    """What gives each category its embedding: a query decoder with a query per category, or weights alone.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    if config.layers == 0:
+        return CategoryEmbeddings(num_classes, mask_channels)
+    config = replace(config, queries=num_classes)
+    return _query_decoder(config, memory_channels, CategoryHeads(config.channels, mask_channels, num_classes))
+
+
+def _query_decoder(
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module
+) -> QueryDecoder:
     path = "model.query_decoder"
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
@@ -147,7 +169,7 @@ def build_query_decoder(
     make_level = {True: nn.Embedding, False: ConstantEmbedding}[config.level_embedding]
     return QueryDecoder(
         layers=[_decoder_layer(config, path) for _ in range(config.layers)],
-        heads=MaskHeads(config.channels, mask_channels, num_classes),
+        heads=heads,
         projections={s: _projection(memory_channels[s], config.channels) for s in config.memory_strides},
         query_features=make_features(config.queries, config.channels),
         query_positions=nn.Embedding(config.queries, config.channels),

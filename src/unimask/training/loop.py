@@ -17,8 +17,9 @@ import unimask
 from unimask.checkpoint import ModelFile, save_model
 from unimask.config import Experiment, Task
 from unimask.data.loader import training_loader
-from unimask.losses.build import build_criterion
+from unimask.losses.build import build_criterion, build_pixel_criterion
 from unimask.models.build import build_model
+from unimask.segmenter import check_classification
 from unimask.structures import Batch
 from unimask.training.average import MovingAverage
 from unimask.training.checks import check_device, check_settings
@@ -79,6 +80,7 @@ def train(
         TrainingError: too many steps in a row were not finite.
     """
     check_settings(experiment.training, task, devices * nodes)
+    check_classification(experiment.model.classification, task)
     accelerator, selected = check_device(device, devices, experiment.training.precision)
     fabric = Fabric(
         accelerator=accelerator,
@@ -130,7 +132,8 @@ class _Training:
         self.module, self.optimizer = fabric.setup(LossModule(model), optimizer)
         self.average = MovingAverage(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
         self.targets_per_pass = torch.ones((), device=fabric.device)
-        self.criterion = build_criterion(
+        build = {"masks": build_criterion, "pixels": build_pixel_criterion}[experiment.model.classification]
+        self.criterion = build(
             experiment.losses, len(task.categories), average=lambda count: self.targets_per_pass
         ).to(fabric.device)
         self.step, self.skipped, self.skipped_in_row, self.seconds_before = 0, 0, 0, 0.0

@@ -377,6 +377,8 @@ def _differing(model: ModelConfig, origin: Origin) -> str:
         for name in fixed
         if getattr(decoder, name) != getattr(usual.query_decoder, name)
     ]
+    if model.classification != usual.classification:
+        differing.append(f"classification is {model.classification!r}")
     if pixels.strides != usual.pixel_decoder.strides:
         differing.append(f"pixel_decoder.strides is {pixels.strides}")
     if pixels.points != POINTS:
