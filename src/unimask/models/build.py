@@ -1,6 +1,6 @@
 """From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -82,8 +82,11 @@ def build_pixel_decoder(
     if not 0 <= octaves <= MOST_OCTAVES:
         raise ConfigError(f"{path}.position_octaves", f"lies between 0 and {MOST_OCTAVES}, not {octaves}")
     mask_positions = MapPositions(octaves, config.mask_channels) if octaves else nn.Identity()
-    build = {"deformable": _deformable_decoder, "pyramid": _pyramid_decoder}[config.kind]
-    return build(config, in_channels, mask_positions)
+    kinds: dict[str, Callable[..., DeformablePixelDecoder | PyramidPixelDecoder]] = {
+        "deformable": _deformable_decoder,
+        "pyramid": _pyramid_decoder,
+    }
+    return kinds[config.kind](config, in_channels, mask_positions)
 
 
 def _deformable_decoder(

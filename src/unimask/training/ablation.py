@@ -150,7 +150,7 @@ def ablate(
     wanted = [row for row in ROWS if row.name in (rows or [row.name for row in ROWS])]
     for name in rows:
         row_experiment(base, name)
-    requests = {
+    requests: dict[str, dict[str, object]] = {
         row.name: {
             "experiment": experiment_to_dict(row_experiment(base, row.name)),
             "task": task,
