@@ -91,15 +91,18 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
 
 def per_pixel_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
-    semantic = maskformer_ade20k_semantic(backbone)
-    decoder = replace(semantic.model.query_decoder, layers=0)
-    return replace(semantic, model=replace(semantic.model, query_decoder=decoder, classification="pixels"))
+    model = maskformer_model(backbone, encoder_layers=0)
+    decoder = replace(model.query_decoder, layers=0)
+    return replace(
+        maskformer_ade20k_semantic(backbone),
+        model=replace(model, query_decoder=decoder, classification="pixels"),
+    )
 
 
 def per_pixel_plus_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with MaskFormer's decoder and a query per category: PerPixelBaseline+."""
-    semantic = maskformer_ade20k_semantic(backbone)
-    return replace(semantic, model=replace(semantic.model, classification="pixels"))
+    model = replace(maskformer_model(backbone, encoder_layers=0), classification="pixels")
+    return replace(maskformer_ade20k_semantic(backbone), model=model)
 
 
 def maskformer_ade20k_panoptic(backbone: str) -> Experiment:
