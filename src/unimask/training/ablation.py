@@ -7,6 +7,7 @@ Source: Mask2Former (2112.01527), Tables 4 and 5, which take one thing away from
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -225,7 +226,8 @@ def run_in_process(folder: Path) -> int:
                 process.wait()
             except KeyboardInterrupt:
                 stopped = True
-    if stopped or process.returncode == ablation_row.STOPPED:
+    asked = (ablation_row.STOPPED, -signal.SIGINT, -signal.SIGTERM)
+    if stopped or process.returncode in asked:
         raise KeyboardInterrupt
     return int(process.returncode)
 
