@@ -32,9 +32,16 @@ def test_models_of_presets_build(name: str) -> None:
     model = PRESETS[name]().model
     with torch.device("meta"):
         built = build_model(model, CLASSES)
-    queries = built.state_dict()["query_decoder.query_positions.weight"]
-    decoder = model if isinstance(model, DetrConfig) else model.query_decoder
-    assert queries.shape == (decoder.queries, decoder.channels)
+    state = built.state_dict()
+    if isinstance(model, DetrConfig):
+        assert state["query_decoder.query_positions.weight"].shape == (model.queries, model.channels)
+    elif model.classification == "masks":
+        queries = state["query_decoder.query_positions.weight"]
+        assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
+    elif model.query_decoder.layers:
+        assert len(state["query_decoder.query_positions.weight"]) == CLASSES
+    else:
+        assert state["query_decoder.weight"].shape == (CLASSES, model.pixel_decoder.mask_channels)
 
 
 def test_the_default_experiment_is_that_of_the_paper() -> None:

@@ -13,6 +13,9 @@ BACKBONES: Mapping[str, str] = {
     "swin_large": "Swin-L (window 12)",
 }
 
+DEEPLAB_BACKBONES: Mapping[str, str] = {"resnet101_deeplab": "ResNet-101c"}
+"""Further backbones of MaskFormer, with the stem and the multi-grid of DeepLab."""
+
 EFFICIENTNET = BackboneConfig(
     name="tf_efficientnet_lite0",
     image_mean=(127.5, 127.5, 127.5),

@@ -23,7 +23,7 @@ ALL_TASKS: tuple[Task, ...] = (*TASKS, "detection")  # whose results are boxes
 class BackboneConfig:
     """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
 
-    name: str = "resnet50"  # `swin_tiny|small|base|large` are ours; any other is timm's
+    name: str = "resnet50"  # `swin_tiny|small|base|large` and `resnet50|101_deeplab` are ours; others timm's
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
     freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
@@ -33,15 +33,19 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelDecoderConfig:
-    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1)."""
+    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1), or MaskFormer's."""
 
+    # deformable: deformable attention over several maps, then a pyramid; pyramid: dense attention over the
+    # coarsest map alone (`layers` may be 0), then a pyramid (MaskFormer, Sec. 4.1; Table 4e here)
+    kind: Literal["deformable", "pyramid"] = "deformable"
     channels: int = 256  # width of the encoder and of the maps it gives
     mask_channels: int = 256  # width of the mask features (per-pixel embedding) at stride 4
     strides: tuple[int, ...] = (32, 16, 8)  # maps that the encoder refines, from low to high resolution
     layers: int = 6  # encoder layers
     heads: int = 8  # attention heads
-    points: int = 4  # sampling points per head and level
+    points: int = 4  # sampling points per head and level; of deformable attention
     feedforward_channels: int = 1024  # hidden width of the encoder's feed-forward
+    dropout: float = 0.0  # in the encoder; 0.1 in MaskFormer
     # octaves of waves that tell the mask features their place; 0, as in the paper: only what they see. For
     # pictures full of objects that look alike
     position_octaves: int = 0
@@ -73,6 +77,9 @@ class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
     query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+    # masks: a query is a mask with a class; pixels: there is a query per category and each pixel chooses one
+    # (the per-pixel baselines of MaskFormer, Sec. 4.1; with query_decoder.layers=0 without a Transformer)
+    classification: Literal["masks", "pixels"] = "masks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +101,8 @@ class DetrConfig:
 def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
     """What a model of this kind can do."""
     if isinstance(model, ModelConfig):
-        return TASKS
+        # pixels that choose a category each tell no objects apart
+        return TASKS if model.classification == "masks" else ("semantic",)
     return ("panoptic", "detection") if model.mask_head else ("detection",)
 
 
@@ -123,12 +131,15 @@ class LossConfig:
     """Matching and losses (Sec. 3.3 and Sec. 4.1); matching costs have the weights of the losses."""
 
     class_weight: float = 2.0  # cross-entropy over K + 1 classes
-    mask_weight: float = 5.0  # binary cross-entropy of the mask
+    mask_term: Literal["cross_entropy", "focal"] = "cross_entropy"  # focal in MaskFormer (Sec. 4.1)
+    mask_weight: float = 5.0  # of the mask term
     dice_weight: float = 5.0  # Dice of the mask
     box_weight: float = 5.0  # L1 distance of the boxes, of models that predict them (DETR, Sec. A.4)
     overlap_weight: float = 2.0  # generalised IoU of the boxes (DETR, Sec. A.4)
     no_object_weight: float = 0.1  # weight of the no-object class in the cross-entropy
-    sampling: Literal["points", "dense"] = "points"  # on sampled points, or on every stride-4 cell (Table 5)
+    # masks are compared on sampled points, on every stride-4 cell (dense), or on every pixel of the target
+    # as in MaskFormer (Table 5)
+    sampling: Literal["points", "dense", "pixels"] = "points"
     points: int = 12544  # 112 x 112 (Sec. 3.3)
     oversampling: float = 3.0  # candidates per kept point (PointRend)
     importance: float = 0.75  # share of points taken where the mask is least certain (PointRend)
@@ -200,6 +211,9 @@ class PostprocessConfig:
 
     object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
     overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
+    # panoptic: a segment has the pixels of its query that lie in the query's mask (probability 0.5 or more),
+    # or all that the query wins, as in MaskFormer
+    fill: Literal["mask", "winner"] = "mask"
     duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
     max_instances: int = 100  # instance: the best (query, class) pairs
     instance_threshold: float = (

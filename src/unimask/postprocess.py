@@ -6,6 +6,7 @@ the window that one query covers, and never for all queries on the whole picture
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int16, Int64
@@ -59,6 +60,7 @@ def read(
                 categories.is_thing,
                 object_threshold=config.object_threshold,
                 overlap_threshold=config.overlap_threshold,
+                fill=config.fill,
             )
         return instance(
             class_logits,
@@ -155,6 +157,7 @@ def panoptic(
     *,
     object_threshold: float = 0.8,
     overlap_threshold: float = 0.8,
+    fill: Literal["mask", "winner"] = "mask",
 ) -> Segments:
     """Segments that do not overlap, in the order of their queries; pixels of none are void (0).
 
@@ -162,7 +165,8 @@ def panoptic(
     goes to the query with the largest score times mask probability, and stays void where that probability is
     below 0.5. A query is dropped, and its pixels stay void, if the pixels that it wins (those below 0.5
     included) are fewer than `overlap_threshold` times the pixels of its own mask. Queries of one stuff
-    category are one segment, whose score is the best of theirs.
+    category are one segment, whose score is the best of theirs. With `fill` = "winner" a segment has all the
+    pixels that its query wins, as in MaskFormer; only those of dropped queries are void.
 
     Source: MaskFormer (2107.06278), Sec. 3.4; that void pixels below 0.5 count as won is only in the code.
     """
@@ -173,6 +177,8 @@ def panoptic(
         empty = torch.zeros((1, *placement.original), dtype=torch.int16, device=class_logits.device)
         return _segments(empty, labels, scores)
     winner, inside, own_areas = _compete(scores, embeddings, mask_features, placement)
+    if fill == "winner":
+        inside = torch.ones_like(inside)
     won = torch.bincount(winner.flatten(), minlength=len(queries))
     visible = torch.bincount(winner[inside], minlength=len(queries))
     kept = (own_areas > 0) & (visible > 0) & (won / own_areas.clamp_min(1) >= overlap_threshold)

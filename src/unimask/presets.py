@@ -10,7 +10,7 @@ Source: Mask2Former, Sec. 4.1, and the configurations of the original release.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from unimask.backbone_presets import BACKBONES, EFFICIENTNET
+from unimask.backbone_presets import BACKBONES, DEEPLAB_BACKBONES, EFFICIENTNET
 from unimask.config import (
     BackboneConfig,
     DataConfig,
@@ -27,6 +27,8 @@ from unimask.config import (
     TrainingConfig,
 )
 from unimask.detr_presets import DETR_PRESETS
+from unimask.presets_maskformer import PUBLISHED as MASKFORMER
+from unimask.recipes import poly_training, semantic_data
 
 Preset = Callable[[], Experiment]
 
@@ -59,26 +61,6 @@ def narrow_model(
             layers=decoder_layers,
         ),
     )
-
-
-def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataConfig:
-    """The data of ADE20K, Cityscapes and Mapillary Vistas, for every task.
-
-    In training the short side is resized to 0.5 to 2 times `short_side`, colors are jittered and a crop is
-    taken. The original draws one of 16 sizes in that range and bounds the long side as well.
-    """
-    factor = short_side / min(crop)
-    return DataConfig(
-        crop=crop,
-        jitter=ScaleJitter(low=0.5 * factor, high=2.0 * factor, relative_to="short_side"),
-        color=1.0,
-        resize=ShortSide(size=short_side, longest=longest),
-    )
-
-
-def poly_training(steps: int) -> TrainingConfig:
-    """The polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas: no warm-up."""
-    return TrainingConfig(steps=steps, schedule="poly", warmup_steps=0)
 
 
 def coco(backbone: str) -> Experiment:
@@ -234,7 +216,8 @@ def _published(title: str, build: Callable[[str], Experiment], backbone: str) ->
     def preset() -> Experiment:
         return build(backbone)
 
-    preset.__doc__ = f"{title}, {BACKBONES[backbone]}: as the original release, in float32."
+    name = {**BACKBONES, **DEEPLAB_BACKBONES}[backbone]
+    preset.__doc__ = f"{title}, {name}: as the original release, in float32."
     return preset
 
 
@@ -245,6 +228,7 @@ _PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]
     "ade20k_panoptic": ("ADE20K panoptic (150 categories)", ade20k_panoptic, ("resnet50", "swin_large")),
     "cityscapes_panoptic": ("Cityscapes (19 categories)", cityscapes, tuple(BACKBONES)),
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
+    **MASKFORMER,
 }
 
 

@@ -101,7 +101,7 @@ def model(tensors: dict[str, Tensor], seen: list[tuple[int, Tensor, Tensor]]) ->
     model = MaskClassifier(
         Pyramid(maps),
         build_pixel_decoder(pixel, {stride: level.shape[1] for stride, level in maps.items()}),
-        build_query_decoder(query, pixel, num_classes=11),
+        build_query_decoder(query, {32: 64, 16: 64, 8: 64}, 64, num_classes=11),
         recording,
     ).eval()
     prefix = "state_dict."
@@ -125,7 +125,7 @@ def test_every_parameter_of_the_full_size_original_has_its_place(golden: Path) -
     with torch.device("meta"):
         parts = {
             "pixel_decoder": build_pixel_decoder(pixel, {4: 256, 8: 512, 16: 1024, 32: 2048}),
-            "query_decoder": build_query_decoder(query, pixel, num_classes=133),
+            "query_decoder": build_query_decoder(query, {32: 256, 16: 256, 8: 256}, 256, num_classes=133),
         }
     ours = {f"{n}.{k}": list(v.shape) for n, part in parts.items() for k, v in part.state_dict().items()}
     assert ours == expected

@@ -132,6 +132,31 @@ def test_panoptic(cases: list[Case]):
     assert used == 20
 
 
+def test_panoptic_of_maskformer(golden: Path, cases: list[Case]):
+    stored = np.load(golden / "postprocess_maskformer_v1.npz")
+    facts = json.loads((golden / "postprocess_maskformer_v1.json").read_text())["cases"]
+    images = {f"{case['name']}/{i}": image for case in facts for i, image in enumerate(case["images"])}
+    differing = 0
+    for case in cases:
+        if case.name not in images:
+            continue
+        image = images.pop(case.name)
+        result = panoptic(
+            *case.inputs,
+            case.is_thing,
+            object_threshold=case.options["object_mask_threshold"],
+            overlap_threshold=case.options["overlap_threshold"],
+            fill="winner",
+        )
+        assert np.array_equal(result.layers[0].numpy(), stored[f"{case.name}/panoptic"]), case.name
+        assert result.labels.tolist() == [segment["category_id"] for segment in image["segments"]]
+        assert result.areas().tolist() == [segment["area"] for segment in image["segments"]]
+        assert int((result.layers == 0).sum()) == image["void_pixels"]
+        differing += not np.array_equal(stored[f"{case.name}/panoptic"], case.arrays["panoptic"])
+    assert not images
+    assert differing > 10
+
+
 def test_instance(cases: list[Case]):
     used = 0
     for case in cases:

@@ -3,7 +3,8 @@ import pytest
 from unimask.config import LossConfig
 from unimask.errors import ConfigError
 from unimask.losses.build import build_criterion
-from unimask.losses.sampling import EveryCell, RandomPoints
+from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints
+from unimask.losses.terms import FocalTerm, MaskTerm
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:
@@ -18,6 +19,14 @@ def test_the_defaults_are_those_of_the_paper() -> None:
 
 def test_dense_sampling_is_an_override() -> None:
     assert build_criterion(LossConfig(sampling="dense"), 3).comparison.sampling == EveryCell()
+
+
+def test_full_size_masks_and_the_focal_loss_are_settings() -> None:
+    assert build_criterion(LossConfig(sampling="pixels"), 3).comparison.sampling == EveryPixel()
+    criterion = build_criterion(LossConfig(mask_term="focal", mask_weight=20.0), 3)
+    assert criterion.comparison.terms[0] == FocalTerm(weight=20.0)
+    assert criterion.weights["mask"] == 20.0
+    assert build_criterion(LossConfig(), 3).comparison.terms[0] == MaskTerm(weight=5.0)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
+from unimask.losses.terms import ClassTerm, DiceTerm, FocalTerm, MaskTerm
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,17 @@ def test_mask_loss_is_a_mean_over_points_and_a_sum_over_pairs() -> None:
     torch.testing.assert_close(loss, per_pair.sum() / 7)
 
 
+def test_the_focal_loss_counts_little_what_is_right_already() -> None:
+    logits, labels = torch.tensor([[2.0, -3.0, 0.5]]), torch.tensor([[1.0, 0.0, 0.0]])
+    right = torch.tensor([[2.0, 3.0, -0.5]]).sigmoid()  # the probability of the true answer
+    shares = torch.tensor([[0.25, 0.75, 0.75]])
+    expected = (-shares * (1 - right) ** 2 * right.log()).mean()
+    loss = FocalTerm(weight=20.0).loss(logits, labels, torch.tensor(1.0))
+    torch.testing.assert_close(loss, expected)
+    plain = FocalTerm(weight=20.0, alpha=0.5, gamma=0.0).loss(logits, labels, torch.tensor(1.0))
+    torch.testing.assert_close(2 * plain, MaskTerm(weight=5.0).loss(logits, labels, torch.tensor(1.0)))
+
+
 def test_dice_loss_adds_one() -> None:
     logits = torch.full((1, 4), -1e3)
     assert float(DiceTerm(weight=5.0).loss(logits, torch.zeros(1, 4), torch.tensor(1.0))) == 0.0
@@ -45,8 +56,12 @@ def test_dice_loss_adds_one() -> None:
 
 
 def test_the_cost_of_a_pair_is_its_loss() -> None:
-    logits, labels = torch.randn(3, 17), torch.rand(3, 17)
-    for term in (MaskTerm(weight=1.0), DiceTerm(weight=1.0)):
+    logits, fractions = torch.randn(3, 17), torch.rand(3, 17)
+    for term, labels in (
+        (MaskTerm(weight=1.0), fractions),
+        (FocalTerm(weight=1.0), fractions.round()),  # of fractions they differ, as in the original
+        (DiceTerm(weight=1.0), fractions),
+    ):
         costs = term.cost(logits, labels).diagonal()
         for index in range(3):
             pair = slice(index, index + 1)
@@ -55,7 +70,7 @@ def test_the_cost_of_a_pair_is_its_loss() -> None:
 
 def test_no_pairs_lose_nothing() -> None:
     logits = torch.zeros(0, 17, requires_grad=True)
-    for term in (MaskTerm(weight=1.0), DiceTerm(weight=1.0)):
+    for term in (MaskTerm(weight=1.0), FocalTerm(weight=1.0), DiceTerm(weight=1.0)):
         loss = term.loss(logits, torch.zeros(0, 17), torch.tensor(1.0))
         assert float(loss.detach()) == 0.0
         assert loss.requires_grad

@@ -59,7 +59,7 @@ def test_the_default_is_the_size_of_the_paper() -> None:
     config = ModelConfig()
     with torch.device("meta"):
         pixel = build_pixel_decoder(config.pixel_decoder, {4: 256, 8: 512, 16: 1024, 32: 2048})
-        query = build_query_decoder(config.query_decoder, config.pixel_decoder, num_classes=133)
+        query = build_query_decoder(config.query_decoder, {32: 256, 16: 256, 8: 256}, 256, num_classes=133)
     parameters = sum(p.numel() for part in (pixel, query) for p in part.parameters())
     assert len(pixel.state_dict()) + len(query.state_dict()) == 292
     assert parameters == 20_528_966

@@ -32,7 +32,7 @@ def model(queries: int = 7, visibility: str = "masked") -> MaskClassifier:
     return MaskClassifier(
         Strided(),
         build_pixel_decoder(pixel, CHANNELS),
-        build_query_decoder(query, pixel, num_classes=5),
+        build_query_decoder(query, {32: 32, 16: 32, 8: 32}, 16, num_classes=5),
         VISIBILITY[visibility],
     )
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.config import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config import QueryDecoderConfig
 from unimask.models.build import build_query_decoder
 from unimask.models.query_decoder import (
     QueryDecoder,
@@ -14,13 +14,13 @@ from unimask.models.query_decoder import (
 )
 
 SIZES = {32: (2, 3), 16: (3, 5), 8: (5, 9)}
-PIXEL = PixelDecoderConfig(channels=32, mask_channels=13)
+MEMORY = {32: 32, 16: 32, 8: 32}  # stride -> channels
 
 
 def decoder(**settings: object) -> QueryDecoder:
     torch.manual_seed(4)
     defaults = {"queries": 7, "channels": 32, "feedforward_channels": 17, "layers": 4}
-    return build_query_decoder(QueryDecoderConfig(**(defaults | settings)), PIXEL, num_classes=5)
+    return build_query_decoder(QueryDecoderConfig(**(defaults | settings)), MEMORY, 13, num_classes=5)
 
 
 def memory(batch: int = 2) -> dict[int, Tensor]:

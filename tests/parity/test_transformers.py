@@ -139,6 +139,6 @@ def around(backbone: nn.Module) -> MaskClassifier:
     return MaskClassifier(
         backbone,
         build_pixel_decoder(pixel, backbone.channels),
-        build_query_decoder(query, pixel, CLASSES),
+        build_query_decoder(query, {32: 64, 16: 64, 8: 64}, 32, CLASSES),
         VISIBILITY["masked"],
     )

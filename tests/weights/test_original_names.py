@@ -46,7 +46,7 @@ def test_head(golden: Path) -> None:
     model = MaskClassifier(
         Stored(features),
         build_pixel_decoder(pixel, {stride: values.shape[1] for stride, values in features.items()}),
-        build_query_decoder(query, pixel, 11),
+        build_query_decoder(query, {32: 64, 16: 64, 8: 64}, 64, 11),
         VISIBILITY["masked"],
     )
     model.load_state_dict(weights(stored))

@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | export | bench | presets`.
+"""The command line: `unimask predict | train | evaluate | convert | export | bench | presets | ablate`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -356,7 +356,7 @@ def convert(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former and DETR weights of other releases into a model folder, and back.
+    """Convert Mask2Former, MaskFormer and DETR weights of other releases into a model folder, and back.
 
     Files are read without running code that may be in them.
 
@@ -481,6 +481,63 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
         show.show_json(descriptions)
     else:
         show.show_presets(descriptions)
+
+
+@app.command()
+def ablate(
+    data: options.Data,
+    budget: options.Budget,
+    output: options.AblationFolder,
+    task: options.Task = options.TaskName.panoptic,
+    preset: options.Preset = "small",
+    rows: options.Rows = None,
+    settings: options.Settings = None,
+    initial: options.Initial = "none",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Go from MaskFormer to Mask2Former step by step, on your data.
+
+    Each row has one thing more than the row before it, and the last one is the preset: maskformer,
+    masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
+    cross_entropy, points. All are trained on the same data for the same number of steps. OUTPUT/table.md,
+    OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way, how long a step takes, and how
+    much memory.
+
+    Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
+    code is then 2.
+
+    Examples:
+      unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
+      unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
+    """
+    from unimask.config import override
+    from unimask.training.ablation import ablate as run
+    from unimask.training.ablation import with_budget
+
+    names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
+    base = override(with_budget(_preset(preset), budget), parse_settings(settings or []))
+    with naming(data):
+        results = run(
+            base,
+            task.value,
+            data,
+            output,
+            rows=names,
+            initial=None if initial == "none" else initial,
+            device=device,
+            message=show.errors.print,
+        )
+    if as_json:
+        show.show_json([dataclasses.asdict(result) for result in results])
+    else:
+        show.show_line((output / "table.md").read_text(encoding="utf-8").strip())
+        show.show_line(f"the plot is {output / 'plot.svg'}")
+    failed = [result for result in results if result.failure]
+    for result in failed:
+        show.show_error(f"{result.name}: {result.failure}")
+    if failed:
+        raise typer.Exit(BAD_INPUT)
 
 
 def _flowing(text: str) -> str:

@@ -209,6 +209,7 @@ PresetName = Annotated[
     str, typer.Argument(metavar="NAME", help="Show every setting of this preset, as --set takes them.")
 ]
 
+
 Size = Annotated[
     str,
     typer.Option(
@@ -224,6 +225,16 @@ Threads = Annotated[
     int, typer.Option(metavar="NUMBER", help="Threads on the CPU; 0 leaves PyTorch its own choice.")
 ]
 RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="How often each side runs.")]
+Budget = Annotated[int, typer.Option(metavar="STEPS", help="Training steps of each row.")]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rows", metavar="NAMES", help="Train only these rows, with commas between them; by default all."
+    ),
+]
+AblationFolder = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="Where table, plot and the trainings go.")
+]
 
 
 def parse_size(text: str) -> tuple[int, int]:

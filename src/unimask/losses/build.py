@@ -7,9 +7,12 @@ from unimask.errors import ConfigError
 from unimask.losses.boxes import BoxComparison
 from unimask.losses.criterion import Average, Criterion
 from unimask.losses.masks import MaskComparison
-from unimask.losses.sampling import EveryCell, RandomPoints, Sampling
-from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, MaskTerm
+from unimask.losses.pixels import PixelCriterion
+from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
+from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, FocalTerm, MaskTerm
 from unimask.structures import BoxPrediction, BoxTargets, MaskPrediction, Segments
+
+MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
 
 def one_process(number: Tensor) -> Tensor:
@@ -27,7 +30,8 @@ def build_criterion(
         ConfigError: a setting has an impossible value.
     """
     _check(config)
-    terms = (MaskTerm(weight=config.mask_weight), DiceTerm(weight=config.dice_weight))
+    mask_term = MASK_TERMS[config.mask_term](weight=config.mask_weight)
+    terms = (mask_term, DiceTerm(weight=config.dice_weight))
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
         comparison=MaskComparison(terms=terms, sampling=_sampling(config)),
@@ -54,14 +58,26 @@ def build_box_criterion(
     )
 
 
+def build_pixel_criterion(
+    config: LossConfig, num_classes: int, average: Average = one_process
+) -> PixelCriterion:
+    """The criterion of per-pixel classification, with the weight of the class term.
+
+    Raises:
+        ConfigError: a setting has an impossible value.
+    """
+    _check(config)
+    return PixelCriterion(config.class_weight, config.deep_supervision)
+
+
 def _sampling(config: LossConfig) -> Sampling:
-    if config.sampling == "dense":
-        return EveryCell()
-    return RandomPoints(
+    points = RandomPoints(
         points=config.points,
         candidates=int(config.points * config.oversampling),
         uncertain=int(config.points * config.importance),
     )
+    samplings: dict[str, Sampling] = {"points": points, "dense": EveryCell(), "pixels": EveryPixel()}
+    return samplings[config.sampling]
 
 
 def _check(config: LossConfig) -> None:

@@ -1,15 +1,14 @@
-"""Masks beside the masks of the targets, at points."""
+"""Masks beside the masks of the targets, where a sampling says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from unimask.losses.comparison import PairTerm, weighted_cost
 from unimask.losses.sampling import Sampling
-from unimask.ops.points import logits_at_shared_points, sample_all_labels, sample_labels, sample_maps
 from unimask.structures import MaskPrediction, Matches, Segments, Uniform
 
 VALUES_AT_ONCE = 2**22
@@ -18,13 +17,13 @@ VALUES_AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class MaskComparison:
-    """Compares masks at points: costs at points that all queries and targets of a picture share, losses at
-    points of each pair's own.
+    """Compares masks where `sampling` says: costs at places that all queries and targets of a picture share,
+    losses at places of each pair.
 
     Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
-    and only their values at the points are kept.
+    and only their values where they are compared are kept.
 
-    Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1.
+    Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; MaskFormer (2107.06278), Sec. 3.2.
     """
 
     terms: Sequence[PairTerm]
@@ -71,12 +70,7 @@ class ComparedMasks:
         features: Float[Tensor, "channels height width"],
         target: Segments,
     ) -> Float[Tensor, "queries _targets"]:
-        height, width = features.shape[1:]
-        points = self.sampling.shared((height, width), features.device, self.uniform)
-        if len(target) == 0:
-            return embeddings.new_zeros((embeddings.shape[0], 0))
-        labels = sample_all_labels(target.layers, len(target), points)
-        return weighted_cost(self.terms, logits_at_shared_points(embeddings, features, points), labels)
+        return weighted_cost(self.terms, *self.sampling.everyone(embeddings, features, target, self.uniform))
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
@@ -86,38 +80,24 @@ class ComparedMasks:
     def _at_points(
         self, embeddings: Float[Tensor, "batch queries channels"], matches: Matches
     ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of all matched pairs of a prediction, each pair at its own points."""
+        """Logits and labels of all matched pairs of a prediction, where they are compared."""
         drawn = self.sampling.draw(len(matches.image), self.uniform)
-        values_of_pair = max(self.features[0][0].numel(), *(part.shape[1] for part in drawn), 1)
+        values_of_pair = self.sampling.places(self.features[0][0].numel(), self.targets[0].layers[0].numel())
         pairs_of_images = [min(embeddings.shape[1], len(target)) for target in self.targets]
         logits: list[Tensor] = []
         labels: list[Tensor] = []
         for image, group in _groups(pairs_of_images, max(1, VALUES_AT_ONCE // values_of_pair)):
-            pair_logits, pair_labels = self._group_at_points(
-                embeddings[image][matches.query[group]],
-                self.features[image],
-                self.targets[image],
+            features = self.features[image]
+            maps = embeddings[image][matches.query[group]] @ features.flatten(1)
+            pair_logits, pair_labels = self.sampling.pairs(
+                maps.unflatten(1, features.shape[1:]),
+                self.targets[image].layers,
                 matches.target[group] + 1,
                 tuple(part[group] for part in drawn),
             )
             logits.append(pair_logits)
             labels.append(pair_labels)
         return torch.cat(logits), torch.cat(labels)
-
-    def _group_at_points(
-        self,
-        embeddings: Float[Tensor, "pairs channels"],
-        features: Float[Tensor, "channels height width"],
-        target: Segments,
-        numbers: Int64[Tensor, " pairs"],
-        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
-    ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of some pairs of one picture; the gradient flows through the logits only."""
-        maps = (embeddings @ features.flatten(1)).unflatten(1, features.shape[1:])
-        with torch.no_grad():
-            points = self.sampling.choose(maps, drawn)
-            labels = sample_labels(target.layers, numbers, points)
-        return sample_maps(maps, points), labels
 
 
 def _groups(pairs_of_images: Sequence[int], at_once: int) -> list[tuple[int, slice]]:

@@ -1,31 +1,60 @@
-"""At which points masks are compared: random ones, or every cell of the mask."""
+"""Where masks are compared: at random points, in every cell of the mask, or in every pixel of the target."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16, Int64
 from torch import Tensor
+from torch.nn import functional
 
-from unimask.ops.points import uncertain_points
+from unimask.ops.points import (
+    logits_at_shared_points,
+    sample_all_labels,
+    sample_labels,
+    sample_maps,
+    uncertain_points,
+)
 from unimask.ops.positions import cell_centers
-from unimask.structures import Size, Uniform
+from unimask.structures import Segments, Size, Uniform
+
+LogitsAndLabels = tuple[Float[Tensor, "masks places"], Float[Tensor, "others places"]]
+"""Mask logits, and labels at the same places."""
 
 
 @runtime_checkable
 class Sampling(Protocol):
-    """Chooses points of masks."""
+    """Chooses the places where masks are compared, and compares them there."""
 
-    def shared(self, size: Size, device: torch.device, uniform: Uniform) -> Float[Tensor, "points 2"]:
-        """The points at which the matcher compares all queries and targets of one picture."""
+    def everyone(
+        self,
+        embeddings: Float[Tensor, "queries channels"],
+        features: Float[Tensor, "channels height width"],
+        target: Segments,
+        uniform: Uniform,
+    ) -> LogitsAndLabels:
+        """The logits of all queries of a picture and the labels of all its targets, for the matcher.
+
+        As many random numbers are drawn as for any picture of this size, also without targets.
+        """
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
-        """All that chance decides about the points of so many pairs."""
+        """All that chance decides about the places of so many matched pairs."""
 
-    def choose(
-        self, maps: Float[Tensor, "pairs height width"], drawn: tuple[Float[Tensor, "pairs _ 2"], ...]
-    ) -> Float[Tensor, "pairs points 2"]:
-        """The points at which the losses compare each pair, given the mask logits of its query."""
+    def places(self, cells: int, pixels: int) -> int:
+        """The most numbers that one pair needs, where masks have so many cells and targets so many pixels."""
+
+    def pairs(
+        self,
+        maps: Float[Tensor, "pairs height width"],
+        layers: Int16[Tensor, "layers target_height target_width"],
+        numbers: Int64[Tensor, " pairs"],
+        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
+    ) -> LogitsAndLabels:
+        """The logits and labels of matched pairs, for the losses; gradients flow through the logits only.
+
+        `maps` are the mask logits of the queries, `numbers` name their targets in the id map.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +69,15 @@ class RandomPoints:
     candidates: int  # per pair, to choose the uncertain ones from
     uncertain: int  # of the points; the rest is uniform
 
-    def shared(self, size: Size, device: torch.device, uniform: Uniform) -> Float[Tensor, "points 2"]:
-        """`points` uniform points."""
-        return uniform((1, self.points, 2))[0]
+    def everyone(
+        self,
+        embeddings: Float[Tensor, "queries channels"],
+        features: Float[Tensor, "channels height width"],
+        target: Segments,
+        uniform: Uniform,
+    ) -> LogitsAndLabels:
+        """At `points` uniform points, the same for all."""
+        return at_shared_points(embeddings, features, target, uniform((1, self.points, 2))[0])
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
         """The candidates, then the points that are uniform."""
@@ -51,12 +86,28 @@ class RandomPoints:
             return (candidates,)
         return candidates, uniform((pairs, self.points - self.uncertain, 2))
 
+    def places(self, cells: int, pixels: int) -> int:
+        """Cells or candidates."""
+        return max(cells, self.candidates, self.points)
+
     def choose(
         self, maps: Float[Tensor, "pairs height width"], drawn: tuple[Float[Tensor, "pairs _ 2"], ...]
     ) -> Float[Tensor, "pairs points 2"]:
         """The candidates whose logits are nearest to 0, and the uniform points."""
         candidates, *uniform_points = drawn
         return torch.cat([uncertain_points(maps, candidates, self.uncertain), *uniform_points], dim=1)
+
+    def pairs(
+        self,
+        maps: Float[Tensor, "pairs height width"],
+        layers: Int16[Tensor, "layers target_height target_width"],
+        numbers: Int64[Tensor, " pairs"],
+        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
+    ) -> LogitsAndLabels:
+        """Each pair at its own points."""
+        with torch.no_grad():
+            points = self.choose(maps, drawn)
+        return at_own_points(maps, layers, numbers, points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +118,26 @@ class EveryCell:
     4, where the logits are: between their cells they are interpolated anyway.
     """
 
-    def shared(self, size: Size, device: torch.device, uniform: Uniform) -> Float[Tensor, "points 2"]:
-        """All cells of a mask of this size."""
-        return cell_centers(*size, device=device)
+    def everyone(
+        self,
+        embeddings: Float[Tensor, "queries channels"],
+        features: Float[Tensor, "channels height width"],
+        target: Segments,
+        uniform: Uniform,
+    ) -> LogitsAndLabels:
+        """In all cells."""
+        height, width = features.shape[1:]
+        return at_shared_points(
+            embeddings, features, target, cell_centers(height, width, device=features.device)
+        )
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
         """Nothing."""
         return ()
+
+    def places(self, cells: int, pixels: int) -> int:
+        """Cells."""
+        return cells
 
     def choose(
         self, maps: Float[Tensor, "pairs height width"], drawn: tuple[Float[Tensor, "pairs _ 2"], ...]
@@ -81,3 +145,101 @@ class EveryCell:
         """All cells, for each pair."""
         pairs, height, width = maps.shape
         return cell_centers(height, width, device=maps.device).expand(pairs, -1, -1)
+
+    def pairs(
+        self,
+        maps: Float[Tensor, "pairs height width"],
+        layers: Int16[Tensor, "layers target_height target_width"],
+        numbers: Int64[Tensor, " pairs"],
+        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
+    ) -> LogitsAndLabels:
+        """In all cells."""
+        return at_own_points(maps, layers, numbers, self.choose(maps, drawn))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryPixel:
+    """Every pixel of the target for the losses, every cell of the mask for matching; nothing is random.
+
+    For the losses, masks are resized to the targets' size (bilinear). For matching, targets are resized to
+    the masks' size: each cell takes the pixel that stands at its upper left.
+
+    Source: MaskFormer (2107.06278), Sec. 3.2 and 4.1; how sizes are brought together is only in its code.
+    """
+
+    def everyone(
+        self,
+        embeddings: Float[Tensor, "queries channels"],
+        features: Float[Tensor, "channels height width"],
+        target: Segments,
+        uniform: Uniform,
+    ) -> LogitsAndLabels:
+        """In all cells, with the labels of the nearest pixels."""
+        cells = _nearest(target.layers, (features.shape[1], features.shape[2])).flatten(1)
+        numbers = torch.arange(1, len(target) + 1, device=cells.device)
+        return embeddings @ features.flatten(1), _belongs(cells, numbers)
+
+    def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
+        """Nothing."""
+        return ()
+
+    def places(self, cells: int, pixels: int) -> int:
+        """Cells or pixels."""
+        return max(cells, pixels)
+
+    def pairs(
+        self,
+        maps: Float[Tensor, "pairs height width"],
+        layers: Int16[Tensor, "layers target_height target_width"],
+        numbers: Int64[Tensor, " pairs"],
+        drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
+    ) -> LogitsAndLabels:
+        """In all pixels."""
+        resized = functional.interpolate(
+            maps[:, None], layers.shape[1:], mode="bilinear", align_corners=False
+        )
+        return resized[:, 0].flatten(1), _belongs(layers.flatten(1), numbers)
+
+
+def at_shared_points(
+    embeddings: Float[Tensor, "queries channels"],
+    features: Float[Tensor, "channels height width"],
+    target: Segments,
+    points: Float[Tensor, "points 2"],
+) -> LogitsAndLabels:
+    """All queries and all targets of a picture at the same points."""
+    labels = sample_all_labels(target.layers, len(target), points)
+    return logits_at_shared_points(embeddings, features, points), labels
+
+
+def at_own_points(
+    maps: Float[Tensor, "pairs height width"],
+    layers: Int16[Tensor, "layers target_height target_width"],
+    numbers: Int64[Tensor, " pairs"],
+    points: Float[Tensor, "pairs points 2"],
+) -> LogitsAndLabels:
+    """Each pair at points of its own."""
+    with torch.no_grad():
+        labels = sample_labels(layers, numbers, points)
+    return sample_maps(maps, points), labels
+
+
+def _nearest(
+    layers: Int16[Tensor, "layers height width"], size: Size
+) -> Int16[Tensor, "layers new_height new_width"]:
+    """An id map in another size, as `functional.interpolate` picks its nearest neighbours."""
+    rows, columns = (
+        (torch.arange(new, device=layers.device) * (old / new)).floor().long().clamp(max=old - 1)
+        for new, old in zip(size, layers.shape[1:], strict=True)
+    )
+    return layers[:, rows[:, None], columns]
+
+
+def _belongs(
+    layers: Int16[Tensor, "layers places"], numbers: Int64[Tensor, " segments"]
+) -> Float[Tensor, "segments places"]:
+    """1 where a place belongs to a segment, otherwise 0."""
+    hits = layers[0] == numbers[:, None]
+    for layer in layers[1:]:
+        hits |= layer == numbers[:, None]
+    return hits.float()

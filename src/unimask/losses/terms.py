@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
-from unimask.ops.masks import pairwise_binary_cross_entropy, pairwise_dice
+from unimask.ops.masks import pairwise_binary_cross_entropy, pairwise_dice, pairwise_focal
 
 
 class ClassTerm(nn.Module):
@@ -76,6 +76,38 @@ class MaskTerm:
         """The mean over the points, summed over the pairs, divided by `num_masks`."""
         total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return total / (logits.shape[1] * num_masks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalTerm:
+    """Focal loss of the mask, a mean over the points: what is classified well already counts little.
+
+    Source: MaskFormer (2107.06278), Sec. 4.1; RetinaNet (1708.02002), Eq. 5, with its alpha and gamma.
+    """
+
+    weight: float
+    name: str = "mask"
+    alpha: float = 0.25  # weight of the foreground; 1 - alpha is that of the background
+    gamma: float = 2.0
+
+    def cost(
+        self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
+    ) -> Float[Tensor, "queries targets"]:
+        """The mean over the points, of each query with each target."""
+        return pairwise_focal(logits, labels, self.alpha, self.gamma)
+
+    def loss(
+        self,
+        logits: Float[Tensor, "pairs points"],
+        labels: Float[Tensor, "pairs points"],
+        num_masks: Float[Tensor, ""],
+    ) -> Float[Tensor, ""]:
+        """The mean over the points, summed over the pairs, divided by `num_masks`."""
+        probabilities = logits.sigmoid()
+        wrong = probabilities + labels - 2 * probabilities * labels
+        entropy = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        share = (1 - self.alpha) + (2 * self.alpha - 1) * labels
+        return (share * wrong**self.gamma * entropy).sum() / (logits.shape[1] * num_masks)
 
 
 @dataclass(frozen=True, kw_only=True)

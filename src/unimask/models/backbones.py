@@ -91,17 +91,36 @@ class TimmBackbone(nn.Module):
         return {stride: maps[index].permute(self.axes) for stride, index in self.outputs.items()}
 
 
+DEEPLAB = {"resnet50_deeplab": "resnet50s", "resnet101_deeplab": "resnet101s"}
+"""ResNets with three convolutions (64, 64, 128 channels) instead of the first and a multi-grid -> timm's
+name of them without the multi-grid. MaskFormer's R101c is one.
+
+Source: DeepLab v3 (1706.05587), Sec. 3.1; detectron2's `build_resnet_deeplab_backbone`."""
+
+MULTI_GRID = (1, 2, 4)
+
+
+def set_multi_grid(blocks: nn.Sequential) -> None:
+    """The 3x3 convolutions of a ResNet's last stage get the dilations `MULTI_GRID`."""
+    for block, dilation in zip(blocks, MULTI_GRID, strict=True):
+        convolution = block.get_submodule("conv2")
+        assert isinstance(convolution, nn.Conv2d)
+        convolution.dilation = convolution.padding = (dilation, dilation)
+
+
 def _create(config: BackboneConfig) -> nn.Module:
     """The timm feature extractor with random weights; nothing is ever downloaded."""
-    if ":" in config.name or not timm.is_model(config.name):
-        close = difflib.get_close_matches(config.name.split(".")[0], [*SWINS, *timm.list_models()], n=3)
+    name = DEEPLAB.get(config.name, config.name)
+    if ":" in config.name or not timm.is_model(name):
+        known = [*SWINS, *DEEPLAB, *timm.list_models()]
+        close = difflib.get_close_matches(config.name.split(".")[0], known, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` names what there is"
         raise ConfigError(NAME, f"no backbone is called {config.name!r}; {hint}")
     drop_path_rate = config.drop_path_rate or None  # timm leaves out what is None; not every network knows it
     output_stride = STRIDES[-1] // 2 if config.dilated else None
     try:
         network = timm.create_model(
-            config.name, features_only=True, drop_path_rate=drop_path_rate, output_stride=output_stride
+            name, features_only=True, drop_path_rate=drop_path_rate, output_stride=output_stride
         )
     except TypeError as error:
         settings = {"drop_path_rate": drop_path_rate, "dilated": output_stride, "name": True}
@@ -121,6 +140,11 @@ def _build_timm(config: BackboneConfig) -> TimmBackbone:
     if not set(STRIDES) <= set(strides):
         found = ", ".join(map(str, sorted(set(strides))))
         raise ConfigError(NAME, f"{config.name!r} has maps of stride {found}; 4, 8, 16 and 32 are needed")
+    if config.name in DEEPLAB:
+        if config.dilated:
+            reason = f"{config.name!r} has dilations of its own; take false"
+            raise ConfigError("model.backbone.dilated", reason)
+        set_multi_grid(cast(nn.Sequential, network.get_submodule("layer4")))
     if config.freeze_norm:
         freeze_norms(network)
     outputs = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
@@ -168,7 +192,8 @@ SWINS: dict[str, Callable[[float], Swin]] = {
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
 
-    `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are `nn.swin.Swin`; any other name is timm's.
+    `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are `nn.swin.Swin`, `resnet50_deeplab` and
+    `resnet101_deeplab` are timm's with a multi-grid (`DEEPLAB`); any other name is timm's.
     With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are. With `dilated` the
     map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
 

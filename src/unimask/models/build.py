@@ -1,6 +1,7 @@
 """From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import cast, overload
 
 from torch import nn
@@ -12,7 +13,14 @@ from unimask.models.detr import Detr
 from unimask.models.detr_masks import GROUPS, AttentionMaps, DetrWithMasks, MaskPyramid
 from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
-from unimask.models.pixel_decoders import MASK_STRIDE, DeformablePixelDecoder, MapPositions
+from unimask.models.per_pixel import CategoryEmbeddings, CategoryHeads
+from unimask.models.pixel_decoders import (
+    MASK_STRIDE,
+    DeformablePixelDecoder,
+    EncodedMap,
+    MapPositions,
+    PyramidPixelDecoder,
+)
 from unimask.models.query_decoder import QueryDecoder, full_visibility, masked_visibility
 from unimask.models.transformer_encoder import TransformerEncoder, encoder_layer
 from unimask.nn.attention import Attention
@@ -55,18 +63,36 @@ def build_model(config: ModelConfig | DetrConfig, num_classes: int) -> Model:
 
 
 def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifier:
-    """Mask2Former, or one of its ablations.
+    """Mask2Former, one of its ablations, MaskFormer or a per-pixel baseline.
 
     Raises:
         ConfigError: see `build_model`.
     """
     backbone = build_backbone(config.backbone)
-    pixel_decoder = build_pixel_decoder(config.pixel_decoder, cast(dict[int, int], backbone.channels))
-    query_decoder = build_query_decoder(config.query_decoder, config.pixel_decoder, num_classes)
+    in_channels = cast(dict[int, int], backbone.channels)
+    pixel_decoder = build_pixel_decoder(config.pixel_decoder, in_channels)
+    memory = memory_channels(config.pixel_decoder, in_channels)
+    mask_channels = config.pixel_decoder.mask_channels
+    build = {"masks": build_query_decoder, "pixels": build_pixel_classifier}[config.classification]
+    query_decoder = build(config.query_decoder, memory, mask_channels, num_classes)
     return MaskClassifier(backbone, pixel_decoder, query_decoder, VISIBILITY[config.query_decoder.visibility])
 
 
-def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> DeformablePixelDecoder:
+def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> dict[int, int]:
+    """What the pixel decoder has for the query decoder: stride -> channels, from low to high resolution.
+
+    These are the strides that its encoder refines, and those between the finest of them and the masks'. What
+    a pyramid without an encoder gives at its coarsest stride is the backbone's map itself.
+    """
+    refined = dict.fromkeys(config.strides, config.channels)
+    finer = {stride: config.channels for stride in in_channels if MASK_STRIDE < stride < min(config.strides)}
+    raw = {s: in_channels[s] for s in config.strides if config.kind == "pyramid" and config.layers == 0}
+    return dict(sorted((refined | finer | raw).items(), reverse=True))
+
+
+def build_pixel_decoder(
+    config: PixelDecoderConfig, in_channels: Mapping[int, int]
+) -> DeformablePixelDecoder | PyramidPixelDecoder:
     """The pixel decoder on a backbone that gives `in_channels` per stride.
 
     Raises:
@@ -77,9 +103,21 @@ def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, in
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_positive(path, mask_channels=config.mask_channels, points=config.points)
     _check_strides(config.strides, in_channels, f"{path}.strides", "the backbone gives")
+    _check_probability(config.dropout, f"{path}.dropout")
     octaves = config.position_octaves
     if not 0 <= octaves <= MOST_OCTAVES:
         raise ConfigError(f"{path}.position_octaves", f"lies between 0 and {MOST_OCTAVES}, not {octaves}")
+    mask_positions = MapPositions(octaves, config.mask_channels) if octaves else nn.Identity()
+    kinds: dict[str, Callable[..., DeformablePixelDecoder | PyramidPixelDecoder]] = {
+        "deformable": _deformable_decoder,
+        "pyramid": _pyramid_decoder,
+    }
+    return kinds[config.kind](config, in_channels, mask_positions)
+
+
+def _deformable_decoder(
+    config: PixelDecoderConfig, in_channels: Mapping[int, int], mask_positions: nn.Module
+) -> DeformablePixelDecoder:
     return DeformablePixelDecoder(
         in_channels=in_channels,
         strides=config.strides,
@@ -89,27 +127,74 @@ def build_pixel_decoder(config: PixelDecoderConfig, in_channels: Mapping[int, in
         heads=config.heads,
         points=config.points,
         feedforward_channels=config.feedforward_channels,
-        mask_positions=MapPositions(octaves, config.mask_channels) if octaves else nn.Identity(),
+        dropout=config.dropout,
+        mask_positions=mask_positions,
+    )
+
+
+def _pyramid_decoder(
+    config: PixelDecoderConfig, in_channels: Mapping[int, int], mask_positions: nn.Module
+) -> PyramidPixelDecoder:
+    path = "model.pixel_decoder"
+    coarsest = max(in_channels)
+    if config.strides != (coarsest,):
+        reason = f"a pyramid's encoder refines the coarsest map only, ({coarsest},); got {config.strides}"
+        raise ConfigError(f"{path}.strides", reason)
+    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
+    encoder: nn.Module = nn.Identity()
+    if config.layers:
+        projection = pointwise_convolution(in_channels[coarsest], config.channels)
+        size = config.channels, config.heads, config.feedforward_channels, config.dropout
+        encoder = EncodedMap(
+            projection, TransformerEncoder([encoder_layer(*size) for _ in range(config.layers)])
+        )
+    return PyramidPixelDecoder(
+        in_channels=in_channels,
+        encoder=encoder,
+        encoded_channels=memory_channels(config, in_channels)[coarsest],
+        channels=config.channels,
+        mask_channels=config.mask_channels,
+        mask_positions=mask_positions,
     )
 
 
 def build_query_decoder(
-    config: QueryDecoderConfig, pixel_decoder: PixelDecoderConfig, num_classes: int
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
 ) -> QueryDecoder:
-    """The query decoder with the heads of a mask classifier.
+    """The query decoder with the heads of a mask classifier, on memory of so many channels per stride.
 
     Raises:
         ConfigError: see `build_model`.
     """
+    return _decoder_on_pixels(config, memory_channels, MaskHeads(config.channels, mask_channels, num_classes))
+
+
+def build_pixel_classifier(
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
+) -> QueryDecoder | CategoryEmbeddings:
+    """What gives each category its embedding: a query decoder with a query per category, or weights alone.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    if config.layers == 0:
+        return CategoryEmbeddings(num_classes, mask_channels)
+    config = replace(config, queries=num_classes)
+    heads = CategoryHeads(config.channels, mask_channels, num_classes)
+    return _decoder_on_pixels(config, memory_channels, heads)
+
+
+def _decoder_on_pixels(
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module
+) -> QueryDecoder:
+    """A query decoder on a pixel decoder."""
     path = "model.query_decoder"
     _check_transformer(config, path)
-    given = [
-        s for s in (32, 16, 8) if s in pixel_decoder.strides or MASK_STRIDE < s < min(pixel_decoder.strides)
-    ]
-    _check_strides(config.memory_strides, given, f"{path}.memory_strides", "the pixel decoder gives")
-    heads = MaskHeads(config.channels, pixel_decoder.mask_channels, num_classes)
+    _check_strides(
+        config.memory_strides, memory_channels, f"{path}.memory_strides", "the pixel decoder gives"
+    )
     _check_positive(path, layers=config.layers)
-    return _query_decoder(config, heads, pixel_decoder.channels, path)
+    return _query_decoder(config, memory_channels, heads, path)
 
 
 def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
@@ -137,11 +222,12 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         query_features="zeros",
         predict_before_layers=False,
     )
+    memory = {DETR_STRIDE: config.channels}
     detr = Detr(
         backbone,
         nn.Conv2d(in_channels[DETR_STRIDE], config.channels, 1),
         TransformerEncoder([encoder_layer(*sizes) for _ in range(config.encoder_layers)]),
-        _query_decoder(decoder, BoxHeads(config.channels, num_classes), config.channels, "model"),
+        _query_decoder(decoder, memory, BoxHeads(config.channels, num_classes), "model"),
     )
     if not config.mask_head:
         return detr
@@ -157,7 +243,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
 
 
 def _query_decoder(
-    config: QueryDecoderConfig, heads: nn.Module, memory_channels: int, path: str
+    config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module, path: str
 ) -> QueryDecoder:
     """The decoder with any heads."""
     make_features = {"learned": nn.Embedding, "zeros": ConstantEmbedding}[config.query_features]
@@ -165,7 +251,7 @@ def _query_decoder(
     return QueryDecoder(
         layers=[_decoder_layer(config, path) for _ in range(config.layers)],
         heads=heads,
-        projections={s: _projection(memory_channels, config.channels) for s in config.memory_strides},
+        projections={s: _projection(memory_channels[s], config.channels) for s in config.memory_strides},
         query_features=make_features(config.queries, config.channels),
         query_positions=nn.Embedding(config.queries, config.channels),
         level_embedding=make_level(len(config.memory_strides), config.channels),
@@ -200,13 +286,17 @@ def _check_transformer(config: QueryDecoderConfig | DetrConfig, path: str) -> No
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
     _check_positive(path, queries=config.queries, feedforward_channels=config.feedforward_channels)
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"{path}.dropout", f"is a probability below 1, not {config.dropout}")
+    _check_probability(config.dropout, f"{path}.dropout")
 
 
 def _check_divisible(channels: int, parts: int, path: str, what: str) -> None:
     if parts < 1 or channels < 1 or channels % parts:
         raise ConfigError(path, f"{channels} channels cannot be divided by {parts} ({what})")
+
+
+def _check_probability(value: float, path: str) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(path, f"is a probability below 1, not {value}")
 
 
 def _check_positive(path: str, **counts: int) -> None:
@@ -215,9 +305,7 @@ def _check_positive(path: str, **counts: int) -> None:
             raise ConfigError(f"{path}.{name}", f"must be at least 1, not {count}")
 
 
-def _check_strides(
-    strides: tuple[int, ...], given: Mapping[int, int] | list[int], path: str, who: str
-) -> None:
+def _check_strides(strides: tuple[int, ...], given: Mapping[int, int], path: str, who: str) -> None:
     unknown = [stride for stride in strides if stride not in given]
     if unknown or not strides or len(set(strides)) < len(strides):
         raise ConfigError(

@@ -3,23 +3,24 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from unimask.models.per_pixel import CategoryEmbeddings
 from unimask.models.query_decoder import QueryDecoder, Visibility
 from unimask.structures import MaskPrediction
 
 
 class MaskClassifier(nn.Module):
-    """Backbone, pixel decoder, query decoder: Mask2Former and its ablations.
+    """Backbone, pixel decoder, query decoder: Mask2Former, its ablations, MaskFormer.
 
     `visibility` makes the function that tells where queries may look from the mask features.
 
-    Source: Mask2Former, Sec. 3.1.
+    Source: Mask2Former, Sec. 3.1; MaskFormer (2107.06278), Sec. 3.3.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         pixel_decoder: nn.Module,
-        query_decoder: QueryDecoder,
+        query_decoder: QueryDecoder | CategoryEmbeddings,
         visibility: Visibility,
     ) -> None:
         super().__init__()

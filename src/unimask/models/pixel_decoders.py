@@ -1,12 +1,14 @@
 """From the backbone's maps to the memory of the query decoder and to mask features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimask.models.transformer_encoder import TransformerEncoder
 from unimask.nn.attention import DeformableAttention, Levels
 from unimask.nn.layers import NormedConvolution, pointwise_convolution
 from unimask.nn.transformer import EncoderLayer
@@ -14,6 +16,9 @@ from unimask.ops.positions import cell_centers, fourier_positions, sine_position
 from unimask.structures import Size
 
 MASK_STRIDE = 4
+
+bilinear = partial(functional.interpolate, mode="bilinear", align_corners=False)
+nearest = partial(functional.interpolate, mode="nearest")
 
 
 class DeformableEncoder(nn.Module):
@@ -77,6 +82,7 @@ class DeformablePixelDecoder(nn.Module):
         heads: int,
         points: int,
         feedforward_channels: int,
+        dropout: float = 0.0,
         mask_positions: nn.Module,  # tells the mask features their place; an identity in the paper
     ) -> None:
         super().__init__()
@@ -85,13 +91,16 @@ class DeformablePixelDecoder(nn.Module):
         self.projections = nn.ModuleDict({str(s): _projection(in_channels[s], channels) for s in strides})
         encoder_layers = [
             EncoderLayer(
-                DeformableAttention(channels, heads, len(strides), points), channels, feedforward_channels
+                DeformableAttention(channels, heads, len(strides), points),
+                channels,
+                feedforward_channels,
+                dropout,
             )
             for _ in range(layers)
         ]
         self.encoder = DeformableEncoder(encoder_layers, channels, len(strides))
         self.laterals = nn.ModuleDict({str(s): _lateral(in_channels[s], channels) for s in pyramid})
-        self.fusions = nn.ModuleDict({str(s): _fusion(channels) for s in pyramid})
+        self.fusions = nn.ModuleDict({str(s): _fusion(channels, channels) for s in pyramid})
         self.mask_features = pointwise_convolution(channels, mask_channels)
         self.mask_positions = mask_positions
 
@@ -102,13 +111,92 @@ class DeformablePixelDecoder(nn.Module):
         maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
         # without it PyTorch resizes to another memory order than that of the convolutions around
-        finest = memory[min(self.strides)].clone(memory_format=torch.channels_last)
-        for stride, lateral in self.laterals.items():
-            across = lateral(features[int(stride)])
-            finest = functional.interpolate(finest, across.shape[2:], mode="bilinear", align_corners=False)
-            finest = self.fusions[stride](finest.add_(across))
-            memory[int(stride)] = finest
+        coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
+        memory |= climb(coarse, features, self.laterals, self.fusions, bilinear)
         return memory, self.mask_positions(self.mask_features(memory.pop(MASK_STRIDE)))
+
+
+class EncodedMap(nn.Module):
+    """A map of the backbone, brought to the encoder's width and refined by it; sine positions, no padding.
+
+    Source: DETR (2005.12872), Sec. 3.2; MaskFormer (2107.06278), Sec. 4.1, for panoptic segmentation.
+    """
+
+    def __init__(self, projection: nn.Module, encoder: TransformerEncoder) -> None:
+        super().__init__()
+        self.projection = projection
+        self.encoder = encoder
+
+    def forward(
+        self, maps: Float[Tensor, "batch _channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The refined map, of the same size."""
+        maps = self.projection(maps)
+        _, channels, height, width = maps.shape
+        precise = torch.promote_types(maps.dtype, torch.float32)
+        positions = sine_positions(height, width, channels, device=maps.device, dtype=precise)
+        refined: Tensor = self.encoder(maps, positions.flatten(0, 1)[None])
+        return refined
+
+
+class PyramidPixelDecoder(nn.Module):
+    """A feature pyramid from the coarsest map up to stride 4: MaskFormer's pixel decoder.
+
+    `encoder` refines the coarsest map before (an identity where nothing does), to `encoded_channels`; the
+    memory at that stride is what it gives, not what the pyramid makes of it.
+
+    Source: MaskFormer (2107.06278), Sec. 4.1; Feature Pyramid Networks (1612.03144), Sec. 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Mapping[int, int],  # stride -> channels of the backbone's map
+        encoder: nn.Module,
+        encoded_channels: int,
+        channels: int,
+        mask_channels: int,
+        mask_positions: nn.Module,  # tells the mask features their place; an identity in the paper
+    ) -> None:
+        super().__init__()
+        self.coarsest, *others = sorted(in_channels, reverse=True)
+        pyramid = [stride for stride in others if stride >= MASK_STRIDE]
+        self.encoder = encoder
+        self.entry = _fusion(encoded_channels, channels)
+        self.laterals = nn.ModuleDict({str(s): _lateral(in_channels[s], channels) for s in pyramid})
+        self.fusions = nn.ModuleDict({str(s): _fusion(channels, channels) for s in pyramid})
+        self.mask_features = nn.Conv2d(channels, mask_channels, 3, padding=1)
+        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        nn.init.constant_(self.mask_features.get_parameter("bias"), 0)
+        self.mask_positions = mask_positions
+
+    def forward(
+        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
+    ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
+        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features."""
+        encoded = self.encoder(features[self.coarsest])
+        finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
+        mask_features = self.mask_positions(self.mask_features(finer.pop(MASK_STRIDE)))
+        return {self.coarsest: encoded, **finer}, mask_features
+
+
+def climb(
+    coarse: Float[Tensor, "batch channels _height _width"],
+    features: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
+    laterals: nn.ModuleDict,
+    fusions: nn.ModuleDict,
+    resize: Callable[[Tensor, torch.Size], Tensor],
+) -> dict[int, Float[Tensor, "batch channels _height _width"]]:
+    """The maps of a feature pyramid by stride, from a coarse map upwards, in the order of the laterals.
+
+    Source: Feature Pyramid Networks (1612.03144), Sec. 3, with a norm after every convolution.
+    """
+    maps = {}
+    for stride, lateral in laterals.items():
+        across = lateral(features[int(stride)])
+        coarse = fusions[stride](resize(coarse, across.shape[2:]).add_(across))
+        maps[int(stride)] = coarse
+    return maps
 
 
 class MapPositions(nn.Module):
@@ -154,8 +242,8 @@ def _lateral(in_channels: int, channels: int) -> NormedConvolution:
     return lateral
 
 
-def _fusion(channels: int) -> NormedConvolution:
-    """What happens to a lateral and the coarser map after they are added."""
-    fusion = NormedConvolution(channels, channels, 3, bias=False, activation=nn.ReLU())
+def _fusion(in_channels: int, channels: int) -> NormedConvolution:
+    """What happens to a lateral and the coarser map after they are added, or to the coarsest map alone."""
+    fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU())
     nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
     return fusion

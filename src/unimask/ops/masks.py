@@ -125,6 +125,25 @@ def pairwise_binary_cross_entropy(
     return (always - logits @ labels.T) / logits.shape[1]
 
 
+def pairwise_focal(
+    logits: Float[Tensor, "queries points"],
+    labels: Float[Tensor, "targets points"],
+    alpha: float,
+    gamma: float,
+) -> Float[Tensor, "queries targets"]:
+    """Mean focal loss over the points, of every query with every target.
+
+    Where labels are fractions, the losses of foreground and background are mixed by them.
+
+    Source: RetinaNet (1708.02002), Eq. 5; computed as in the matcher of MaskFormer's code.
+    """
+    probabilities = logits.sigmoid()
+    foreground = alpha * (1 - probabilities) ** gamma * functional.softplus(-logits)
+    background = (1 - alpha) * probabilities**gamma * functional.softplus(logits)
+    always = background.sum(dim=1, keepdim=True)
+    return (always + (foreground - background) @ labels.T) / logits.shape[1]
+
+
 def pairwise_dice(
     logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
 ) -> Float[Tensor, "queries targets"]:

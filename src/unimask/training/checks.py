@@ -2,7 +2,7 @@
 
 import torch
 
-from unimask.config import ALL_TASKS, TASKS, DetrConfig, ModelConfig, TrainingConfig
+from unimask.config import ALL_TASKS, DetrConfig, ModelConfig, TrainingConfig, tasks_of
 from unimask.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def check_model(model: ModelConfig | DetrConfig, task: str) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    trained = TASKS if isinstance(model, ModelConfig) else ("detection",)
+    trained = tasks_of(model) if isinstance(model, ModelConfig) else ("detection",)
     if task not in trained:
         presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
         raise ConfigError(

@@ -15,9 +15,9 @@ from torch import Tensor
 
 import unimask
 from unimask.checkpoint import ModelFile, save_model
-from unimask.config import Experiment, Task
+from unimask.config import Experiment, ModelConfig, Task
 from unimask.data.loader import training_loader
-from unimask.losses.build import build_box_criterion, build_criterion
+from unimask.losses.build import build_box_criterion, build_criterion, build_pixel_criterion
 from unimask.models.build import build_model
 from unimask.structures import Batch
 from unimask.training.average import MovingAverage
@@ -131,7 +131,11 @@ class _Training:
         self.module, self.optimizer = fabric.setup(LossModule(model), optimizer)
         self.average = MovingAverage(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
         self.targets_per_pass = torch.ones((), device=fabric.device)
-        build = build_box_criterion if task.task == "detection" else build_criterion
+        of_masks = {"masks": build_criterion, "pixels": build_pixel_criterion}
+        described = experiment.model
+        build = (
+            of_masks[described.classification] if isinstance(described, ModelConfig) else build_box_criterion
+        )
         self.criterion = build(
             experiment.losses, len(task.categories), average=lambda count: self.targets_per_pass
         ).to(fabric.device)

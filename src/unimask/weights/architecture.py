@@ -9,6 +9,9 @@ from torch import Tensor
 
 from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import WeightsError
+from unimask.presets_maskformer import maskformer_model
+
+HEADS = 8  # of attention in MaskFormer, which no tensor tells
 
 POINTS = 4  # of deformable attention, fixed in the original and in transformers
 
@@ -18,6 +21,12 @@ RESNETS: Mapping[tuple[int, ...], str] = {
     (3, 8, 36, 3): "resnet152",
 }
 """Blocks per stage -> name."""
+
+DEEPLABS: Mapping[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50_deeplab",
+    (3, 4, 23, 3): "resnet101_deeplab",
+}
+"""The same, of ResNets with a stem of three convolutions; the multi-grid leaves no trace."""
 
 SWINS: Mapping[tuple[int, tuple[int, ...], int], str] = {
     (96, (2, 2, 6, 2), 7): "swin_tiny",
@@ -32,22 +41,59 @@ def infer_model(tensors: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig,
     """The model that tensors with our names are of, and its number of classes.
 
     The number of heads leaves no trace in the query decoder: it is taken to be that of the pixel decoder, as
-    in the original and in transformers. The drop path rate of Swin is the paper's.
+    in the original and in transformers; in MaskFormer there is no trace at all, and it is `HEADS`. The drop
+    path rate of Swin is the paper's.
 
     Raises:
         WeightsError: tensors that tell the architecture are missing, or no backbone has these shapes.
     """
+    pyramid = "pixel_decoder.entry.convolution.weight" in tensors
     try:
         backbone = infer_backbone(tensors, path)
-        pixel_decoder = _pixel_decoder(tensors)
-        query_decoder = _query_decoder(tensors, pixel_decoder.heads)
+        model = (_maskformer if pyramid else _mask2former)(tensors, backbone)
         num_classes = tensors["query_decoder.heads.classes.weight"].shape[0] - 1
     except KeyError as error:
-        raise WeightsError(
-            path, "these are not the weights of a Mask2Former", missing=(error.args[0],)
-        ) from None
-    model = ModelConfig(backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+        name = "MaskFormer" if pyramid else "Mask2Former"
+        raise WeightsError(path, f"these are not the weights of a {name}", missing=(error.args[0],)) from None
     return model, num_classes
+
+
+def _mask2former(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> ModelConfig:
+    pixel_decoder = _deformable_decoder(tensors)
+    query_decoder = QueryDecoderConfig(
+        queries=tensors["query_decoder.query_features.weight"].shape[0],
+        channels=tensors["query_decoder.query_features.weight"].shape[1],
+        heads=pixel_decoder.heads,
+        layers=_decoder_layers(tensors),
+        feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
+    )
+    return ModelConfig(backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+
+
+def _maskformer(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> ModelConfig:
+    encoder = r"pixel_decoder\.encoder\.encoder\.layers\.(\d+)\.feedforward\.expand\.weight"
+    layers = count_keys(tensors, encoder)
+    usual = maskformer_model(backbone.name, encoder_layers=layers)
+    first = tensors.get("pixel_decoder.encoder.encoder.layers.0.feedforward.expand.weight")
+    return replace(
+        usual,
+        backbone=backbone,
+        pixel_decoder=replace(
+            usual.pixel_decoder,
+            channels=tensors["pixel_decoder.mask_features.weight"].shape[1],
+            mask_channels=tensors["pixel_decoder.mask_features.weight"].shape[0],
+            heads=HEADS,
+            feedforward_channels=usual.pixel_decoder.feedforward_channels if first is None else len(first),
+        ),
+        query_decoder=replace(
+            usual.query_decoder,
+            queries=tensors["query_decoder.query_positions.weight"].shape[0],
+            channels=tensors["query_decoder.query_positions.weight"].shape[1],
+            heads=HEADS,
+            layers=_decoder_layers(tensors),
+            feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
+        ),
+    )
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
@@ -59,17 +105,19 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
         WeightsError: no backbone has these shapes.
         KeyError: a tensor that tells the backbone is missing.
     """
-    if "backbone.network.conv1.weight" in tensors:
+    deep_stem = "backbone.network.conv1.6.weight" in tensors
+    if deep_stem or "backbone.network.conv1.weight" in tensors:
         blocks = tuple(
             count_keys(tensors, rf"backbone\.network\.layer{s}\.(\d+)\.conv3\.weight") for s in range(1, 5)
         )
-        if blocks not in RESNETS:
+        names = DEEPLABS if deep_stem else RESNETS
+        if blocks not in names:
             raise WeightsError(
                 path,
-                f"no ResNet with bottlenecks has {blocks} blocks; known are {', '.join(RESNETS.values())}",
+                f"no ResNet with bottlenecks has {blocks} blocks; known are {', '.join(names.values())}",
             )
         counts = "backbone.network.bn1.num_batches_tracked" in tensors
-        return BackboneConfig(name=RESNETS[blocks], freeze_norm=not counts)
+        return BackboneConfig(name=names[blocks], freeze_norm=not counts)
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
     blocks = tuple(
         count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias")
@@ -86,7 +134,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
     return BackboneConfig(name=SWINS[channels, blocks, window], drop_path_rate=0.3)
 
 
-def _pixel_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
+def _deformable_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
     encoder = "pixel_decoder.encoder"
     levels, channels = tensors[f"{encoder}.level_embedding"].shape
     base = PixelDecoderConfig()
@@ -101,15 +149,8 @@ def _pixel_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
     )
 
 
-def _query_decoder(tensors: Mapping[str, Tensor], heads: int) -> QueryDecoderConfig:
-    queries, channels = tensors["query_decoder.query_features.weight"].shape
-    return QueryDecoderConfig(
-        queries=queries,
-        channels=channels,
-        heads=heads,
-        layers=count_keys(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight"),
-        feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
-    )
+def _decoder_layers(tensors: Mapping[str, Tensor]) -> int:
+    return count_keys(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight")
 
 
 def count_keys(tensors: Mapping[str, Tensor], expression: str) -> int:

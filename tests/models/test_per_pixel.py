@@ -1,0 +1,150 @@
+"""The per-pixel baselines: form of the prediction, its reading, its loss, and training them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from training.small_runs import SETTINGS, small_data, small_task
+
+from unimask.checkpoint import ModelFile, load_model
+from unimask.config import Experiment, ModelConfig, PostprocessConfig, override
+from unimask.errors import ConfigError, WeightsError
+from unimask.losses.build import build_pixel_criterion
+from unimask.losses.pixels import VOID, category_map
+from unimask.models.build import build_model
+from unimask.postprocess import read
+from unimask.presets import tiny
+from unimask.segmenter import Segmenter
+from unimask.structures import MaskPrediction, Placement, Segments
+from unimask.training.loop import train
+from unimask.training.progress import SilentReporter
+from unimask.weights.conversion import MASKFORMER_ORIGINAL, export
+
+CLASSES = 6
+
+
+def experiment(layers: int) -> Experiment:
+    return override(
+        tiny(),
+        {
+            "model.classification": "pixels",
+            "model.pixel_decoder.kind": "pyramid",
+            "model.pixel_decoder.strides": (32,),
+            "model.pixel_decoder.layers": 0,
+            "model.query_decoder.layers": layers,
+            "model.query_decoder.memory_strides": (32,),
+            "model.query_decoder.level_embedding": False,
+            "model.query_decoder.visibility": "full",
+            "model.query_decoder.query_features": "zeros",
+            "model.query_decoder.predict_before_layers": False,
+        },
+    )
+
+
+def model_config(layers: int) -> ModelConfig:
+    return experiment(layers).model
+
+
+def predict(layers: int) -> MaskPrediction:
+    torch.manual_seed(4)
+    model = build_model(model_config(layers), CLASSES).eval()
+    return model(torch.randn(2, 3, 64, 96))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_each_category_has_a_query_that_is_certain_of_it(layers: int) -> None:
+    prediction = predict(layers)
+    assert prediction.class_logits.shape == (max(1, layers), 2, CLASSES, CLASSES + 1)
+    probabilities = prediction.class_logits.softmax(-1)
+    torch.testing.assert_close(probabilities[-1, 0, :, :-1], torch.eye(CLASSES))
+    total = prediction.mask_logits().sum(dim=1)
+    torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@torch.no_grad()
+def test_reading_gives_each_pixel_its_best_category(layers: int) -> None:
+    prediction, data = predict(layers), small_task("semantic")
+    placement = Placement(original=(64, 96), resized=(64, 96), canvas=(64, 96))
+    found = read(prediction, 1, placement, data.categories, PostprocessConfig(), "semantic")
+    best = placement.restore(prediction.mask_logits()[1]).argmax(dim=0)
+    labels = found.labels[found.layers[0].long() - 1]
+    assert (labels == best).float().mean() > 0.999  # ties of rounding aside
+    assert len(found) > 1
+
+
+def test_the_loss_is_cross_entropy_at_every_pixel_that_has_a_category() -> None:
+    prediction = predict(2)
+    layer = torch.zeros(1, 64, 96, dtype=torch.int16)
+    layer[0, :20], layer[0, 20:41, 7:] = 1, 2
+    target = Segments(
+        layers=layer,
+        labels=torch.tensor([4, 1]),
+        scores=torch.ones(2),
+        is_crowd=torch.zeros(2, dtype=torch.bool),
+    )
+    empty = replace(
+        target,
+        layers=torch.zeros_like(layer),
+        labels=target.labels[:0],
+        scores=target.scores[:0],
+        is_crowd=target.is_crowd[:0],
+    )
+    labels = category_map(target)
+    assert labels[0, 0] == 4
+    assert labels[30, 50] == 1
+    assert labels[63, 0] == VOID
+    criterion = build_pixel_criterion(override(tiny(), {"losses.class_weight": 3.0}).losses, CLASSES)
+    losses = criterion(prediction, (target, empty), torch.rand)
+    assert losses.weights == {"pixels": 3.0}
+    for index in range(2):
+        logits = functional.interpolate(
+            prediction.mask_logits(index), (64, 96), mode="bilinear", align_corners=False
+        )[0]
+        expected = functional.cross_entropy(logits[None], labels[None], ignore_index=VOID)
+        torch.testing.assert_close(losses.terms["pixels"][index], expected)
+    losses.total.backward()
+    nothing = criterion(prediction, (empty, empty), torch.rand)
+    assert nothing.total == 0
+
+
+def test_where_segments_overlap_the_first_layer_counts() -> None:
+    layers = torch.zeros(2, 3, 4, dtype=torch.int16)
+    layers[0, 0], layers[1, :2] = 1, 2
+    target = Segments(
+        layers=layers,
+        labels=torch.tensor([5, 3]),
+        scores=torch.ones(2),
+        is_crowd=torch.zeros(2, dtype=torch.bool),
+    )
+    assert category_map(target)[:, 0].tolist() == [5, 3, VOID]
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
+    changes = {"training.steps": 3, "training.evaluate_every": 3, "data.crop": [64, 64]}
+    settings = override(experiment(layers), SETTINGS | changes)
+    with small_data():
+        result = train(
+            settings, "semantic", "shapes", tmp_path / "run", device="cpu", reporter=SilentReporter()
+        )
+    assert result.completed
+    assert "mIoU" in result.final
+    model, model_file = load_model(result.output / "best")
+    segmenter = Segmenter(model, model_file)
+    picture = torch.randint(0, 255, (3, 53, 67), dtype=torch.uint8)
+    (found,) = segmenter.segment([picture], "semantic")
+    assert found.size == (53, 67)
+    with pytest.raises(ConfigError, match="does not know 'panoptic'; it knows: semantic"):
+        segmenter.segment([picture], "panoptic")
+    with pytest.raises(WeightsError, match="classification is 'pixels'"):
+        export(model, model_file, MASKFORMER_ORIGINAL)
+    assert isinstance(model_file, ModelFile)
+
+
+def test_other_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="trained for semantic, not instance"):
+        train(experiment(1), "instance", "shapes", tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
