@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | presets`.
+"""The command line: `unimask predict | train | translate | evaluate | convert | presets`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -8,9 +8,8 @@ import inspect
 import io
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperArgument, TyperGroup
@@ -18,6 +17,7 @@ from typer.core import TyperArgument, TyperGroup
 from unimask import __version__
 from unimask.cli import options
 from unimask.cli import output as show
+from unimask.cli.experiments import preset_of, training_of
 from unimask.cli.failures import (
     BAD_INPUT,
     STOPPED,
@@ -28,10 +28,8 @@ from unimask.cli.failures import (
     nothing_left_behind,
 )
 from unimask.cli.options import parse_settings
-from unimask.errors import ConfigError, DataError, UnimaskError
-
-if TYPE_CHECKING:
-    from unimask.config import Experiment
+from unimask.cli.translation import translate
+from unimask.errors import DataError, UnimaskError
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
 
@@ -218,14 +216,9 @@ def train(
 
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
-    from unimask.config import override
-    from unimask.training.loop import train as run
-
-    experiment = override(_preset(preset), parse_settings(settings or []))
+    run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
     with nothing_left_behind(output), naming(data):
         result = run(
-            experiment,
-            task.value,
             data,
             output,
             resume=resume,
@@ -246,19 +239,10 @@ def train(
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
-            show.show_line(f"try it: unimask predict PICTURE --weights {model} --task {task}")
+            show.show_line(f"try it: {how_to_try.format(model=model)}")
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
-
-
-def _preset(name: str) -> "Experiment":
-    from unimask.presets import PRESETS
-
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 3, 0.5) or ["small", "tiny"]
-        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
-    return PRESETS[name]()
 
 
 # evaluate, convert, presets
@@ -350,17 +334,17 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
       unimask presets
       unimask presets small
     """
-    from unimask.config import experiment_to_dict
-    from unimask.presets import PRESETS, description
+    from unimask.config import settings_to_dict
+    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
 
     if name:
-        values = experiment_to_dict(_preset(name))
+        values = settings_to_dict(preset_of(name))
         if as_json:
             show.show_json(values)
         else:
             show.show_settings(values)
         return
-    descriptions = {preset: description(preset) for preset in PRESETS}
+    descriptions = {preset: description(preset) for preset in (*PRESETS, *TRANSLATION_PRESETS)}
     if as_json:
         show.show_json(descriptions)
     else:
@@ -374,6 +358,8 @@ def _flowing(text: str) -> str:
         paragraph if "\n  " in paragraph else paragraph.replace("\n", " ") for paragraph in paragraphs
     )
 
+
+app.command()(translate)
 
 for _each in app.registered_commands:
     _each.context_settings = HELP_OPTIONS

@@ -85,7 +85,8 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                 of_logits[torch.arange(len(logits), device=logits.device), labels[rows]] -= 1 - smoothing
                 torch.mm(of_logits, weight, out=gradients[0][rows])
                 gradients[1].addmm_(of_logits.t(), states[rows])
-                gradients[2].add_(of_logits.sum(dim=0))
+                if ctx.needs_input_grad[2]:
+                    gradients[2].add_(of_logits.sum(dim=0))
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(plain)
         return smoothed, plain

@@ -105,8 +105,8 @@ def beam_search(
     """The best hypothesis of each source, of which `beams` are followed at a time.
 
     A hypothesis is worth its log-probability divided by its number of tokens (with the end token) to the
-    power `length_penalty`. The search for a source ends when `beams` of its hypotheses have ended and the best open
-    one is worth no more than the worst of them, or at its limit, where open ones count as ended.
+    power `length_penalty`. The search for a source ends when `beams` of its hypotheses have ended and the
+    best open one is worth no more than the worst of them, or at its limit, where open ones count as ended.
 
     Source: Attention Is All You Need, Sec. 6.1; when it ends, as in Hugging Face transformers. The paper's
     penalty (Wu et al., 1609.08144, Eq. 14) is ((5 + length) / 6) ** 0.6.

@@ -44,8 +44,9 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
     if config.batch_size % (processes * config.accumulate):
         raise ConfigError(
             "training.batch_size",
-            f"{config.batch_size} pictures (or tokens) do not divide among {processes} processes x "
-            f"{config.accumulate} passes (training.accumulate); take a multiple of {processes * config.accumulate}",
+            f"{config.batch_size} pictures or tokens do not divide among {processes} processes x "
+            f"{config.accumulate} passes (training.accumulate); take a multiple of "
+            f"{processes * config.accumulate}",
         )
 
 
