@@ -340,7 +340,38 @@ def transformer_tiny_multi30k() -> TranslationExperiment:
     )
 
 
+def glyphs() -> TranslationExperiment:
+    """Rendered characters, read column by column: vectors in, characters out; minutes on a CPU."""
+    return TranslationExperiment(
+        model=SequenceModelConfig(
+            channels=64,
+            heads=4,
+            feedforward_channels=128,
+            encoder_layers=2,
+            decoder_layers=2,
+            source="vectors",
+            source_features=16,
+        ),
+        data=TextConfig(split_words=False, vocabulary=76),
+        decoding=DecodingConfig(limit_factor=0.0, limit_extra=12),
+        training=TrainingConfig(
+            steps=1500,
+            batch_size=2048,
+            learning_rate=0.003,
+            weight_decay=0.0,
+            betas=(0.9, 0.98),
+            gradient_clip=1.0,
+            schedule="noam",
+            warmup_steps=200,
+            evaluate_every=250,
+            checkpoint_every=250,
+            workers=0,
+        ),
+    )
+
+
 TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
+    "glyphs": glyphs,
     "transformer-tiny-multi30k": transformer_tiny_multi30k,
 }
 """Name -> function that gives the experiment, of models that read a sequence and write tokens."""

@@ -125,7 +125,9 @@ def _from_dict(values: dict[str, object], vocabulary: Path) -> SequenceModelFile
     return SequenceModelFile(
         experiment=read,
         vocabulary=Vocabulary(
-            vocabulary.read_text(encoding="utf-8", errors="replace"), lowercase=read.data.lowercase
+            vocabulary.read_text(encoding="utf-8", errors="replace"),
+            lowercase=read.data.lowercase,
+            split=read.data.split_words,
         ),
         special=settings_from_dict(Special, special),
         licence=str(values["licence"]),

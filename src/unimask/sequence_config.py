@@ -47,6 +47,7 @@ class TextConfig:
     source_language: str = "en"  # ends of file names: train.en
     target_language: str = "de"
     lowercase: bool = False  # the model knows small letters only
+    split_words: bool = True  # marks become words of their own first (`data/words.py`)
     vocabulary: int = 37_000  # byte-pair tokens, of both languages together (Sec. 5.1)
     longest: int = 256  # tokens; longer pairs are not trained on, longer lines are translated in pieces
 

@@ -28,7 +28,13 @@ from unimask.cli.failures import (
     nothing_left_behind,
 )
 from unimask.cli.options import parse_settings
-from unimask.cli.translation import translate
+from unimask.cli.translation import (
+    convert_translator,
+    evaluate_translator,
+    is_marian_folder,
+    translate,
+    writes_tokens,
+)
 from unimask.errors import DataError, UnimaskError
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
@@ -263,6 +269,7 @@ def evaluate(
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
+    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on any split with files of its name.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
@@ -276,6 +283,10 @@ def evaluate(
         if output.is_dir():
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
+    if writes_tokens(weights):
+        with naming(data):
+            evaluate_translator(weights, data, split, output, device, as_json)
+        return
     with naming(data):
         segmenter = load(weights, device=device, precision=precision.value)
         background = segmenter.model_file.experiment.data.background
@@ -298,7 +309,7 @@ def convert(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former weights of other releases into a model folder, and back.
+    """Convert Mask2Former and Marian weights of other releases into a model folder, and back.
 
     Files are read without running code that may be in them.
 
@@ -309,6 +320,10 @@ def convert(
     """
     from unimask.weights.conversion import convert as run
 
+    if writes_tokens(source) or is_marian_folder(source):
+        provenance = convert_translator(source, target, to.value, licence)
+        show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
+        return
     model_file = run(source, target, to=to.value, licence=licence)
     found = {
         "target": str(target),

@@ -1,5 +1,6 @@
 """The command `unimask translate`: lines come in and go out."""
 
+import json
 import os
 import sys
 import uuid
@@ -10,7 +11,7 @@ from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder
 from unimask.data.pairs import decode_lines, read_lines
-from unimask.errors import DataError
+from unimask.errors import DataError, WeightsError
 
 
 def translate(
@@ -104,3 +105,70 @@ def write_lines(lines: Sequence[str], output: Path | None) -> None:
         raise DataError(output, f"cannot be written ({error.strerror or error})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writes_tokens(weights: str) -> bool:
+    """Whether a name or folder is that of a model that writes tokens; what is none is complained of later."""
+    from unimask.checkpoint import ASSETS, CONFIG_NAME, SEQUENCES
+
+    for folder in (Path(weights), ASSETS / weights):
+        path = folder / CONFIG_NAME
+        if path.is_file():
+            return f'"kind": "{SEQUENCES}"' in path.read_text(encoding="utf-8", errors="replace")
+    return False
+
+
+def is_marian_folder(source: str) -> bool:
+    """Whether a folder holds a Marian model of transformers."""
+    from unimask.weights.marian import is_marian
+
+    return is_marian(Path(source))
+
+
+def evaluate_translator(
+    weights: str, data: str, split: str, output: Path | None, device: str, as_json: bool
+) -> None:
+    """Shows BLEU; with `output`, also writes it and all lines there.
+
+    Raises:
+        DataError, WeightsError, ConfigError: something cannot be read.
+    """
+    from unimask.data.pairs import read_pairs
+    from unimask.line_evaluation import evaluate_lines
+    from unimask.segmenter import find_device
+    from unimask.translator import load_translator
+
+    translator = load_translator(weights, find_device(device))
+    config = translator.model_file.experiment
+    pairs = read_pairs(data, split, config.data.source_language, config.data.target_language)
+    found = evaluate_lines(translator, pairs, config.decoding)
+    values = {**found.values(), "words": str(found.words), "signature": found.text.signature}
+    if output is not None:
+        write_lines([json.dumps({**values, "lines": found.lines}, indent=1)], output)
+    if as_json:
+        show.show_json(values)
+        return
+    show.show_values(found.values(), f"translation, {len(pairs)} lines of {split} in {data}")
+    show.show_line(f"BLEU of lowercased words: {found.words}")
+    show.show_line(f"BLEU of cased text: {found.text}, {found.text.signature}")
+
+
+def convert_translator(source: str, target: Path, to: str, licence: str) -> str:
+    """Writes a Marian model as a model folder, or the other way round; gives the provenance.
+
+    Raises:
+        WeightsError, ConfigError: something cannot be read or has no counterpart.
+    """
+    from unimask.checkpoint import resolve_weights
+    from unimask.sequence_checkpoint import load_sequence_model, save_sequence_model
+    from unimask.weights.marian import export_folder, import_folder
+
+    if to == "original" or target.is_file():
+        raise WeightsError(target, "must be a folder, of unimask or of transformers (--to)")
+    if is_marian_folder(source):
+        model, about = import_folder(Path(source), licence)
+    else:
+        model, about = load_sequence_model(resolve_weights(source))
+    write = {"unimask": save_sequence_model, "transformers": export_folder}[to]
+    write(target, model, about)
+    return about.provenance

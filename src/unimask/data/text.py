@@ -15,10 +15,11 @@ _END_OF_WORD = "</w>"
 class Vocabulary:
     """Tokens of text, as numbers. Made by `learn_vocabulary`, or from the text of a `tokenizer.json`.
 
-    `lowercase`: it knows small letters only. A letter that it has never seen becomes the unknown token.
+    `lowercase`: it knows small letters only. `split`: it knows words and marks, which are split and joined
+    here; vocabularies of others take lines as they are. A letter never seen becomes the unknown token.
     """
 
-    def __init__(self, text: str, *, lowercase: bool) -> None:
+    def __init__(self, text: str, *, lowercase: bool, split: bool) -> None:
         """From what `to_json` gave, or another `tokenizer.json` of the tokenizers library.
 
         Raises:
@@ -30,6 +31,7 @@ class Vocabulary:
             raise DataError("tokenizer.json", f"cannot be read ({str(error).splitlines()[0]})") from None
         self._text = text
         self.lowercase = lowercase
+        self.split = split
 
     def __len__(self) -> int:
         return int(self._inner.get_vocab_size())
@@ -50,7 +52,7 @@ class Vocabulary:
 
     def prepare(self, line: str, language: str) -> str:
         """A line as its words with blanks between them, in small letters if the vocabulary has only those."""
-        words = split_words(line, language)
+        words = split_words(line, language) if self.split else line
         return words.lower() if self.lowercase else words
 
     def words(self, tokens: Sequence[int]) -> str:
@@ -60,7 +62,8 @@ class Vocabulary:
 
     def line(self, tokens: Sequence[int]) -> str:
         """The text of tokens as one writes it, on one line."""
-        return join_words(self.words(tokens))
+        words = self.words(tokens)
+        return join_words(words) if self.split else words
 
     def unknown(self, line: str, language: str) -> tuple[str, ...]:
         """The letters and marks of a line that are not in the vocabulary, each once, in their order."""
@@ -83,7 +86,7 @@ SPECIAL = Special(padding=0, begin=1, end=2)
 """The special tokens of vocabularies that `learn_vocabulary` makes."""
 
 
-def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool) -> Vocabulary:
+def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool, split: bool = True) -> Vocabulary:
     """A vocabulary of at most `size` tokens with the pairs that are most frequent in lines of split words.
 
     The same lines need not give the same vocabulary twice: pairs of equal frequency come in any order. So a
@@ -101,4 +104,4 @@ def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool) -> Voc
         show_progress=False,
     )
     inner.train_from_iterator((line.lower() if lowercase else line for line in lines), trainer)
-    return Vocabulary(inner.to_str(), lowercase=lowercase)
+    return Vocabulary(inner.to_str(), lowercase=lowercase, split=split)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import unimask
 from unimask.checkpoint import write_atomically
 from unimask.config import TrainingConfig
+from unimask.data.glyphs import HEIGHT, glyph_data, with_vocabulary
 from unimask.data.pairs import Pairs, read_pairs
 from unimask.data.sequence_loader import SequencePair, encode_pairs, training_batches
 from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
@@ -36,6 +37,10 @@ from unimask.training.processes import first_says
 from unimask.training.progress import Reporter
 from unimask.training.result import TrainingResult
 from unimask.translator import greedy, write_all
+
+GLYPHS = "glyphs"
+GLYPH_COUNTS = (4000, 200)
+"""Lines to learn from, and to measure on, that are made where the data is the word glyphs."""
 
 
 @runtime_checkable
@@ -74,6 +79,28 @@ class TranslationData:
     truth: Sequence[str]
 
 
+def open_sequences(data: str | Path, experiment: TranslationExperiment, known: Path | None) -> SequenceData:
+    """The pairs of a folder (`open_translation`), or generated ones where `data` is the word glyphs.
+
+    Raises:
+        DataError: see `open_translation`.
+        ConfigError: the model reads something else.
+    """
+    reads_vectors = experiment.model.source == "vectors"
+    if str(data) != GLYPHS:
+        if reads_vectors:
+            raise ConfigError("model.source", f"is vectors; the only data of that kind here is {GLYPHS}")
+        return open_translation(data, experiment, known)
+    if not reads_vectors or experiment.model.source_features != HEIGHT:
+        raise ConfigError("model.source", f"must be vectors, of model.source_features={HEIGHT}, for {GLYPHS}")
+    made = glyph_data(*GLYPH_COUNTS, seed=experiment.training.seed)
+    if known is None or not known.is_file():
+        text = first_says(made.vocabulary.to_json())
+    else:
+        text = known.read_text(encoding="utf-8")
+    return with_vocabulary(made, Vocabulary(text, lowercase=False, split=False))
+
+
 def open_translation(
     folder: str | Path, experiment: TranslationExperiment, known: Path | None
 ) -> TranslationData:
@@ -88,7 +115,9 @@ def open_translation(
     languages = (config.source_language, config.target_language)
     pairs = read_pairs(folder, "train", *languages)
     if known is not None and known.is_file():
-        vocabulary = Vocabulary(known.read_text(encoding="utf-8"), lowercase=config.lowercase)
+        vocabulary = Vocabulary(
+            known.read_text(encoding="utf-8"), lowercase=config.lowercase, split=config.split_words
+        )
     else:
         vocabulary = _learn(pairs, experiment)
     if experiment.training.evaluate_every > 0:
@@ -108,10 +137,11 @@ def open_translation(
 def _learn(pairs: Pairs, experiment: TranslationExperiment) -> Vocabulary:
     """One vocabulary for both languages; all processes have that of the first one."""
     config = experiment.data
-    lines = [split_words(line, config.source_language) for line in pairs.sources]
-    lines += [split_words(line, config.target_language) for line in pairs.targets]
-    learned = learn_vocabulary(lines, config.vocabulary, lowercase=config.lowercase)
-    return Vocabulary(first_says(learned.to_json()), lowercase=config.lowercase)
+    lines = [(line, config.source_language) for line in pairs.sources]
+    lines += [(line, config.target_language) for line in pairs.targets]
+    words = (split_words(*line) if config.split_words else line[0] for line in lines)
+    learned = learn_vocabulary(words, config.vocabulary, lowercase=config.lowercase, split=config.split_words)
+    return Vocabulary(first_says(learned.to_json()), lowercase=config.lowercase, split=config.split_words)
 
 
 def train_translation(
@@ -127,7 +157,7 @@ def train_translation(
     reporter: Reporter | None = None,
     licence: str = "not stated",
 ) -> TrainingResult:
-    """Trains a translator on the pairs of a folder; all else is as in `loop.train`.
+    """Trains a translator on the pairs of a folder, or a reader of glyphs; all else is as in `loop.train`.
 
     `training.batch_size` counts tokens here: a pass holds so many, of source or target, whichever are more.
     While it trains, BLEU is measured with greedy decoding, which is faster than a beam and a little lower.
@@ -138,7 +168,7 @@ def train_translation(
     known = Path(output) / VOCABULARY_NAME if resume else None
 
     def open_job() -> "SequenceJob":
-        opened = open_translation(data, experiment, known)
+        opened = open_sequences(data, experiment, known)
         return SequenceJob(experiment=experiment, data=opened, initial=initial, licence=licence)
 
     machines = Machines(device=device, devices=devices, nodes=nodes)
