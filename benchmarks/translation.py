@@ -2,15 +2,16 @@
 
 python benchmarks/translation.py [--threads 1] [--repeats 5] [--device cpu]
 
-Weights are random and the same in both; the times are of this machine at this moment, so look at the ratio. What
-is compared: a training step (forward, loss with label smoothing, backward; without an optimiser) in target tokens
-a second, greedy decoding and a beam of 5 in sentences a second, and the time of greedy decoding by length.
+Weights are random and the same in both; the times are of this machine at this moment, so look at the ratio.
+What is compared: a training step (forward, loss with label smoothing, backward; without optimiser) in target
+tokens a second, greedy decoding and a beam of 5 in sentences a second, and the time of decoding by length.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -66,8 +67,8 @@ def models(device: torch.device) -> tuple[Seq2Seq, MarianMTModel]:
         )
     ).eval()
     theirs.final_logits_bias[0, SPECIAL.end] = -1e4
-    experiment, _ = read_settings(theirs.config.to_dict(), "config")
-    ours = import_tensors(theirs.state_dict(), experiment.model, "marian")
+    experiment, _ = read_settings(theirs.config.to_dict(), Path("config.json"))
+    ours = import_tensors(theirs.state_dict(), experiment.model, Path("marian"))
     assert build_sequence_model(experiment.model, WORDS).state_dict().keys() == ours.state_dict().keys()
     return ours.to(device), theirs.to(device)
 

@@ -269,7 +269,7 @@ def evaluate(
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
-    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on any split with files of its name.
+    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance

@@ -201,7 +201,7 @@ def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFil
         raise WeightsError(
             vocabulary,
             "is missing: the vocabulary as the tokenizers library keeps it (a sentencepiece model is not "
-            "read here); transformers writes it with AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)",
+            "read here); AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER) writes it",
         )
     model = import_tensors(read_tensors(folder), experiment.model, folder)
     try:
