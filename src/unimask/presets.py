@@ -341,7 +341,7 @@ def transformer_tiny_multi30k() -> TranslationExperiment:
 
 
 def glyphs() -> TranslationExperiment:
-    """Rendered characters, read column by column: vectors in, characters out; minutes on a CPU."""
+    """Rendered digits, read column by column: vectors in, characters out; minutes on a CPU."""
     return TranslationExperiment(
         model=SequenceModelConfig(
             channels=64,
@@ -349,10 +349,11 @@ def glyphs() -> TranslationExperiment:
             feedforward_channels=128,
             encoder_layers=2,
             decoder_layers=2,
+            norm="pre",
             source="vectors",
             source_features=16,
         ),
-        data=TextConfig(split_words=False, vocabulary=76),
+        data=TextConfig(split_words=False, vocabulary=24),
         decoding=DecodingConfig(limit_factor=0.0, limit_extra=12),
         training=TrainingConfig(
             steps=1500,

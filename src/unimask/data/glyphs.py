@@ -15,7 +15,7 @@ from unimask.data.sequence_loader import SequencePair
 from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
 
 HEIGHT = 16  # numbers in each vector: the pixels of a column
-CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+CHARACTERS = "0123456789"
 _SIZE = 13  # of the font, in pixels
 _TRAIN, _VAL = 0, 1
 
@@ -27,7 +27,7 @@ class GlyphData:
     name: str
     vocabulary: Vocabulary
     training: tuple[SequencePair, ...]
-    validation: tuple[Float[Tensor, "columns pixels"], ...]
+    validation: tuple[Float[Tensor, "_columns pixels"], ...]
     truth: tuple[str, ...]
 
 
