@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | bench | presets`.
+"""The command line: `unimask predict | train | translate | evaluate | convert | bench | presets`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -8,7 +8,6 @@ import inspect
 import io
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +17,7 @@ from typer.core import TyperArgument, TyperGroup
 from unimask import __version__
 from unimask.cli import options
 from unimask.cli import output as show
+from unimask.cli.experiments import preset_of, training_of
 from unimask.cli.failures import (
     BAD_INPUT,
     STOPPED,
@@ -28,10 +28,17 @@ from unimask.cli.failures import (
     nothing_left_behind,
 )
 from unimask.cli.options import parse_settings
-from unimask.errors import ConfigError, DataError, UnimaskError
+from unimask.cli.translation import (
+    convert_translator,
+    evaluate_translator,
+    is_marian_folder,
+    translate,
+    writes_tokens,
+)
+from unimask.errors import DataError, UnimaskError
 
 if TYPE_CHECKING:
-    from unimask.config import DetrConfig, Experiment, ModelConfig
+    from unimask.config import DetrConfig, ModelConfig
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
 
@@ -218,14 +225,9 @@ def train(
 
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
-    from unimask.config import override
-    from unimask.training.loop import train as run
-
-    experiment = override(_preset(preset), parse_settings(settings or []))
+    run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
     with nothing_left_behind(output), naming(data):
         result = run(
-            experiment,
-            task.value,
             data,
             output,
             resume=resume,
@@ -246,19 +248,10 @@ def train(
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
-            show.show_line(f"try it: unimask predict PICTURE --weights {model} --task {task}")
+            show.show_line(f"try it: {how_to_try.format(model=model)}")
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
-
-
-def _preset(name: str) -> "Experiment":
-    from unimask.presets import PRESETS
-
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 3, 0.6) or ["small", "tiny"]
-        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
-    return PRESETS[name]()
 
 
 # evaluate, convert, bench, presets
@@ -280,6 +273,7 @@ def evaluate(
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     detection: COCO's box AP.
     All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
+    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
@@ -293,6 +287,10 @@ def evaluate(
         if output.is_dir():
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
+    if writes_tokens(weights):
+        with naming(data):
+            evaluate_translator(weights, data, split, output, device, as_json)
+        return
     with naming(data):
         segmenter = load(weights, device=device, precision=precision.value)
         background = segmenter.model_file.experiment.data.background
@@ -318,7 +316,7 @@ def convert(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former and DETR weights of other releases into a model folder, and back.
+    """Convert Mask2Former, DETR and Marian weights of other releases into a model folder, and back.
 
     Files are read without running code that may be in them.
 
@@ -329,6 +327,10 @@ def convert(
     """
     from unimask.weights.conversion import convert as run
 
+    if writes_tokens(source) or is_marian_folder(source):
+        provenance = convert_translator(source, target, to.value, licence)
+        show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
+        return
     model_file = run(source, target, to=to.value, licence=licence)
     found = {
         "target": str(target),
@@ -399,17 +401,17 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
       unimask presets
       unimask presets small
     """
-    from unimask.config import experiment_to_dict
-    from unimask.presets import PRESETS, description
+    from unimask.config import settings_to_dict
+    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
 
     if name:
-        values = experiment_to_dict(_preset(name))
+        values = settings_to_dict(preset_of(name))
         if as_json:
             show.show_json(values)
         else:
             show.show_settings(values)
         return
-    descriptions = {preset: description(preset) for preset in PRESETS}
+    descriptions = {preset: description(preset) for preset in (*PRESETS, *TRANSLATION_PRESETS)}
     if as_json:
         show.show_json(descriptions)
     else:
@@ -423,6 +425,8 @@ def _flowing(text: str) -> str:
         paragraph if "\n  " in paragraph else paragraph.replace("\n", " ") for paragraph in paragraphs
     )
 
+
+app.command()(translate)
 
 for _each in app.registered_commands:
     _each.context_settings = HELP_OPTIONS
