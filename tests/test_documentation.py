@@ -16,13 +16,15 @@ from PIL import Image
 import unimask
 from unimask.checkpoint import ModelFile, save_model, shipped_models
 from unimask.cli import app, parse_settings
-from unimask.config import PostprocessConfig, experiment_to_dict, override
+from unimask.cli.experiments import training_of
+from unimask.config import PostprocessConfig, experiment_to_dict
 from unimask.data.folders import read_scheme
 from unimask.data.shapes import CATEGORIES, ShapesDataset
 from unimask.models.build import build_model
-from unimask.presets import ABLATIONS, PRESETS
+from unimask.presets import ABLATIONS, PRESETS, TRANSLATION_PRESETS
 from unimask.results import Result
 from unimask.segmenter import Segmenter
+from unimask.sequence_config import translation_to_dict
 from unimask.structures import Segments
 
 ROOT = Path(__file__).parents[1]
@@ -145,8 +147,9 @@ def test_commands_are_understood(document: Path) -> None:
     for name, *arguments in commands_in(document.read_text(encoding="utf-8")):
         context = COMMANDS[name].make_context(name, list(arguments))  # parses, and runs nothing
         if name == "train":
-            experiment = PRESETS[context.params["preset"]]()
-            override(experiment, parse_settings(context.params["settings"] or []))
+            training_of(
+                context.params["preset"], parse_settings(context.params["settings"] or []), "panoptic"
+            )
 
 
 @each_document
@@ -184,6 +187,7 @@ def every_path(values: object, path: str = "") -> set[str]:
 @each_document
 def test_settings_exist(document: Path) -> None:
     known = every_path(experiment_to_dict(PRESETS["small"]()))
+    known |= every_path(translation_to_dict(TRANSLATION_PRESETS["glyphs"]()))
     parts = "|".join(path for path in known if "." not in path)
     wrong = []
     for code in inline_code(document.read_text(encoding="utf-8")):
@@ -210,10 +214,10 @@ def test_the_readme_lists_every_preset() -> None:
     rows = re.findall(r"^\| (`[^|]+) \|(.+)\|$", text, re.MULTILINE)
     listed = set()
     for names, what in rows:
-        for name in re.findall(r"`([\w*]+)`", names):
+        for name in re.findall(r"`([\w*-]+)`", names):
             ends = re.findall(r"`(\w+)`", what) if name.endswith("*") else [""]
             listed |= {name.removesuffix("*") + end for end in ends}
-    assert listed == set(PRESETS)
+    assert listed == {*PRESETS, *TRANSLATION_PRESETS}
     assert ABLATIONS
 
 

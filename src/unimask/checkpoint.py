@@ -15,7 +15,7 @@ from types import MappingProxyType
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from unimask.config import Experiment, experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, WeightsError
@@ -29,6 +29,7 @@ CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 _CONFIG_KEYS = ("format", "experiment", "categories", "licence", "provenance")
 _FORMAT = 1
+SEQUENCES = "sequences"  # the `kind` of models that write tokens (`sequence_checkpoint.py`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +209,10 @@ def load_model_file(folder: Path) -> ModelFile:
 def _model_file_from_dict(values: object) -> ModelFile:
     if not isinstance(values, dict):
         raise ConfigError("config", "must be a JSON object")
+    if values.get("kind") == SEQUENCES:
+        raise ConfigError(
+            "kind", "is a model that writes tokens, not segments; it is for `unimask translate`"
+        )
     wrong = sorted(set(values) ^ set(_CONFIG_KEYS))
     if wrong:
         raise ConfigError(", ".join(wrong), f"the file must have exactly the keys {', '.join(_CONFIG_KEYS)}")
@@ -243,7 +248,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Model,
     return model.eval().to(device), model_file
 
 
-def fill(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a model whose state dict has exactly these keys and shapes.
 
     Raises:

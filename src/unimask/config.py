@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from unimask.errors import ConfigError
 Task = Literal["panoptic", "instance", "semantic", "detection"]
 TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # whose results are segments
 ALL_TASKS: tuple[Task, ...] = (*TASKS, "detection")  # whose results are boxes
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +233,9 @@ class TrainingConfig:
     weight_decay: float = 0.05
     backbone_multiplier: float = 0.1  # of the learning rate
     gradient_clip: float = 0.01  # largest norm of the gradient of all parameters
-    schedule: Literal["step", "poly"] = "step"
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam: decay of the means of gradient and squared gradient
+    epsilon: float = 1e-8  # of Adam
+    schedule: Literal["step", "poly", "noam"] = "step"
     milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: after these shares the rate falls tenfold
     power: float = 0.9  # poly
     warmup_steps: int = 10  # linear, from zero
@@ -257,14 +260,19 @@ class Experiment:
 
 
 @cache
-def _adapter() -> TypeAdapter:  # not subscripted: beartype cannot check pydantic generics
-    return TypeAdapter(Experiment)
+def _adapter(kind: type) -> TypeAdapter:  # not subscripted: beartype cannot check pydantic generics
+    return TypeAdapter(kind)
+
+
+def settings_to_dict(settings: object) -> dict[str, object]:
+    """A dataclass of settings as plain values, ready for JSON; `settings_from_dict` is its inverse."""
+    result: dict[str, object] = _adapter(type(settings)).dump_python(settings, mode="json")
+    return result
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, object]:
     """The experiment as plain values, ready for JSON; `experiment_from_dict` is its inverse."""
-    result: dict[str, object] = _adapter().dump_python(experiment, mode="json")
-    return result
+    return settings_to_dict(experiment)
 
 
 def _unknown_keys(given: object, known: object, path: str) -> list[str]:
@@ -309,14 +317,14 @@ def _check_ranges(values: object, path: str) -> None:
                 raise ConfigError(path, f"must be from {lowest} to {highest}; got {values!r}")
 
 
-def experiment_from_dict(values: dict[str, object]) -> Experiment:
-    """The experiment that plain values describe; missing keys take their defaults.
+def settings_from_dict(kind: type[Settings], values: dict[str, object]) -> Settings:
+    """The dataclass of settings that plain values describe; missing keys take their defaults.
 
     Raises:
-        ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
+        ConfigError: a key is unknown (all of them are named), or a value has the wrong type.
     """
     try:
-        experiment = _adapter().validate_python(values)
+        settings: Settings = _adapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == _NO_SUCH_KIND:
@@ -330,11 +338,20 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
             and not (str(part) in ("masks", "detr") and first["loc"][:index] == ("model",))
         ]
         raise ConfigError(".".join(parts), f"{first['msg']}; got {first['input']!r}") from None
-    complete = experiment_to_dict(experiment)
-    unknown = _unknown_keys(values, complete, "")
+    unknown = _unknown_keys(values, settings_to_dict(settings), "")
     if unknown:
         raise ConfigError(", ".join(unknown), "no such setting; `unimask presets NAME` lists all of them")
-    _check_ranges(complete, "")
+    return settings
+
+
+def experiment_from_dict(values: dict[str, object]) -> Experiment:
+    """The experiment that plain values describe; missing keys take their defaults.
+
+    Raises:
+        ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
+    """
+    experiment = settings_from_dict(Experiment, values)
+    _check_ranges(experiment_to_dict(experiment), "")
     view = experiment.data.view
     if isinstance(view, Tiles) and view.overlap >= view.size:
         raise ConfigError("data.view.overlap", f"must be below data.view.size; got {view.overlap}")
@@ -347,7 +364,15 @@ def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
     Raises:
         ConfigError: no setting has this path, or the value has the wrong type.
     """
-    values = experiment_to_dict(experiment)
+    return experiment_from_dict(with_changes(experiment_to_dict(experiment), changes))
+
+
+def with_changes(values: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+    """Settings as plain values, some of them changed in place, each named by its dotted path.
+
+    Raises:
+        ConfigError: no setting has this path.
+    """
     for path, value in changes.items():
         *parents, last = path.split(".")
         place: object = values
@@ -360,7 +385,7 @@ def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
                 place = place[name]
         assert isinstance(place, dict)
         place[last] = value
-    return experiment_from_dict(values)
+    return values
 
 
 def replace(experiment: Experiment, **parts: object) -> Experiment:

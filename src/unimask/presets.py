@@ -29,6 +29,12 @@ from unimask.config import (
 from unimask.detr_presets import DETR_PRESETS
 from unimask.presets_maskformer import PUBLISHED as MASKFORMER
 from unimask.recipes import poly_training, semantic_data
+from unimask.sequence_config import (
+    DecodingConfig,
+    SequenceModelConfig,
+    TextConfig,
+    TranslationExperiment,
+)
 
 Preset = Callable[[], Experiment]
 
@@ -248,7 +254,8 @@ PRESETS: dict[str, Preset] = {
 
 def description(name: str) -> str:
     """What the preset is for: the first line of its docstring."""
-    return (PRESETS[name].__doc__ or "").strip().splitlines()[0]
+    preset = PRESETS[name] if name in PRESETS else TRANSLATION_PRESETS[name]
+    return (preset.__doc__ or "").strip().splitlines()[0]
 
 
 ABLATIONS: dict[str, dict[str, object]] = {
@@ -273,3 +280,75 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "dense_losses": {"losses.sampling": "dense"},
 }
 """Claim of the paper -> the settings that take it away; apply one with `config.override`."""
+
+
+def transformer_tiny_multi30k() -> TranslationExperiment:
+    """Translation, Multi30k English to German: 4 + 4 layers of width 128, 10,000 byte pairs, 8000 updates.
+
+    The published Tiny configuration (Wu et al., ACL 2021), but for averaged weights: there the mean of the
+    last ten checkpoints, here a moving average.
+    """
+    return TranslationExperiment(
+        model=SequenceModelConfig(
+            channels=128,
+            heads=4,
+            feedforward_channels=256,
+            encoder_layers=4,
+            decoder_layers=4,
+            dropout=0.3,
+        ),
+        data=TextConfig(lowercase=True, vocabulary=10_000),
+        decoding=DecodingConfig(beams=5, length_penalty=1.0),
+        training=TrainingConfig(
+            steps=8000,
+            batch_size=4096,
+            learning_rate=0.005,
+            weight_decay=0.0,
+            betas=(0.9, 0.98),
+            gradient_clip=5.0,
+            schedule="noam",
+            warmup_steps=2000,
+            ema_decay=0.998,
+            evaluate_every=500,
+            checkpoint_every=100,
+            workers=0,
+        ),
+    )
+
+
+def glyphs() -> TranslationExperiment:
+    """Rendered digits, read column by column: vectors in, characters out; minutes on a CPU."""
+    return TranslationExperiment(
+        model=SequenceModelConfig(
+            channels=64,
+            heads=4,
+            feedforward_channels=128,
+            encoder_layers=2,
+            decoder_layers=2,
+            norm="pre",
+            source="vectors",
+            source_features=16,
+        ),
+        data=TextConfig(split_words=False, vocabulary=24),
+        decoding=DecodingConfig(limit_factor=0.0, limit_extra=12),
+        training=TrainingConfig(
+            steps=1500,
+            batch_size=2048,
+            learning_rate=0.003,
+            weight_decay=0.0,
+            betas=(0.9, 0.98),
+            gradient_clip=1.0,
+            schedule="noam",
+            warmup_steps=200,
+            evaluate_every=250,
+            checkpoint_every=250,
+            workers=0,
+        ),
+    )
+
+
+TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
+    "glyphs": glyphs,
+    "transformer-tiny-multi30k": transformer_tiny_multi30k,
+}
+"""Name -> function that gives the experiment, of models that read a sequence and write tokens."""

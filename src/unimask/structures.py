@@ -244,6 +244,41 @@ class BoxMaskPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceBatch:
+    """Sequences to learn from. Padding lies at the ends and is 0; `source_valid` and `target_valid` tell it.
+
+    A source is token ids or vectors. A target ends with the end token and has no begin token.
+    """
+
+    source: Int64[Tensor, "batch places"] | Float[Tensor, "batch places features"]
+    source_valid: Bool[Tensor, "batch places"]
+    target: Int64[Tensor, "batch tokens"]
+    target_valid: Bool[Tensor, "batch tokens"]
+    names: tuple[str, ...]  # of the pairs, for messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Special:
+    """The tokens that are no text. Begin and padding may be one token."""
+
+    padding: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMaps:
+    """How much each token takes of each other, per layer: `[layer][row of the batch, head, taker, taken]`.
+
+    The numbers of a taker add up to 1.
+    """
+
+    encoder: tuple[Float[Tensor, "batch heads places places"], ...]
+    decoder: tuple[Float[Tensor, "batch heads tokens tokens"], ...]  # masked: 0 above the diagonal
+    cross: tuple[Float[Tensor, "batch heads tokens places"], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Matches:
     """Which query of which picture predicts which of its targets; M pairs, ordered by picture."""
 

@@ -19,7 +19,7 @@ from unimask.data.shapes import ShapesDataset
 from unimask.losses.build import build_criterion
 from unimask.presets import tiny
 from unimask.structures import Losses
-from unimask.training import loop
+from unimask.training import loop, masks
 from unimask.training.loop import train
 from unimask.training.progress import Reporter, SilentReporter
 from unimask.training.result import TrainingResult
@@ -83,7 +83,7 @@ def broken_losses(calls: set[int], rank: int = 0) -> Iterator[None]:
             terms: dict[str, Tensor] = {**losses.terms, "mask": losses.terms["mask"] * float("nan")}
             return Losses(terms=terms, weights=losses.weights)
 
-    with mock.patch.object(loop, "build_criterion", Broken):
+    with mock.patch.object(masks, "build_criterion", Broken):
         yield
 
 

@@ -19,8 +19,8 @@ def window() -> Window:
 
 def test_means_speed_and_time_left() -> None:
     config = TrainingConfig(steps=110, batch_size=6, evaluate_every=40)
-    report = report_step(window(), 10, config, 1e-4, 7.0, logged=True)
-    assert (report.loss, report.terms, report.pictures_per_second) == (3.0, {"mask": 0.5}, 4.0)
+    report = report_step(window(), 10, config, 1e-4, 7.0, unit="pictures", logged=True)
+    assert (report.loss, report.terms, report.speed) == (3.0, {"mask": 0.5}, 4.0)
     assert report.seconds_left == pytest.approx(100 * 6 / 4.0 + 3 * 7.0)  # evaluations after 40, 80 and 110
     record = window().as_record(1e-4, 2, 99.0)
     assert (record["loss"], record["mask"], record["gradient_norm"], record["skipped_steps"]) == (
@@ -35,18 +35,20 @@ def test_a_window_of_skipped_steps_has_no_loss() -> None:
     empty = Window()
     empty.add_time(6, 1.0)
     assert empty.as_record(1e-4, 1, 1.0)["loss"] != empty.as_record(1e-4, 1, 1.0)["loss"]  # not a number
-    assert report_step(empty, 1, TrainingConfig(), 1e-4, 0.0, logged=False).terms == {}
+    assert report_step(empty, 1, TrainingConfig(), 1e-4, 0.0, unit="pictures", logged=False).terms == {}
 
 
 def test_a_window_survives_a_checkpoint() -> None:
-    assert Window(**window().state()) == window()
+    assert Window.from_state(window().state()) == window()
 
 
 def test_plain_lines() -> None:
     written: list[str] = []
     reporter = PlainReporter(written.append)
     reporter.start(steps=110, done=9)
-    report = report_step(window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, logged=False)
+    report = report_step(
+        window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, unit="pictures", logged=False
+    )
     reporter.step(report)
     reporter.step(replace(report, logged=True))
     reporter.stop()
@@ -61,7 +63,9 @@ def test_a_bar() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     reporter = RichReporter(console)
     reporter.start(steps=110, done=9)
-    reporter.step(report_step(window(), 10, TrainingConfig(steps=110), 1e-4, 0.0, logged=True))
+    reporter.step(
+        report_step(window(), 10, TrainingConfig(steps=110), 1e-4, 0.0, unit="pictures", logged=True)
+    )
     reporter.evaluating(1, 3)
     reporter.evaluating(3, 3)
     reporter.message("evaluation [1]: pq 0.5")

@@ -4,7 +4,7 @@ import pytest
 
 from unimask.config import TrainingConfig
 from unimask.errors import ConfigError
-from unimask.training.checks import check_device, check_settings
+from unimask.training.checks import check_device, check_settings, check_task
 
 
 @pytest.mark.parametrize(
@@ -24,20 +24,20 @@ from unimask.training.checks import check_device, check_settings
 def test_impossible_settings_are_named(name: str, value: float) -> None:
     config = dataclasses.replace(TrainingConfig(), **{name: value})
     with pytest.raises(ConfigError, match=rf"training\.{name}: must"):
-        check_settings(config, "panoptic", 1)
+        check_settings(config, 1)
 
 
 def test_the_batch_must_divide() -> None:
-    check_settings(TrainingConfig(batch_size=12, accumulate=3), "instance", 4)
+    check_settings(TrainingConfig(batch_size=12, accumulate=3), 4)
     with pytest.raises(
         ConfigError, match=r"12 pictures do not divide among 4 processes x 2 passes.*multiple of 8"
     ):
-        check_settings(TrainingConfig(batch_size=12, accumulate=2), "instance", 4)
+        check_settings(TrainingConfig(batch_size=12, accumulate=2), 4)
 
 
 def test_an_unknown_task() -> None:
     with pytest.raises(ConfigError, match="'parts' does not exist; there are: panoptic, instance, semantic"):
-        check_settings(TrainingConfig(), "parts", 1)
+        check_task("parts")
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cpu:0:1"])

@@ -1,4 +1,4 @@
-"""The command line: `unimask predict | train | evaluate | convert | export | bench | presets | ablate`.
+"""The command line: `unimask predict | train | translate | evaluate | convert | export | bench | ...`.
 
 Every error that is the input's fault is one message on standard error and exit code 2.
 """
@@ -8,7 +8,6 @@ import inspect
 import io
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +17,7 @@ from typer.core import TyperArgument, TyperGroup
 from unimask import __version__
 from unimask.cli import options
 from unimask.cli import output as show
+from unimask.cli.experiments import preset_of, training_of
 from unimask.cli.failures import (
     BAD_INPUT,
     STOPPED,
@@ -27,11 +27,18 @@ from unimask.cli.failures import (
     nothing_left_behind,
 )
 from unimask.cli.options import parse_settings
-from unimask.errors import ConfigError, DataError, UnimaskError
+from unimask.cli.translation import (
+    convert_translator,
+    evaluate_translator,
+    is_marian_folder,
+    translate,
+    writes_tokens,
+)
+from unimask.errors import DataError, UnimaskError
 
 if TYPE_CHECKING:
     from unimask.box_results import BoxResult
-    from unimask.config import DetrConfig, Experiment, ModelConfig
+    from unimask.config import DetrConfig, ModelConfig
     from unimask.results import Result
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
@@ -256,14 +263,9 @@ def train(
 
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
-    from unimask.config import override
-    from unimask.training.loop import train as run
-
-    experiment = override(_preset(preset), parse_settings(settings or []))
+    run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
     with nothing_left_behind(output), naming(data):
         result = run(
-            experiment,
-            task.value,
             data,
             output,
             resume=resume,
@@ -284,19 +286,10 @@ def train(
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
-            show.show_line(f"try it: unimask predict PICTURE --weights {model} --task {task}")
+            show.show_line(f"try it: {how_to_try.format(model=model)}")
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
-
-
-def _preset(name: str) -> "Experiment":
-    from unimask.presets import PRESETS
-
-    if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, 3, 0.6) or ["small", "tiny"]
-        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
-    return PRESETS[name]()
 
 
 # evaluate, convert, export, bench, presets
@@ -318,6 +311,7 @@ def evaluate(
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     detection: COCO's box AP.
     All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
+    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
@@ -331,6 +325,10 @@ def evaluate(
         if output.is_dir():
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
+    if writes_tokens(weights):
+        with naming(data):
+            evaluate_translator(weights, data, split, output, device, as_json)
+        return
     with naming(data):
         segmenter = load(weights, device=device, precision=precision.value)
         background = segmenter.model_file.experiment.data.background
@@ -356,7 +354,7 @@ def convert(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former, MaskFormer and DETR weights of other releases into a model folder, and back.
+    """Convert Mask2Former, MaskFormer, DETR and Marian weights of other releases into a folder, and back.
 
     Files are read without running code that may be in them.
 
@@ -367,6 +365,10 @@ def convert(
     """
     from unimask.weights.conversion import convert as run
 
+    if writes_tokens(source) or is_marian_folder(source):
+        provenance = convert_translator(source, target, to.value, licence)
+        show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
+        return
     model_file = run(source, target, to=to.value, licence=licence)
     found = {
         "target": str(target),
@@ -466,17 +468,17 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
       unimask presets
       unimask presets small
     """
-    from unimask.config import experiment_to_dict
-    from unimask.presets import PRESETS, description
+    from unimask.config import settings_to_dict
+    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
 
     if name:
-        values = experiment_to_dict(_preset(name))
+        values = settings_to_dict(preset_of(name))
         if as_json:
             show.show_json(values)
         else:
             show.show_settings(values)
         return
-    descriptions = {preset: description(preset) for preset in PRESETS}
+    descriptions = {preset: description(preset) for preset in (*PRESETS, *TRANSLATION_PRESETS)}
     if as_json:
         show.show_json(descriptions)
     else:
@@ -516,7 +518,7 @@ def ablate(
     from unimask.training.ablation import with_budget
 
     names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
-    base = override(with_budget(_preset(preset), budget), parse_settings(settings or []))
+    base = override(with_budget(preset_of(preset), budget), parse_settings(settings or []))
     with naming(data):
         results = run(
             base,
@@ -547,6 +549,8 @@ def _flowing(text: str) -> str:
         paragraph if "\n  " in paragraph else paragraph.replace("\n", " ") for paragraph in paragraphs
     )
 
+
+app.command()(translate)
 
 for _each in app.registered_commands:
     _each.context_settings = HELP_OPTIONS

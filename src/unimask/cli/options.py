@@ -41,6 +41,14 @@ class ExportFormat(StrEnum):
     pt2 = "pt2"
 
 
+class DecodingMethod(StrEnum):
+    """How words are chosen."""
+
+    beam = "beam"
+    greedy = "greedy"
+    sample = "sample"
+
+
 class WeightFormat(StrEnum):
     """Whose names and files weights are written in."""
 
@@ -161,6 +169,34 @@ Devices = Annotated[
     int, typer.Option(metavar="NUMBER", help="Processes on this machine, each with a device of its own.")
 ]
 Nodes = Annotated[int, typer.Option(metavar="NUMBER", help="Machines.")]
+
+Text = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="Lines to translate; without any, standard input is read."),
+]
+TranslationWeights = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help="One that ships with the package, or a folder that `unimask train` wrote (its best/).",
+    ),
+]
+TextFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Translate the lines of this file (UTF-8, also .gz).")
+]
+TranslationFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the result to this file, not to standard output.")
+]
+Decoding = Annotated[
+    DecodingMethod | None,
+    typer.Option(
+        "--decoding",
+        metavar="METHOD",
+        help="How words are chosen: beam (the best), greedy (the fastest), sample (by chance).",
+    ),
+]
+Beams = Annotated[int | None, typer.Option(metavar="NUMBER", help="Hypotheses that a beam follows.")]
+Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Of sampling: another number, another result.")]
 
 Split = Annotated[
     str, typer.Option(metavar="SPLIT", help="The part of the data to measure on: train, val, test or all.")

@@ -1,11 +1,14 @@
 """The whole model: a picture becomes a set of (class, mask) pairs."""
 
+from collections.abc import Mapping
+
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.models.per_pixel import CategoryEmbeddings
-from unimask.models.query_decoder import QueryDecoder, Visibility
-from unimask.structures import MaskPrediction
+from unimask.models.query_decoder import Look, QueryDecoder, Visibility
+from unimask.structures import MaskPrediction, Size
 
 
 class MaskClassifier(nn.Module):
@@ -38,9 +41,39 @@ class MaskClassifier(nn.Module):
 
         `valid` plays no part: padding is seen like any pixel, as in the original. Models of boxes mask it.
         """
+        return self._predict(pixels, self.visibility)
+
+    @torch.no_grad()
+    def attention_masks(
+        self, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Bool[Tensor, "batch queries _height _width"], ...]:
+        """Where each query may look in the memory of each layer, at the memory's size; True is visible.
+
+        Layers that nothing guides (the first one of a model without a prediction before it) are left out.
+        """
+        masks: list[Tensor] = []
+
+        def watching(mask_features: Tensor, sizes: Mapping[int, Size]) -> Look:
+            look = self.visibility(mask_features, sizes)
+
+            def watch(stride: int, embeddings: Tensor) -> Tensor | None:
+                visible = look(stride, embeddings)
+                shape = (*embeddings.shape[:2], *sizes[stride])
+                everything = torch.ones(shape, dtype=torch.bool, device=embeddings.device)
+                masks.append(everything if visible is None else visible.reshape(shape))
+                return visible
+
+            return watch
+
+        self._predict(pixels, watching)
+        return tuple(masks)
+
+    def _predict(
+        self, pixels: Float[Tensor, "batch 3 height width"], visibility: Visibility
+    ) -> MaskPrediction:
         memory, mask_features = self.pixel_decoder(self.backbone(pixels))
         sizes = {s: (memory[s].shape[2], memory[s].shape[3]) for s in self.query_decoder.strides}
-        look = self.visibility(mask_features, sizes)
+        look = visibility(mask_features, sizes)
         class_logits, mask_embeddings = self.query_decoder(memory, look)
         return MaskPrediction(
             class_logits=class_logits, mask_embeddings=mask_embeddings, mask_features=mask_features

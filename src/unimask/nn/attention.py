@@ -1,10 +1,12 @@
 """Attention: of every query to every key, and deformable attention to a few points of several maps."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +20,28 @@ class Memory:
 
     keys: Float[Tensor, "batch tokens channels"]
     values: Float[Tensor, "batch tokens channels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """Keys and values of some tokens as one attention sees them: projected, and split into its heads.
+
+    They depend on their own token only, so they can be kept while queries or further tokens come.
+    """
+
+    keys: Float[Tensor, "batch heads tokens head_channels"]
+    values: Float[Tensor, "batch heads tokens head_channels"]
+
+    def followed_by(self, later: "Projected") -> "Projected":
+        """These tokens, then the later ones."""
+        return Projected(
+            keys=torch.cat((self.keys, later.keys), dim=2),
+            values=torch.cat((self.values, later.values), dim=2),
+        )
+
+    def rows(self, indices: Int64[Tensor, " rows"]) -> "Projected":
+        """Those of some rows of the batch, which may be named more than once."""
+        return Projected(keys=self.keys[indices], values=self.values[indices])
 
 
 class Attention(nn.Module):
@@ -51,19 +75,51 @@ class Attention(nn.Module):
         `visible` is True where a query may look, the same for all heads; None lets it look everywhere.
         A query that may look nowhere has no defined result.
         """
-        weights, biases = self.input_weight.chunk(3), self.input_bias.chunk(3)
-        query, key, value = (
-            functional.linear(inputs, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for inputs, weight, bias in zip((queries, keys, values), weights, biases, strict=True)
-        )  # each (batch, heads, queries or tokens, channels / heads)
+        return self.attend(queries, self.project(keys, values), visible)
+
+    def project(
+        self,
+        keys: Float[Tensor, "batch tokens channels"],
+        values: Float[Tensor, "batch tokens channels"],
+    ) -> Projected:
+        """The half of the work that depends on keys and values only."""
+        return Projected(keys=self._input(1, keys), values=self._input(2, values))
+
+    def attend(
+        self,
+        queries: Float[Tensor, "batch queries channels"],
+        projected: Projected,
+        visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
+    ) -> Float[Tensor, "batch queries channels"]:
+        """The other half; both together are `forward`."""
         attended = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
+            self._input(0, queries),
+            projected.keys,
+            projected.values,
             attn_mask=None if visible is None else visible[:, None],
             dropout_p=self.dropout * self.training,
         )
         return self.output(attended.transpose(1, 2).flatten(2))
+
+    def shares(
+        self,
+        queries: Float[Tensor, "batch queries channels"],
+        keys: Float[Tensor, "batch tokens channels"],
+        visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
+    ) -> Float[Tensor, "batch heads queries tokens"]:
+        """How much each query takes of each token, per head: they add up to 1. To be looked at."""
+        query, key = self._input(0, queries), self._input(1, keys)
+        logits = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+        if visible is not None:
+            logits = logits.masked_fill(~visible[:, None], -math.inf)
+        return logits.softmax(dim=-1)
+
+    def _input(
+        self, part: int, inputs: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch heads tokens head_channels"]:
+        """Projected to queries, keys or values (part 0, 1, 2), and split into heads."""
+        weight, bias = self.input_weight.chunk(3)[part], self.input_bias.chunk(3)[part]
+        return functional.linear(inputs, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
@@ -82,6 +138,26 @@ class SelfAttention(nn.Module):
         """What each token sees; queries and keys are `placed` (tokens with their positions)."""
         update: Tensor = self.attention(placed, placed, tokens, visible)
         return update
+
+
+@contextmanager
+def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Inside, each call of one of the attentions adds its shares (batch, heads, queries, tokens) to the list.
+
+    For `Attention` only: `attend` alone, as decoding uses it, is not seen.
+    """
+    seen: list[Tensor] = []
+
+    def look(attention: Attention, inputs: tuple[Tensor, ...]) -> None:
+        queries, keys, _, *visible = inputs
+        seen.append(attention.shares(queries, keys, *visible))
+
+    hooks = [attention.register_forward_pre_hook(look) for attention in attentions]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, kw_only=True)

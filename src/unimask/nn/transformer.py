@@ -3,22 +3,33 @@
 Source: Attention Is All You Need, Sec. 3.1-3.3; positions are added in every layer, as in DETR, Sec. A.3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol, cast, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from unimask.nn.attention import Attention, Memory
+from unimask.nn.attention import Attention, Memory, Projected
 from unimask.ops.dispatch import token_by_token
 
 
 class Residual(nn.Module):
-    """norm(inputs + dropout(update)): the normalisation comes last (post-norm)."""
+    """norm(inputs + dropout(update)): the normalisation comes last (post-norm).
+
+    A sublayer f is used as `residual(inputs, f(residual.prepare(inputs)))`.
+    """
 
     def __init__(self, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
+
+    def prepare(
+        self, inputs: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The inputs as they are: the sublayer sees what the last norm left."""
+        return inputs
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
@@ -27,11 +38,46 @@ class Residual(nn.Module):
         return self.norm(inputs + self.dropout(update))
 
 
-class FeedForward(nn.Module):
-    """Two linear layers with ReLU between them, for each token on its own."""
+class PreNormResidual(nn.Module):
+    """inputs + dropout(f(norm(inputs))): the normalisation comes first, and none after the sum.
 
-    def __init__(self, channels: int, hidden_channels: int, dropout: float = 0.0) -> None:
+    Source: Xiong et al., On Layer Normalization in the Transformer Architecture (2002.04745), Fig. 1 (b). A
+    stack of such layers needs a norm after the last one.
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def prepare(
+        self, inputs: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The inputs, normalised."""
+        return self.norm(inputs)
+
+    def forward(
+        self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The inputs after one sublayer."""
+        return inputs + self.dropout(update)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them (ReLU in the paper), for each token on its own.
+
+    The activation may work in place.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        dropout: float = 0.0,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
         self.expand = nn.Linear(channels, hidden_channels)
         self.contract = nn.Linear(hidden_channels, channels)
         self.dropout = nn.Dropout(dropout)
@@ -45,23 +91,33 @@ class FeedForward(nn.Module):
         return token_by_token(self._update, tokens)
 
     def _update(self, tokens: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
-        return self.contract(self.dropout(self.expand(tokens).relu_()))
+        return self.contract(self.dropout(self.activation(self.expand(tokens))))
 
 
 class EncoderLayer(nn.Module):
     """Self-attention of any kind, then a feed-forward.
 
-    `attention` is called as `attention(tokens + positions, tokens, *where)` and gives the update.
+    `attention` is called as `attention(tokens + positions, tokens, *where)` and gives the update. `residual`
+    makes what surrounds each of the two. `hidden_dropout` is that inside the feed-forward, None: `dropout`.
     """
 
     def __init__(
-        self, attention: nn.Module, channels: int, feedforward_channels: int, dropout: float = 0.0
+        self,
+        attention: nn.Module,
+        channels: int,
+        feedforward_channels: int,
+        dropout: float = 0.0,
+        *,
+        residual: type[Residual] | type[PreNormResidual] = Residual,
+        hidden_dropout: float | None = None,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
     ) -> None:
         super().__init__()
+        hidden = dropout if hidden_dropout is None else hidden_dropout
         self.attention = attention
-        self.attention_residual = Residual(channels, dropout)
-        self.feedforward = FeedForward(channels, feedforward_channels, dropout)
-        self.feedforward_residual = Residual(channels, dropout)
+        self.attention_residual = residual(channels, dropout)
+        self.feedforward = FeedForward(channels, feedforward_channels, hidden, activation)
+        self.feedforward_residual = residual(channels, dropout)
 
     def forward(
         self,
@@ -70,14 +126,15 @@ class EncoderLayer(nn.Module):
         *where: object,
     ) -> Float[Tensor, "batch tokens channels"]:
         """The tokens, one layer further."""
-        tokens = self.attention_residual(tokens, self.attention(tokens + positions, tokens, *where))
-        return self.feedforward_residual(tokens, self.feedforward(tokens))
+        seen = self.attention_residual.prepare(tokens)
+        tokens = self.attention_residual(tokens, self.attention(seen + positions, seen, *where))
+        return self.feedforward_residual(tokens, self.feedforward(self.feedforward_residual.prepare(tokens)))
 
 
 class CrossSublayer(nn.Module):
     """Queries look at the memory."""
 
-    def __init__(self, attention: Attention, residual: Residual) -> None:
+    def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
         self.attention = attention
         self.residual = residual
@@ -90,14 +147,28 @@ class CrossSublayer(nn.Module):
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
         """The queries after cross-attention."""
-        update = self.attention(queries + positions, memory.keys, memory.values, visible)
-        return self.residual(queries, update)
+        placed = self.residual.prepare(queries) + positions
+        return self.residual(queries, self.attention(placed, memory.keys, memory.values, visible))
+
+    def start(self, memory: Memory) -> Projected:
+        """What `step` keeps: the memory, projected once."""
+        return self.attention.project(memory.keys, memory.values)
+
+    def step(
+        self,
+        newest: Float[Tensor, "batch 1 channels"],
+        kept: Projected,
+        visible: Bool[Tensor, "batch 1 tokens"],
+    ) -> tuple[Float[Tensor, "batch 1 channels"], Projected]:
+        """The newest token of each sequence after cross-attention, and what to keep."""
+        update = self.attention.attend(self.residual.prepare(newest), kept, visible)
+        return self.residual(newest, update), kept
 
 
 class SelfSublayer(nn.Module):
     """Queries look at each other."""
 
-    def __init__(self, attention: Attention, residual: Residual) -> None:
+    def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
         self.attention = attention
         self.residual = residual
@@ -110,14 +181,60 @@ class SelfSublayer(nn.Module):
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
         """The queries after self-attention; the memory plays no part."""
-        placed = queries + positions
-        return self.residual(queries, self.attention(placed, placed, queries))
+        seen = self.residual.prepare(queries)
+        placed = seen + positions
+        return self.residual(queries, self.attention(placed, placed, seen))
+
+
+class CausalSublayer(nn.Module):
+    """Tokens of a sequence look at themselves and at those before them.
+
+    Source: Attention Is All You Need, Sec. 3.1 (masked self-attention of the decoder).
+    """
+
+    def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
+        super().__init__()
+        self.attention = attention
+        self.residual = residual
+
+    def forward(
+        self,
+        queries: Float[Tensor, "batch queries channels"],
+        positions: Float[Tensor, "#batch queries channels"],
+        memory: Memory,
+        visible: Bool[Tensor, "#batch #queries tokens"] | None,
+    ) -> Float[Tensor, "batch queries channels"]:
+        """The tokens after self-attention; memory and `visible`, which is about it, play no part."""
+        seen = self.residual.prepare(queries)
+        placed = seen + positions
+        update = self.attention(placed, placed, seen, causal_visibility(queries.shape[1], queries.device))
+        return self.residual(queries, update)
+
+    def start(self, memory: Memory) -> Projected:
+        """What `step` keeps: no token yet."""
+        return self.attention.project(memory.keys[:, :0], memory.values[:, :0])
+
+    def step(
+        self,
+        newest: Float[Tensor, "batch 1 channels"],
+        kept: Projected,
+        visible: Bool[Tensor, "batch 1 tokens"],
+    ) -> tuple[Float[Tensor, "batch 1 channels"], Projected]:
+        """The newest token of each sequence after self-attention, and what to keep: it is among it now."""
+        seen = self.residual.prepare(newest)
+        kept = kept.followed_by(self.attention.project(seen, seen))
+        return self.residual(newest, self.attention.attend(seen, kept)), kept
+
+
+def causal_visibility(count: int, device: torch.device) -> Bool[Tensor, "1 count count"]:
+    """Each of `count` tokens sees itself and those before it."""
+    return torch.ones((1, count, count), dtype=torch.bool, device=device).tril()
 
 
 class FeedForwardSublayer(nn.Module):
     """Each query for itself."""
 
-    def __init__(self, feedforward: FeedForward, residual: Residual) -> None:
+    def __init__(self, feedforward: FeedForward, residual: Residual | PreNormResidual) -> None:
         super().__init__()
         self.update = feedforward
         self.residual = residual
@@ -130,7 +247,33 @@ class FeedForwardSublayer(nn.Module):
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
         """The queries after the feed-forward; positions and memory play no part."""
-        return self.residual(queries, self.update(queries))
+        return self.residual(queries, self.update(self.residual.prepare(queries)))
+
+    def start(self, memory: Memory) -> None:
+        """There is nothing to keep."""
+
+    def step(
+        self, newest: Float[Tensor, "batch 1 channels"], kept: None, visible: Bool[Tensor, "batch 1 tokens"]
+    ) -> tuple[Float[Tensor, "batch 1 channels"], None]:
+        """The newest token of each sequence after the feed-forward."""
+        return self.residual(newest, self.update(self.residual.prepare(newest))), None
+
+
+Kept = tuple[Projected | None, ...]
+"""What a layer keeps between the tokens of a sequence: keys and values of each of its attentions."""
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """A sublayer that can take the tokens of a sequence one at a time, keeping what it computed before."""
+
+    def start(self, memory: Memory) -> Projected | None:
+        """What is kept before the first token."""
+
+    def step(
+        self, newest: Tensor, kept: Projected | None, visible: Tensor
+    ) -> tuple[Tensor, Projected | None]:
+        """The newest token of each sequence after the sublayer, and what to keep now."""
 
 
 class DecoderLayer(nn.Module):
@@ -152,3 +295,27 @@ class DecoderLayer(nn.Module):
         for sublayer in self.children():
             queries = sublayer(queries, positions, memory, visible)
         return queries
+
+    def start(self, memory: Memory) -> Kept:
+        """What `step` keeps of each sublayer before the first token of a sequence."""
+        return tuple(sublayer.start(memory) for sublayer in self._steppers())
+
+    def step(
+        self,
+        newest: Float[Tensor, "batch 1 channels"],
+        kept: Kept,
+        visible: Bool[Tensor, "batch 1 tokens"],
+    ) -> tuple[Float[Tensor, "batch 1 channels"], Kept]:
+        """The newest token of each sequence, one layer further, as `forward` gives it; and what to keep.
+
+        Only of layers whose tokens look at none that come later, and get no positions in the layer:
+        `CausalSublayer` in the place of `SelfSublayer`.
+        """
+        after: list[Projected | None] = []
+        for sublayer, one in zip(self._steppers(), kept, strict=True):
+            newest, one = sublayer.step(newest, one, visible)
+            after.append(one)
+        return newest, tuple(after)
+
+    def _steppers(self) -> tuple[Stepper, ...]:
+        return tuple(cast(Stepper, sublayer) for sublayer in self.children())

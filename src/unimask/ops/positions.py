@@ -79,6 +79,35 @@ def _waves(
     return torch.stack((waves.sin(), waves.cos()), dim=-1).flatten(-2)
 
 
+def sequence_positions(
+    first: int,
+    count: int,
+    channels: int,
+    *,
+    halves: bool = False,
+    temperature: float = 10_000.0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "count channels"]:
+    """A vector for each place `first`, `first` + 1, ... of a sequence, which may be of any length.
+
+    Wavelengths run geometrically from 2 pi to `temperature` x 2 pi. Even channels hold sines, odd ones
+    cosines, as in the paper; with `halves` all sines come first and then all cosines, as in Marian.
+
+    Raises:
+        ValueError: `channels` is odd.
+
+    Source: Attention Is All You Need, Sec. 3.5.
+    """
+    if channels % 2:
+        raise ValueError(f"positions of a sequence need an even number of channels, not {channels}")
+    exponents = torch.arange(0, channels, 2, device=device, dtype=torch.float64) / channels
+    places = torch.arange(first, first + count, device=device, dtype=torch.float64)
+    angles = places[:, None] * temperature**-exponents
+    waves = torch.stack((angles.sin(), angles.cos()), dim=1 if halves else 2)
+    return waves.flatten(1).to(dtype)
+
+
 def fourier_positions(
     height: int, width: int, octaves: int, *, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "{4*octaves} height width"]:

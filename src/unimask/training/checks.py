@@ -6,14 +6,22 @@ from unimask.config import ALL_TASKS, DetrConfig, ModelConfig, TrainingConfig, t
 from unimask.errors import ConfigError
 
 
-def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
+def check_task(task: str) -> None:
+    """Nothing comes out; there is such a task.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if task not in ALL_TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
+
+
+def check_settings(config: TrainingConfig, processes: int) -> None:
     """Nothing comes out; the settings can work.
 
     Raises:
         ConfigError: one of them cannot, or the batch does not divide among processes and passes.
     """
-    if task not in ALL_TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
     for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every"):
         if getattr(config, name) < 1:
             raise ConfigError(f"training.{name}", f"must be at least 1; got {getattr(config, name)}")
@@ -23,6 +31,10 @@ def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
     for name in ("learning_rate", "gradient_clip"):
         if not getattr(config, name) > 0:
             raise ConfigError(f"training.{name}", f"must be above 0; got {getattr(config, name)}")
+    if not (config.epsilon > 0 and all(0 <= beta < 1 for beta in config.betas)):
+        raise ConfigError(
+            "training.betas", f"must be below 1, and training.epsilon above 0; got {config.betas}"
+        )
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(
             "training.ema_decay", f"must be at least 0 (off) and below 1; got {config.ema_decay}"
@@ -32,8 +44,9 @@ def check_settings(config: TrainingConfig, task: str, processes: int) -> None:
     if config.batch_size % (processes * config.accumulate):
         raise ConfigError(
             "training.batch_size",
-            f"{config.batch_size} pictures do not divide among {processes} processes x {config.accumulate} "
-            f"passes (training.accumulate); take a multiple of {processes * config.accumulate}",
+            f"{config.batch_size} pictures or tokens do not divide among {processes} processes x "
+            f"{config.accumulate} passes (training.accumulate); take a multiple of "
+            f"{processes * config.accumulate}",
         )
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
@@ -14,16 +15,12 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 import unimask
-from unimask.checkpoint import ModelFile, save_model
-from unimask.config import Experiment, ModelConfig, Task
-from unimask.data.loader import training_loader
-from unimask.losses.build import build_box_criterion, build_criterion, build_pixel_criterion
-from unimask.models.build import build_model
-from unimask.structures import Batch
+from unimask.config import Experiment, Task, TrainingConfig
 from unimask.training.average import MovingAverage
-from unimask.training.checks import check_device, check_model, check_settings
-from unimask.training.initial import load_initial
+from unimask.training.checks import check_device, check_model, check_settings, check_task
+from unimask.training.job import AnyJob, Measure
 from unimask.training.machine import describe_machine
+from unimask.training.masks import MaskJob
 from unimask.training.optimizer import build_optimizer, set_learning_rate
 from unimask.training.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
@@ -31,17 +28,9 @@ from unimask.training.record import RunRecord
 from unimask.training.result import TrainingError, TrainingResult
 from unimask.training.run_folder import RunFolder
 from unimask.training.speed import Window, report_step
-from unimask.training.step import (
-    LossModule,
-    LossOfBatch,
-    NormStatistics,
-    count_targets,
-    random_seed,
-    to_device,
-    uniform_source,
-)
+from unimask.training.step import LossModule, NormStatistics, random_seed
 from unimask.training.stopping import deaf_children, stop_signals
-from unimask.training.task import TrainingTask, describe_run, evaluate_model, open_task
+from unimask.training.task import open_task
 
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
 _PATIENCE = timedelta(hours=1)  # how long processes wait for the slowest one
@@ -78,22 +67,61 @@ def train(
         WeightsError: the initial weights do not fit.
         TrainingError: too many steps in a row were not finite.
     """
-    check_settings(experiment.training, task, devices * nodes)
+    check_task(task)
     check_model(experiment.model, task)
-    accelerator, selected = check_device(device, devices, experiment.training.precision)
+
+    def open_job() -> MaskJob:
+        opened = open_task(data, task, experiment)
+        return MaskJob(experiment=experiment, task=opened, initial=initial, licence=licence)
+
+    machines = Machines(device=device, devices=devices, nodes=nodes)
+    return run_job(open_job, experiment.training, machines, output, resume=resume, reporter=reporter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Where a training runs, as `train` explains."""
+
+    device: str
+    devices: int
+    nodes: int
+
+
+def run_job(
+    open_job: Callable[[], AnyJob],
+    config: TrainingConfig,
+    machines: Machines,
+    output: str | Path,
+    *,
+    resume: bool,
+    reporter: Reporter | None,
+) -> TrainingResult:
+    """What `train` does, for any job; it is opened in each process, after they have been started.
+
+    Raises:
+        DataError, ConfigError, WeightsError, TrainingError: see `train`.
+    """
+    device, devices, nodes = machines.device, machines.devices, machines.nodes
+    check_settings(config, devices * nodes)
+    accelerator, selected = check_device(device, devices, config.precision)
     fabric = Fabric(
         accelerator=accelerator,
         devices=selected,
         num_nodes=nodes,
         strategy=DDPStrategy(timeout=_PATIENCE) if devices * nodes > 1 else "auto",
-        precision=experiment.training.precision,
+        precision=config.precision,
     )
     fabric.launch()
     shown = (reporter or automatic_reporter()) if fabric.is_global_zero else SilentReporter()
-    opened = open_task(data, task, experiment)
+    job = open_job()
     folder = RunFolder(Path(output))
-    first_alone(lambda: folder.begin(describe_run(experiment, opened), resume=resume))
-    training = _Training(fabric, experiment, opened, folder, shown, initial=initial, licence=licence)
+
+    def begin() -> None:
+        folder.begin(job.describe(), resume=resume)
+        job.keep(folder.path)
+
+    first_alone(begin)
+    training = _Training(fabric, job, folder, shown)
     with stop_signals(training.ask_to_stop, fabric.world_size):
         return training.run()
 
@@ -101,44 +129,22 @@ def train(
 class _Training:
     """A run: the state that changes from step to step, and what changes it."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        experiment: Experiment,
-        task: TrainingTask,
-        folder: RunFolder,
-        reporter: Reporter,
-        *,
-        initial: str | Path | None,
-        licence: str,
-    ) -> None:
-        self.fabric, self.experiment, self.config = fabric, experiment, experiment.training
-        self.task, self.folder, self.reporter, self.licence = task, folder, reporter, licence
+    def __init__(self, fabric: Fabric, job: AnyJob, folder: RunFolder, reporter: Reporter) -> None:
+        self.fabric, self.job, self.config = fabric, job, job.training
+        self.folder, self.reporter = folder, reporter
         state = folder.latest_checkpoint()
         torch.manual_seed(self.config.seed)
-        model = build_model(experiment.model, len(task.categories))
-        self.origin = (
-            str(state["origin"])
-            if state
-            else load_initial(model, experiment.model.backbone, task.categories, initial)
-        )
+        model = job.build()
+        self.origin = str(state["origin"]) if state else job.initialise(model)
         if state:
             model.load_state_dict(state["model"])
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it
         self.model = model.train()
         self.statistics = NormStatistics(model)
         optimizer = build_optimizer(model, self.config)
         self.module, self.optimizer = fabric.setup(LossModule(model), optimizer)
         self.average = MovingAverage(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
         self.targets_per_pass = torch.ones((), device=fabric.device)
-        of_masks = {"masks": build_criterion, "pixels": build_pixel_criterion}
-        described = experiment.model
-        build = (
-            of_masks[described.classification] if isinstance(described, ModelConfig) else build_box_criterion
-        )
-        self.criterion = build(
-            experiment.losses, len(task.categories), average=lambda count: self.targets_per_pass
-        ).to(fabric.device)
+        self.criterion = job.criterion(fabric.device, lambda count: self.targets_per_pass)
         self.step, self.skipped, self.skipped_in_row, self.seconds_before = 0, 0, 0, 0.0
         self.window, self.losses_of_step = Window(), dict[str, float]()
         if state:
@@ -146,7 +152,7 @@ class _Training:
         self.started = time.monotonic()
         self.evaluation_seconds = 0.0
         self.stop_asked = self.stopped = False
-        self.record = RunRecord(folder, self.step, task.primary_metric) if fabric.is_global_zero else None
+        self.record = RunRecord(folder, self.step, job.primary_metric) if fabric.is_global_zero else None
         self.stream = self._stream()
 
     def ask_to_stop(self) -> None:
@@ -180,19 +186,11 @@ class _Training:
 
     # one step
 
-    def _stream(self) -> Iterator[Batch]:
-        config, backbone, world = self.config, self.experiment.model.backbone, self.fabric.world_size
-        self.source = training_loader(
-            self.task.training,
-            self.experiment.data,
-            mean=backbone.image_mean,
-            std=backbone.image_std,
-            batch_size=config.batch_size // (world * config.accumulate),
-            seed=config.seed,
-            start_step=self.step * config.accumulate,
+    def _stream(self) -> Iterator[Any]:
+        self.source = self.job.stream(
+            start_step=self.step * self.config.accumulate,
             rank=self.fabric.global_rank,
-            world=world,
-            workers=config.workers,
+            world=self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
         )
         with deaf_children():  # the first batch starts the workers
@@ -208,21 +206,20 @@ class _Training:
         if problems:
             self.statistics.bring_back()
         self.step += 1
-        self.window.add_time(self.config.batch_size, time.monotonic() - started)
+        items = self.job.items(batches) * self.fabric.world_size
+        self.window.add_time(items, time.monotonic() - started)
         self._note_skip(problems)
         self._report(rate)
 
-    def _gradients(self, batches: list[Batch]) -> tuple[str, ...]:
+    def _gradients(self, batches: list[Any]) -> tuple[str, ...]:
         """Adds up the gradients of the passes of a step; gives what was not finite, and then takes none."""
-        count = torch.tensor(float(count_targets(batches)), device=self.fabric.device)
+        count = torch.tensor(float(self.job.targets(batches)), device=self.fabric.device)
         self.targets_per_pass = sum_of_all(count) / (len(batches) * self.fabric.world_size)
         self.losses_of_step = {}
         for index, batch in enumerate(batches):
             seed = random_seed(self.config.seed, self.step, index, self.fabric.global_rank)
             torch.manual_seed(seed)  # dropout and stochastic depth
-            measure = LossOfBatch(
-                to_device(batch, self.fabric.device), self.criterion, uniform_source(seed, self.fabric.device)
-            )
+            measure = self.criterion(batch, seed)
             last = index + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 losses: dict[str, Tensor] = self.module(measure)
@@ -234,7 +231,7 @@ class _Training:
             del measure, losses  # the prediction need not live beside the next one
         return ()
 
-    def _agree(self, measure: LossOfBatch, losses: dict[str, Tensor], passes: int) -> tuple[str, ...]:
+    def _agree(self, measure: Measure, losses: dict[str, Tensor], passes: int) -> tuple[str, ...]:
         """What is not finite in any process. Also sums losses, and hears whether a process shall stop."""
         values = torch.stack([value.detach().float() for value in losses.values()])
         bad = (~torch.isfinite(values).all()).float()
@@ -281,18 +278,25 @@ class _Training:
             raise TrainingError(
                 f"{self.folder.path}: {self.skipped_in_row} steps in a row were not finite, the last one: "
                 f"{text}; lower training.learning_rate, take bf16-mixed or 32-true as training.precision, or "
-                "look at the pictures"
+                "look at the data"
             )
 
     def _report(self, rate: float) -> None:
         logged = self.step % self.config.log_every == 0 or self._at_end()
         report = report_step(
-            self.window, self.step, self.config, rate, self.evaluation_seconds, logged=logged
+            self.window,
+            self.step,
+            self.config,
+            rate,
+            self.evaluation_seconds,
+            unit=self.job.unit,
+            logged=logged,
         )
         self.reporter.step(report)
         if logged:
             if self.record is not None:
-                self.record.log_step(self.step, self.window.as_record(rate, self.skipped, self._seconds()))
+                values = self.window.as_record(rate, self.skipped, self._seconds(), unit=self.job.unit)
+                self.record.log_step(self.step, values)
             self.window = Window()
 
     # evaluations and checkpoints
@@ -306,17 +310,11 @@ class _Training:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        """Each process measures its share of the pictures; the first one adds them up and writes."""
+        """Each process measures its share of the data; the first one adds them up and writes."""
         started = time.monotonic()
         model = self.average.model if self.average is not None else self.model
-        share = evaluate_model(
-            model,
-            self._model_file(),
-            self.task,
-            self.fabric.device,
-            self.reporter.evaluating,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
+        share = self.job.evaluate(
+            model, self.reporter.evaluating, rank=self.fabric.global_rank, world=self.fabric.world_size
         )
         metrics, *others = gather(share)
         record = self.record
@@ -326,21 +324,15 @@ class _Training:
             metrics.merge(other)
         values = dict(metrics.compute().values)
         if record.is_better(values):
-            save_model(self.folder.best, model, self._model_file())
+            self.job.save(self.folder.best, model, self._provenance())
         self.evaluation_seconds = time.monotonic() - started
         record.log_evaluation(self.step, values, self.evaluation_seconds)
-        self.reporter.message(f"evaluation after step {self.step}: {self.task.headline(values)}")
+        self.reporter.message(f"evaluation after step {self.step}: {self.job.headline(values)}")
 
-    def _model_file(self) -> ModelFile:
-        return ModelFile(
-            experiment=self.experiment,
-            categories=self.task.categories,
-            licence=self.licence,
-            provenance=(
-                f"trained with unimask {unimask.__version__} on {Path(self.task.data).name} "
-                f"({self.task.task}, {len(self.task.training)} pictures), step {self.step}; "
-                f"initial weights: {self.origin}"
-            ),
+    def _provenance(self) -> str:
+        return (
+            f"trained with unimask {unimask.__version__} on {self.job.source}, step {self.step}; "
+            f"initial weights: {self.origin}"
         )
 
     def _save_checkpoint(self) -> None:
@@ -361,7 +353,8 @@ class _Training:
                     "window": self.window.state(),
                 },
             )
-            save_model(self.folder.model, average if average is not None else self.model, self._model_file())
+            saved = average if average is not None else self.model
+            self.job.save(self.folder.model, saved, self._provenance())
         self.fabric.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -371,7 +364,7 @@ class _Training:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.skipped = int(state["step"]), int(state["skipped"])
         self.skipped_in_row, self.seconds_before = int(state["skipped_in_row"]), float(state["seconds"])
-        self.window = Window(**state["window"])
+        self.window = Window.from_state(state["window"])
 
     def _finish(self) -> TrainingResult:
         seconds = self._seconds()

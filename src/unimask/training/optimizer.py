@@ -79,7 +79,13 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
                 "weight_decay": config.weight_decay if group.decays else 0.0,
             }
         )
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainingConfig) -> float:

@@ -18,7 +18,8 @@ class StepReport:
     loss: float  # weighted total, mean over the steps since the last line of the log
     terms: Mapping[str, float]  # of the final prediction, not weighted, mean over the same steps
     learning_rate: float
-    pictures_per_second: float
+    speed: float  # in training, without evaluations
+    unit: str  # of so many a second: pictures, tokens
     seconds_left: float
     logged: bool  # this step has a line in the log
 
@@ -34,7 +35,7 @@ class Reporter(Protocol):
         """A step is done."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """`done` of `total` pictures of an evaluation are done."""
+        """`done` of `total` pictures (or lines) of an evaluation are done."""
 
     def message(self, text: str) -> None:
         """Something that a reader of the log should see."""
@@ -54,7 +55,7 @@ def describe(report: StepReport) -> str:
     terms = ", ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
     return (
         f"step {report.step}/{report.steps}  loss {report.loss:.3f} ({terms})  "
-        f"learning rate {report.learning_rate:.2e}  {report.pictures_per_second:.2f} pictures/s  "
+        f"learning rate {report.learning_rate:.2e}  {report.speed:.2f} {report.unit}/s  "
         f"{duration(report.seconds_left)} left"
     )
 
@@ -131,7 +132,7 @@ class RichReporter:
     def step(self, report: StepReport) -> None:
         """Moves the bar."""
         details = (
-            f"loss {report.loss:.2f}  {report.pictures_per_second:.2f} pictures/s  "
+            f"loss {report.loss:.2f}  {report.speed:.2f} {report.unit}/s  "
             f"{duration(report.seconds_left)} left"
         )
         self._progress.update(self._training, completed=report.step, details=details)
@@ -139,7 +140,7 @@ class RichReporter:
     def evaluating(self, done: int, total: int) -> None:
         """Moves the second bar, which is there until the evaluation is done."""
         if self._evaluation is None:
-            self._evaluation = self._progress.add_task("evaluating", total=total, details="pictures")
+            self._evaluation = self._progress.add_task("evaluating", total=total, details="")
         self._progress.update(self._evaluation, completed=done)
         if done >= total:
             self._progress.remove_task(self._evaluation)

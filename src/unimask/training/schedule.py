@@ -12,7 +12,16 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
 
     Source: Mask2Former, Sec. 4.1 (step: COCO; poly with power 0.9: ADE20K, Cityscapes, Mapillary). The
     original warms up too, but from 1 (that is, not at all); `warmup_steps=0` does the same.
+
+    Noam schedule: up in a line during the warm-up, then down with the inverse square root of the step; the
+    factor is 1 at step `warmup_steps` (counted from 1). The paper's rate has its peak, with 4000 steps, at
+    (channels x 4000) ** -0.5, which is 7e-4 for 512 channels.
+
+    Source: Attention Is All You Need, Sec. 5.3, Eq. 3.
     """
+    if config.schedule == "noam":
+        warmup = max(1, config.warmup_steps)
+        return min((step + 1) / warmup, (warmup / (step + 1)) ** 0.5)
     if config.schedule == "poly":
         factor = max(0.0, 1.0 - step / config.steps) ** config.power
     else:

@@ -16,8 +16,17 @@ class Window:
     losses: dict[str, float] = field(default_factory=dict)
     norm: float = 0.0
     updates: int = 0
-    pictures: int = 0
+    items: int = 0  # pictures, or tokens
+    steps: int = 0
     seconds: float = 0.0
+
+    @staticmethod
+    def from_state(state: dict[str, Any]) -> "Window":
+        """The inverse of `state`."""
+        known = {
+            "items" if name == "pictures" else name: value for name, value in state.items()
+        }  # before 0.2
+        return Window(**known)
 
     def add_update(self, losses: Mapping[str, float], norm: float) -> None:
         """A step that was taken; `norm` is that of the gradient before clipping."""
@@ -26,20 +35,21 @@ class Window:
         self.norm += norm
         self.updates += 1
 
-    def add_time(self, pictures: int, seconds: int | float) -> None:
+    def add_time(self, items: int, seconds: int | float) -> None:
         """How long a step took, taken or skipped."""
-        self.pictures += pictures
+        self.items += items
+        self.steps += 1
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
         """Mean losses over the steps that were taken; empty where none was."""
         return {name: value / self.updates for name, value in self.losses.items()}
 
-    def pictures_per_second(self) -> float:
+    def items_per_second(self) -> float:
         """The speed of training, without evaluations."""
-        return self.pictures / self.seconds if self.seconds > 0 else 0.0
+        return self.items / self.seconds if self.seconds > 0 else 0.0
 
-    def as_record(self, rate: float, skipped: int, seconds: float) -> dict[str, int | float]:
+    def as_record(self, rate: float, skipped: int, seconds: float, *, unit: str) -> dict[str, int | float]:
         """A line of the log; what is not known is not a number."""
         means = self.means()
         return {
@@ -47,28 +57,35 @@ class Window:
             **means,
             "gradient_norm": self.norm / self.updates if self.updates else math.nan,
             "learning_rate": rate,
-            "pictures_per_second": self.pictures_per_second(),
+            f"{unit}_per_second": self.items_per_second(),
             "skipped_steps": skipped,
             "seconds": seconds,
         }
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; `Window(**state)` is the inverse."""
+        """For the checkpoint; `from_state` is the inverse."""
         return {
             "losses": dict(self.losses),
             "norm": self.norm,
             "updates": self.updates,
-            "pictures": self.pictures,
+            "items": self.items,
+            "steps": self.steps,
             "seconds": self.seconds,
         }
 
 
 def report_step(
-    window: Window, step: int, config: TrainingConfig, rate: float, evaluation_seconds: float, *, logged: bool
+    window: Window,
+    step: int,
+    config: TrainingConfig,
+    rate: float,
+    evaluation_seconds: float,
+    *,
+    unit: str,
+    logged: bool,
 ) -> StepReport:
     """What a reporter is told after a step; the time left counts the evaluations to come."""
-    speed = window.pictures_per_second()
-    left = (config.steps - step) * config.batch_size / speed if speed > 0 else 0.0
+    left = (config.steps - step) * window.seconds / max(1, window.steps)
     if config.evaluate_every > 0:
         left += -(-(config.steps - step) // config.evaluate_every) * evaluation_seconds
     means = window.means()
@@ -78,7 +95,8 @@ def report_step(
         loss=means.pop("total", math.nan),
         terms=means,
         learning_rate=rate,
-        pictures_per_second=speed,
+        speed=window.items_per_second(),
+        unit=unit,
         seconds_left=left,
         logged=logged,
     )
