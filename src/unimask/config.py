@@ -266,7 +266,7 @@ def _adapter(kind: type) -> TypeAdapter:  # not subscripted: beartype cannot che
 
 def settings_to_dict(settings: object) -> dict[str, object]:
     """A dataclass of settings as plain values, ready for JSON; `settings_from_dict` is its inverse."""
-    result: dict[str, object] = _adapter(type(settings)).dump_python(settings, mode="json")
+    result: dict[str, object] = _adapter(type(settings)).dump_python(settings, mode="json")  # type: ignore[arg-type]
     return result
 
 
@@ -324,7 +324,7 @@ def settings_from_dict(kind: type[Settings], values: dict[str, object]) -> Setti
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type.
     """
     try:
-        settings: Settings = _adapter(kind).validate_python(values)
+        settings: Settings = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == _NO_SUCH_KIND:

@@ -34,7 +34,7 @@ from unimask.cli.translation import (
     translate,
     writes_tokens,
 )
-from unimask.errors import DataError, UnimaskError
+from unimask.errors import ConfigError, DataError, UnimaskError
 
 if TYPE_CHECKING:
     from unimask.box_results import BoxResult
@@ -513,12 +513,15 @@ def ablate(
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
       unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
     """
-    from unimask.config import override
+    from unimask.config import Experiment, override
     from unimask.training.ablation import ablate as run
     from unimask.training.ablation import with_budget
 
     names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
-    base = override(with_budget(preset_of(preset), budget), parse_settings(settings or []))
+    experiment = preset_of(preset)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(preset, "is a preset of translation; ablate goes from MaskFormer to Mask2Former")
+    base = override(with_budget(experiment, budget), parse_settings(settings or []))
     with naming(data):
         results = run(
             base,

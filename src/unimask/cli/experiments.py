@@ -45,7 +45,7 @@ def preset_of(name: str) -> "Experiment | TranslationExperiment":
     """
     from unimask.presets import PRESETS, TRANSLATION_PRESETS
 
-    every = {**PRESETS, **TRANSLATION_PRESETS}
+    every: dict[str, Callable[[], Experiment | TranslationExperiment]] = {**PRESETS, **TRANSLATION_PRESETS}
     if name not in every:
         near = get_close_matches(name, every, 3, 0.6) or ["small", "tiny"]
         raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")

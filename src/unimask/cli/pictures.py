@@ -153,7 +153,7 @@ def _together(work: Work, batch: list[tuple[Named, Image]]) -> list[tuple[Named,
     images = [image for _, image in batch]
     names = [named[0].stem for named, _ in batch]
     try:
-        found = work.segmenter.predict_images(
+        found: Sequence[AnyResult] = work.segmenter.predict_images(
             images, names, work.task, threshold=work.threshold, batch_size=work.batch_size
         )
     except (MemoryError, RuntimeError) as error:

@@ -63,7 +63,7 @@ class FixedPadding(nn.Module):
 def exportable(model: nn.Module) -> FinalMasks:
     """A copy of the model, on the CPU and in eval mode, that `torch.export` can follow for every canvas."""
     wrapped = FinalMasks(copy.deepcopy(model).cpu().float()).eval()
-    wrapped = wrapped.to(memory_format=torch.contiguous_format)
+    wrapped = wrapped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _fix_padding(wrapped)
     for parameter in wrapped.parameters():
         parameter.requires_grad_(False)

@@ -323,7 +323,7 @@ def _check_strides(strides: tuple[int, ...], given: Mapping[int, int], path: str
 # sequences
 
 ACTIVATIONS = {"relu": torch.relu_, "silu": functional.silu, "gelu": functional.gelu}
-RESIDUALS = {"post": Residual, "pre": PreNormResidual}
+RESIDUALS: Mapping[str, type[Residual] | type[PreNormResidual]] = {"post": Residual, "pre": PreNormResidual}
 
 
 def build_sequence_model(config: SequenceModelConfig, vocabulary: int) -> Seq2Seq:

@@ -20,7 +20,7 @@ from unimask.config import Experiment, ModelConfig, Task, experiment_to_dict, ov
 from unimask.errors import ConfigError, DataError
 from unimask.training import ablation_row
 from unimask.training.ablation_report import RowResult, write_report
-from unimask.training.checks import check_settings
+from unimask.training.checks import check_settings, check_task
 from unimask.training.run_folder import RunFolder, differences
 from unimask.training.task import HEADLINES, open_task
 
@@ -163,7 +163,8 @@ def ablate(
         }
         for row in wanted
     }
-    check_settings(base.training, task, processes=1)
+    check_task(task)
+    check_settings(base.training, processes=1)
     open_task(data, task, base)
     _begin(output, base, requests)
     for number, row in enumerate(wanted, start=1):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from unimask.sequence_checkpoint import (
 )
 from unimask.sequence_config import TranslationExperiment, translation_to_dict
 from unimask.structures import Losses, SequenceBatch
+from unimask.training.job import Job
 from unimask.training.loop import Machines, run_job
 from unimask.training.machine import command_line
 from unimask.training.processes import first_says
@@ -167,7 +168,7 @@ def train_translation(
     """
     known = Path(output) / VOCABULARY_NAME if resume else None
 
-    def open_job() -> "SequenceJob":
+    def open_job() -> Job[Any]:
         opened = open_sequences(data, experiment, known)
         return SequenceJob(experiment=experiment, data=opened, initial=initial, licence=licence)
 
