@@ -170,7 +170,8 @@ def train_translation(
 
     def open_job() -> Job[Any]:
         opened = open_sequences(data, experiment, known)
-        return SequenceJob(experiment=experiment, data=opened, initial=initial, licence=licence)
+        job = SequenceJob(experiment=experiment, data=opened, initial=initial, licence=licence)
+        return cast(Job[Any], job)
 
     machines = Machines(device=device, devices=devices, nodes=nodes)
     return run_job(open_job, experiment.training, machines, output, resume=resume, reporter=reporter)
