@@ -223,7 +223,8 @@ def test_memory_is_noted_until_the_first_evaluation(monkeypatch: pytest.MonkeyPa
         loss=1.0,
         terms={},
         learning_rate=0.1,
-        pictures_per_second=1.0,
+        speed=1.0,
+        unit="pictures",
         seconds_left=0.0,
         logged=True,
     )
