@@ -48,7 +48,7 @@ def test_presets_are_listed_and_shown() -> None:
     assert (
         override(PRESETS["small"](), parse_settings(lines)) == PRESETS["tiny"]()
     )  # lines are --set arguments
-    assert "tinny: no such preset; is it tiny or detr_tiny?" in refused("presets", "tinny")
+    assert "tinny: no such preset; is it tiny?" in refused("presets", "tinny")
 
 
 def test_convert_from_ours_to_ours(model: Path, tmp_path: Path) -> None:
