@@ -188,7 +188,10 @@ def test_settings_exist(document: Path) -> None:
     wrong = []
     for code in inline_code(document.read_text(encoding="utf-8")):
         path = code.removeprefix("--set ").partition("=")[0]
-        if re.fullmatch(rf"({parts})(\.[a-z_]+)+", path) and path not in known | {"model.safetensors", "data.yaml"}:
+        if re.fullmatch(rf"({parts})(\.[a-z_]+)+", path) and path not in known | {
+            "model.safetensors",
+            "data.yaml",
+        }:
             wrong.append(path)
     assert wrong == []
 
