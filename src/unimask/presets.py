@@ -277,11 +277,6 @@ PRESETS: dict[str, Preset] = {
 """Name -> function that gives the experiment."""
 
 
-def description(name: str) -> str:
-    """What the preset is for: the first line of its docstring."""
-    return (PRESETS[name].__doc__ or "").strip().splitlines()[0]
-
-
 ABLATIONS: dict[str, dict[str, object]] = {
     # masked attention (Table 4a and 4c): cross-attention sees the whole memory
     "full_attention": {"model.query_decoder.visibility": "full"},
@@ -375,3 +370,8 @@ TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
     "transformer-tiny-multi30k": transformer_tiny_multi30k,
 }
 """Name -> function that gives the experiment, of models that read a sequence and write tokens."""
+
+
+def description(name: str) -> str:
+    """What the preset is for: the first line of its docstring."""
+    return ({**PRESETS, **TRANSLATION_PRESETS}[name].__doc__ or "").strip().splitlines()[0]

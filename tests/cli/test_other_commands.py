@@ -15,7 +15,7 @@ import unimask as package
 from unimask.checkpoint import CONFIG_NAME, WEIGHTS_NAME, shipped_models
 from unimask.cli import parse_settings
 from unimask.config import experiment_to_dict, override
-from unimask.presets import PRESETS
+from unimask.presets import PRESETS, TRANSLATION_PRESETS
 
 COMMANDS = ("predict", "train", "evaluate", "convert", "presets")
 
@@ -41,7 +41,7 @@ def test_the_first_help() -> None:
 
 def test_presets_are_listed_and_shown() -> None:
     table, names = unimask("presets"), unimask("presets", "--json").json()
-    assert list(names) == list(PRESETS)
+    assert list(names) == [*PRESETS, *TRANSLATION_PRESETS]
     assert all(name in table.out for name in names)
     assert unimask("presets", "tiny", "--json").json() == experiment_to_dict(PRESETS["tiny"]())
     lines = unimask("presets", "tiny").out.splitlines()

@@ -22,7 +22,7 @@ def test_means_speed_and_time_left() -> None:
     report = report_step(window(), 10, config, 1e-4, 7.0, unit="pictures", logged=True)
     assert (report.loss, report.terms, report.speed) == (3.0, {"mask": 0.5}, 4.0)
     assert report.seconds_left == pytest.approx(100 * 6 / 4.0 + 3 * 7.0)  # evaluations after 40, 80 and 110
-    record = window().as_record(1e-4, 2, 99.0)
+    record = window().as_record(1e-4, 2, 99.0, unit="pictures")
     assert (record["loss"], record["mask"], record["gradient_norm"], record["skipped_steps"]) == (
         3.0,
         0.5,
@@ -34,12 +34,14 @@ def test_means_speed_and_time_left() -> None:
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
     empty = Window()
     empty.add_time(6, 1.0)
-    assert empty.as_record(1e-4, 1, 1.0)["loss"] != empty.as_record(1e-4, 1, 1.0)["loss"]  # not a number
+    loss = empty.as_record(1e-4, 1, 1.0, unit="tokens")["loss"]
+    assert loss != loss  # not a number
     assert report_step(empty, 1, TrainingConfig(), 1e-4, 0.0, unit="pictures", logged=False).terms == {}
 
 
 def test_a_window_survives_a_checkpoint() -> None:
     assert Window.from_state(window().state()) == window()
+    assert Window.from_state({"pictures": 5}).items == 5  # as it was called before
 
 
 def test_plain_lines() -> None:
