@@ -252,12 +252,6 @@ PRESETS: dict[str, Preset] = {
 """Name -> function that gives the experiment."""
 
 
-def description(name: str) -> str:
-    """What the preset is for: the first line of its docstring."""
-    preset = PRESETS[name] if name in PRESETS else TRANSLATION_PRESETS[name]
-    return (preset.__doc__ or "").strip().splitlines()[0]
-
-
 ABLATIONS: dict[str, dict[str, object]] = {
     # masked attention (Table 4a and 4c): cross-attention sees the whole memory
     "full_attention": {"model.query_decoder.visibility": "full"},
@@ -325,14 +319,13 @@ def glyphs() -> TranslationExperiment:
             feedforward_channels=128,
             encoder_layers=2,
             decoder_layers=2,
-            norm="pre",
             source="vectors",
-            source_features=16,
+            source_features=64,
         ),
         data=TextConfig(split_words=False, vocabulary=24),
         decoding=DecodingConfig(limit_factor=0.0, limit_extra=12),
         training=TrainingConfig(
-            steps=1500,
+            steps=1200,
             batch_size=2048,
             learning_rate=0.003,
             weight_decay=0.0,
@@ -352,3 +345,8 @@ TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
     "transformer-tiny-multi30k": transformer_tiny_multi30k,
 }
 """Name -> function that gives the experiment, of models that read a sequence and write tokens."""
+
+
+def description(name: str) -> str:
+    """What the preset is for: the first line of its docstring."""
+    return ({**PRESETS, **TRANSLATION_PRESETS}[name].__doc__ or "").strip().splitlines()[0]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimask.data.glyphs import CHARACTERS, HEIGHT, glyph_data, render, with_vocabulary
+from unimask.data.glyphs import CHARACTERS, FEATURES, glyph_data, render, with_vocabulary
 from unimask.data.pairs import Pairs, decode_lines, read_lines, read_pairs
 from unimask.data.sequence_loader import collate, encode_pairs, token_batches, training_batches
 from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
@@ -164,11 +164,11 @@ def test_padding_is_at_the_ends() -> None:
 
 
 def test_glyphs_are_rendered() -> None:
-    columns = render("41", 0)
-    assert columns.shape[1] == HEIGHT
-    assert float(columns.max()) > 0.7
-    assert torch.equal(columns, render("41", 0))
-    assert not torch.equal(columns, render("41", 1))
+    vectors = render("41", 0)
+    assert vectors.shape[1] == FEATURES
+    assert float(vectors.max()) > 0.7
+    assert torch.equal(vectors, render("41", 0))
+    assert not torch.equal(vectors, render("41", 1))
     data = glyph_data(5, 3)
     assert set("".join(data.truth)) <= {*CHARACTERS, " "}
     other = with_vocabulary(data, learn_vocabulary([" ".join(reversed(CHARACTERS))], 80, lowercase=False))

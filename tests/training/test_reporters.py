@@ -41,6 +41,7 @@ def test_a_window_of_skipped_steps_has_no_loss() -> None:
 
 def test_a_window_survives_a_checkpoint() -> None:
     assert Window.from_state(window().state()) == window()
+    assert Window.from_state({"pictures": 5}).items == 5  # as it was called before
 
 
 def test_plain_lines() -> None:

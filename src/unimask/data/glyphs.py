@@ -1,6 +1,6 @@
 """A second modality, made on the spot: vectors come in, characters go out.
 
-Each sequence is a rendered line of characters, column by column, as a scanner passes over it.
+Each sequence is a rendered line of characters, a few columns at a time, as a scanner passes over it.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,9 @@ from unimask.data.seeds import seeded_generator
 from unimask.data.sequence_loader import SequencePair
 from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
 
-HEIGHT = 16  # numbers in each vector: the pixels of a column
+HEIGHT = 16  # of the picture, in pixels
+COLUMNS = 4  # of pixels in each vector, as frames of speech are put together in groups
+FEATURES = HEIGHT * COLUMNS  # numbers in each vector
 CHARACTERS = "0123456789"
 _SIZE = 13  # of the font, in pixels
 _TRAIN, _VAL = 0, 1
@@ -27,7 +29,7 @@ class GlyphData:
     name: str
     vocabulary: Vocabulary
     training: tuple[SequencePair, ...]
-    validation: tuple[Float[Tensor, "_columns pixels"], ...]
+    validation: tuple[Float[Tensor, "_places features"], ...]
     truth: tuple[str, ...]
 
 
@@ -74,14 +76,14 @@ def draw_text(longest: int, *key: int) -> str:
     return "".join(CHARACTERS[i] for i in torch.randint(len(CHARACTERS), (length,), generator=generator))
 
 
-def render(text: str, *key: int) -> Float[Tensor, "columns pixels"]:
-    """The columns of a line of characters, left to right, about 0 in the background and 1 in strokes.
+def render(text: str, *key: int) -> Float[Tensor, "places features"]:
+    """A line of characters as groups of columns, left to right: about 0 in the background and 1 in strokes.
 
     Characters stand at irregular distances and heights, and there is noise: `key` says which.
     """
     generator = seeded_generator(7, *key)
     font = ImageFont.load_default(_SIZE)
-    canvas = Image.new("L", (12 * len(text) + 6, HEIGHT), 0)
+    canvas = Image.new("L", (12 * len(text) + 4 * COLUMNS, HEIGHT), 0)
     pen = ImageDraw.Draw(canvas)
     x = 1.0
     for character in text:
@@ -89,5 +91,6 @@ def render(text: str, *key: int) -> Float[Tensor, "columns pixels"]:
         pen.text((x, rise * 3 - 2), character, fill=255, font=font)
         x += font.getlength(character) + 0.5 + 2.0 * gap
     pixels = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8).reshape(HEIGHT, -1)
-    columns = pixels[:, : int(x) + 2].t().float() / 255
-    return columns + 0.1 * torch.randn(columns.shape, generator=generator)
+    places = -(-(int(x) + 2) // COLUMNS)
+    vectors = pixels[:, : places * COLUMNS].t().float().reshape(places, FEATURES) / 255
+    return vectors + 0.1 * torch.randn(vectors.shape, generator=generator)

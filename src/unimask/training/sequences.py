@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import unimask
 from unimask.checkpoint import write_atomically
 from unimask.config import TrainingConfig
-from unimask.data.glyphs import HEIGHT, glyph_data, with_vocabulary
+from unimask.data.glyphs import FEATURES, glyph_data, with_vocabulary
 from unimask.data.pairs import Pairs, read_pairs
 from unimask.data.sequence_loader import SequencePair, encode_pairs, training_batches
 from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
@@ -92,8 +92,10 @@ def open_sequences(data: str | Path, experiment: TranslationExperiment, known: P
         if reads_vectors:
             raise ConfigError("model.source", f"is vectors; the only data of that kind here is {GLYPHS}")
         return open_translation(data, experiment, known)
-    if not reads_vectors or experiment.model.source_features != HEIGHT:
-        raise ConfigError("model.source", f"must be vectors, of model.source_features={HEIGHT}, for {GLYPHS}")
+    if not reads_vectors or experiment.model.source_features != FEATURES:
+        raise ConfigError(
+            "model.source", f"must be vectors, of model.source_features={FEATURES}, for {GLYPHS}"
+        )
     made = glyph_data(*GLYPH_COUNTS, seed=experiment.training.seed)
     if known is None or not known.is_file():
         text = first_says(made.vocabulary.to_json())
