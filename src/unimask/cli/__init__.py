@@ -401,17 +401,21 @@ def ablate(
 
     names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
     base = override(with_budget(_preset(preset), budget), parse_settings(settings or []))
-    with naming(data):
-        results = run(
-            base,
-            task.value,
-            data,
-            output,
-            rows=names,
-            initial=None if initial == "none" else initial,
-            device=device,
-            message=show.errors.print,
-        )
+    try:
+        with naming(data):
+            results = run(
+                base,
+                task.value,
+                data,
+                output,
+                rows=names,
+                initial=None if initial == "none" else initial,
+                device=device,
+                message=show.errors.print,
+            )
+    except KeyboardInterrupt:
+        show.errors.print("stopped; the same command goes on")
+        raise typer.Exit(STOPPED) from None
     if as_json:
         show.show_json([dataclasses.asdict(result) for result in results])
     else:
