@@ -522,17 +522,21 @@ def ablate(
     if not isinstance(experiment, Experiment):
         raise ConfigError(preset, "is a preset of translation; ablate goes from MaskFormer to Mask2Former")
     base = override(with_budget(experiment, budget), parse_settings(settings or []))
-    with naming(data):
-        results = run(
-            base,
-            task.value,
-            data,
-            output,
-            rows=names,
-            initial=None if initial == "none" else initial,
-            device=device,
-            message=show.errors.print,
-        )
+    try:
+        with naming(data):
+            results = run(
+                base,
+                task.value,
+                data,
+                output,
+                rows=names,
+                initial=None if initial == "none" else initial,
+                device=device,
+                message=show.errors.print,
+            )
+    except KeyboardInterrupt:
+        show.errors.print("stopped; the same command goes on")
+        raise typer.Exit(STOPPED) from None
     if as_json:
         show.show_json([dataclasses.asdict(result) for result in results])
     else:
