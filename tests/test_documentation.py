@@ -15,8 +15,9 @@ from PIL import Image
 
 import unimask
 from unimask.checkpoint import ModelFile, save_model, shipped_models
-from unimask.cli import app, parse_settings
+from unimask.cli import app
 from unimask.cli.experiments import training_of
+from unimask.cli.options import parse_settings
 from unimask.config import PostprocessConfig, experiment_to_dict
 from unimask.data.folders import read_scheme
 from unimask.data.shapes import CATEGORIES, ShapesDataset

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import unimask as package
 from unimask.checkpoint import CONFIG_NAME, WEIGHTS_NAME, shipped_models
-from unimask.cli import parse_settings
+from unimask.cli.options import parse_settings
 from unimask.config import experiment_to_dict, override
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from unimask.cli import output_names
+from unimask.cli.prediction import output_names
 from unimask.segmenter import Segmenter
 
 TASKS = ("panoptic", "instance", "semantic")

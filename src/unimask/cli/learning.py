@@ -1,0 +1,182 @@
+"""`unimask train`, `evaluate` and `ablate`."""
+
+import dataclasses
+
+import typer
+
+from unimask.cli import options
+from unimask.cli import output as show
+from unimask.cli.experiments import preset_of, training_of
+from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming, nothing_left_behind
+from unimask.cli.options import parse_settings
+from unimask.cli.translation import evaluate_translator, writes_tokens
+from unimask.errors import ConfigError, DataError
+
+
+def train(
+    preset: options.Preset,
+    data: options.Data,
+    output: options.RunFolder,
+    task: options.Task = options.TaskName.panoptic,
+    settings: options.Settings = None,
+    initial: options.Initial = "none",
+    resume: options.Resume = False,
+    device: options.Device = "auto",
+    devices: options.Devices = 1,
+    nodes: options.Nodes = 1,
+    licence: options.Licence = "not stated",
+    as_json: options.Json = False,
+) -> None:
+    """Train a model on labelled pictures.
+
+    The best model goes to OUTPUT/best, the last one to OUTPUT/model, what was measured to
+    OUTPUT/results.json. Stop it at any moment: the same command with --resume goes on as if nothing had
+    happened.
+
+    Examples:
+      unimask train --preset tiny --data shapes --output runs/trial
+      unimask train --preset small --data my_data --output runs/first
+      unimask train --preset small --data my_data --output runs/first --resume
+
+    For good results add --initial imagenet, and for longer training --set training.steps=20000.
+    """
+    run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
+    with nothing_left_behind(output), naming(data):
+        result = run(
+            data,
+            output,
+            resume=resume,
+            initial=None if initial == "none" else initial,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            licence=licence,
+        )
+    if not result.first_process:
+        return
+    if as_json:
+        shown = {**dataclasses.asdict(result), "output": str(result.output)}
+        del shown["first_process"]
+        show.show_json(shown)
+    else:
+        if result.best:
+            show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
+        model = result.output / ("best" if result.best else "model")
+        if model.is_dir():
+            show.show_line(f"try it: {how_to_try.format(model=model)}")
+    if not result.completed:
+        show.errors.print("to go on: the same command with --resume")
+        raise typer.Exit(STOPPED)
+
+
+def evaluate(
+    weights: options.Weights,
+    data: options.Data,
+    task: options.Task = options.TaskName.panoptic,
+    split: options.Split = "val",
+    output: options.EvaluationFile = None,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName.full,
+    as_json: options.Json = False,
+) -> None:
+    """Measure a model on labelled pictures, at their own size.
+
+    panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
+    detection: COCO's box AP.
+    All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
+    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
+
+    Examples:
+      unimask evaluate --weights runs/first/best --data my_data --task instance
+      unimask evaluate --weights nuclei --data my_data --output measured.json
+    """
+    from unimask.data.open import open_box_dataset, open_dataset
+    from unimask.evaluation import evaluate as measure
+    from unimask.segmenter import load
+
+    if output is not None:
+        if output.is_dir():
+            raise DataError(output, "is a folder; name a file for the results with --output")
+        check_folder(output.absolute().parent)
+    if writes_tokens(weights):
+        with naming(data):
+            evaluate_translator(weights, data, split, output, device, as_json)
+        return
+    with naming(data):
+        segmenter = load(weights, device=device, precision=precision.value)
+        background = segmenter.model_file.experiment.data.background
+        of_boxes = task == options.TaskName.detection
+        dataset = (
+            open_box_dataset(data, split) if of_boxes else open_dataset(data, split, task.value, background)
+        )
+        with show.progress("evaluating", len(dataset)) as advance:
+            evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
+    if output is not None:
+        evaluation.save(output)
+    if as_json:
+        show.show_json(dataclasses.asdict(evaluation))
+    else:
+        show.show_evaluation(evaluation, data)
+
+
+def ablate(
+    data: options.Data,
+    budget: options.Budget,
+    output: options.AblationFolder,
+    task: options.Task = options.TaskName.panoptic,
+    preset: options.Preset = "small",
+    rows: options.Rows = None,
+    settings: options.Settings = None,
+    initial: options.Initial = "none",
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Go from MaskFormer to Mask2Former step by step, on your data.
+
+    Each row has one thing more than the row before it, and the last one is the preset: maskformer,
+    masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
+    cross_entropy, points. All are trained on the same data for the same number of steps. OUTPUT/table.md,
+    OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way, how long a step takes, and how
+    much memory.
+
+    Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
+    code is then 2.
+
+    Examples:
+      unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
+      unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
+    """
+    from unimask.config import Experiment, override
+    from unimask.training.ablation import ablate as run
+    from unimask.training.ablation import with_budget
+
+    names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
+    experiment = preset_of(preset)
+    if not isinstance(experiment, Experiment):
+        raise ConfigError(preset, "is a preset of translation; ablate goes from MaskFormer to Mask2Former")
+    base = override(with_budget(experiment, budget), parse_settings(settings or []))
+    try:
+        with naming(data):
+            results = run(
+                base,
+                task.value,
+                data,
+                output,
+                rows=names,
+                initial=None if initial == "none" else initial,
+                device=device,
+                message=show.errors.print,
+            )
+    except KeyboardInterrupt:
+        show.errors.print("stopped; the same command goes on")
+        raise typer.Exit(STOPPED) from None
+    if as_json:
+        show.show_json([dataclasses.asdict(result) for result in results])
+    else:
+        show.show_line((output / "table.md").read_text(encoding="utf-8").strip())
+        show.show_line(f"the plot is {output / 'plot.svg'}")
+    failed = [result for result in results if result.failure]
+    for result in failed:
+        show.show_error(f"{result.name}: {result.failure}")
+    if failed:
+        raise typer.Exit(BAD_INPUT)

@@ -1,0 +1,147 @@
+"""`unimask convert`, `export`, `presets` and `bench`."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from unimask.cli import options
+from unimask.cli import output as show
+from unimask.cli.experiments import preset_of
+from unimask.cli.translation import convert_translator, is_marian_folder, writes_tokens
+
+if TYPE_CHECKING:
+    from unimask.config import DetrConfig, ModelConfig
+
+
+def convert(
+    source: options.Source,
+    target: options.Target,
+    to: options.To = options.WeightFormat.unimask,
+    licence: options.Licence = "not stated",
+    as_json: options.Json = False,
+) -> None:
+    """Convert Mask2Former, MaskFormer, DETR and Marian weights of other releases into a folder, and back.
+
+    Files are read without running code that may be in them.
+
+    Examples:
+      unimask convert model_final.pkl models/coco
+      unimask convert facebook/mask2former-swin-tiny-coco-panoptic models/tiny
+      unimask convert models/tiny exported --to transformers
+    """
+    from unimask.weights.conversion import convert as run
+
+    if writes_tokens(source) or is_marian_folder(source):
+        provenance = convert_translator(source, target, to.value, licence)
+        show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
+        return
+    model_file = run(source, target, to=to.value, licence=licence)
+    found = {
+        "target": str(target),
+        "backbone": model_file.experiment.model.backbone.name,
+        "queries": _queries(model_file.experiment.model),
+        "categories": len(model_file.categories),
+        "provenance": model_file.provenance,
+    }
+    if as_json:
+        show.show_json(found)
+    else:
+        for name, value in found.items():
+            show.show_line(f"{name}: {value}")
+
+
+def _queries(model: "ModelConfig | DetrConfig") -> int:
+    return model.query_decoder.queries if model.kind == "masks" else model.queries
+
+
+def export(
+    weights: options.Weights,
+    output: options.ExportedFile,
+    format: options.ExportedFormat = options.ExportFormat.onnx,
+    pictures: options.ParityPictures = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
+
+    Batch, height and width may differ from call to call. A report goes beside the file: the largest
+    difference of its numbers from the model's, how far the final maps agree, and the time of both.
+
+    Examples:
+      unimask export --weights nuclei --output nuclei.onnx
+      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --pictures photos/
+      unimask predict photo.jpg --weights nuclei.onnx
+    """
+    from unimask.data.read import image_files, read_image
+    from unimask.export.run import export as run
+
+    images = [read_image(file) for file in image_files(pictures)] if pictures else []
+    report = run(weights, output, format.value, images)
+    if as_json:
+        show.show_json(dataclasses.asdict(report))
+    else:
+        show.show_parity(report, str(output))
+
+
+def presets(name: options.PresetName = "", as_json: options.Json = False) -> None:
+    """List the named experiments, or every setting of one of them.
+
+    `unimask train --preset NAME` starts from one of them; --set changes its settings.
+
+    Examples:
+      unimask presets
+      unimask presets small
+    """
+    from unimask.config import settings_to_dict
+    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
+
+    if name:
+        values = settings_to_dict(preset_of(name))
+        if as_json:
+            show.show_json(values)
+        else:
+            show.show_settings(values)
+        return
+    descriptions = {preset: description(preset) for preset in (*PRESETS, *TRANSLATION_PRESETS)}
+    if as_json:
+        show.show_json(descriptions)
+    else:
+        show.show_presets(descriptions)
+
+
+def bench(
+    weights: options.Weights = "nuclei",
+    size: options.Size = "640x640",
+    task: options.Task = options.TaskName.panoptic,
+    compare: options.Compare = None,
+    device: options.Device = "auto",
+    precision: options.Precision = options.PrecisionName.full,
+    threads: options.Threads = 0,
+    rounds: options.RoundCount = 10,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how fast and lean a model is on this machine.
+
+    It segments a generated picture: preparing it, the model, reading its prediction and encoding the result
+    are timed apart. A reduced precision is measured beside the full one. With --compare, the same weights run
+    in the other library in turn, and what both say is compared first.
+
+    Examples:
+      unimask bench --weights nuclei --size 512x512
+      unimask bench --weights models/coco --precision bf16-mixed --compare transformers
+    """
+    from unimask.benchmark.measure import bench as run
+    from unimask.benchmark.measure import to_plain
+
+    found = run(
+        weights,
+        size=options.parse_size(size),
+        task=task.value,
+        device=device,
+        precision=precision.value,
+        threads=threads,
+        rounds=rounds,
+        compare=compare.value if compare else "",
+    )
+    if as_json:
+        show.show_json(to_plain(found))
+    else:
+        show.show_bench(found)
