@@ -3,8 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from unimask.stitching import stitch
 from unimask.structures import Segments
-from unimask.tiles import Tile, grid, stitch, whole
+from unimask.tiles import Tile, grid, whole
 
 NOTHING = torch.tensor([False, False])
 BACKGROUND = torch.tensor([False, True])
@@ -62,12 +63,12 @@ def test_a_perfect_model_gives_the_picture_back() -> None:
     picture = segments(layers, [0] * count, scores)
     tiles = grid(picture.size, 48, 16)
     assert len(tiles) == 12
-    joined = stitch([(tile, seen(picture, tile)) for tile in tiles], picture.size, NOTHING)
+    joined = stitch([(tile, seen(picture, tile)) for tile in tiles], picture.size, NOTHING, overlapping=True)
     assert len(joined) == count
     assert torch.equal(joined.layers > 0, picture.layers > 0)
     pairs = torch.stack([joined.layers.flatten(), picture.layers.flatten()]).unique(dim=1)
     assert pairs.shape[1] == count + 1  # one number there for each here
-    assert joined.scores.tolist() == sorted(scores, reverse=True)
+    assert joined.scores.tolist() == pytest.approx(sorted(scores, reverse=True))
 
 
 def test_stuff_is_one_segment_and_a_large_thing_is_joined_over_many_tiles() -> None:
@@ -75,7 +76,9 @@ def test_stuff_is_one_segment_and_a_large_thing_is_joined_over_many_tiles() -> N
     layers[0, 10:80, 20:70] = 1
     picture = segments(layers, [0, 1], [0.75, 0.5])
     tiles = grid(picture.size, 40, 12)
-    joined = stitch([(tile, seen(picture, tile)) for tile in tiles], picture.size, BACKGROUND)
+    joined = stitch(
+        [(tile, seen(picture, tile)) for tile in tiles], picture.size, BACKGROUND, overlapping=False
+    )
     assert torch.equal(joined.layers, picture.layers.to(torch.int16))
     assert joined.labels.tolist() == [0, 1]
 
@@ -86,14 +89,38 @@ def test_things_are_not_joined_across_categories_nor_where_they_disagree() -> No
     one[0, 2:8, 22:36] = 1  # the right tile sees the same pixels, but calls them something else
     other[0, 2:8, 2:16] = 1
     one[0, 12:18, 10:26] = 2  # the right tile sees another object nearby
-    other[0, 16:20, 4:30] = 2
-    joined = stitch(
-        [(left, segments(one, [0, 0], [0.5, 0.6])), (right, segments(other, [1, 0], [0.7, 0.8]))],
-        (20, 60),
-        NOTHING,
-    )
-    assert joined.labels.tolist() == [0, 0, 0]  # of the first, the left core holds more than half
-    assert joined.scores.tolist() == pytest.approx([0.8, 0.6, 0.5])
+    other[0, 16:19, 4:30] = 2
+    parts = [(left, segments(one, [0, 0], [0.5, 0.6])), (right, segments(other, [1, 0], [0.7, 0.8]))]
+    joined = stitch(parts, (20, 60), NOTHING, overlapping=True)
+    assert joined.labels.tolist() == [0, 1, 0, 0]
+    assert joined.scores.tolist() == pytest.approx([0.8, 0.7, 0.6, 0.5])
+    apart = stitch(parts, (20, 60), NOTHING, overlapping=False)
+    assert apart.labels.tolist() == [0, 1, 0]  # no pixel is left for the worse of two that lie in one place
+    assert apart.scores.tolist() == pytest.approx([0.8, 0.7, 0.6])
+
+
+def views_of_one_place(*found: list[tuple[int, float]]) -> Segments:
+    """Three tiles see columns 20 to 36 of a picture whole; each finds some columns up to 32, or nothing."""
+    core = slice(0, 0), slice(0, 0)
+    tiles = [Tile(window=(slice(0, 12), slice(start, start + 30)), core=core) for start in (8, 12, 16)]
+    parts = []
+    for tile, things in zip(tiles, found, strict=True):
+        layer = torch.zeros(1, 12, 30)
+        for number, (first, _) in enumerate(things):
+            start = tile.window[1].start
+            layer[0, 3:9, first - start : 32 - start] = number + 1
+        parts.append((tile, segments(layer, [0] * len(things), [score for _, score in things])))
+    return stitch(parts, (12, 60), NOTHING, overlapping=False)
+
+
+def test_the_majority_of_the_tiles_decides() -> None:
+    assert len(views_of_one_place([(20, 0.9)], [], [])) == 0
+    two = views_of_one_place([(20, 0.9)], [], [(20, 0.5)])
+    assert two.scores.tolist() == pytest.approx([0.7])
+    assert two.areas().tolist() == [6 * 12]
+    three = views_of_one_place([(20, 0.5)], [(22, 0.9)], [(23, 0.8)])
+    assert three.scores.tolist() == pytest.approx([2.2 / 3])
+    assert three.layers[0, 5, 18:34].tolist() == [0] * 4 + [1] * 10 + [0] * 2  # where 1.1 of 2.2 is passed
 
 
 def test_a_piece_cut_off_by_a_border_is_dropped() -> None:
@@ -101,7 +128,8 @@ def test_a_piece_cut_off_by_a_border_is_dropped() -> None:
     one = torch.zeros(1, 10, 40)
     one[0, 2:8, 34:40] = 1  # outside the left tile's core, and the right tile does not see it at all
     empty = segments(torch.zeros(1, 10, 40), [], [])
-    assert len(stitch([(left, segments(one, [0], [0.9])), (right, empty)], (10, 60), NOTHING)) == 0
+    parts = [(left, segments(one, [0], [0.9])), (right, empty)]
+    assert len(stitch(parts, (10, 60), NOTHING, overlapping=True)) == 0
 
 
 def test_overlapping_instances_stay_whole() -> None:
@@ -110,10 +138,10 @@ def test_overlapping_instances_stay_whole() -> None:
     layers[1, 10:20, 30:70] = 2
     picture = segments(layers, [0, 0], [0.9, 0.8])
     tiles = grid(picture.size, 48, 24)
-    joined = stitch([(tile, seen(picture, tile)) for tile in tiles], picture.size, NOTHING)
+    joined = stitch([(tile, seen(picture, tile)) for tile in tiles], picture.size, NOTHING, overlapping=True)
     assert torch.equal(joined.masks(), picture.masks())
 
 
 def test_one_tile_is_passed_on_as_it_is() -> None:
     picture = segments(torch.ones(1, 5, 7), [1], [0.5])
-    assert stitch([(whole((5, 7))[0], picture)], (5, 7), BACKGROUND) is picture
+    assert stitch([(whole((5, 7))[0], picture)], (5, 7), BACKGROUND, overlapping=False) is picture

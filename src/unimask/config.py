@@ -173,7 +173,7 @@ class Whole:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """A picture is seen in overlapping squares, and what they show is joined (`tiles.py`)."""
+    """A picture is seen in overlapping squares, and what they show is joined (`stitching.py`)."""
 
     kind: Literal["tiles"] = "tiles"
     size: int = 512  # side of a square in pixels of the file; each is then resized like a picture

@@ -112,8 +112,9 @@ def segment_large(
 ) -> LargeResult:
     """Segments a picture in tiles and writes its id map as a tiled TIFF of 32-bit numbers.
 
-    Segments of neighbouring tiles are joined as by `tiles.stitch`. Where instances overlap, the pixel is the
-    one of the better score. The file appears when it is complete.
+    Segments of neighbouring tiles are one if they agree (IoU of one half where both see); each pixel is taken
+    from the tile in whose core it lies, and where instances overlap, from the one of the better score.
+    The file appears when it is complete.
 
     Raises:
         DataError: the picture cannot be read, or the file cannot be written, or tifffile is not installed.

@@ -171,9 +171,9 @@ def nuclei() -> Experiment:
         postprocess=PostprocessConfig(
             max_instances=80,
             duplicate_iou=0.5,
-            object_threshold=0.5,
+            object_threshold=0.7,
             overlap_threshold=0.5,
-            instance_threshold=0.5,
+            instance_threshold=0.7,
         ),
         training=TrainingConfig(
             steps=10_000,

@@ -22,6 +22,7 @@ from unimask.models.inference import prepare_for_inference
 from unimask.postprocess import read
 from unimask.postprocess_boxes import read_boxes, read_panoptic
 from unimask.results import Result
+from unimask.stitching import stitch
 from unimask.structures import (
     BoxMaskPrediction,
     BoxPrediction,
@@ -33,7 +34,7 @@ from unimask.structures import (
     Segments,
     Size,
 )
-from unimask.tiles import Tile, grid, stitch, whole
+from unimask.tiles import Tile, grid, whole
 from unimask.variants import DUPLICATE_IOU, PLAIN, Variant, change, combine, variants_of
 from unimask.variants import place as place_variant
 
@@ -279,7 +280,7 @@ class Segmenter:
             parts[index].append((tile, to_cpu(found)))
         unites = categories_united(self.categories, task)
         return [
-            stitch(tiles, (image.shape[1], image.shape[2]), unites)
+            stitch(tiles, (image.shape[1], image.shape[2]), unites, overlapping=task == "instance")
             for image, tiles in zip(images, parts, strict=True)
         ]
 

@@ -26,6 +26,9 @@ Named = tuple[Path, str]
 
 AnyResult = Result | BoxResult
 
+LARGE_PART = 1024
+"""So many pixels a side of a large picture are segmented at a time, if its tiles are smaller."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -85,7 +88,7 @@ def segment_large_pictures(work: Work, pictures: Sequence[Named]) -> list[tuple[
                     picture,
                     work.task,
                     work.output / f"{name}.segments.tif",
-                    side=view.size,
+                    side=_side(view),
                     overlap=view.overlap,
                     threshold=work.threshold,
                 )
@@ -93,6 +96,12 @@ def segment_large_pictures(work: Work, pictures: Sequence[Named]) -> list[tuple[
             found.append(((file, name), result))
         work.advance()
     return found
+
+
+def _side(view: Tiles) -> int:
+    """The side of what is segmented of a large picture at a time: as many tiles as fit, at least one."""
+    more = max(0, LARGE_PART - view.size) // (view.size - view.overlap)
+    return view.size + more * (view.size - view.overlap)
 
 
 def are_large(segmenter: Segmenter, file: Path) -> bool:
