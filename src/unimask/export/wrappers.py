@@ -3,18 +3,21 @@
 import copy
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.structures import MaskPrediction
+from unimask.exported import final_tensors
+from unimask.models.detr import Detr
+from unimask.models.detr_masks import DetrWithMasks
+from unimask.structures import BoxMaskPrediction, BoxPrediction
 
 CANVAS_STEP = 32  # heights and widths that exported models take are multiples of it, as canvases are
 
 
 class FinalMasks(nn.Module):
-    """The final prediction of a mask classification model as plain tensors, as `MASK_OUTPUTS` names them."""
+    """The final prediction of a mask classification model as plain tensors, as `exported.MASKS` names them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -22,14 +25,47 @@ class FinalMasks(nn.Module):
 
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[
-        Float[Tensor, "batch queries classes_and_none"],
-        Float[Tensor, "batch queries channels"],
-        Float[Tensor, "batch channels map_height map_width"],
-    ]:
+    ) -> tuple[Tensor, ...]:
         """Class logits, mask embeddings and mask features."""
-        prediction: MaskPrediction = self.model(pixels)
-        return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+        return final_tensors(self.model(pixels))
+
+
+class FinalBoxes(nn.Module):
+    """The final prediction of a model of boxes as plain tensors, as `exported.BOXES` names them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], valid: Bool[Tensor, "batch height width"]
+    ) -> tuple[Tensor, ...]:
+        """Class logits and boxes, and the mask logits of a model that has them."""
+        prediction: BoxPrediction | BoxMaskPrediction = self.model(pixels, valid)
+        return final_tensors(prediction)
+
+
+class AllMasksAtOnce(nn.Module):
+    """A detector with a mask head that refines the masks of all pictures and queries in one step.
+
+    The model does so for a few at a time, to save memory; how often would depend on the batch.
+    """
+
+    def __init__(self, model: DetrWithMasks) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], valid: Bool[Tensor, "batch height width"]
+    ) -> BoxMaskPrediction:
+        """As the model itself."""
+        seen = self.model.detr.look(pixels, valid)
+        attention = self.model.attention(seen.queries[-1], seen.memory, seen.valid)
+        return BoxMaskPrediction(
+            class_logits=seen.class_logits[-1:],
+            boxes=seen.boxes[-1:],
+            mask_logits=self.model.pyramid(seen.projected, attention, self.model.finer_maps(seen)),
+        )
 
 
 class FixedPadding(nn.Module):
@@ -60,14 +96,20 @@ class FixedPadding(nn.Module):
         return functional.conv2d(padded, own.weight, own.bias, own.stride, 0, own.dilation, own.groups)
 
 
-def exportable(model: nn.Module) -> FinalMasks:
+def exportable(model: nn.Module) -> FinalMasks | FinalBoxes:
     """A copy of the model, on the CPU and in eval mode, that `torch.export` can follow for every canvas."""
-    wrapped = FinalMasks(copy.deepcopy(model).cpu().float()).eval()
+    wrapped = _final(copy.deepcopy(model)).cpu().float().eval()
     wrapped = wrapped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _fix_padding(wrapped)
     for parameter in wrapped.parameters():
         parameter.requires_grad_(False)
     return wrapped
+
+
+def _final(model: nn.Module) -> FinalMasks | FinalBoxes:
+    if isinstance(model, DetrWithMasks):
+        return FinalBoxes(AllMasksAtOnce(model))
+    return FinalBoxes(model) if isinstance(model, Detr) else FinalMasks(model)
 
 
 def _fix_padding(module: nn.Module) -> None:
