@@ -67,8 +67,9 @@ def stitch(parts: list[tuple[Tile, Segments]], size: Size, unites: Bool[Tensor, 
 
     Segments of a category that `unites` (stuff; in a semantic result all) are one. Two others of neighbouring
     tiles are one if they have the same category and their IoU is at least one half where both tiles see.
-    Each pixel is taken from the tile in whose core it lies; a segment of which less than half is left there
-    was cut off by its tile's border and is dropped. The score is the best of the joined segments.
+    Each pixel is taken from the tile in whose core it lies; a segment of another category than these of which
+    less than half is left there was cut off by its tile's border and is dropped. The score is the best of the
+    joined segments.
     """
     if len(parts) == 1:
         return parts[0][1]
@@ -91,7 +92,9 @@ def stitch(parts: list[tuple[Tile, Segments]], size: Size, unites: Bool[Tensor, 
         scores=best[order],
         is_crowd=torch.zeros(len(order), dtype=torch.bool),
     )
-    return renumber(result, result.areas() >= (SEEN * largest[order]).clamp(min=1))
+    areas = result.areas()
+    cut_off = (areas < SEEN * largest[order]) & ~unites[labels[order]]
+    return renumber(result, (areas > 0) & ~cut_off)
 
 
 def _groups(

@@ -17,7 +17,8 @@ from unimask.ops.boxes import box_iou
 from unimask.segmenter import Segmenter
 from unimask.structures import Segments
 
-SHAPES = ((1, 64, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs
+SHAPES = ((1, 96, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs
+ODD = (-15, -1)  # pixels added to them where the model takes any size
 SAME = 0.5  # IoU above which two segments of one category are the same one
 TIMED = (1, 512, 512)
 REPEATS = 5
@@ -88,7 +89,7 @@ def compare(
     return ParityReport(
         format=format,
         megabytes=round(megabytes, 2),
-        differences=differences(segmenter.model, exported),
+        differences=differences(segmenter.model, exported, segmenter.model_file.experiment.data.divisor),
         agreement=tuple(
             box_agreement(segmenter, other, images)
             if task == "detection"
@@ -100,12 +101,16 @@ def compare(
 
 
 @torch.inference_mode()
-def differences(model: nn.Module, exported: ExportedNetwork) -> tuple[Difference, ...]:
-    """The largest difference of each output, over random inputs of `SHAPES`, all but the first padded."""
+def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tuple[Difference, ...]:
+    """The largest difference of each output, over random inputs of `SHAPES`, all but the first padded.
+
+    Where canvases need not be multiples of 32 pixels, their sizes are odd.
+    """
     generator = torch.Generator().manual_seed(0)
     names = exported.face.outputs
     worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for index, (batch, height, width) in enumerate(SHAPES):
+    for index, (batch, *sides) in enumerate(SHAPES):
+        height, width = (-(-(side + odd) // divisor) * divisor for side, odd in zip(sides, ODD))
         pixels = torch.randn((batch, 3, height, width), generator=generator)
         valid = torch.zeros((batch, height, width), dtype=torch.bool)
         valid[:, : height - 8 * index, : width - 16 * index] = True

@@ -14,14 +14,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from unimask.checkpoint import model_file_text, write_atomically
 from unimask.data.shapes import ShapesDataset
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.export.parity import ParityReport, compare
 from unimask.export.program import save_program, trace
-from unimask.export.wrappers import CANVAS_STEP, exportable
+from unimask.export.wrappers import CANVAS_STEP, exportable, takes_any_size
 from unimask.exported import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.segmenter import Segmenter, load
 
@@ -43,7 +44,7 @@ def export(
 
     Raises:
         WeightsError: the model cannot be loaded, or the packages of the extra `export` are not installed.
-        ConfigError: its canvases are no multiples of 32 pixels.
+        ConfigError: its canvases are no multiples of 32 pixels, and its layers need that.
         DataError: the output cannot be written.
     """
     output = Path(output)
@@ -59,7 +60,8 @@ def export(
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
             with _quiet():
-                _write(segmenter.model, face, made, format, text)
+                program = trace(exportable(segmenter.model), face, canvas_step(segmenter))
+                _write(program, face, made, format, text)
             megabytes = made.stat().st_size / 2**20
             report = compare(segmenter, _open(made, face), images, format=format, megabytes=megabytes)
             made.chmod(0o644)
@@ -78,11 +80,11 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
         raise DataError(output, f"a file of format {format} ends in {suffix}; name it so with --output")
     if output.is_dir():
         raise DataError(output, "is a folder; name a file with --output")
-    divisor = segmenter.model_file.experiment.data.divisor
-    if divisor % CANVAS_STEP:
+    if canvas_step(segmenter) % CANVAS_STEP and not takes_any_size(segmenter.model):
+        divisor = segmenter.model_file.experiment.data.divisor
         raise ConfigError(
             f"{weights}: data.divisor",
-            f"is {divisor}; exported models take canvases of multiples of {CANVAS_STEP} pixels only",
+            f"is {divisor}; exported, this model takes canvases of multiples of {CANVAS_STEP} pixels only",
         )
     if format != "pt2":
         try:
@@ -95,8 +97,12 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
             ) from None
 
 
-def _write(model: nn.Module, face: Face, path: Path, format: Format, text: str) -> None:
-    program = trace(exportable(model), face)
+def canvas_step(segmenter: Segmenter) -> int:
+    """Heights and widths that the exported model takes are multiples of this: 32 or 1."""
+    return 1 if segmenter.model_file.experiment.data.divisor % CANVAS_STEP else CANVAS_STEP
+
+
+def _write(program: ExportedProgram, face: Face, path: Path, format: Format, text: str) -> None:
     if format == "pt2":
         save_program(program, path, text)
         return

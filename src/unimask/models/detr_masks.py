@@ -129,6 +129,6 @@ class DetrWithMasks(nn.Module):
         )
 
     def finer_maps(self, seen: Seen) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
-        """The backbone's maps that the pyramid climbs: all above the encoder's, from low to high resolution."""
+        """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""
         strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
         return tuple(seen.maps[stride] for stride in strides)
