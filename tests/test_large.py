@@ -11,6 +11,7 @@ from cli.command_line import CATEGORIES, save_tiny_model, unimask
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unimask import large
 from unimask.checkpoint import ModelFile
 from unimask.config import Task, Tiles
 from unimask.data.large import InMemory, open_large
@@ -64,11 +65,14 @@ def spots(height: int, width: int, step: int = 41, radius: int = 14) -> UInt8[Te
     return (inside.to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
 
 
-def test_tiles_give_what_the_whole_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+@pytest.mark.parametrize(("side", "overlap"), [(128, 48), (97, 61)])
+def test_tiles_give_what_the_whole_gives(tmp_path: Path, task: Task, side: int, overlap: int) -> None:
+    """An object on a border between tiles is one object, also where an overlap reaches over two tiles."""
     image = spots(307, 401)
     blobs = Blobs()
-    (whole,) = blobs.segment([image], "instance")
-    result = segment_large(blobs, InMemory(image), "instance", tmp_path / "map.tif", side=128, overlap=48)
+    (whole,) = blobs.segment([image], task)
+    result = segment_large(blobs, InMemory(image), task, tmp_path / "map.tif", side=side, overlap=overlap)
     found = tifffile.imread(tmp_path / "map.tif")
     assert found.dtype == np.uint32
     assert len(result.segments) == len(whole) == found.max()
@@ -82,6 +86,33 @@ def test_tiles_give_what_the_whole_gives(tmp_path: Path) -> None:
             columns.min(), rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == [tmp_path / "map.tif"]
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_a_category_without_objects_is_one_segment_over_all_tiles(tmp_path: Path, task: Task) -> None:
+    """Of a category that reaches a tile's core with a few pixels only, too: no border cuts it off."""
+
+    class Halves(Blobs):
+        def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
+            bright = (images[0][0] > 128).to(torch.int16)
+            return [
+                Segments(
+                    layers=2 - bright[None],
+                    labels=torch.tensor([2, 1 if task == "semantic" else 2]),
+                    scores=torch.tensor([0.5, 0.9]),
+                    is_crowd=torch.zeros(2, dtype=torch.bool),
+                )
+            ]
+
+    image = torch.zeros(3, 150, 211, dtype=torch.uint8)
+    image[:, 70:76, 80:140] = 255  # in the overlap of all tiles
+    result = segment_large(Halves(), InMemory(image), task, tmp_path / "map.tif", side=120, overlap=60)
+    found = tifffile.imread(tmp_path / "map.tif")
+    assert (found > 0).all()
+    areas = [360, 150 * 211 - 360] if task == "semantic" else [150 * 211]
+    assert sorted(one.area for one in result.segments) == areas
+    if task == "semantic":
+        assert (found == found[72, 100]).sum() == 360
 
 
 @pytest.mark.parametrize("layout", ["strips", "tiles", "grey"])
@@ -135,30 +166,52 @@ def test_the_command_line_takes_large_tiffs(
         assert areas[0] == 0
 
 
-def test_memory_does_not_grow_with_the_picture(tmp_path: Path) -> None:
-    """A picture that is made up as it is read: its pixels are 37 MB, its id map 49 MB."""
+def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are made up as they are read; the larger one has 9 times the pixels.
 
-    class Nothing(Blobs):
+    The pixels of the larger one would be 23 MB and its id map 31 MB, of which the smaller's are a ninth.
+    """
+
+    class Dots(Blobs):
         def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
             layers = torch.zeros((1, *images[0].shape[1:]), dtype=torch.int16)
-            none = torch.zeros(0)
-            return [Segments(layers=layers, labels=none.long(), scores=none, is_crowd=none.bool())]
+            layers[0, 100:110, 100:110] = 1
+            none = torch.zeros(1, dtype=torch.bool)
+            label, score = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+            return [Segments(layers=layers, labels=label, scores=score, is_crowd=none)]
+
+    class Watched(large._Overlaps):
+        def add(self, seen: large._Seen) -> None:
+            super().add(seen)
+            maps = [one.segments.layers for one in (*self._above, *self._here, *self._left)]
+            kept.append(sum(one.untyped_storage().nbytes() for one in maps))
 
     class Endless:
-        size = (3_000, 4_100)
+        def __init__(self, height: int, width: int) -> None:
+            self.size = (height, width)
 
         def read(self, rows: slice, columns: slice) -> Tensor:
             shape = (3, rows.stop - rows.start, columns.stop - columns.start)
             return torch.zeros(shape, dtype=torch.uint8)
 
-    tracemalloc.start()
-    result = segment_large(Nothing(), Endless(), "instance", tmp_path / "map.tif", side=512, overlap=64)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert result.segments == ()
-    with tifffile.TiffFile(tmp_path / "map.tif") as file:
-        assert file.pages[0].shape == (3_000, 4_100)
-    assert most < 30e6  # of NumPy; 256 rows of the map are 4 MB
+    monkeypatch.setattr(large, "_Overlaps", Watched)
+    peaks: list[int] = []
+    of_torch: list[int] = []
+    for height, width in ((930, 920), (2_790, 2_760)):
+        kept: list[int] = []
+        tracemalloc.start()
+        result = segment_large(
+            Dots(), Endless(height, width), "instance", tmp_path / "map.tif", side=256, overlap=32
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        of_torch.append(max(kept))
+        tracemalloc.stop()
+        assert len(result.segments) >= 16
+        with tifffile.TiffFile(tmp_path / "map.tif") as file:
+            assert file.pages[0].shape == (height, width)
+    assert peaks[1] < peaks[0] + 4e6  # of NumPy: 256 rows of the map, which are 1 and 3 MB
+    # of torch: strips of the overlap along one row of tiles; whole tiles of two rows would be 3 MB
+    assert of_torch[1] < 2 * (2_760 * 40 * 2 + 256 * 256)
 
 
 def test_tiles_are_checked() -> None:

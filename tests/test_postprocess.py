@@ -51,6 +51,25 @@ def test_semantic_is_the_best_sum_over_queries(seed: int):
     torch.testing.assert_close(result.scores, torch.stack(expected))
 
 
+def test_class_maps_are_resized_where_the_settings_say_so():
+    given = prediction(3)
+    config = PostprocessConfig(resize_classes=True)
+    result = read(given, 1, PLACEMENT, CATEGORIES, config, "semantic")
+    on_canvas = torch.nn.functional.interpolate(given.mask_logits(), PLACEMENT.canvas, mode="bilinear")
+    probabilities = given.class_logits[-1, 1].softmax(dim=1)[:, :-1]
+    values = torch.einsum("qk,qhw->khw", probabilities, on_canvas[1].sigmoid())
+    values = values[:, : PLACEMENT.resized[0], : PLACEMENT.resized[1]]
+    values = torch.nn.functional.interpolate(values[None], PLACEMENT.original, mode="bilinear")[0]
+    assert torch.equal(semantic_map(result), values.argmax(dim=0))
+    before = read(given, 1, PLACEMENT, CATEGORIES, PostprocessConfig(), "semantic")
+    assert (semantic_map(before) != semantic_map(result)).any()
+    for task in ("panoptic", "instance"):  # the setting is of semantic results only
+        one, other = (
+            read(given, 1, PLACEMENT, CATEGORIES, each, task) for each in (config, PostprocessConfig())
+        )
+        assert torch.equal(one.layers, other.layers)
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("thresholds", [(0.0, 0.0), (0.5, 0.3), (0.8, 0.8)])
 def test_panoptic_follows_the_rule(seed: int, thresholds: tuple[float, float]):

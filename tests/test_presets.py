@@ -117,3 +117,10 @@ def test_ablations_learn(name: str) -> None:
 def test_every_ablation_names_existing_settings_of_any_preset() -> None:
     for changes in ABLATIONS.values():
         assert override(PRESETS["coco_panoptic_resnet50"](), changes) != Experiment()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_that_read_semantic_segments_only_resize_class_maps(name: str) -> None:
+    """As the originals do; per-pixel classifiers resize their logits, in every case."""
+    expected = "semantic" in name and not name.startswith("per_pixel")
+    assert PRESETS[name]().postprocess.resize_classes == expected

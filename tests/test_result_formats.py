@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from unimask.box_results import BoxResult
 from unimask.data.label_studio import open_label_studio, unpack_brush
 from unimask.data.yolo import open_yolo
 from unimask.errors import ConfigError
 from unimask.ops.masks import pack_masks
 from unimask.results import Result
-from unimask.structures import Categories, Segments
+from unimask.structures import Categories, Detections, Segments
 
 SIZE = (43, 59)
 CATEGORIES = Categories(
@@ -53,6 +54,54 @@ def test_yolo_is_read_back_to_the_pixel(tmp_path: Path) -> None:
     assert sample.segments.labels.tolist() == [1, 0]
     assert (sample.segments.masks().numpy() == dense(one)).all()
     assert result(empty=True).to_yolo() == ""
+
+
+def coco_image() -> dict[str, object]:
+    return {"id": 17, "file_name": "one.png", "height": SIZE[0], "width": SIZE[1]}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools
+def test_coco_results_are_read_by_pycocotools() -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed").COCO()
+    one = result()
+    coco.dataset = {
+        "images": [coco_image()],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [],
+    }
+    coco.createIndex()
+    found = coco.loadRes(json.loads(json.dumps(one.to_coco(image_id=17))))
+    records = found.loadAnns(found.getAnnIds(imgIds=[17]))
+    assert [record["category_id"] for record in records] == [7, 3]
+    assert [record["score"] for record in records] == pytest.approx([0.9, 0.7])
+    for record, mask, box in zip(records, dense(one), [[7, 5, 40, 32], [30, 25, 20, 16]], strict=True):
+        assert (found.annToMask(record) == mask).all()
+        assert record["area"] == mask.sum()
+        assert record["bbox"] == box
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_boxes_are_read_by_pycocotools() -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed").COCO()
+    boxes = torch.tensor([[3.5, 4.25, 20.5, 31.0], [-2.0, 0.0, 10.0, 12.5]])
+    detections = Detections(
+        boxes=boxes,
+        labels=torch.tensor([1, 0]),
+        scores=torch.tensor([0.75, 0.5]),
+        areas=torch.tensor([454.75, 150.0]),
+        is_crowd=torch.zeros(2, dtype=torch.bool),
+    )
+    one = BoxResult(name="one", image=result().image, prediction=detections, categories=CATEGORIES)
+    coco.dataset = {
+        "images": [coco_image()],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+        "annotations": [],
+    }
+    coco.createIndex()
+    found = coco.loadRes(json.loads(json.dumps(one.to_coco(image_id=17))))
+    records = found.loadAnns(found.getAnnIds(imgIds=[17]))
+    assert [record["bbox"] for record in records] == [[3.5, 4.25, 17.0, 26.75], [-2.0, 0.0, 12.0, 12.5]]
+    assert [record["category_id"] for record in records] == [7, 3]
 
 
 def test_yolo_is_read_by_supervision(tmp_path: Path) -> None:

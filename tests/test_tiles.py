@@ -83,6 +83,20 @@ def test_stuff_is_one_segment_and_a_large_thing_is_joined_over_many_tiles() -> N
     assert joined.labels.tolist() == [0, 1]
 
 
+def test_a_semantic_result_of_tiles_is_that_of_the_picture() -> None:
+    layers = torch.full((1, 90, 97), 2)
+    layers[0, 38:44, 40:52] = 1  # in the overlap of all tiles, so its part in any core is small
+    picture = segments(layers, [1, 0], [0.75, 0.5])
+    tiles = grid(picture.size, 60, 30)
+    everything = torch.tensor([True, True])
+    joined = stitch(
+        [(tile, seen(picture, tile)) for tile in tiles], picture.size, everything, overlapping=False
+    )
+    assert torch.equal(joined.layers, picture.layers.to(torch.int16))
+    assert joined.labels.tolist() == [1, 0]
+    assert torch.equal(joined.areas(), picture.areas())
+
+
 def test_things_are_not_joined_across_categories_nor_where_they_disagree() -> None:
     left, right = grid((20, 60), 40, 20)
     one, other = torch.zeros(1, 20, 40), torch.zeros(1, 20, 40)

@@ -215,6 +215,9 @@ class PostprocessConfig:
     # panoptic: a segment has the pixels of its query that lie in the query's mask (probability 0.5 or more),
     # or all that the query wins, as in MaskFormer
     fill: Literal["mask", "winner"] = "mask"
+    # semantic: the values of the classes are resized to the picture instead of the masks, as the originals do
+    # for models that read nothing else
+    resize_classes: bool = False
     duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
     max_instances: int = 100  # instance: the best (query, class) pairs
     instance_threshold: float = (

@@ -1,14 +1,15 @@
 """Pictures larger than memory: tile by tile, with segments joined where tiles meet, onto disk.
 
-Memory holds the tiles of two rows and a few numbers per segment, whatever the picture's size. The id map
-grows in a file beside the result; its numbers are provisional until the last tile has been seen.
+Memory holds one tile, of earlier ones what later ones see too (the overlap, along one row of tiles), and a
+few numbers per segment. The id map grows in a file beside the result; its numbers are provisional until the
+last tile has been seen.
 """
 
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,54 @@ class _Book:
         self.parent[self.root(other)] = self.root(one)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A tile that has been seen, or a part of it, and the provisional number of its first segment."""
+
+    tile: Tile
+    segments: Segments
+    first: int
+
+
+class _Overlaps:
+    """Of the tiles seen so far, what later ones see too. They come row by row, each row from the left."""
+
+    def __init__(self, tiles: list[Tile]) -> None:
+        self._starts = [sorted({tile.window[axis].start for tile in tiles}) for axis in (0, 1)]
+        self._row = -1
+        self._above: list[_Seen] = []  # lower parts of tiles in rows above
+        self._here: list[_Seen] = []  # lower parts of those in this row
+        self._left: list[_Seen] = []  # right parts of those in this row
+
+    def with_tile(self, tile: Tile) -> list[_Seen]:
+        """All that may share pixels with the tile that comes next."""
+        if tile.window[0].start != self._row:
+            self._row = tile.window[0].start
+            lower = (*self._above, *self._here)
+            self._above = [one for one in lower if one.tile.window[0].stop > self._row]
+            self._here, self._left = [], []
+        return [*self._above, *self._left]
+
+    def add(self, seen: _Seen) -> None:
+        """Keeps what the tiles below and to the right see of this one."""
+        self._here += self._later_part(seen, 0)
+        self._left += self._later_part(seen, 1)
+
+    def _later_part(self, seen: _Seen, axis: int) -> list[_Seen]:
+        """From where the next tile starts along the axis; nothing for the last one."""
+        window = seen.tile.window
+        later = [start for start in self._starts[axis] if start > window[axis].start]
+        if not later:
+            return []
+        part = tuple(
+            slice(max(side.start, later[0]), side.stop) if along == axis else side
+            for along, side in enumerate(window)
+        )
+        rows, columns = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, window))
+        segments = replace(seen.segments, layers=seen.segments.layers[:, rows, columns].clone())
+        return [replace(seen, tile=replace(seen.tile, window=part), segments=segments)]
+
+
 class _Map:
     """An id map in a file, 0 where nothing has been written; no part of it stays in memory."""
 
@@ -122,19 +171,18 @@ def segment_large(
     tiles = grid(picture.size, side, overlap)
     unites = categories_united(segmenter.categories, task).tolist()
     book, stuff = _Book(), dict[int, int]()
-    recent: list[tuple[Tile, Segments, int]] = []
+    overlaps = _Overlaps(tiles)
     try:
         with tempfile.TemporaryDirectory(dir=map_file.parent, prefix=f".{map_file.name}.") as folder:
             provisional = _Map(Path(folder) / "map", picture.size)
             for index, tile in enumerate(tiles):
                 (segments,) = segmenter.segment([picture.read(*tile.window)], task, threshold=threshold)
-                first = book.add(segments)
-                recent = [one for one in recent if one[0].window[0].stop > tile.window[0].start]
-                _join(book, stuff, unites, recent, tile, segments, first)
-                recent.append((tile, segments, first))
-                _paint(provisional, book, tile, segments, first)
+                seen = _Seen(tile=tile, segments=segments, first=book.add(segments))
+                _join(book, stuff, unites, overlaps.with_tile(tile), seen)
+                overlaps.add(seen)
+                _paint(provisional, book, tile, segments, seen.first)
                 progress(index + 1, len(tiles))
-            numbers, found = _number(book)
+            numbers, found = _number(book, unites)
             _write_map(provisional, numbers, Path(folder) / "map.tif")
             provisional.file.close()
             os.replace(Path(folder) / "map.tif", map_file)
@@ -147,19 +195,17 @@ def _join(
     book: _Book,
     stuff: dict[int, int],
     unites: list[bool],
-    recent: list[tuple[Tile, Segments, int]],
-    tile: Tile,
-    segments: Segments,
-    first: int,
+    earlier: list[_Seen],
+    seen: _Seen,
 ) -> None:
     """Joins the segments of a tile with those of stuff, and with those that earlier tiles saw too."""
-    for index, label in enumerate(segments.labels.tolist()):
+    for number, label in enumerate(seen.segments.labels.tolist(), start=seen.first):
         if unites[label]:
-            book.join(stuff.setdefault(label, first + index), first + index)
-    for other, others, others_first in recent:
-        for theirs, mine in same_segments(other, others, tile, segments):
-            if book.labels[others_first + theirs] == book.labels[first + mine]:
-                book.join(others_first + theirs, first + mine)
+            book.join(stuff.setdefault(label, number), number)
+    for other in earlier:
+        for theirs, mine in same_segments(other.tile, other.segments, seen.tile, seen.segments):
+            if book.labels[other.first + theirs] == book.labels[seen.first + mine]:
+                book.join(other.first + theirs, seen.first + mine)
 
 
 def _paint(provisional: _Map, book: _Book, tile: Tile, segments: Segments, first: int) -> None:
@@ -183,8 +229,13 @@ def _paint(provisional: _Map, book: _Book, tile: Tile, segments: Segments, first
         )
 
 
-def _number(book: _Book) -> tuple[UInt32[ndarray, " provisional"], tuple[LargeSegment, ...]]:
-    """The final number of every provisional one, and the segments that stay, by falling score."""
+def _number(
+    book: _Book, unites: list[bool]
+) -> tuple[UInt32[ndarray, " provisional"], tuple[LargeSegment, ...]]:
+    """The final number of every provisional one, and the segments that stay, by falling score.
+
+    Those of categories that are united stay wherever they have pixels: no border cuts them off.
+    """
     roots = np.array([book.root(number) for number in range(len(book.parent))])
     count = len(roots)
     score, largest, area = np.zeros(count), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
@@ -196,7 +247,8 @@ def _number(book: _Book) -> tuple[UInt32[ndarray, " provisional"], tuple[LargeSe
     seen = np.array(book.core_areas) > 0
     signs = np.array([1, 1, -1, -1])
     np.minimum.at(edges, roots[seen], boxes[seen] * signs)
-    kept = np.flatnonzero((roots == np.arange(count)) & (area >= np.maximum(SEEN * largest, 1)))
+    cut_off = (area < SEEN * largest) & ~np.array([False, *(unites[label] for label in book.labels[1:])])
+    kept = np.flatnonzero((roots == np.arange(count)) & (area > 0) & ~cut_off)
     kept = kept[kept > 0]
     kept = kept[np.argsort(-score[kept], kind="stable")]
     numbers = np.zeros(count, dtype=np.uint32)
@@ -227,10 +279,10 @@ def _write_map(provisional: _Map, numbers: UInt32[ndarray, " provisional"], path
 
     def blocks() -> Iterator[ndarray]:
         for top in range(0, height, BLOCK):
-            rows = numbers[provisional.read(top, min(top + BLOCK, height))]
+            rows = provisional.read(top, min(top + BLOCK, height))
             for left in range(0, width, BLOCK):
                 block = np.zeros((BLOCK, BLOCK), dtype=np.uint32)
-                part = rows[:, left : left + BLOCK]
+                part = numbers[rows[:, left : left + BLOCK]]
                 block[: part.shape[0], : part.shape[1]] = part
                 yield block
 

@@ -47,7 +47,9 @@ def read(
     features = prediction.mask_features[image].float()
     with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
         if task == "semantic":
-            return semantic(class_logits, embeddings, features, placement)
+            return semantic(
+                class_logits, embeddings, features, placement, resize_classes=config.resize_classes
+            )
         if config.duplicate_iou < 1:
             one_each = distinct(class_logits, embeddings, features, config.duplicate_iou)
             class_logits, embeddings = class_logits[one_each], embeddings[one_each]
@@ -116,7 +118,8 @@ def semantic(
     segment's score is its category's share of the values of all categories, averaged over its pixels.
 
     Mask logits are resized to the picture. With `resize_classes` the values of the categories on the canvas
-    are resized instead, which is what the original does for models that read semantic segments only.
+    are resized instead, which is what the original does for models that read semantic segments only
+    (`config.PostprocessConfig.resize_classes`).
 
     Source: MaskFormer (2107.06278), Sec. 3.4; the score is ours.
     """

@@ -87,6 +87,7 @@ def ade20k_semantic(backbone: str) -> Experiment:
     return Experiment(
         model=published_model(backbone, freeze_norm=backbone != "resnet101"),
         data=semantic_data((side, side), side, 4 * side),
+        postprocess=PostprocessConfig(resize_classes=True),
         training=poly_training(160_000),
     )
 

@@ -85,25 +85,25 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
         model=maskformer_model(backbone, encoder_layers=0),
         losses=MASKFORMER_LOSSES,
         data=semantic_data((side, side), side, 4 * side),
-        postprocess=MASKFORMER_READING,
+        postprocess=replace(MASKFORMER_READING, resize_classes=True),
         training=maskformer_training(backbone, poly_training(160_000)),
     )
 
 
 def per_pixel_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
-    model = maskformer_model(backbone, encoder_layers=0)
-    decoder = replace(model.query_decoder, layers=0)
-    return replace(
-        maskformer_ade20k_semantic(backbone),
-        model=replace(model, query_decoder=decoder, classification="pixels"),
-    )
+    plus = per_pixel_plus_ade20k(backbone)
+    decoder = replace(plus.model.query_decoder, layers=0)
+    return replace(plus, model=replace(plus.model, query_decoder=decoder))
 
 
 def per_pixel_plus_ade20k(backbone: str) -> Experiment:
-    """ADE20K semantic with MaskFormer's decoder and a query per category: PerPixelBaseline+."""
+    """ADE20K semantic with MaskFormer's decoder and a query per category: PerPixelBaseline+.
+
+    Logits are resized, and not the values of the categories, as for any classifier of pixels.
+    """
     model = replace(maskformer_model(backbone, encoder_layers=0), classification="pixels")
-    return replace(maskformer_ade20k_semantic(backbone), model=model)
+    return replace(maskformer_ade20k_semantic(backbone), model=model, postprocess=MASKFORMER_READING)
 
 
 def maskformer_ade20k_panoptic(backbone: str) -> Experiment:
@@ -112,6 +112,7 @@ def maskformer_ade20k_panoptic(backbone: str) -> Experiment:
     return replace(
         semantic,
         model=maskformer_model(backbone, encoder_layers=6),
+        postprocess=MASKFORMER_READING,
         data=semantic_data((640, 640), 640, 2560),
         training=replace(semantic.training, steps=720_000),
     )

@@ -25,12 +25,12 @@ from unimask.results import Result
 from unimask.stitching import stitch
 from unimask.structures import (
     BoxMaskPrediction,
-    BoxPrediction,
     Categories,
     Detections,
     ImageBatch,
     MaskPrediction,
     Placement,
+    Prediction,
     Segments,
     Size,
 )
@@ -39,7 +39,6 @@ from unimask.variants import DUPLICATE_IOU, PLAIN, Variant, change, combine, var
 from unimask.variants import place as place_variant
 
 SegmentTask = Literal["panoptic", "instance", "semantic"]
-Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
 Found = TypeVar("Found")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -100,7 +99,7 @@ class Segmenter:
     ) -> None:
         """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/inference.py`).
 
-        An exported model (`exported.OnnxNetwork`) is taken as it is.
+        An exported model (`exported.ExportedNetwork`) is taken as it is.
 
         Raises:
             ConfigError: the precision does not exist.

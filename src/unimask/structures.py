@@ -243,6 +243,10 @@ class BoxMaskPrediction:
     mask_logits: Float[Tensor, "batch queries height width"]  # at stride 4
 
 
+Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
+"""What a model of pictures says."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceBatch:
     """Sequences to learn from. Padding lies at the ends and is 0; `source_valid` and `target_valid` tell it.

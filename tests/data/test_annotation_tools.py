@@ -57,6 +57,34 @@ def test_yolo_polygons_and_boxes_by_split(tmp_path: Path) -> None:
     assert (masks(pickle.loads(pickle.dumps(dataset))[0]) == masks(dataset[0])).all()
 
 
+@pytest.mark.parametrize("kind", ["yolo", "coco"])
+def test_sets_written_by_supervision(tmp_path: Path, kind: str) -> None:
+    """It writes the outlines of masks through the middle of their border pixels."""
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    written = tmp_path / "written"
+    drawn = np.zeros((2, 43, 59), dtype=bool)
+    drawn[0, 5:21, 7:29] = True
+    drawn[1, 24:40, 20:55] = True
+    file = str(save_picture(tmp_path / "a.png", 43, 59))
+    found = supervision.Detections(
+        xyxy=np.array([[7, 5, 29, 21], [20, 24, 55, 40]], dtype=float), mask=drawn, class_id=np.array([1, 0])
+    )
+    dataset = supervision.DetectionDataset(["cat", "dog"], [file], {file: found})
+    if kind == "yolo":
+        names = ("images/train", "labels/train", "data.yaml")
+        dataset.as_yolo(*(str(written / name) for name in names))
+        yaml = (written / "data.yaml").read_text()
+        (written / "data.yaml").write_text(yaml + "train: images/train\nval: images/train\n")
+    else:
+        dataset.as_coco(str(written / "train"), str(written / "train" / "_annotations.coco.json"))
+    sample = open_dataset(written, "train" if kind == "yolo" else "all", "instance")[0]
+    assert sample.image_id in ("a", "a.png", "1")
+    assert sample.segments.labels.tolist() == [1, 0]
+    for mine, theirs in zip(masks(sample), drawn, strict=True):
+        assert (mine & ~theirs).sum() == 0
+        assert (mine & theirs).sum() > 0.9 * (theirs.sum() - 2 * (22 + 16 + 35))
+
+
 def test_yolo_names_one_a_line(tmp_path: Path) -> None:
     save_yolo(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "classes.txt")

@@ -102,10 +102,9 @@ def test_mask_head(golden: Path) -> None:
             tensors["input.decoder_states"], tensors["input.encoder_memory"], ~tensors["input.padding_mask"]
         )
         torch.testing.assert_close(maps, tensors["attention_maps"], atol=1e-6, rtol=1e-5)
-        for image in range(2):
-            pyramid_maps = tuple(tensors[f"input.fpn.{level}"][image] for level in range(3))
-            logits = pyramid(tensors["input.projected_features"][image], maps[image], pyramid_maps)
-            torch.testing.assert_close(logits, tensors["mask_logits"][image], atol=1e-5, rtol=1e-5)
+        pyramid_maps = tuple(tensors[f"input.fpn.{level}"] for level in range(3))
+        logits = pyramid(tensors["input.projected_features"], maps, pyramid_maps)
+        torch.testing.assert_close(logits, tensors["mask_logits"], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

@@ -14,7 +14,7 @@ from torch import Tensor
 from training.small_runs import SMOOTH, broken_losses, run, small_data, small_experiment
 
 from unimask.checkpoint import load_model
-from unimask.errors import ConfigError, DataError
+from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.structures import Segments
@@ -214,6 +214,36 @@ def test_only_so_many_steps_in_a_row_may_fail(tmp_path: Path, monkeypatch: pytes
         run(tmp_path, training__steps=30)
     assert "training.learning_rate" in str(caught.value)
     assert lines(tmp_path, "skipped")[-1]["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "error"),
+    [
+        ({}, {"data": "no_such_folder"}, DataError),
+        ({}, {"initial": "no_such_model"}, WeightsError),
+        ({}, {"initial": "nuclei"}, WeightsError),
+        ({"model__query_decoder__channels": 30}, {}, ConfigError),
+        ({"training__batch_size": 0}, {}, ConfigError),
+    ],
+)
+def test_a_run_that_cannot_start_leaves_no_folder(
+    tmp_path: Path, changes: dict[str, object], options: dict[str, str], error: type[Exception]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = {"task": "panoptic", "data": "shapes", "device": "cpu", **options}
+    for folder in ("new", "empty"):
+        with pytest.raises(error):
+            train(small_experiment(**changes), output=tmp_path / folder, reporter=SilentReporter(), **given)
+    assert [(path.name, list(path.iterdir())) for path in tmp_path.iterdir()] == [("empty", [])]
+
+
+def test_a_folder_that_held_something_stays_as_it_is(tmp_path: Path) -> None:
+    run(tmp_path / "run", training__steps=3)
+    before = sorted(tmp_path.rglob("*"))
+    for resume, message in ((False, "is not empty"), (True, "training.seed: 0 -> 5")):
+        with pytest.raises((DataError, ConfigError), match=message):
+            run(tmp_path / "run", resume=resume, training__steps=3, training__seed=5)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step(

@@ -14,9 +14,9 @@ from unimask.config import Experiment, PixelDecoderConfig, QueryDecoderConfig, S
 from unimask.errors import UnimaskError, WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
-from unimask.presets import cityscapes, tiny
+from unimask.presets import cityscapes, published_model, tiny
 from unimask.weights import convert, hugging_face_files, original
-from unimask.weights.conversion import ORIGINAL, TRANSFORMERS, export, import_original
+from unimask.weights.conversion import ORIGINAL, TRANSFORMERS, export, import_original, settings_for
 
 CITYSCAPES = cityscapes("resnet50")
 EXPERIMENT = replace(
@@ -345,3 +345,8 @@ def test_relative_positions_of_a_window_of_two() -> None:
 
 def test_all_errors_are_of_the_library() -> None:
     assert issubclass(WeightsError, UnimaskError)
+
+
+@pytest.mark.parametrize(("classes", "resized"), [(150, True), (133, False), (19, False), (7, False)])
+def test_weights_for_ade20k_are_read_as_semantic_ones(classes: int, resized: bool) -> None:
+    assert settings_for(published_model("resnet50"), classes).postprocess.resize_classes == resized

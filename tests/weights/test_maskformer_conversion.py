@@ -90,8 +90,9 @@ def test_files_of_the_release_there_and_back(tmp_path: Path, layers: int, backbo
     file = tmp_path / f"model.{suffix}"
     convert(tmp_path / "ours", file, to="original")
     found = convert(file, tmp_path / "back", licence="MIT")
-    back, _ = load_model(tmp_path / "back")
+    back, about = load_model(tmp_path / "back")
     assert_equal_tensors(back.state_dict(), model.state_dict())
+    assert about.experiment.postprocess.resize_classes == (layers == 0)  # ADE20K semantic, else panoptic
     expected = model_file.experiment.model
     if layers == 0:  # nothing tells the width of what is not there
         width = found.experiment.model.pixel_decoder.feedforward_channels

@@ -1,13 +1,12 @@
 """What the command line does where something fails: one message, and the exit code."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from unimask.cli import output as show
-from unimask.errors import DataError, UnimaskError
+from unimask.errors import DataError
 
 BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
 
@@ -80,23 +79,3 @@ def naming(data: str) -> Iterator[None]:
         if error.path != "data":
             raise
         raise DataError(data, error.reason) from None
-
-
-@contextmanager
-def nothing_left_behind(run: Path) -> Iterator[None]:
-    """Inside, a training that fails before its first checkpoint leaves no folder to be in the way.
-
-    A folder that held something before stays as it is.
-    """
-    existed = run.exists()
-    if existed and (not run.is_dir() or any(run.iterdir())):
-        yield
-        return
-    try:
-        yield
-    except UnimaskError:
-        if run.is_dir() and not any(run.glob("checkpoints/step_*")):
-            shutil.rmtree(run, ignore_errors=True)
-            if existed:
-                run.mkdir(exist_ok=True)
-        raise

@@ -7,7 +7,7 @@ import typer
 from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.experiments import preset_of, training_of
-from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming, nothing_left_behind
+from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
 from unimask.cli.options import parse_settings
 from unimask.cli.translation import evaluate_translator, writes_tokens
 from unimask.errors import ConfigError, DataError
@@ -41,7 +41,7 @@ def train(
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
     run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
-    with nothing_left_behind(output), naming(data):
+    with naming(data):
         result = run(
             data,
             output,

@@ -208,14 +208,21 @@ def show_bench(found: "Bench") -> None:
 
 def show_parity(report: "ParityReport", path: str) -> None:
     """The report on an exported model."""
+    from unimask.export.parity import Agreement
+
     show_line(f"{path}: {report.format}, {report.megabytes:.1f} MB")
     table = _table(("output",), ("largest difference", "largest value"))
     for one in report.differences:
         table.add_row(one.output, f"{one.difference:.1e}", f"{one.largest:.1f}")
     screen.print(table)
-    table = _table(("task", "pictures"), ("same pixels", "same segments"))
+    table = _table(("task", "pictures"), ("same pixels", "same segments or boxes", "corners differ by"))
     for found in report.agreement:
-        table.add_row(found.task, str(found.pictures), f"{found.pixels:.2%}", f"{found.segments:.2%}")
+        cells = (
+            (f"{found.pixels:.2%}", f"{found.segments:.2%}", "")
+            if isinstance(found, Agreement)
+            else ("", f"{found.boxes:.2%}", f"{found.corner:.2f} pixels")
+        )
+        table.add_row(found.task, str(found.pictures), *cells)
     screen.print(table)
     batch, height, width = report.latency.input
     show_line(

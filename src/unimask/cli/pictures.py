@@ -1,6 +1,5 @@
-"""Many pictures: reading, the model and writing go on at the same time, in one process or in several."""
+"""Many pictures: reading, the model and writing go on at the same time."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from unimask.cli.failures import collected, is_out_of_memory
 from unimask.config import Task, Tiles
 from unimask.data.large import open_large, pixels_in
 from unimask.data.read import MOST_PIXELS, read_image
-from unimask.errors import ConfigError, DataError
+from unimask.errors import DataError
 from unimask.large import LargeResult, save_large, segment_large
 from unimask.results import Result
 from unimask.segmenter import Segmenter
@@ -42,20 +41,6 @@ class Work:
     done: Callable[[Named, AnyResult], object]
     advance: Callable[[], None]
     failed: list[DataError] = field(default_factory=list)
-
-
-def share_of(pictures: Sequence[Named]) -> list[Named]:
-    """Those of this process, where a launcher (torchrun) has started several: every so-manieth picture.
-
-    Each process sees the whole list, in the same order, so the shares have neither gaps nor doubles.
-
-    Raises:
-        ConfigError: RANK and WORLD_SIZE are no numbers that fit each other.
-    """
-    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-        raise ConfigError("RANK", f"is {rank!r} of {world!r} processes; expected 0 to WORLD_SIZE - 1")
-    return list(pictures[int(rank) :: int(world)])
 
 
 def segment_all(work: Work, pictures: Sequence[Named]) -> None:

@@ -1,6 +1,8 @@
 """`unimask predict`."""
 
 import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,12 @@ import typer
 from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, check_folder
+from unimask.errors import UnimaskError
 
 if TYPE_CHECKING:
     from unimask.box_results import BoxResult
+    from unimask.cli.pictures import Named
+    from unimask.config import Task
     from unimask.results import Result
 
 
@@ -70,61 +75,129 @@ def predict(
       unimask predict slide.tif --tile 1024 --overlap 128
       torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
-    from unimask.cli.pictures import (
-        Named,
-        Work,
-        are_large,
-        segment_all,
-        segment_large_pictures,
-        share_of,
-    )
-    from unimask.config import Tiles
+    from unimask.cli.sharing import find_team, meeting
     from unimask.data.read import image_files
+    from unimask.training.processes import gather
+
+    team = find_team()
+    asked = _Asked(
+        weights=weights,
+        task=task.value,
+        threshold=threshold,
+        precision=precision.value,
+        tile=tile,
+        overlap=overlap,
+        tta=tta,
+        batch_size=max(1, batch_size),
+        output=output,
+        as_json=as_json,
+    )
+    with meeting(team):
+        pictures: list[Named] = []
+        try:
+            files = list(dict.fromkeys(image_files(images)))
+            pictures = list(zip(files, output_names(files), strict=True))
+            mine = _segment(asked, team.share(pictures), team.device(device), quiet=not team.speaks)
+        except UnimaskError as error:
+            mine = _Found(error=str(error))
+        reports = gather(mine)
+    if team.speaks:
+        _show(asked, pictures, reports)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What the options say."""
+
+    weights: str
+    task: "Task"
+    threshold: float | None
+    precision: str
+    tile: int
+    overlap: int
+    tta: str
+    batch_size: int
+    output: Path
+    as_json: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What a process tells the others: plain data. Summaries and records are by the name of their results."""
+
+    summaries: dict[str, show.PictureSummary] = field(default_factory=dict)
+    records: dict[str, dict[str, object]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    error: str = ""  # what kept it from starting
+
+
+def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _Found:
+    """Segments and writes the pictures of this process."""
+    from unimask.cli.pictures import Work, are_large, segment_all, segment_large_pictures
+    from unimask.config import Tiles
     from unimask.segmenter import load
 
-    files = list(dict.fromkeys(image_files(images)))
-    pictures = share_of(list(zip(files, output_names(files), strict=True)))
-    check_folder(output)
-    segmenter = load(weights, device=device, precision=precision.value)
-    if tile:
-        segmenter = segmenter.seeing(Tiles(size=tile, overlap=overlap))
-    if tta:
-        segmenter = segmenter.augmented([name.strip() for name in tta.split(",")])
-    summaries: list[show.PictureSummary] = []
-    records: list[dict[str, object]] = []
+    check_folder(asked.output)
+    segmenter = load(asked.weights, device=device, precision=asked.precision)
+    if asked.tile:
+        segmenter = segmenter.seeing(Tiles(size=asked.tile, overlap=asked.overlap))
+    if asked.tta:
+        segmenter = segmenter.augmented([name.strip() for name in asked.tta.split(",")])
+    found = _Found()
 
-    def done(named: Named, result: "Result | BoxResult") -> None:
-        if as_json:
-            records.append({"name": named[1], "picture": str(named[0]), **result.to_json()})
+    def done(named: "Named", result: "Result | BoxResult") -> None:
+        file, name = named
+        if asked.as_json:
+            found.records[name] = {"name": name, "picture": str(file), **result.to_json()}
         else:
-            summaries.append(show.summarise(named[1], result))
+            found.summaries[name] = show.summarise(name, result)
 
-    with show.progress("segmenting", len(pictures)) as advance:
+    with nullcontext(_nothing) if quiet else show.progress("segmenting", len(pictures)) as advance:
         work = Work(
             segmenter=segmenter,
-            task=task.value,
-            threshold=threshold,
-            batch_size=max(1, batch_size),
-            output=output,
+            task=asked.task,
+            threshold=asked.threshold,
+            batch_size=asked.batch_size,
+            output=asked.output,
             done=done,
             advance=advance,
         )
         large = [named for named in pictures if are_large(segmenter, named[0])]
         segment_all(work, [named for named in pictures if named not in large])
-        for (file, name), found in segment_large_pictures(work, large) if large else []:
-            if as_json:
-                about = {"name": name, "picture": str(file), "task": task.value, "map": str(found.map_file)}
-                records.append({**about, "segments": len(found.segments)})
+        for (file, name), one in segment_large_pictures(work, large) if large else []:
+            if asked.as_json:
+                about = {"name": name, "picture": str(file), "task": asked.task, "map": str(one.map_file)}
+                found.records[name] = {**about, "segments": len(one.segments)}
             else:
-                summaries.append(show.summarise_large(name, found, segmenter.categories))
-    failed = work.failed
-    if as_json:
-        show.show_json(records)
-    elif summaries:
-        show.show_pictures(summaries)
-        show.show_line(f"results are in {output}{os.sep}")
-    for failure in failed:
+                found.summaries[name] = show.summarise_large(name, one, segmenter.categories)
+    found.failed.extend(map(str, work.failed))
+    return found
+
+
+def _nothing() -> None:
+    """The progress of a process that shows none."""
+
+
+def _show(asked: _Asked, pictures: list["Named"], reports: list[_Found]) -> None:
+    """What all processes have found, in the order of the pictures, and what failed.
+
+    Raises:
+        typer.Exit: something did.
+    """
+    errors = list(dict.fromkeys(report.error for report in reports if report.error))
+    failed = [failure for report in reports for failure in report.failed]
+    if not errors:
+        order = [name for _, name in pictures]
+        summaries = {name: one for report in reports for name, one in report.summaries.items()}
+        records = {name: one for report in reports for name, one in report.records.items()}
+        if asked.as_json:
+            show.show_json([records[name] for name in order if name in records])
+        elif summaries:
+            show.show_pictures([summaries[name] for name in order if name in summaries])
+            show.show_line(f"results are in {asked.output}{os.sep}")
+    for failure in (*failed, *errors):
         show.show_error(failure)
     if failed:
         show.errors.print(f"{len(failed)} of {len(pictures)} pictures could not be segmented")
+    if failed or errors:
         raise typer.Exit(BAD_INPUT)

@@ -9,19 +9,22 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import ExportedProgram
 
 from unimask.errors import WeightsError
-from unimask.exported import DESCRIPTION_KEY, INPUT, MASK_OUTPUTS
+from unimask.exported import DESCRIPTION_KEY, Face
 
 OPSET = 20  # the first whose GridSample has the modes of PyTorch
 DIMENSIONS = {
-    INPUT: ("batch", "", "height", "width"),
+    "pixels": ("batch", "", "height", "width"),
+    "valid": ("batch", "height", "width"),
     "class_logits": ("batch", "", ""),
     "mask_embeddings": ("batch", "", ""),
     "mask_features": ("batch", "", "height/4", "width/4"),
+    "boxes": ("batch", "", ""),
+    "mask_logits": ("batch", "", "height/4", "width/4"),
 }
 """The names of the sizes that may differ from call to call."""
 
 
-def save_onnx(program: ExportedProgram, path: Path, description: str) -> None:
+def save_onnx(program: ExportedProgram, path: Path, description: str, face: Face) -> None:
     """Write the program as one ONNX file with `description` in its metadata.
 
     Raises:
@@ -31,8 +34,8 @@ def save_onnx(program: ExportedProgram, path: Path, description: str) -> None:
         program,
         dynamo=True,
         opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=list(MASK_OUTPUTS),
+        input_names=list(face.inputs),
+        output_names=list(face.outputs),
         verbose=False,
     )
     assert exported is not None  # it is where no file is given

@@ -4,18 +4,21 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from unimask.config import TASKS, Task
-from unimask.exported import MASK_OUTPUTS
+from unimask.config import Task, tasks_of
+from unimask.exported import ExportedNetwork, final_tensors
 from unimask.metrics.overlaps import segment_overlaps
+from unimask.ops.boxes import box_iou
 from unimask.segmenter import Segmenter
-from unimask.structures import MaskPrediction, Segments
+from unimask.structures import Segments
 
-SHAPES = ((1, 64, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs
+SHAPES = ((1, 96, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs
+ODD = (-15, -1)  # pixels added to them where the model takes any size
 SAME = 0.5  # IoU above which two segments of one category are the same one
 TIMED = (1, 512, 512)
 REPEATS = 5
@@ -29,6 +32,16 @@ class Agreement:
     pictures: int
     pixels: float  # share of pixels with the same categories in both results
     segments: float  # share of the segments of both results that have a partner: the F1 at IoU 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxAgreement:
+    """How alike the boxes of both models are, over all pictures."""
+
+    task: Literal["detection"]
+    pictures: int
+    boxes: float  # share of the boxes of both results that have a partner: the F1 at IoU 0.5
+    corner: float  # pixels by which the corners of partners differ at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +71,13 @@ class ParityReport:
     format: str
     megabytes: float
     differences: tuple[Difference, ...]
-    agreement: tuple[Agreement, ...]
+    agreement: tuple[Agreement | BoxAgreement, ...]
     latency: Latency
 
 
 def compare(
     segmenter: Segmenter,
-    exported: nn.Module,
+    exported: ExportedNetwork,
     images: Sequence[UInt8[Tensor, "3 _height _width"]],
     *,
     format: str,
@@ -72,31 +85,59 @@ def compare(
 ) -> ParityReport:
     """The report on an exported model against the one it was made from."""
     other = Segmenter(exported, segmenter.model_file)
+    tasks = tasks_of(segmenter.model_file.experiment.model)
     return ParityReport(
         format=format,
         megabytes=round(megabytes, 2),
-        differences=differences(segmenter.model, exported),
-        agreement=tuple(agreement(segmenter, other, images, task) for task in TASKS),
+        differences=differences(segmenter.model, exported, segmenter.model_file.experiment.data.divisor),
+        agreement=tuple(
+            box_agreement(segmenter, other, images)
+            if task == "detection"
+            else agreement(segmenter, other, images, task)
+            for task in tasks
+        ),
         latency=latency(segmenter.model, exported),
     )
 
 
 @torch.inference_mode()
-def differences(model: nn.Module, exported: nn.Module) -> tuple[Difference, ...]:
-    """The largest difference of each output, over random inputs of `SHAPES`."""
+def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tuple[Difference, ...]:
+    """The largest difference of each output, over random inputs of `SHAPES`, all but the first padded.
+
+    Where canvases need not be multiples of 32 pixels, their sizes are odd.
+    """
     generator = torch.Generator().manual_seed(0)
-    worst, largest = dict.fromkeys(MASK_OUTPUTS, 0.0), dict.fromkeys(MASK_OUTPUTS, 0.0)
-    for batch, height, width in SHAPES:
+    names = exported.face.outputs
+    worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for index, (batch, *sides) in enumerate(SHAPES):
+        height, width = (-(-(side + odd) // divisor) * divisor for side, odd in zip(sides, ODD))
         pixels = torch.randn((batch, 3, height, width), generator=generator)
-        for name, one, other in zip(MASK_OUTPUTS, _outputs(model, pixels), _outputs(exported, pixels)):
+        valid = torch.zeros((batch, height, width), dtype=torch.bool)
+        valid[:, : height - 8 * index, : width - 16 * index] = True
+        outputs = final_tensors(model(pixels, valid)), final_tensors(exported(pixels, valid))
+        for name, one, other in zip(names, *outputs, strict=True):
             worst[name] = max(worst[name], float((one - other).abs().max()))
             largest[name] = max(largest[name], float(one.abs().max()))
-    return tuple(Difference(output=n, difference=worst[n], largest=largest[n]) for n in MASK_OUTPUTS)
+    return tuple(Difference(output=name, difference=worst[name], largest=largest[name]) for name in names)
 
 
-def _outputs(network: nn.Module, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, ...]:
-    prediction: MaskPrediction = network(pixels)
-    return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+def box_agreement(
+    one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]]
+) -> BoxAgreement:
+    """How alike the boxes of two segmenters are."""
+    partners = boxes = 0
+    corner = 0.0
+    for image in images:
+        (mine,), (theirs,) = one.detect([image]), other.detect([image])
+        iou, _ = box_iou(mine.boxes[:, None], theirs.boxes[None])
+        pairs = _best_pairs(iou * (mine.labels[:, None] == theirs.labels[None])).nonzero()
+        far = (mine.boxes[pairs[:, 0]] - theirs.boxes[pairs[:, 1]]).abs()
+        corner = max(corner, float(far.max()) if len(far) else 0.0)
+        partners += len(pairs[:, 0].unique()) + len(pairs[:, 1].unique())
+        boxes += len(mine) + len(theirs)
+    return BoxAgreement(
+        task="detection", pictures=len(images), boxes=partners / boxes if boxes else 1.0, corner=corner
+    )
 
 
 def agreement(
@@ -134,10 +175,15 @@ def _partners(one: Segments, other: Segments) -> int:
     iou.index_put_((rows - 1, columns - 1), pixels.float(), accumulate=True)
     iou = iou / (one.areas()[:, None] + other.areas()[None] - iou).clamp(min=1)
     iou = iou * (one.labels[:, None] == other.labels[None])
-    if iou.numel() == 0:
-        return 0
-    best = (iou == iou.amax(0, keepdim=True)) & (iou == iou.amax(1, keepdim=True)) & (iou > SAME)
+    best = _best_pairs(iou)
     return min(int(best.any(0).sum()), int(best.any(1).sum()))
+
+
+def _best_pairs(iou: Float[Tensor, "mine theirs"]) -> Bool[Tensor, "mine theirs"]:
+    """Pairs with an IoU above one half, each the best partner of the other."""
+    if iou.numel() == 0:
+        return torch.zeros(iou.shape, dtype=torch.bool)
+    return (iou == iou.amax(0, keepdim=True)) & (iou == iou.amax(1, keepdim=True)) & (iou > SAME)
 
 
 @torch.inference_mode()

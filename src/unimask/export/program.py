@@ -7,21 +7,37 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from unimask.export.wrappers import CANVAS_STEP
-from unimask.exported import DESCRIPTION_KEY
+from unimask.exported import DESCRIPTION_KEY, Face
 
-EXAMPLE = (2, 3, 3 * CANVAS_STEP, 5 * CANVAS_STEP)  # no two dimensions alike, so none is taken for another
-LARGEST = {"batch": 1024, "rows": 4096, "columns": 4096}
+BATCH, EXAMPLE = 2, (103, 167)  # no two dimensions alike, so none is taken for another
+SMALLEST, LARGEST, LARGEST_BATCH = 64, 4096 * CANVAS_STEP, 1024
 
 
-def trace(wrapped: nn.Module) -> ExportedProgram:
+def trace(wrapped: nn.Module, face: Face, step: int = CANVAS_STEP) -> ExportedProgram:
     """The program of a wrapped model (`wrappers.exportable`).
 
-    Height and width are multiples of 32 from 64 on: torch.export treats sizes of 1 apart, and 32 pixels are
-    one cell at stride 32.
+    Height and width are multiples of `step` from 64 on: torch.export treats sizes of 1 apart, and 32 pixels
+    are one cell at stride 32.
     """
-    batch, rows, columns = (Dim(name, max=most) for name, most in LARGEST.items())
-    shapes = ({0: batch, 2: CANVAS_STEP * rows, 3: CANVAS_STEP * columns},)
-    return torch.export.export(wrapped, (torch.zeros(EXAMPLE),), dynamic_shapes=shapes, strict=False)
+    least = SMALLEST // step
+    batch = Dim("batch", max=LARGEST_BATCH)
+    high, wide = (Dim(name, min=least, max=LARGEST // step) for name in ("rows", "columns"))
+    rows, columns = (high, wide) if step == 1 else (step * high, step * wide)
+    height, width = (length // step * step for length in EXAMPLE)
+    examples = {
+        "pixels": torch.zeros((BATCH, 3, height, width)),
+        "valid": torch.ones((BATCH, height, width), dtype=torch.bool),
+    }
+    shapes = {
+        "pixels": {0: batch, 2: rows, 3: columns},
+        "valid": {0: batch, 1: rows, 2: columns},
+    }
+    return torch.export.export(
+        wrapped,
+        tuple(examples[name] for name in face.inputs),
+        dynamic_shapes=tuple(shapes[name] for name in face.inputs),
+        strict=False,
+    )
 
 
 def save_program(program: ExportedProgram, path: Path, description: str) -> None:

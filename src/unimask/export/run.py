@@ -13,42 +13,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, UInt8
-from torch import Tensor, nn
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from unimask.checkpoint import model_file_text, write_atomically
 from unimask.data.shapes import ShapesDataset
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.export.parity import ParityReport, compare
 from unimask.export.program import save_program, trace
-from unimask.export.wrappers import CANVAS_STEP, exportable
-from unimask.exported import is_exported, load_exported
+from unimask.export.wrappers import CANVAS_STEP, exportable, takes_any_size
+from unimask.exported import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.segmenter import Segmenter, load
-from unimask.structures import MaskPrediction
 
 Format = Literal["onnx", "onnx-int8", "pt2"]
 GENERATED = 4  # pictures of shapes to compare results on, where none are given
-
-
-class ProgramNetwork(nn.Module):
-    """A program of torch.export behind the face of the model. A program knows no training or eval mode."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program.forward  # not the module itself, which refuses to be switched to a mode
-
-    def forward(
-        self,
-        pixels: Float[Tensor, "batch 3 height width"],
-        valid: Bool[Tensor, "batch height width"] | None = None,
-    ) -> MaskPrediction:
-        """The final prediction; `valid` plays no part."""
-        class_logits, mask_embeddings, mask_features = self.program(pixels.contiguous())
-        return MaskPrediction(
-            class_logits=class_logits[None],
-            mask_embeddings=mask_embeddings[None],
-            mask_features=mask_features,
-        )
 
 
 def export(
@@ -65,7 +44,7 @@ def export(
 
     Raises:
         WeightsError: the model cannot be loaded, or the packages of the extra `export` are not installed.
-        ConfigError: it is a model of boxes, or its canvases are no multiples of 32 pixels.
+        ConfigError: its canvases are no multiples of 32 pixels, and its layers need that.
         DataError: the output cannot be written.
     """
     output = Path(output)
@@ -75,15 +54,16 @@ def export(
     _check(segmenter, weights, output, format)
     images = images or [ShapesDataset(size=(192, 256))[index].image for index in range(GENERATED)]
     text = model_file_text(segmenter.model_file)
+    face = face_of(segmenter.model_file.experiment.model)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
             with _quiet():
-                _write(segmenter.model, made, format, text)
-            report = compare(
-                segmenter, _open(made), images, format=format, megabytes=made.stat().st_size / 2**20
-            )
+                program = trace(exportable(segmenter.model), face, canvas_step(segmenter))
+                _write(program, face, made, format, text)
+            megabytes = made.stat().st_size / 2**20
+            report = compare(segmenter, _open(made, face), images, format=format, megabytes=megabytes)
             made.chmod(0o644)
             os.replace(made, output)
         write_atomically(
@@ -100,14 +80,11 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
         raise DataError(output, f"a file of format {format} ends in {suffix}; name it so with --output")
     if output.is_dir():
         raise DataError(output, "is a folder; name a file with --output")
-    kind = segmenter.model_file.experiment.model.kind
-    if kind != "masks":
-        raise ConfigError(f"{weights}: model.kind", f"is {kind!r}; only models of masks can be exported")
-    divisor = segmenter.model_file.experiment.data.divisor
-    if divisor % CANVAS_STEP:
+    if canvas_step(segmenter) % CANVAS_STEP and not takes_any_size(segmenter.model):
+        divisor = segmenter.model_file.experiment.data.divisor
         raise ConfigError(
             f"{weights}: data.divisor",
-            f"is {divisor}; exported models take canvases of multiples of {CANVAS_STEP} pixels only",
+            f"is {divisor}; exported, this model takes canvases of multiples of {CANVAS_STEP} pixels only",
         )
     if format != "pt2":
         try:
@@ -120,24 +97,29 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
             ) from None
 
 
-def _write(model: nn.Module, path: Path, format: Format, text: str) -> None:
-    program = trace(exportable(model))
+def canvas_step(segmenter: Segmenter) -> int:
+    """Heights and widths that the exported model takes are multiples of this: 32 or 1."""
+    return 1 if segmenter.model_file.experiment.data.divisor % CANVAS_STEP else CANVAS_STEP
+
+
+def _write(program: ExportedProgram, face: Face, path: Path, format: Format, text: str) -> None:
     if format == "pt2":
         save_program(program, path, text)
         return
     from unimask.export.onnx_file import quantise, save_onnx
 
     if format == "onnx":
-        save_onnx(program, path, text)
+        save_onnx(program, path, text, face)
         return
     whole = path.with_name("float.onnx")
-    save_onnx(program, whole, text)
+    save_onnx(program, whole, text, face)
     quantise(whole, path)
 
 
-def _open(path: Path) -> nn.Module:
+def _open(path: Path, face: Face) -> ExportedNetwork:
     if path.suffix.lower() == ".pt2":
-        return ProgramNetwork(torch.export.load(path).module())
+        program = torch.export.load(path).module().forward  # the module itself refuses to be given a mode
+        return ExportedNetwork(lambda inputs: program(*inputs), face)
     network, _ = load_exported(path, "cpu")
     return network
 

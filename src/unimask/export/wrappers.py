@@ -3,49 +3,83 @@
 import copy
 
 import torch
-from jaxtyping import Float
-from timm.layers import Conv2dSame
+from jaxtyping import Bool, Float
+from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.structures import MaskPrediction
+from unimask.exported import final_tensors
+from unimask.models.detr import Detr
+from unimask.models.detr_masks import DetrWithMasks
+from unimask.structures import BoxMaskPrediction, BoxPrediction
 
 CANVAS_STEP = 32  # heights and widths that exported models take are multiples of it, as canvases are
 
 
 class FinalMasks(nn.Module):
-    """The final prediction of a mask classification model as plain tensors, as `MASK_OUTPUTS` names them."""
+    """The final prediction of a mask classifier as plain tensors, as `exported.MASKS` names them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, ...]:
+        """Class logits, mask embeddings and mask features."""
+        return final_tensors(self.model(pixels))
+
+
+class FinalBoxes(nn.Module):
+    """The final prediction of a model of boxes as plain tensors, as `exported.BOXES` names them."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(
-        self, pixels: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[
-        Float[Tensor, "batch queries classes_and_none"],
-        Float[Tensor, "batch queries channels"],
-        Float[Tensor, "batch channels map_height map_width"],
-    ]:
-        """Class logits, mask embeddings and mask features."""
-        prediction: MaskPrediction = self.model(pixels)
-        return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+        self, pixels: Float[Tensor, "batch 3 height width"], valid: Bool[Tensor, "batch height width"]
+    ) -> tuple[Tensor, ...]:
+        """Class logits and boxes, and the mask logits of a model that has them."""
+        prediction: BoxPrediction | BoxMaskPrediction = self.model(pixels, valid)
+        return final_tensors(prediction)
+
+
+class AllMasksAtOnce(nn.Module):
+    """A detector with a mask head that refines the masks of all pictures and queries in one step.
+
+    The model does so for a few at a time, to save memory; how often would depend on the batch.
+    """
+
+    def __init__(self, model: DetrWithMasks) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], valid: Bool[Tensor, "batch height width"]
+    ) -> BoxMaskPrediction:
+        """As the model itself."""
+        seen = self.model.detr.look(pixels, valid)
+        attention = self.model.attention(seen.queries[-1], seen.memory, seen.valid)
+        return BoxMaskPrediction(
+            class_logits=seen.class_logits[-1:],
+            boxes=seen.boxes[-1:],
+            mask_logits=self.model.pyramid(seen.projected, attention, self.model.finer_maps(seen)),
+        )
 
 
 class FixedPadding(nn.Module):
-    """A convolution with TensorFlow's "same" padding, for inputs whose size is a multiple of the stride.
+    """A layer with TensorFlow's "same" padding, for inputs whose size is a multiple of its stride.
 
     How much is padded depends on the size; for those inputs it is always the same, `kernel - stride`, the
     smaller half first. Written out, the size's arithmetic would grow with every layer of an exported model.
     """
 
-    def __init__(self, convolution: Conv2dSame) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.AvgPool2d, dilation: tuple[int, int]) -> None:
         super().__init__()
-        self.convolution = convolution
+        self.layer = layer
         vertical, horizontal = (
-            max((kernel - 1) * dilation + 1 - stride, 0)
-            for kernel, stride, dilation in zip(
-                convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
+            max((kernel - 1) * step + 1 - stride, 0)
+            for kernel, stride, step in zip(
+                pair_of(layer.kernel_size), pair_of(layer.stride), dilation, strict=True
             )
         )
         left, top = horizontal // 2, vertical // 2
@@ -54,15 +88,40 @@ class FixedPadding(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        """As the convolution itself."""
-        own = self.convolution
-        padded = functional.pad(maps, self.padding)
-        return functional.conv2d(padded, own.weight, own.bias, own.stride, 0, own.dilation, own.groups)
+        """As the layer itself."""
+        result: Tensor = self.layer(functional.pad(maps, self.padding))
+        return result
 
 
-def exportable(model: nn.Module) -> FinalMasks:
+def pair_of(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A size as torch's layers keep it, for rows and columns."""
+    return (value, value) if isinstance(value, int) else value
+
+
+def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
+    """The convolution with fixed padding."""
+    plain = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        pair_of(layer.kernel_size),  # type: ignore[arg-type]
+        stride=layer.stride,
+        dilation=layer.dilation,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+    )
+    plain.weight, plain.bias = layer.weight, layer.bias
+    return FixedPadding(plain, layer.dilation)
+
+
+def fixed_pool(layer: AvgPool2dSame) -> FixedPadding:
+    """The pool with fixed padding, which counts as zeros."""
+    plain = nn.AvgPool2d(layer.kernel_size, layer.stride, ceil_mode=layer.ceil_mode)
+    return FixedPadding(plain, (1, 1))
+
+
+def exportable(model: nn.Module) -> FinalMasks | FinalBoxes:
     """A copy of the model, on the CPU and in eval mode, that `torch.export` can follow for every canvas."""
-    wrapped = FinalMasks(copy.deepcopy(model).cpu().float()).eval()
+    wrapped = _final(copy.deepcopy(model)).cpu().float().eval()
     wrapped = wrapped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _fix_padding(wrapped)
     for parameter in wrapped.parameters():
@@ -70,9 +129,30 @@ def exportable(model: nn.Module) -> FinalMasks:
     return wrapped
 
 
+def takes_any_size(model: nn.Module) -> bool:
+    """Whether the exported model is not bound to canvases of multiples of 32 pixels.
+
+    That are models of boxes none of whose layers treats some sizes apart: by padding that depends on the
+    size, or by a pool that rounds up.
+    """
+    bound = any(
+        isinstance(module, Conv2dSame) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
+        for module in model.modules()
+    )
+    return isinstance(model, Detr | DetrWithMasks) and not bound
+
+
+def _final(model: nn.Module) -> FinalMasks | FinalBoxes:
+    if isinstance(model, DetrWithMasks):
+        return FinalBoxes(AllMasksAtOnce(model))
+    return FinalBoxes(model) if isinstance(model, Detr) else FinalMasks(model)
+
+
 def _fix_padding(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, Conv2dSame):
-            setattr(module, name, FixedPadding(child))
+            setattr(module, name, fixed_convolution(child))
+        elif isinstance(child, AvgPool2dSame):
+            setattr(module, name, fixed_pool(child))
         else:
             _fix_padding(child)

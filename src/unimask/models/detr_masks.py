@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.models.detr import Detr
+from unimask.models.detr import Detr, Seen
 from unimask.structures import BoxMaskPrediction
 
 GROUPS = 8  # of the norms
@@ -71,18 +71,21 @@ class MaskPyramid(nn.Module):
 
     def forward(
         self,
-        projected: Float[Tensor, "channels height width"],
-        attention: Float[Tensor, "queries heads height width"],
-        maps: tuple[Float[Tensor, "_channels _height _width"], ...],
-    ) -> Float[Tensor, "queries map_height map_width"]:
-        """Mask logits of some queries of one picture, at the size of the last map."""
-        inputs = torch.cat((projected.expand(attention.shape[0], -1, -1, -1), attention), dim=1)
+        projected: Float[Tensor, "batch channels height width"],
+        attention: Float[Tensor, "batch queries heads height width"],
+        maps: tuple[Float[Tensor, "batch _channels _height _width"], ...],
+    ) -> Float[Tensor, "batch queries map_height map_width"]:
+        """Mask logits of some queries of each picture, at the size of the last map."""
+        masks = attention.shape[:2]
+        shared = projected[:, None].expand(-1, masks[1], -1, -1, -1)
+        inputs = torch.cat((shared, attention), dim=2).flatten(0, 1)
         refined = self._refine(self._refine(inputs, 0), 1)
         for index, (adapter, features) in enumerate(zip(self.adapters, maps, strict=True)):
-            grown = functional.interpolate(refined, tuple(features.shape[1:]), mode="nearest")
-            refined = self._refine(adapter(features[None]) + grown, index + 2)
+            grown = functional.interpolate(refined, tuple(features.shape[2:]), mode="nearest")
+            joined = adapter(features)[:, None] + grown.unflatten(0, masks)
+            refined = self._refine(joined.flatten(0, 1), index + 2)
         logits: Tensor = self.mask(refined)[:, 0]
-        return logits
+        return logits.unflatten(0, masks)
 
     def _refine(self, maps: Tensor, index: int) -> Tensor:
         refined: Tensor = self.norms[index](self.convolutions[index](maps)).relu()
@@ -114,12 +117,18 @@ class DetrWithMasks(nn.Module):
         """Classes, boxes and masks of the final queries; `pixels` and `valid` as for `Detr`."""
         seen = self.detr.look(pixels, valid)
         attention = self.attention(seen.queries[-1], seen.memory, seen.valid)
-        strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
+        finer = self.finer_maps(seen)
         masks = []
         for image in range(pixels.shape[0]):
-            maps = tuple(seen.maps[stride][image] for stride in strides)
-            groups = attention[image].split(QUERIES_AT_ONCE)
-            masks.append(torch.cat([self.pyramid(seen.projected[image], group, maps) for group in groups]))
+            one = slice(image, image + 1)
+            maps = tuple(features[one] for features in finer)
+            groups = attention[one].split(QUERIES_AT_ONCE, dim=1)
+            masks.append(torch.cat([self.pyramid(seen.projected[one], each, maps) for each in groups], dim=1))
         return BoxMaskPrediction(
-            class_logits=seen.class_logits[-1:], boxes=seen.boxes[-1:], mask_logits=torch.stack(masks)
+            class_logits=seen.class_logits[-1:], boxes=seen.boxes[-1:], mask_logits=torch.cat(masks)
         )
+
+    def finer_maps(self, seen: Seen) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
+        """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""
+        strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
+        return tuple(seen.maps[stride] for stride in strides)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
@@ -26,7 +27,7 @@ from unimask.training.processes import first_alone, first_says, gather, sum_of_a
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord
 from unimask.training.result import TrainingError, TrainingResult
-from unimask.training.run_folder import RunFolder
+from unimask.training.run_folder import RunFolder, nothing_left_behind
 from unimask.training.speed import Window, report_step
 from unimask.training.step import LossModule, NormStatistics, random_seed
 from unimask.training.stopping import deaf_children, stop_signals
@@ -59,6 +60,7 @@ def train(
     anything else is a model folder, or a model of the package, to fine-tune. `device` is auto, cpu, cuda,
     cuda:1 or mps. With several `devices` or `nodes` each process runs the calling script (the engine starts
     those of this machine; `torchrun` or a cluster's scheduler can); `output` must be a folder that all see.
+    A run that fails before its first checkpoint leaves no folder behind.
     Ctrl-C, or for a single process SIGTERM, ends the run after the step with a checkpoint; twice, at once.
 
     Raises:
@@ -120,10 +122,11 @@ def run_job(
         folder.begin(job.describe(), resume=resume)
         job.keep(folder.path)
 
-    first_alone(begin)
-    training = _Training(fabric, job, folder, shown)
-    with stop_signals(training.ask_to_stop, fabric.world_size):
-        return training.run()
+    with nothing_left_behind(folder.path) if fabric.is_global_zero else nullcontext():
+        first_alone(begin)
+        training = _Training(fabric, job, folder, shown)
+        with stop_signals(training.ask_to_stop, fabric.world_size):
+            return training.run()
 
 
 class _Training:

@@ -12,7 +12,8 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 from unimask.checkpoint import write_atomically
 from unimask.config import experiment_from_dict, experiment_to_dict
-from unimask.errors import ConfigError, DataError
+from unimask.errors import ConfigError, DataError, UnimaskError
 
 KEPT_CHECKPOINTS = 2
 # Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
@@ -63,6 +64,26 @@ def differences(old: object, new: object) -> list[str]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path) and path not in CHANGEABLE
     ]
+
+
+@contextmanager
+def nothing_left_behind(run: Path) -> Iterator[None]:
+    """Inside, a training that fails before its first checkpoint leaves no folder to be in the way.
+
+    A folder that held something before stays as it is.
+    """
+    existed = run.exists()
+    if existed and (not run.is_dir() or any(run.iterdir())):
+        yield
+        return
+    try:
+        yield
+    except UnimaskError:
+        if run.is_dir() and not any(run.glob("checkpoints/step_*")):
+            shutil.rmtree(run, ignore_errors=True)
+            if existed:
+                run.mkdir(exist_ok=True)
+        raise
 
 
 class RunFolder:

@@ -200,7 +200,7 @@ def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> 
     ours, theirs = rename(tensors, origin, path)
     config, num_classes = infer_model(ours, path)
     model_file = ModelFile(
-        experiment=_experiment(config, num_classes),
+        experiment=settings_for(config, num_classes),
         categories=_categories(num_classes, ()),
         licence=licence,
         provenance=f"converted from {path.name} (the original release)",
@@ -226,7 +226,7 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Mo
         image_std=said.image_std or config.backbone.image_std,
     )
     config = replace(config, backbone=backbone)
-    experiment = _experiment(config, num_classes)
+    experiment = settings_for(config, num_classes)
     if said.resize:
         experiment = replace(experiment, data=replace(experiment.data, resize=said.resize))
     model_file = ModelFile(
@@ -267,7 +267,7 @@ def _build(
     )
 
 
-def _experiment(config: ModelConfig, num_classes: int) -> Experiment:
+def settings_for(config: ModelConfig, num_classes: int) -> Experiment:
     """The settings of the data set that has so many classes, with this model."""
     if config.pixel_decoder.kind == "pyramid":
         settings = _MASKFORMER_DATA_SETS.get(num_classes, presets_maskformer.maskformer_coco)
