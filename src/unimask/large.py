@@ -107,6 +107,7 @@ class _Overlaps:
             lower = (*self._above, *self._here)
             self._above = [one for one in lower if one.tile.window[0].stop > self._row]
             self._here, self._left = [], []
+        self._left = [one for one in self._left if one.tile.window[1].stop > tile.window[1].start]
         return [*self._above, *self._left]
 
     def add(self, seen: _Seen) -> None:

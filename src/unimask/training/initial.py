@@ -56,10 +56,12 @@ def load_initial(
 
 
 def _by_category(own: Tensor, theirs: Tensor, categories: Categories, their_categories: Categories) -> Tensor:
+    if theirs.shape[1:] != own.shape[1:]:
+        return theirs  # of another width: it will be named as a tensor that does not fit
     rows = own.clone()
     rows[-1] = theirs[-1]  # no object
     places = {name: row for row, name in enumerate(their_categories.names)}
     for row, name in enumerate(categories.names):
-        if name in places and theirs.shape[1:] == own.shape[1:]:
+        if name in places:
             rows[row] = theirs[places[name]]
     return rows
