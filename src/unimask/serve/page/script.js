@@ -10,6 +10,7 @@ const find = (id) => document.getElementById(id);
 const TASKS = ["panoptic", "instance", "semantic", "detection"];
 const THEMES = [["", "as the system", "◐"], ["light", "light", "☀"], ["dark", "dark", "☾"]];
 const percent = (value) => `${Math.round(value * 100)} %`;
+const exact = (value) => `${(value * 100).toFixed(1)} %`;
 const state = { models: [], limits: {}, picture: null, bitmap: null, task: "panoptic", thresholds: {}, scene: null, pending: null };
 
 const stage = new Stage(find("view"), find("glow"), find("stage"));
@@ -243,10 +244,10 @@ function row(segment) {
   button.dataset.id = segment.id;
   button.style.setProperty("--mark", css(segment.color));
   button.setAttribute("aria-pressed", String(state.scene.alone === segment.id));
-  button.setAttribute("aria-label", `${segment.category} ${segment.id}, score ${percent(segment.score)}, ${Math.round(segment.area)} pixels`);
+  button.setAttribute("aria-label", `${segment.category} ${segment.id}, score ${exact(segment.score)}, ${Math.round(segment.area)} pixels`);
   bar.style.width = percent(segment.score).replace(" ", "");
   meter.append(bar);
-  button.append(mark, part("number", segment.id), part("name", segment.category), meter, part("score", percent(segment.score)), part("area", area(segment.area)));
+  button.append(mark, part("number", segment.id), part("name", segment.category), meter, part("score", exact(segment.score)), part("area", area(segment.area)));
   button.addEventListener("pointerenter", () => light(segment.id));
   button.addEventListener("pointerleave", () => light(0));
   button.addEventListener("focus", () => light(segment.id));
@@ -282,7 +283,7 @@ function tip(id, place) {
   find("tip").hidden = !(segment && place);
   if (!segment || !place) return;
   find("tip-name").textContent = segment.category;
-  find("tip-facts").textContent = `${percent(segment.score)} · ${area(segment.area)}`;
+  find("tip-facts").textContent = `${exact(segment.score)} · ${area(segment.area)}`;
   find("tip").style.setProperty("--mark", css(segment.color));
   const frame = find("stage").getBoundingClientRect(), own = find("tip").getBoundingClientRect();
   const left = Math.min(Math.max(6, place[0] - frame.left + 14), frame.width - own.width - 6);
@@ -427,7 +428,7 @@ async function begin() {
   find("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   find("model-field").hidden = models.length < 2;
   find("allowed").textContent = `PNG, JPEG, WebP, TIFF and others, up to ${limits.bytes / 2 ** 20} MiB and ${(limits.pixels / 1e6).toFixed(0)} megapixels`;
-  find("footer").textContent = `Model: ${models.map(({ name, licence }) => `${name} (${licence})`).join(", ")}. Pictures stay on the machine that serves this page.`;
+  find("footer").textContent = `${models.length > 1 ? "Models" : "Model"}: ${models.map(({ name, licence }) => `${name}, licence ${licence}`).join("; ")}. Pictures stay on the machine that serves this page.`;
   const { examples } = await json("/page/examples");
   find("examples").hidden = !examples.length;
   for (const name of examples) await example(name);

@@ -1,6 +1,7 @@
 // The picture with its segments: drawing, and what lies under the pointer.
 
 const HEIGHT_SHARE = 0.72; // of the window, at most
+const STUFF = 0.7; // of the opacity of things
 const MOST_NAMES = 8; // of one category; more get numbers
 const FONT = "600 {}px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
@@ -117,7 +118,7 @@ function paint(pen, scene, scale, ratio) {
   const order = [...shown].sort((one, other) => one.thing - other.thing || other.area - one.area);
   for (const segment of order) {
     const path = shape(scene, segment);
-    pen.fillStyle = css(segment.color, scene.boxes ? scene.opacity * 0.3 : scene.opacity);
+    pen.fillStyle = css(segment.color, scene.opacity * (scene.boxes ? 0.3 : segment.thing ? 1 : STUFF));
     pen.fill(path);
   }
   if (scene.outlines) {
@@ -156,7 +157,9 @@ function names(pen, scene, shown, scale, ratio) {
     if (!scene.boxes && many && (width > wide * scale * 1.15 || height > high * scale * 1.15)) continue;
     const middle = scene.boxes ? [x * scale + width / 2, y * scale + height / 2] : segment.anchor.map((value) => (value + 0.5) * scale);
     const left = Math.min(Math.max(2, middle[0] - width / 2), scene.width * scale - width - 2);
-    const top = Math.min(Math.max(2, middle[1] - height / 2), scene.height * scale - height - 2);
+    const above = !scene.boxes && !many && width > wide * scale * 1.1; // it would hide the segment
+    const wanted = above ? (y * scale > height + 8 ? y * scale - height - 5 : (y + high) * scale + 5) : middle[1] - height / 2;
+    const top = Math.min(Math.max(2, wanted), scene.height * scale - height - 2);
     if (taken.some((one) => left < one[2] && left + width > one[0] && top < one[3] && top + height > one[1])) continue;
     taken.push([left, top, left + width, top + height]);
     pen.fillStyle = css(segment.color, many ? 0.62 : 0.9);
