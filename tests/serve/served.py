@@ -28,6 +28,7 @@ CATEGORIES = Categories(
     file_ids=(3, 5, 8),
     colors=((220, 60, 50), (60, 170, 80), (90, 90, 90)),
 )
+USUAL = Limits()
 ANYBODY = Access(token="", names=frozenset())
 
 
@@ -99,7 +100,10 @@ def as_file(picture: np.ndarray, format: str = "PNG") -> bytes:
 
 @contextmanager
 def served(
-    *segmenters: Segmenter, limits: Limits = Limits(), access: Access = ANYBODY, batch_size: int = 4  # noqa: B008
+    *segmenters: Segmenter,
+    limits: Limits = USUAL,
+    access: Access = ANYBODY,
+    batch_size: int = 4,
 ) -> Iterator[TestClient]:
     """A client of a server with these models: first, second, ..."""
     names = ("first", "second", "third")

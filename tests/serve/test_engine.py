@@ -5,9 +5,9 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 import torch
+from serve.served import ColorNetwork, as_file, color_segmenter, model_file, scene, served
 from torch import Tensor
 
-from serve.served import ColorNetwork, as_file, color_segmenter, model_file, scene, served
 from unimask.config import Tiles
 from unimask.segmenter import Segmenter
 from unimask.serve.engine import Engine, fastest_batch_size
@@ -48,7 +48,7 @@ def submit(engine: Engine, picture: Tensor) -> "Future[Seen]":
     return engine.submit("one", "name", picture, itself)
 
 
-def wait_until(condition) -> None:  # noqa: ANN001
+def wait_until(condition) -> None:
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end
@@ -113,7 +113,7 @@ def test_time_runs_out_in_the_line_and_in_work() -> None:
     time.sleep(0.1)
     network.go.set()
     for future in futures:
-        with pytest.raises(Refusal, match="longer than 0.05 seconds"):
+        with pytest.raises(Refusal, match=r"longer than 0\.05 seconds"):
             future.result(20)
     engine.close()
 
@@ -130,22 +130,32 @@ def test_a_request_that_nobody_waits_for_is_left_out() -> None:
     engine.close()
 
 
-class Slow(ColorNetwork):
-    """A pass takes as long as it does, whatever the size of the batch; or as long per picture."""
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({1: 0.1, 2: 0.12, 4: 0.2, 8: 0.42}, 4),
+        ({1: 0.1, 2: 0.195, 4: 0.4, 8: 0.8}, 1),  # five percent are not worth the wait
+        ({1: 0.9, 2: 1.2}, 2),  # larger ones take too long to try
+        ({1: 0.3, 2: 0.4}, 2),  # and here there is no memory for them
+    ],
+    ids=str,
+)
+def test_batches_are_as_large_as_is_fastest(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], best: int
+) -> None:
+    def timed(segmenter: Segmenter, picture: Tensor, size: int) -> float:
+        if size not in seconds:
+            raise RuntimeError("out of memory")
+        return seconds[size]
 
-    def __init__(self, per_pass: float, per_picture: float) -> None:
-        super().__init__()
-        self.per_pass, self.per_picture = per_pass, per_picture
-
-    def forward(self, pixels: Tensor, valid: Tensor) -> MaskPrediction:
-        time.sleep(self.per_pass + self.per_picture * len(pixels))
-        return super().forward(pixels, valid)
+    monkeypatch.setattr("unimask.serve.engine._seconds", timed)
+    assert fastest_batch_size(color_segmenter(Tiles(size=32, overlap=8))) == best
 
 
-def test_batches_are_as_large_as_is_fastest() -> None:
-    view = Tiles(size=32, overlap=8)
-    assert fastest_batch_size(Segmenter(Slow(0.2, 0.0), model_file(view))) == 8
-    assert fastest_batch_size(Segmenter(Slow(0.0, 0.2), model_file(view))) == 1
+def test_the_batch_size_is_measured_at_the_start() -> None:
+    with served(color_segmenter(Tiles(size=32, overlap=8)), batch_size=0) as client:
+        assert client.post("/v1/segment", files={"picture": ("a.png", as_file(scene(0)))}).status_code == 200
+        assert client.get("/v1/models").json()["models"][0]["batch_size"] in (1, 2, 4, 8)
 
 
 def test_the_store_is_bounded_and_forgets_the_longest_unused() -> None:

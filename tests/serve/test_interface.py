@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools import mask as coco_mask
-
 from serve.served import as_file, color_segmenter, random_segmenter, scene, served
+
 from unimask.config import TASKS, Tiles
 from unimask.serve.gate import LOOPBACK_NAMES, Access
 from unimask.serve.limits import Limits
@@ -26,12 +26,12 @@ def client() -> Iterator[TestClient]:
         yield one
 
 
-def send(client: TestClient, content: bytes, name: str = "a.png", **fields: object):  # noqa: ANN201
+def send(client: TestClient, content: bytes, name: str = "a.png", **fields: object):
     data = {key: str(value) for key, value in fields.items()}
     return client.post("/v1/segment", files={"picture": (name, content)}, data=data)
 
 
-def sentence(answer) -> str:  # noqa: ANN001
+def sentence(answer) -> str:
     """The error of an answer, which is a sentence."""
     found = answer.json()
     assert list(found) == ["error"]
@@ -139,7 +139,12 @@ def test_no_path_and_no_address_is_opened(client: TestClient) -> None:
         assert answer.status_code == 422
         sentence(answer)
     assert send(client, as_file(PICTURE), "../../etc/passwd.png").json()["name"] == "passwd"
-    for name in ("/static/../app.py", "/static/%2e%2e%2fapp.py", "/page/examples/..%2f..%2fREADME.md", "/nothing"):
+    for name in (
+        "/static/../app.py",
+        "/static/%2e%2e%2fapp.py",
+        "/page/examples/..%2f..%2fREADME.md",
+        "/nothing",
+    ):
         assert client.get(name).status_code == 404
     assert display_name("C:\\pictures\\a<b>.png") == "a_b_"
     assert display_name("...") == "picture"
@@ -202,7 +207,11 @@ def test_every_file_of_the_page_is_ours_and_guarded(client: TestClient) -> None:
 def test_a_token_is_wanted() -> None:
     with served(access=Access(token="secret", names=frozenset())) as client:
         assert client.get("/").status_code == client.get("/healthz").status_code == 200
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \xe4".encode("latin-1")}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer \xe4".encode("latin-1")},
+        ):
             answer = client.get("/v1/models", headers=headers)
             assert answer.status_code == 401
             assert "token" in sentence(answer)

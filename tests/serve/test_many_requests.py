@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-
 from serve.served import ANYBODY, as_file, color_segmenter, scene
+
 from unimask.serve.app import create_app
 from unimask.serve.limits import Limits
 

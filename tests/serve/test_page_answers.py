@@ -11,8 +11,8 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools.coco import COCO
-
 from serve.served import ColorNetwork, as_file, color_segmenter, random_segmenter, scene, served
+
 from unimask.config import TASKS, Tiles
 from unimask.serve.examples import shipped_examples
 from unimask.serve.layers import on_canvas, query_of, watch
@@ -29,7 +29,9 @@ def client() -> Iterator[TestClient]:
 
 
 def upload(client: TestClient, model: str = "first") -> str:
-    answer = client.post("/page/pictures", files={"picture": ("a.png", as_file(PICTURE))}, data={"model": model})
+    answer = client.post(
+        "/page/pictures", files={"picture": ("a.png", as_file(PICTURE))}, data={"model": model}
+    )
     assert answer.status_code == 200
     return f"/page/pictures/{answer.json()['id']}"
 
@@ -61,7 +63,7 @@ def _network(client: TestClient) -> ColorNetwork:
 
 def test_thresholds_read_again(client: TestClient) -> None:
     place = upload(client)
-    for score, count in ((0.0, 2), (1.0, 0)):
+    for score, count in ((0.5, 2), (1.0, 0)):
         found = client.get(f"{place}/result", params={"task": "instance", "score": score}).json()
         assert len(found["segments"]) == count
         assert found["thresholds"]["score"] == score

@@ -49,9 +49,7 @@ def serve(
     from unimask.serve.gate import LOOPBACK_NAMES, Access
     from unimask.serve.limits import Limits
 
-    limits = Limits(
-        bytes=megabytes * 2**20, pixels=int(megapixels * 1e6), waiting=waiting, seconds=seconds
-    )
+    limits = Limits(bytes=megabytes * 2**20, pixels=int(megapixels * 1e6), waiting=waiting, seconds=seconds)
     local = host in LOOPBACK
     token = os.environ.get(TOKEN_VARIABLE, "") or ("" if local else secrets.token_urlsafe(16))
     listening = _listen(host, port)

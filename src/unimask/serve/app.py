@@ -26,7 +26,9 @@ from unimask.serve.seen import Seen, read_result
 from unimask.serve.service import Service
 
 OutputName = Literal["json", "overlay", "ids"]
-DESCRIPTION = """A picture becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
+DESCRIPTION = (
+    """A picture becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
+)
 
 
 def create_app(

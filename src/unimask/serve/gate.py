@@ -41,9 +41,7 @@ class Access:
 class Gate:
     """ASGI middleware. A request that may not pass is answered here, with a sentence."""
 
-    def __init__(
-        self, app: ASGIApp, access: Access, limits: Limits, full: Callable[[], Refusal]
-    ) -> None:
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, full: Callable[[], Refusal]) -> None:
         self._app = app
         self._access = access
         self._limits = limits
@@ -68,11 +66,12 @@ class Gate:
             self._inside -= working
 
     def _check(self, headers: Headers, path: str, working: bool) -> Refusal | None:
-        name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
         host = headers.get("host", "")
         names = self._access.names
-        if names and name not in names and host not in names:
-            return Refusal(421, "This server answers to its own name only. Open it as it told when it started.")
+        if names and not {host, host.rpartition(":")[0]} & names:
+            return Refusal(
+                421, "This server answers to its own name only. Open it as it told when it started."
+            )
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and working:
             return Refusal(403, "Requests from pages of other sites are not answered.")
         if self._access.token and _needs_token(path):
@@ -80,7 +79,7 @@ class Gate:
             if not hmac.compare_digest(given.encode(), self._access.token.encode()):
                 return Refusal(
                     401,
-                    "This server wants a token (header `Authorization: Bearer TOKEN`). It told it at its start.",
+                    "This server wants the token that it showed when it started (`Authorization: Bearer TOKEN`).",
                     {"WWW-Authenticate": "Bearer"},
                 )
         if working and self._inside >= self._limits.waiting:

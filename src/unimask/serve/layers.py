@@ -109,9 +109,7 @@ def _steps(
     return tuple(steps)
 
 
-def query_of(
-    watched_view: Watched, mask: Bool[Tensor, "height width"], label: int
-) -> int:
+def query_of(watched_view: Watched, mask: Bool[Tensor, "height width"], label: int) -> int:
     """The query that a segment came from: the one whose final mask and class fit it best.
 
     `mask` is the segment in the view's window. A stuff segment may be of several queries: the best one.

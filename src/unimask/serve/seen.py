@@ -162,9 +162,7 @@ def _alone(prediction: Prediction, position: int) -> Prediction:
     return BoxPrediction(class_logits=class_logits, boxes=boxes)
 
 
-def read_result(
-    segmenter: Segmenter, seen: Seen, task: Task, thresholds: Thresholds
-) -> Result | BoxResult:
+def read_result(segmenter: Segmenter, seen: Seen, task: Task, thresholds: Thresholds) -> Result | BoxResult:
     """The result of a task, equal to what `segmenter.predict` gives with these thresholds.
 
     Detection by a model of masks is the boxes around its instances.

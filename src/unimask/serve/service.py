@@ -53,7 +53,10 @@ class Service:
             if not 0 <= value <= 1:
                 raise Refusal(422, f"A threshold is from 0 to 1; got {value:g} for {name}.")
         return Thresholds(
-            **{name: vars(offer.thresholds)[name] if value is None else value for name, value in given.items()}
+            **{
+                name: vars(offer.thresholds)[name] if value is None else value
+                for name, value in given.items()
+            }
         )
 
     def offer(self, model: str, task: str) -> Offer:
@@ -78,9 +81,7 @@ class Service:
         content = await upload.read()
         image = await run_in_threadpool(decode, content, self.limits)
         del content
-        return await self.wait(
-            self.engine.submit(model, display_name(upload.filename or ""), image, finish)
-        )
+        return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
 
     async def wait(self, future: "Future[Any]") -> Any:
         """The engine's answer.

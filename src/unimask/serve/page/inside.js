@@ -70,6 +70,7 @@ export class Inside {
     const fresh = !this.told;
     this.told = told;
     this.crop = wanted.bitmap;
+    this.gain = this.brightening();
     this.color = wanted.segment.color;
     const last = told.steps.length - 1;
     find("layer").max = last;
@@ -78,7 +79,8 @@ export class Inside {
     const whole = told.views === 1;
     find("inside-lead").textContent =
       `Query ${told.query} made the ${wanted.segment.category} ${wanted.segment.id}. Each decoder layer may look only where its last mask was.` +
-      (whole ? "" : ` The model sees this picture in ${told.views} tiles; this is the one around the segment.`);
+      (whole ? "" : ` The model sees this picture in ${told.views} tiles; this is the one around the segment.`) +
+      (this.gain > 1.2 ? " Shown brighter than it is." : "");
     this.film();
     this.go(fresh ? last : Math.min(this.step, last));
   }
@@ -87,11 +89,14 @@ export class Inside {
     const { steps } = this.told;
     find("film").replaceChildren(
       ...steps.map((step, index) => {
-        const button = document.createElement("button"), canvas = document.createElement("canvas");
+        const button = document.createElement("button"), two = [this.drawLook, this.drawMask];
         button.type = "button";
-        canvas.width = canvas.height = 120;
-        this.drawMask(canvas, step);
-        button.append(canvas, this.title(index));
+        for (const draw of two) {
+          const canvas = Object.assign(document.createElement("canvas"), { width: 132, height: 132 });
+          draw.call(this, canvas, step);
+          button.append(canvas);
+        }
+        button.append(this.title(index));
         button.addEventListener("click", () => this.go(index));
         return button;
       }),
@@ -161,6 +166,16 @@ export class Inside {
     find("play").firstElementChild.textContent = "▶";
   }
 
+  /** How much brighter dark views are shown, so that what lies below the colours can be seen. */
+  brightening() {
+    const [x, y, width, height] = this.told.window, canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 64;
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
+    pen.drawImage(this.crop, x, y, width, height, 0, 0, 64, 64);
+    const values = pen.getImageData(0, 0, 64, 64).data.filter((_, at) => at % 4 === 1).sort();
+    return Math.min(3, Math.max(1, 200 / Math.max(1, values[Math.floor(0.98 * values.length)])));
+  }
+
   /** The view of the picture on a square canvas; gives a pen whose unit square is the model's canvas. */
   ground(canvas, light) {
     const [x, y, width, height] = this.told.window;
@@ -172,19 +187,19 @@ export class Inside {
     pen.beginPath();
     pen.rect(left, top, width * side, height * side);
     pen.clip();
-    pen.filter = `brightness(${light})`;
+    pen.filter = `brightness(${light * this.gain})`;
     pen.drawImage(this.crop, x, y, width, height, left, top, width * side, height * side);
     pen.filter = "none";
     return { pen, place: [left, top, width * side * this.told.extent[0], height * side * this.told.extent[1]] };
   }
 
   drawLook(canvas, step) {
-    const { pen, place } = this.ground(canvas, step.stride ? 0.9 : 0.45);
+    const { pen, place } = this.ground(canvas, step.stride ? 0.9 : 0.3);
     if (step.stride) {
       const strong = step.attention.values;
       pen.imageSmoothingEnabled = false;
       pen.drawImage(
-        pixels(step.visible, (value, at) => (value ? [...heat(0.12 + 0.88 * (strong[at] / 255)), 60 + 150 * (strong[at] / 255)] : [6, 9, 11, 205])),
+        pixels(step.visible, (value, at) => (value ? [...heat(0.12 + 0.88 * (strong[at] / 255)), 60 + 150 * (strong[at] / 255)] : [6, 9, 11, 178])),
         ...place,
       );
       pen.imageSmoothingEnabled = true;
@@ -193,10 +208,10 @@ export class Inside {
   }
 
   drawMask(canvas, step) {
-    const { pen, place } = this.ground(canvas, 0.72);
+    const { pen, place } = this.ground(canvas, 0.8);
     const [red, green, blue] = this.color.map((value) => Math.round(value + (255 - value) * 0.25));
     pen.imageSmoothingQuality = "high";
-    pen.drawImage(pixels(step.mask, (value) => [red, green, blue, value * 0.82]), ...place);
+    pen.drawImage(pixels(step.mask, (value) => [red, green, blue, value * 0.6]), ...place);
     const { rows, columns, values } = step.mask;
     pen.translate(place[0], place[1]);
     pen.scale(place[2] / columns, place[3] / rows);
