@@ -54,6 +54,7 @@ def address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright.expect.set_options(timeout=SLOW)
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -92,7 +93,10 @@ class Visit:
 
     def choose_task(self, task: str, count: str) -> None:
         self.page.check(f"#tasks input[value={task}]", force=True)
-        self.page.wait_for_function(f"document.getElementById('list-title').textContent === '{count}'")
+        self.expect_text("#list-title", count)
+
+    def expect_text(self, place: str, text: str) -> None:
+        playwright.expect(self.page.locator(place)).to_have_text(text)
 
     def saved(self, button: str) -> tuple[str, bytes]:
         with self.page.expect_download() as waiting:
@@ -140,10 +144,10 @@ def test_the_whole_way(browser: Any, address: str) -> None:
 
     page.focus("#score")
     page.keyboard.press("End")
-    page.wait_for_function("document.getElementById('list-title').textContent === '0 segments'")
+    visit.expect_text("#list-title", "0 segments")
     assert "Move the slider" in page.text_content("#list")
     page.keyboard.press("Home")
-    page.wait_for_function("document.getElementById('list-title').textContent === '2 segments'")
+    visit.expect_text("#list-title", "2 segments")
     page.uncheck("#labels")
     page.focus("#opacity")
     page.keyboard.press("End")
@@ -192,7 +196,7 @@ def test_how_it_saw_it(browser: Any, address: str) -> None:
     assert "%" in page.get_attribute("#looks", "aria-label")
     other = page.locator("#query option:not(:checked)").first.get_attribute("value")
     page.select_option("#query", other)
-    page.wait_for_function(f"document.getElementById('inside-lead').textContent.startsWith('Query {other} ')")
+    playwright.expect(page.locator("#inside-lead")).to_contain_text(f"Query {other} made")
     page.select_option("#model", "colors")  # a model that cannot be watched says so
     page.wait_for_selector("#inside-reason:not([hidden])")
     assert "Serve the model folder" in page.text_content("#inside-reason")
@@ -221,7 +225,7 @@ def test_errors_are_sentences_and_the_page_goes_on(browser: Any, address: str) -
         }""",
         list(as_file(PICTURE)),
     )
-    page.wait_for_function("document.getElementById('list-title').textContent === '3 segments'")
+    visit.expect_text("#list-title", "3 segments")
     page.close()
 
 

@@ -79,7 +79,7 @@ class Gate:
             if not hmac.compare_digest(given.encode(), self._access.token.encode()):
                 return Refusal(
                     401,
-                    "This server wants the token that it showed when it started (`Authorization: Bearer TOKEN`).",
+                    "This server wants the token it showed at its start (`Authorization: Bearer TOKEN`).",
                     {"WWW-Authenticate": "Bearer"},
                 )
         if working and self._inside >= self._limits.waiting:
