@@ -146,7 +146,7 @@ def test_the_whole_way(browser: Any, address: str) -> None:
     page.keyboard.press("End")
     visit.expect_text("#list-title", "0 segments")
     assert "Move the slider" in page.text_content("#list")
-    page.keyboard.press("Home")
+    page.fill("#score", "0.5")
     visit.expect_text("#list-title", "2 segments")
     page.uncheck("#labels")
     page.focus("#opacity")

@@ -126,12 +126,12 @@ export class Inside {
     const share = step.mask.values.reduce((sum, value) => sum + (value >= 128), 0) / step.mask.values.length;
     const everywhere = step.seen > 0.999;
     find("step-title").textContent = step.stride ? this.title(index) : "Before the first layer";
-    find("looks-text").textContent = step.stride ? `${percent(step.seen)} of the view, in cells of ${step.stride} pixels` : "it has not looked yet";
+    find("looks-text").textContent = step.stride ? `${percent(step.seen)} of the view, in cells of stride ${step.stride}` : "it has not looked yet";
     find("says-text").textContent = `${percent(share)} of the view`;
     find("step-text").textContent = !step.stride
       ? "The query has not looked at the picture. What it says comes from what it learned in training alone."
       : everywhere
-        ? `Its last mask is empty in cells of ${step.stride} pixels, or there is no restriction: so it may look everywhere. Bright is where it does.`
+        ? `Its last mask is empty at stride ${step.stride}, or nothing restricts it: so it may look everywhere. Bright is where it does.`
         : `It may look at the foreground of its own last mask only. Bright is where its attention goes.`;
     find("looks").setAttribute("aria-label", `${find("step-title").textContent}: ${find("looks-text").textContent}`);
     find("says").setAttribute("aria-label", `Mask after it: ${find("says-text").textContent}`);
@@ -196,7 +196,7 @@ export class Inside {
   drawLook(canvas, step) {
     const { pen, place } = this.ground(canvas, step.stride ? 0.9 : 0.3);
     if (step.stride) {
-      const strong = step.attention.values;
+      const strong = step.attention.values.map((value) => Math.sqrt(255 * value)); // one cell may take most of it
       pen.imageSmoothingEnabled = false;
       pen.drawImage(
         pixels(step.visible, (value, at) => (value ? [...heat(0.12 + 0.88 * (strong[at] / 255)), 60 + 150 * (strong[at] / 255)] : [6, 9, 11, 178])),
