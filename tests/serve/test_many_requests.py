@@ -32,7 +32,7 @@ async def ask(client: httpx.AsyncClient, content: bytes, fields: dict[str, str])
     return await client.post("/v1/segment", files={"picture": ("a.png", content)}, data=fields)
 
 
-@pytest.mark.parametrize("waiting", [256, 12])
+@pytest.mark.parametrize("waiting", [256, 50])
 def test_two_hundred_at_once_with_bad_ones_among_them(waiting: int) -> None:
     """Nothing is lost and every answer belongs to its question, also where most are told to come back."""
     pictures = [scene(seed, *((61, 83) if seed % 3 else (90, 70))) for seed in range(20)]
