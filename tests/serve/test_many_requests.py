@@ -65,8 +65,8 @@ def test_two_hundred_at_once_with_bad_ones_among_them(waiting: int) -> None:
         async with client_of(app) as client:
             answers = await asyncio.gather(*(one(client, number) for number in range(200)))
         assert app.state.engine.largest_batch > 1
-        assert app.state.engine.waiting == 0
         app.state.engine.close()
+        assert app.state.engine.waiting == 0
         return answers
 
     answers = asyncio.run(all_of_them())
