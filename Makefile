@@ -3,10 +3,13 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo test bench lint types contract format clean
+.PHONY: demo serve test bench lint types contract format clean
 
 demo: .venv/ready  ## segment the pictures in examples/ with the model that ships inside the package
 	$(RUN)unimask predict examples --task panoptic --output output/demo
+
+serve: .venv/ready  ## a page to look at results: http://127.0.0.1:8000
+	$(RUN)unimask serve
 
 test: .venv/ready  ## the whole test suite, in two processes
 	$(RUN)pytest -n 2

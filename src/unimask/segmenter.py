@@ -265,17 +265,14 @@ class Segmenter:
             duplicate_iou = min(postprocess.duplicate_iou, DUPLICATE_IOU)
             postprocess = dataclasses.replace(postprocess, duplicate_iou=duplicate_iou)
         config = self.model_file.experiment.data
-        views = [(index, tile) for index, image in enumerate(images) for tile in _tiles(image, config)]
+        views = [(index, tile) for index, image in enumerate(images) for tile in tiles_of(image, config)]
         seen = [images[index][:, *tile.window] for index, tile in views]
 
         def read_one(prediction: Prediction, position: int, placement: Placement) -> Segments:
-            if isinstance(prediction, BoxMaskPrediction):
-                return read_panoptic(prediction, position, placement, self.categories, postprocess)
-            assert isinstance(prediction, MaskPrediction)
-            return read(prediction, position, placement, self.categories, postprocess, task)
+            return read_segments(prediction, position, placement, self.categories, postprocess, task)
 
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
-        for (index, tile), found in zip(views, self._read(seen, read_one, batch_size), strict=True):
+        for (index, tile), found in zip(views, self.read_each(seen, read_one, batch_size), strict=True):
             parts[index].append((tile, to_cpu(found)))
         unites = categories_united(self.categories, task)
         return [
@@ -307,7 +304,7 @@ class Segmenter:
             assert not isinstance(prediction, MaskPrediction)
             return read_boxes(prediction, position, placement, postprocess.instance_threshold)
 
-        found = self._read(images, read_one, batch_size)
+        found = self.read_each(images, read_one, batch_size)
         return [_boxes_to_cpu(one) for one in found]
 
     def _check_task(self, task: str) -> None:
@@ -316,7 +313,7 @@ class Segmenter:
         if task not in known:
             raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
 
-    def _read(
+    def read_each(
         self,
         images: Sequence[UInt8[Tensor, "3 _height _width"]],
         read_one: Callable[[Prediction, int, Placement], Found],
@@ -384,7 +381,22 @@ def check_task(task: str) -> None:
         raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
 
 
-def _tiles(image: Tensor, config: DataConfig) -> list[Tile]:
+def read_segments(
+    prediction: Prediction,
+    position: int,
+    placement: Placement,
+    categories: Categories,
+    postprocess: PostprocessConfig,
+    task: Task,
+) -> Segments:
+    """The segments of one picture of a batch, of a prediction that has masks."""
+    if isinstance(prediction, BoxMaskPrediction):
+        return read_panoptic(prediction, position, placement, categories, postprocess)
+    assert isinstance(prediction, MaskPrediction)
+    return read(prediction, position, placement, categories, postprocess, task)
+
+
+def tiles_of(image: Tensor, config: DataConfig) -> list[Tile]:
     """The views of a picture."""
     size = (image.shape[1], image.shape[2])
     if isinstance(config.view, Tiles):

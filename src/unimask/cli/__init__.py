@@ -18,6 +18,7 @@ from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets
 from unimask.cli.prediction import predict
+from unimask.cli.serving import serve
 from unimask.cli.translation import translate
 from unimask.errors import UnimaskError
 
@@ -101,6 +102,6 @@ def _flowing(text: str) -> str:
     )
 
 
-COMMANDS = (predict, train, evaluate, translate, convert, export, presets, bench, ablate)
+COMMANDS = (predict, train, evaluate, translate, convert, export, presets, bench, ablate, serve)
 for _each in COMMANDS:
     app.command(context_settings=HELP_OPTIONS, help=_flowing(inspect.getdoc(_each) or ""))(_each)

@@ -272,6 +272,41 @@ AblationFolder = Annotated[
     Path, typer.Option(metavar="FOLDER", help="Where table, plot and the trainings go.")
 ]
 
+ServedWeights = Annotated[
+    list[str],
+    typer.Option("--weights", metavar="MODEL", help="As of `unimask predict`; repeat to serve several."),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS", help="The address to listen on; 0.0.0.0 lets other machines in, with a token."
+    ),
+]
+Port = Annotated[int, typer.Option(metavar="NUMBER", help="The port; 0: any that is free.")]
+Examples = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Pictures that the page offers; by default those of the package."),
+]
+ServedBatch = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        min=0,
+        metavar="NUMBER",
+        help="Views that go through the model together; 0: what is fastest here, measured at the start.",
+    ),
+]
+Megabytes = Annotated[
+    int, typer.Option(min=1, metavar="NUMBER", help="The largest file that is taken, in MiB.")
+]
+Megapixels = Annotated[
+    float, typer.Option(min=0.001, metavar="NUMBER", help="The largest picture that is taken.")
+]
+Waiting = Annotated[
+    int, typer.Option(min=1, metavar="NUMBER", help="Requests at a time; more are told to come back (503).")
+]
+Seconds = Annotated[float, typer.Option(min=0.1, metavar="NUMBER", help="The longest that a request takes.")]
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """`640x480` as (height, width).

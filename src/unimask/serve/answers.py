@@ -1,0 +1,202 @@
+"""Results in the forms that the interface and the page want them."""
+
+import base64
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int16
+from numpy import ndarray
+from PIL import Image
+from scipy import ndimage
+
+from unimask.box_results import BoxResult
+from unimask.config import Task
+from unimask.results import Result, category_records
+from unimask.serve.seen import Thresholds
+from unimask.visualize import inner_point, segment_colors
+
+Record = dict[str, object]  # of JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLengths:
+    """A mask in COCO's compressed run lengths."""
+
+    size: list[int]  # height, width
+    counts: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecord:
+    """One segment."""
+
+    id: int  # 1, 2, ...
+    category_id: int
+    category: str
+    score: float  # 0 to 1
+    area: int  # pixels
+    bbox: list[int]  # x, y, width, height
+    segmentation: RunLengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxRecord:
+    """One box."""
+
+    id: int  # 1, 2, ... by falling score
+    category_id: int
+    category: str
+    score: float  # 0 to 1
+    area: float  # pixels
+    bbox: list[float]  # x, y, width, height
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryRecord:
+    """A category that the model knows."""
+
+    id: int
+    name: str
+    isthing: int
+    color: list[int]  # RGB
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentAnswer:
+    """What was found, as segments: the answer for panoptic, instance and semantic."""
+
+    model: str
+    name: str
+    task: Task
+    height: int
+    width: int
+    categories: list[CategoryRecord]
+    segments: list[SegmentRecord]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxAnswer:
+    """What was found, as boxes: the answer for detection."""
+
+    model: str
+    name: str
+    task: Task
+    height: int
+    width: int
+    categories: list[CategoryRecord]
+    boxes: list[BoxRecord]
+
+
+def answer(model: str, result: Result | BoxResult) -> Record:
+    """The fields of a `SegmentAnswer` or a `BoxAnswer`."""
+    about: Record = {"model": model, "name": result.name, **result.to_json()}
+    if isinstance(result, Result):
+        about["segments"] = [
+            {**vars(segment), "bbox": list(segment.bbox), "segmentation": segment.segmentation}
+            for segment in result.segments
+        ]
+    return about
+
+
+def page_answer(result: Result | BoxResult, task: Task, thresholds: Thresholds) -> Record:
+    """What the page draws: the segments with colours and places for names, and the id map."""
+    about: Record = {
+        "task": task,
+        "height": result.height,
+        "width": result.width,
+        "thresholds": vars(thresholds),
+    }
+    if isinstance(result, BoxResult):
+        colors = segment_colors(result.prediction.labels.tolist(), result.categories).tolist()
+        rows = [
+            {
+                "id": box.id,
+                "category": box.category,
+                "score": box.score,
+                "area": box.area,
+                "bbox": list(box.bbox),
+                "color": colors[box.id - 1],
+                "thing": True,
+            }
+            for box in result.boxes
+        ]
+        return {**about, "kind": "boxes", "segments": rows, "layers": 0, "map": ""}
+    layers = result.prediction.layers.numpy()
+    return {
+        **about,
+        "kind": "segments",
+        "segments": _segment_rows(result, layers),
+        "layers": len(layers),
+        "map": packed(layers.astype("<i2")),
+    }
+
+
+def _segment_rows(result: Result, layers: Int16[ndarray, "layers height width"]) -> list[Record]:
+    labels = result.prediction.labels.tolist()
+    colors = segment_colors(labels, result.categories).tolist()
+    anchors = _anchors(layers, len(labels))
+    return [
+        {
+            "id": segment.id,
+            "category": segment.category,
+            "score": segment.score,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+            "color": colors[segment.id - 1],
+            "anchor": anchors[segment.id],
+            "thing": result.categories.is_thing[labels[segment.id - 1]],
+        }
+        for segment in result.segments
+    ]
+
+
+def _anchors(layers: Int16[ndarray, "layers height width"], count: int) -> dict[int, list[int]]:
+    """For each segment the (x, y) where its name has the most space; its first pixel where it has none."""
+    found: dict[int, list[int]] = {}
+    for layer in layers:
+        for index, box in enumerate(ndimage.find_objects(layer, max_label=count)):
+            if box is None:
+                continue
+            mask = layer[box] == index + 1
+            row, column = inner_point(mask, (1, 1)) or np.argwhere(mask)[0].tolist()
+            found[index + 1] = [box[1].start + column, box[0].start + row]
+    return found
+
+
+def packed(values: ndarray) -> str:
+    """The bytes of an array, deflated, in Base64."""
+    return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode("ascii")
+
+
+def coco_document(result: Result | BoxResult) -> Record:
+    """A whole file of COCO's: `images`, `annotations`, `categories`.
+
+    Instances and boxes are annotations with ids and scores. Panoptic and semantic segments are one annotation
+    with `segments_info`, to the PNG of `id_map` (`file_name`).
+    """
+    image: Record = {"id": 1, "file_name": result.name, "height": result.height, "width": result.width}
+    records = result.to_coco(1)
+    categories = category_records(result.categories)
+    if isinstance(result, Result) and result.task != "instance":
+        annotation: Record = {
+            "image_id": 1,
+            "file_name": f"{result.name}.segments.png",
+            "segments_info": records,
+        }
+        return {"images": [image], "annotations": [annotation], "categories": categories}
+    annotations = [{"id": number, "iscrowd": 0, **record} for number, record in enumerate(records, start=1)]
+    return {"images": [image], "annotations": annotations, "categories": categories}
+
+
+def id_map(result: Result) -> Image.Image:
+    """Each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none.
+
+    Where instances overlap, the surest one shows.
+    """
+    layers = result.prediction.layers.numpy().astype(np.uint16)
+    none = np.uint16(65535)
+    ids = np.where(layers == 0, none, layers).min(axis=0)  # instances are numbered by falling score
+    ids = np.where(ids == none, np.uint16(0), ids)
+    channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
+    return Image.fromarray(channels.astype(np.uint8))

@@ -1,0 +1,163 @@
+"""The interface over HTTP: `/v1/segment`, `/v1/models`, `/healthz`, the page and its OpenAPI description."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from unimask import __version__
+from unimask.config import ALL_TASKS, Task
+from unimask.errors import UnimaskError
+from unimask.results import Result
+from unimask.segmenter import Segmenter
+from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
+from unimask.serve.engine import Engine, full
+from unimask.serve.gate import Access, Gate, refused
+from unimask.serve.limits import Limits, Refusal
+from unimask.serve.page_routes import page_router
+from unimask.serve.pictures import png
+from unimask.serve.seen import Seen, read_result
+from unimask.serve.service import Service
+
+OutputName = Literal["json", "overlay", "ids"]
+DESCRIPTION = (
+    """A picture becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
+)
+
+
+def create_app(
+    segmenters: Mapping[str, Segmenter],
+    limits: Limits,
+    access: Access,
+    *,
+    batch_size: int = 0,
+    examples: tuple[Path, ...] = (),
+) -> FastAPI:
+    """The application: an engine of its own, which ends with it. The first model is the default.
+
+    `examples` are pictures of the server's own that the page offers.
+    """
+    engine = Engine(segmenters, limits, batch_size)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(engine.close)
+
+    app = FastAPI(
+        title="unimask",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # these pages load scripts from other sites; /docs is one of our own
+        redoc_url=None,
+    )
+    app.state.engine = engine
+    service = Service(engine)
+    _interface(app, service)
+    app.include_router(page_router(service, examples))
+    _errors(app)
+    app.add_middleware(Gate, access=access, limits=limits, full=lambda: full(engine.retry_after()))
+    return app
+
+
+def _interface(app: FastAPI, service: Service) -> None:
+    refusals: dict[int | str, dict[str, Any]] = {
+        status: {"description": description}
+        for status, description in (
+            (401, "The token is missing or wrong."),
+            (413, "The picture is too large."),
+            (415, "It is no picture."),
+            (422, "The picture is damaged, or a field is wrong."),
+            (503, "Too many requests; `Retry-After` says when to come back."),
+            (504, "It took too long."),
+        )
+    }
+
+    @app.post(
+        "/v1/segment",
+        response_model=SegmentAnswer | BoxAnswer,
+        responses={200: {"content": {"image/png": {}}}, **refusals},
+        summary="Segment a picture",
+    )
+    async def segment(
+        picture: Annotated[UploadFile, File(description="A file: PNG, JPEG, WebP, TIFF, BMP, GIF, ...")],
+        task: Annotated[str, Form(description=f"One of: {', '.join(ALL_TASKS)}.")] = "panoptic",
+        model: Annotated[str, Form(description="A name of `/v1/models`; empty: the first.")] = "",
+        threshold: Annotated[
+            float | None, Form(description="Lowest score, 0 to 1; without it the model's own.")
+        ] = None,
+        overlap: Annotated[
+            float | None, Form(description="Panoptic: least visible share of a segment, 0 to 1.")
+        ] = None,
+        output: Annotated[
+            OutputName,
+            Form(
+                description="json: segments with masks in COCO's run lengths. overlay: a PNG to look at. "
+                "ids: a PNG with the id of each pixel's segment, R + 256 G + 65536 B."
+            ),
+        ] = "json",
+    ) -> Response:
+        """What is in a picture: JSON, or a PNG."""
+        name = service.model(model)
+        thresholds = service.question(name, task, threshold, overlap)
+        if output == "ids" and task == "detection":
+            raise Refusal(422, "Boxes have no id map; ask for json or overlay.")
+        chosen: Task = service.offer(name, task).task
+        segmenter = service.engine.segmenters[name]
+
+        def finish(seen: Seen) -> Response:
+            result = read_result(segmenter, seen, chosen, thresholds)
+            if output == "json":
+                return JSONResponse(answer(name, result))
+            drawn = id_map(result) if output == "ids" and isinstance(result, Result) else result.plot()
+            return Response(png(drawn), media_type="image/png")
+
+        response: Response = await service.ask(name, picture, finish)
+        return response
+
+    @app.get("/v1/models", summary="What is served")
+    async def models() -> JSONResponse:
+        """Each model with its tasks, thresholds and categories; and the limits."""
+        return JSONResponse({"models": service.models(), "limits": vars(service.limits)})
+
+    @app.get("/healthz", summary="Whether the server is alive")
+    async def health() -> JSONResponse:
+        """`ok`, and how many requests wait."""
+        return JSONResponse({"status": "ok", "waiting": service.engine.waiting})
+
+
+def _errors(app: FastAPI) -> None:
+    """Every error is a sentence, and none stops the server."""
+
+    @app.exception_handler(Refusal)
+    async def on_refusal(request: Request, error: Refusal) -> JSONResponse:
+        return refused(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        sentences = {404: "There is nothing here.", 405: "This address does not take such requests."}
+        sentence = sentences.get(error.status_code, str(error.detail))
+        return refused(Refusal(error.status_code, sentence, error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        return refused(Refusal(422, f"The field `{field}` is wrong: {first['msg']}."))
+
+    @app.exception_handler(UnimaskError)
+    async def on_input(request: Request, error: UnimaskError) -> JSONResponse:
+        return refused(Refusal(422, f"{error}."))
+
+    @app.exception_handler(Exception)
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        return refused(
+            Refusal(500, "Something went wrong inside the server. Try again, or try another picture.")
+        )

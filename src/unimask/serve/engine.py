@@ -1,0 +1,251 @@
+"""One thread that owns the models; requests wait in a line for it, and those that fit go through together."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from unimask.config import Tiles
+from unimask.data.loader import placement_for
+from unimask.segmenter import Segmenter, tiles_of
+from unimask.serve.limits import Limits, Refusal, too_late
+from unimask.serve.seen import Seen, look
+
+BATCH_SIZES = (1, 2, 4, 8)  # that are tried
+WORTH = 0.9  # a larger batch is taken if a view costs at most this share of what it cost before
+LONGEST_TRIAL = 1.0  # seconds; where one pass takes longer, larger batches are not tried
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    """A picture for a model, and what is to be made of what it says."""
+
+    model: str
+    name: str
+    image: UInt8[Tensor, "3 height width"]
+    finish: Callable[[Seen], object]
+    views: int
+    shape: tuple[int, ...]  # jobs of one shape can share a batch
+    deadline: float
+    future: "Future[Any]"
+
+
+class Engine:
+    """Answers requests one batch after the other.
+
+    `batch_size` is the most views that go through a model together; 0: what is fastest here, measured for
+    each model when the thread starts.
+    """
+
+    def __init__(self, segmenters: Mapping[str, Segmenter], limits: Limits, batch_size: int = 0) -> None:
+        self.segmenters = MappingProxyType(dict(segmenters))
+        self.limits = limits
+        self.batch_sizes = dict.fromkeys(segmenters, max(1, batch_size))
+        self.largest_batch = 0  # requests that shared one, so far
+        self._measure = batch_size == 0
+        self._line: deque[_Job] = deque()
+        self._change = threading.Condition()
+        self._open = True
+        self._running = 0
+        self._seconds = 1.0  # that a request takes, lately
+        self._thread = threading.Thread(target=self._work, name="unimask-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the line and in work."""
+        return len(self._line) + self._running
+
+    def retry_after(self) -> int:
+        """In how many seconds there may be room, at least 1."""
+        return max(1, min(600, math.ceil(self._seconds * self.waiting / 2)))
+
+    def submit(
+        self,
+        model: str,
+        name: str,
+        image: UInt8[Tensor, "3 height width"],
+        finish: Callable[[Seen], object],
+    ) -> "Future[Any]":
+        """What `finish` makes of what the model says, once it is there; `finish` runs in the engine's thread.
+
+        Raises:
+            Refusal: the picture has too many tiles, the line is full, or the engine is closed.
+        """
+        config = self.segmenters[model].model_file.experiment.data
+        views = len(tiles_of(image, config))
+        if views > self.limits.views:
+            raise Refusal(
+                413,
+                f"This model would see the picture in {views:,} tiles, and at most {self.limits.views:,} are "
+                "taken. Send it in parts, or use `unimask predict`.",
+            )
+        canvas = placement_for((image.shape[1], image.shape[2]), config).canvas
+        job = _Job(
+            model=model,
+            name=name,
+            image=image,
+            finish=finish,
+            views=views,
+            shape=(config.view.size,) if isinstance(config.view, Tiles) else canvas,
+            deadline=time.monotonic() + self.limits.seconds,
+            future=Future(),
+        )
+        with self._change:
+            if not self._open:
+                raise Refusal(503, "The server is shutting down.", {"Retry-After": "10"})
+            if self.waiting >= self.limits.waiting:
+                raise full(self.retry_after())
+            self._line.append(job)
+            self._change.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finishes what is in work and refuses what waits."""
+        with self._change:
+            self._open = False
+            left = list(self._line)
+            self._line.clear()
+            self._change.notify()
+        for job in left:
+            _refuse(job, Refusal(503, "The server is shutting down.", {"Retry-After": "10"}))
+        self._thread.join(timeout=self.limits.seconds)
+
+    def _work(self) -> None:
+        if self._measure:
+            for model, segmenter in self.segmenters.items():
+                self.batch_sizes[model] = fastest_batch_size(segmenter)
+        while jobs := self._take():
+            started = time.monotonic()
+            try:
+                self._answer(jobs)
+            except Exception as error:  # whatever happens, the thread lives on
+                for job in jobs:
+                    _refuse(job, error)
+            with self._change:
+                self._running = 0
+            share = (time.monotonic() - started) / len(jobs)
+            self._seconds += 0.2 * (share - self._seconds)
+
+    def _take(self) -> list[_Job]:
+        """The first job of the line and those that can share its batch; none when the engine is closed."""
+        with self._change:
+            while self._open and not self._line:
+                self._change.wait()
+            if not self._open:
+                return []
+            jobs = [self._line.popleft()]
+            room = self.batch_sizes[jobs[0].model] - jobs[0].views
+            for job in list(self._line):
+                if job.views <= room and (job.model, job.shape) == (jobs[0].model, jobs[0].shape):
+                    self._line.remove(job)
+                    jobs.append(job)
+                    room -= job.views
+            self._running = len(jobs)
+            return jobs
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+        for job in wanted:
+            if _late(job):
+                job.future.set_exception(too_late(self.limits))
+        wanted = [job for job in wanted if not job.future.done()]
+        if not wanted:
+            return
+        self.largest_batch = max(self.largest_batch, len(wanted))
+        try:
+            seen = self._look(wanted)
+        except Exception as error:
+            if len(wanted) == 1:
+                wanted[0].future.set_exception(error)
+                return
+            seen = []
+        if not seen:  # one of them is at fault, and the others must not pay for it
+            for job in wanted:
+                self._answer_alone(job)
+            return
+        for job, one in zip(wanted, seen, strict=True):
+            _finish(job, one)
+
+    def _answer_alone(self, job: _Job) -> None:
+        try:
+            (seen,) = self._look([job])
+        except Exception as error:
+            job.future.set_exception(error)
+        else:
+            _finish(job, seen)
+
+    def _look(self, jobs: list[_Job]) -> list[Seen]:
+        def check_time() -> None:
+            if all(_late(job) for job in jobs):
+                raise too_late(self.limits)
+
+        model = jobs[0].model
+        return look(
+            self.segmenters[model],
+            [job.image for job in jobs],
+            [job.name for job in jobs],
+            self.batch_sizes[model],
+            check_time,
+        )
+
+
+def full(seconds: int) -> Refusal:
+    """More requests than the limit."""
+    return Refusal(
+        503,
+        f"There are too many requests at the moment. Try again in {seconds} seconds.",
+        {"Retry-After": str(seconds)},
+    )
+
+
+def _late(job: _Job) -> bool:
+    return time.monotonic() > job.deadline
+
+
+def _refuse(job: _Job, error: Exception) -> None:
+    if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
+        job.future.set_exception(error)
+
+
+def _finish(job: _Job, seen: Seen) -> None:
+    try:
+        job.future.set_result(job.finish(seen))
+    except Exception as error:
+        job.future.set_exception(error)
+
+
+def fastest_batch_size(segmenter: Segmenter) -> int:
+    """How many views should go through the model together: the fastest of a few numbers, tried on grey."""
+    config = segmenter.model_file.experiment.data
+    side = config.view.size if isinstance(config.view, Tiles) else 512
+    image = torch.full((3, side, side), 127, dtype=torch.uint8)
+    best, least = 1, math.inf
+    try:
+        _seconds(segmenter, image, 1)  # the first pass of all is slower
+        for size in BATCH_SIZES:
+            seconds = min(_seconds(segmenter, image, size) for _ in range(2))
+            if seconds / size <= WORTH * least:
+                best, least = size, seconds / size
+            if seconds > LONGEST_TRIAL:
+                break
+    except Exception:  # too little memory for one of them: the best so far will do
+        return best
+    return best
+
+
+def _seconds(segmenter: Segmenter, image: UInt8[Tensor, "3 height width"], size: int) -> float:
+    started = time.perf_counter()
+    look(segmenter, [image] * size, [""] * size, size, lambda: None)
+    if segmenter.device.type == "cuda":
+        torch.cuda.synchronize(segmenter.device)
+    return time.perf_counter() - started

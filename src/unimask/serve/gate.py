@@ -1,0 +1,144 @@
+"""What every request passes first: who may ask, how much, how long; nothing of it reaches the models."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unimask.serve.limits import Limits, Refusal
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+WORKING = ("/v1/segment", "/page/pictures")  # what counts as a request that waits for the models
+OPEN = frozenset({"/healthz", "/favicon.svg"})  # beside the files of the page: without a token
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Who may ask. `token`: what they must know; empty: nothing. `names`: what they may call the server.
+
+    Other names in the address are refused where there is no token: a page of another site whose name leads
+    to this machine (DNS rebinding) is a stranger. No names: any will do.
+    """
+
+    token: str
+    names: frozenset[str]
+
+
+class Gate:
+    """ASGI middleware. A request that may not pass is answered here, with a sentence."""
+
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, full: Callable[[], Refusal]) -> None:
+        self._app = app
+        self._access = access
+        self._limits = limits
+        self._full = full
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or let pass."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, path = Headers(scope=scope), scope["path"]
+        working = path.startswith(WORKING)
+        refusal = self._check(headers, path, working)
+        if refusal is not None:
+            await refused(refusal)(scope, receive, _secured(send))
+            return
+        self._inside += working
+        try:
+            await self._app(scope, _bounded(receive, self._limits), _secured(send))
+        finally:
+            self._inside -= working
+
+    def _check(self, headers: Headers, path: str, working: bool) -> Refusal | None:
+        host = headers.get("host", "")
+        names = self._access.names
+        if names and not {host, host.rpartition(":")[0]} & names:
+            return Refusal(
+                421, "This server answers to its own name only. Open it as it told when it started."
+            )
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and working:
+            return Refusal(403, "Requests from pages of other sites are not answered.")
+        if self._access.token and _needs_token(path):
+            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            if not hmac.compare_digest(given.encode(), self._access.token.encode()):
+                return Refusal(
+                    401,
+                    "This server wants the token it showed at its start (`Authorization: Bearer TOKEN`).",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        if working and self._inside >= self._limits.waiting:
+            return self._full()
+        length = headers.get("content-length", "0")
+        if length.isascii() and length.isdigit() and int(length) > self._limits.bytes:
+            return _too_long(self._limits)
+        return None
+
+
+def _needs_token(path: str) -> bool:
+    return path.startswith(("/v1/", "/page/")) and path not in OPEN
+
+
+def _too_long(limits: Limits) -> Refusal:
+    return Refusal(
+        413, f"The file is too large: at most {limits.bytes / 2**20:g} MiB are taken. Send it smaller."
+    )
+
+
+def _bounded(receive: Receive, limits: Limits) -> Receive:
+    """The body of a request, until it is too long or comes too slowly."""
+    taken = 0
+    deadline = time.monotonic() + limits.seconds
+    complete = False
+
+    async def bounded() -> Message:
+        nonlocal taken, complete
+        if complete:  # what comes now is the client hanging up, for which there is no limit
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
+        except TimeoutError:
+            raise HTTPException(
+                408, f"The request did not come in within {limits.seconds:g} seconds. Send it again."
+            ) from None
+        taken += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if taken > limits.bytes:
+            raise HTTPException(413, _too_long(limits).sentence)
+        return message
+
+    return bounded
+
+
+def _secured(send: Send) -> Send:
+    """Answers with the headers that keep browsers on the safe side."""
+
+    async def secured(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return secured
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """The answer to a request that is not answered: `{"error": "a sentence"}`."""
+    return JSONResponse({"error": refusal.sentence}, refusal.status, dict(refusal.headers))

@@ -1,0 +1,196 @@
+"""How the model saw it: where a query may look, where it looks, and what it says, layer by layer."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from unimask.models.mask_classifier import MaskClassifier
+from unimask.models.query_decoder import QueryDecoder
+from unimask.nn.attention import Attention, watched
+from unimask.nn.transformer import CrossSublayer
+from unimask.segmenter import Segmenter
+from unimask.serve.answers import Record, packed
+from unimask.serve.limits import Refusal
+from unimask.serve.seen import View
+from unimask.structures import Categories, MaskPrediction, Size
+
+MOST_QUERIES = 12  # that are offered beside the chosen one
+MOST_CLASSES = 3  # that are named with their probabilities
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """A decoder layer, and which prediction (index) stands after it. Step 0 may be before all layers."""
+
+    stride: int  # of the memory that the layer looks at; 0 before all layers
+    visible: Bool[Tensor, "queries _rows _columns"]
+    shares: Float[Tensor, "queries _rows _columns"]  # of its attention, mean of the heads; each adds up to 1
+    prediction: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched:
+    """What happened in the decoder while the model looked at one view of a picture."""
+
+    view: View
+    steps: tuple[Step, ...]
+    prediction: MaskPrediction  # of all layers; a batch of one
+
+
+def why_not(segmenter: Segmenter) -> str:
+    """Why a model cannot be watched, in a sentence; empty if it can."""
+    if not isinstance(segmenter.model, MaskClassifier):
+        if segmenter.model_file.experiment.model.kind == "masks":
+            return "An exported model tells only its last answer. Serve the model folder to look inside."
+        return "This model finds boxes: its queries have no masks to look through."
+    if not isinstance(segmenter.model.query_decoder, QueryDecoder):
+        return "This model has no decoder layers: every pixel chooses its category alone."
+    return ""
+
+
+def watch(segmenter: Segmenter, picture: Tensor, view: View) -> Watched:
+    """The view of the picture once more through the model, with all that its decoder does.
+
+    Raises:
+        Refusal: the model cannot be watched.
+    """
+    reason = why_not(segmenter)
+    if reason:
+        raise Refusal(422, reason)
+    model = segmenter.model
+    assert isinstance(model, MaskClassifier)
+    assert isinstance(model.query_decoder, QueryDecoder)
+    batch = segmenter.place([picture[:, *view.tile.window]], [view.placement])
+    prediction = segmenter.predict_placed(batch)
+    assert isinstance(prediction, MaskPrediction)
+    with torch.inference_mode(), watched(_cross_attentions(model.query_decoder)) as shares:
+        visible = model.attention_masks(batch.pixels)
+    return Watched(
+        view=view,
+        steps=_steps(model.query_decoder, [one[0].mean(dim=0) for one in shares], visible),
+        prediction=prediction,
+    )
+
+
+def _cross_attentions(decoder: QueryDecoder) -> list[Attention]:
+    """The attention to the memory of each layer."""
+    return [
+        sublayer.attention
+        for layer in decoder.layers
+        for sublayer in layer.children()
+        if isinstance(sublayer, CrossSublayer)
+    ]
+
+
+def _steps(
+    decoder: QueryDecoder, shares: list[Tensor], visible: tuple[Bool[Tensor, "1 queries _h _w"], ...]
+) -> tuple[Step, ...]:
+    unguided = len(decoder.strides) - len(visible)  # layers before the first prediction see everything
+    steps = []
+    if decoder.first_prediction == 0:
+        queries = len(shares[0])
+        nowhere = torch.zeros((queries, 1, 1))
+        steps.append(Step(stride=0, visible=nowhere > 0, shares=nowhere, prediction=0))
+    sizes = {
+        stride: (mask.shape[2], mask.shape[3])
+        for stride, mask in zip(decoder.strides[unguided:], visible, strict=True)
+    }
+    for index, (stride, share) in enumerate(zip(decoder.strides, shares, strict=True)):
+        size = sizes.get(stride)
+        if size is None:  # the only layer of its stride is unguided, so its size is not known
+            continue
+        maps = share.unflatten(1, size)
+        mask = visible[index - unguided][0] if index >= unguided else torch.ones_like(maps, dtype=torch.bool)
+        prediction = index + 1 - decoder.first_prediction
+        steps.append(Step(stride=stride, visible=mask, shares=maps, prediction=prediction))
+    return tuple(steps)
+
+
+def query_of(watched_view: Watched, mask: Bool[Tensor, "height width"], label: int) -> int:
+    """The query that a segment came from: the one whose final mask and class fit it best.
+
+    `mask` is the segment in the view's window. A stuff segment may be of several queries: the best one.
+    """
+    prediction, placement = watched_view.prediction, watched_view.view.placement
+    features = prediction.mask_features[0].float()
+    said = (prediction.mask_embeddings[-1, 0].float() @ features.flatten(1)).sigmoid()
+    size: Size = (features.shape[1], features.shape[2])
+    wanted = on_canvas(mask, placement.resized, placement.canvas, size).flatten().to(said)
+    overlap = torch.minimum(said, wanted).sum(1) / torch.maximum(said, wanted).sum(1).clamp(min=1e-6)
+    probability = prediction.class_logits[-1, 0].float().softmax(dim=1)[:, label]
+    return int((overlap * (0.05 + probability)).argmax())
+
+
+def on_canvas(
+    mask: Bool[Tensor, "height width"], resized: Size, canvas: Size, size: Size
+) -> Float[Tensor, "rows columns"]:
+    """The share of each cell that the mask covers, on a map of `size` over the canvas; padding is 0."""
+    covered = [max(1, round(cells * part / side)) for cells, part, side in zip(size, resized, canvas)]
+    inside = functional.interpolate(mask[None, None].float(), covered, mode="area")[0, 0]
+    return functional.pad(inside, (0, size[1] - covered[1], 0, size[0] - covered[0]))
+
+
+def describe(watched_view: Watched, query: int, categories: Categories) -> Record:
+    """All steps of one query, as the page draws them, and the queries that can be chosen instead.
+
+    Maps cover the canvas: `extent` says how many times as wide and high it is as the picture's part in it.
+    """
+    prediction = watched_view.prediction
+    if not 0 <= query < prediction.class_logits.shape[2]:
+        raise Refusal(422, f"There is no query {query}; there are {prediction.class_logits.shape[2]}.")
+    rows, columns = watched_view.view.tile.window
+    placement = watched_view.view.placement
+    names = (*categories.names, "no object")
+    features = prediction.mask_features[0].float()
+    probabilities = prediction.class_logits[:, 0].float().softmax(dim=2)
+    steps = []
+    for step in watched_view.steps:
+        embedding = prediction.mask_embeddings[step.prediction, 0, query].float()
+        mask = torch.einsum("c,chw->hw", embedding, features).sigmoid()
+        share = step.shares[query]
+        best = probabilities[step.prediction, query].topk(min(MOST_CLASSES, len(names)))
+        steps.append(
+            {
+                "stride": step.stride,
+                "mask": _map(mask),
+                "visible": _map(step.visible[query].float()),
+                "attention": _map(share / share.max().clamp(min=1e-9)),
+                "seen": round(float(step.visible[query].float().mean()), 4),
+                "classes": [
+                    [names[label], round(value, 4)]
+                    for label, value in zip(best.indices.tolist(), best.values.tolist())
+                ],
+            }
+        )
+    return {
+        "query": query,
+        "window": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+        "extent": [
+            placement.canvas[1] / placement.resized[1],
+            placement.canvas[0] / placement.resized[0],
+        ],
+        "steps": steps,
+        "queries": _choices(probabilities[-1], query, names),
+    }
+
+
+def _choices(
+    probabilities: Float[Tensor, "queries classes"], query: int, names: tuple[str, ...]
+) -> list[Record]:
+    """The chosen query and the surest others."""
+    best, labels = probabilities[:, :-1].max(dim=1)
+    order = best.argsort(descending=True)[:MOST_QUERIES].tolist()
+    chosen = sorted({query, *order})
+    return [
+        {"query": one, "category": names[int(labels[one])], "score": round(float(best[one]), 4)}
+        for one in chosen
+    ]
+
+
+def _map(values: Float[Tensor, "rows columns"]) -> Record:
+    """Values from 0 to 1 as bytes."""
+    scaled = (values.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    return {"rows": scaled.shape[0], "columns": scaled.shape[1], "data": packed(scaled)}

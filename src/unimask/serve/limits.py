@@ -1,0 +1,36 @@
+"""What a server takes, and how it says no."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The most that a client can ask for."""
+
+    bytes: int = 32 * 2**20  # of a request
+    pixels: int = 16_000_000  # of a picture; known before it is decoded
+    views: int = 1000  # tiles of a picture, of models that see tiles
+    waiting: int = 32  # requests that are being received, waiting or answered; more get 503
+    seconds: float = 60.0  # until a request has come in, and then again until its answer must be there
+    kept_bytes: int = 2**30  # of predictions kept for the page; the longest unused are dropped
+
+
+class Refusal(Exception):
+    """A request that is not answered: the HTTP status and a sentence that says why and what to do."""
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = NO_HEADERS) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+        self.headers = headers
+
+
+def too_late(limits: Limits) -> Refusal:
+    """A request that took too long."""
+    return Refusal(
+        504, f"This took longer than {limits.seconds:g} seconds. Send a smaller picture, or try again later."
+    )

@@ -1,0 +1,239 @@
+"""What the page asks for: its own files, and results about pictures that it has uploaded."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from threading import Lock
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, File, Form, UploadFile
+from fastapi.responses import JSONResponse, Response
+from jaxtyping import Bool
+from torch import Tensor
+
+from unimask.box_results import BoxResult
+from unimask.results import Result
+from unimask.serve.answers import coco_document, id_map, page_answer
+from unimask.serve.layers import Watched, describe, query_of, watch, why_not
+from unimask.serve.limits import Refusal
+from unimask.serve.pictures import encode, png
+from unimask.serve.seen import Seen, View, read_result
+from unimask.serve.service import Service
+from unimask.serve.store import Kept, Store
+
+TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+READERS = 2  # results that are read at the same time
+WATCHED = 4  # views whose layers are kept
+
+
+def page_router(service: Service, examples: tuple[Path, ...]) -> APIRouter:
+    """The routes of the page."""
+    router = APIRouter(include_in_schema=False)
+    _files(router)
+    _examples(router, {path.name: path for path in examples})
+    _pictures(router, Desk(service, Store(service.limits.kept_bytes)))
+    return router
+
+
+def _files(router: APIRouter) -> None:
+    """The files of the page, all of them read once: no address leads to another file."""
+    contents = {
+        one.name: one.read_bytes()
+        for one in files("unimask.serve").joinpath("page").iterdir()
+        if one.name.rpartition(".")[2] in TYPES
+    }
+
+    def file(name: str) -> Response:
+        if name not in contents:
+            raise Refusal(404, "There is nothing here.")
+        headers = {"Cache-Control": "no-cache"}
+        return Response(contents[name], media_type=TYPES[name.rpartition(".")[2]], headers=headers)
+
+    @router.get("/")
+    async def index() -> Response:
+        return file("index.html")
+
+    @router.get("/docs")
+    async def documentation() -> Response:
+        return file("docs.html")
+
+    @router.get("/favicon.svg")
+    async def icon() -> Response:
+        return file("favicon.svg")
+
+    @router.get("/static/{name}")
+    async def static(name: str) -> Response:
+        return file(name)
+
+
+def _examples(router: APIRouter, examples: dict[str, Path]) -> None:
+    @router.get("/page/examples")
+    async def names() -> JSONResponse:
+        return JSONResponse({"examples": list(examples)})
+
+    @router.get("/page/examples/{name}")
+    async def example(name: str) -> Response:
+        if name not in examples:
+            raise Refusal(404, "There is no such example.")
+        kind = "image/jpeg" if examples[name].suffix.lower() in (".jpg", ".jpeg") else "image/png"
+        return Response(await to_thread.run_sync(examples[name].read_bytes), media_type=kind)
+
+
+class Desk:
+    """Reads results about the pictures that are kept; a few at a time, outside the engine's thread."""
+
+    def __init__(self, service: Service, store: Store) -> None:
+        self.service = service
+        self.store = store
+        self.limiter = CapacityLimiter(READERS)
+        self._watched: dict[tuple[str, int], Watched] = {}
+        self._lock = Lock()
+
+    def result(
+        self, name: str, task: str, score: float | None, overlap: float | None
+    ) -> tuple[Result | BoxResult, dict[str, object]]:
+        """The result, and what the page draws of it."""
+        kept = self.store.get(name)
+        thresholds = self.service.question(kept.model, task, score, overlap)
+        offer = self.service.offer(kept.model, task)
+        segmenter = self.service.engine.segmenters[kept.model]
+        result = read_result(segmenter, kept.seen, offer.task, thresholds)
+        return result, page_answer(result, offer.task, thresholds)
+
+    def layers(
+        self, name: str, task: str, score: float | None, overlap: float | None, segment: int, query: int
+    ) -> dict[str, object]:
+        """The layers of the query that a segment came from, or of query number `query` if it is not -1."""
+        kept = self.store.get(name)
+        segmenter = self.service.engine.segmenters[kept.model]
+        reason = why_not(segmenter)
+        if reason:
+            raise Refusal(422, reason)
+        drawn = "instance" if task == "detection" else task
+        result, _ = self.result(name, drawn, score, overlap)
+        assert isinstance(result, Result)
+        if not 1 <= segment <= len(result.prediction):
+            raise Refusal(422, f"There is no segment {segment} in this result.")
+        mask = (result.prediction.layers == segment).any(dim=0)
+        index = _best_view(kept.seen, mask)
+        seen = self._watch(name, kept, index)
+        if query < 0:
+            label = int(result.prediction.labels[segment - 1])
+            query = query_of(seen, mask[kept.seen.views[index].tile.window], label)
+        return {
+            "segment": segment,
+            "views": len(kept.seen.views),
+            **describe(seen, query, segmenter.categories),
+        }
+
+    def _watch(self, name: str, kept: Kept, index: int) -> Watched:
+        key = (name, index)
+        with self._lock:
+            if key in self._watched:
+                return self._watched[key]
+        segmenter = self.service.engine.segmenters[kept.model]
+        watched = watch(segmenter, kept.seen.image, kept.seen.views[index])
+        with self._lock:
+            self._watched[key] = watched
+            while len(self._watched) > WATCHED:
+                del self._watched[next(iter(self._watched))]
+        return watched
+
+
+def _best_view(seen: Seen, mask: Bool[Tensor, "height width"]) -> int:
+    """The view in which most of the segment lies; of several the one whose middle is nearest."""
+    rows, columns = mask.nonzero().float().mean(dim=0).tolist()
+
+    def worth(view: View) -> tuple[int, float]:
+        height, width = view.tile.size
+        top, left = (part.start for part in view.tile.window)
+        distance = (rows - top - height / 2) ** 2 + (columns - left - width / 2) ** 2
+        return int(mask[view.tile.window].sum()), -distance
+
+    return max(range(len(seen.views)), key=lambda index: worth(seen.views[index]))
+
+
+def _pictures(router: APIRouter, desk: Desk) -> None:
+    service = desk.service
+
+    def about(name: str, model: str, seen: Seen) -> JSONResponse:
+        height, width = seen.image.shape[1:]
+        return JSONResponse(
+            {
+                "id": name,
+                "name": seen.name,
+                "model": model,
+                "width": width,
+                "height": height,
+                "views": len(seen.views),
+                "layers_reason": why_not(service.engine.segmenters[model]),
+            }
+        )
+
+    @router.post("/page/pictures")
+    async def upload(
+        picture: Annotated[UploadFile, File()], model: Annotated[str, Form()] = ""
+    ) -> JSONResponse:
+        chosen = service.model(model)
+        seen: Seen = await service.ask(chosen, picture, lambda seen: seen)
+        return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
+
+    @router.post("/page/pictures/{name}/model")
+    async def again(name: str, model: Annotated[str, Form()]) -> JSONResponse:
+        kept, chosen = desk.store.get(name), service.model(model)
+        future = service.engine.submit(chosen, kept.seen.name, kept.seen.image, lambda seen: seen)
+        seen: Seen = await service.wait(future)
+        return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
+
+    @router.get("/page/pictures/{name}/picture.png")
+    async def pixels(name: str) -> Response:
+        content = await to_thread.run_sync(encode, desk.store.get(name).seen.image, limiter=desk.limiter)
+        return Response(content, media_type="image/png")
+
+    @router.get("/page/pictures/{name}/result")
+    async def result(
+        name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
+    ) -> JSONResponse:
+        _, drawn = await to_thread.run_sync(desk.result, name, task, score, overlap, limiter=desk.limiter)
+        return JSONResponse(drawn)
+
+    @router.get("/page/pictures/{name}/coco.json")
+    async def coco(
+        name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
+    ) -> Response:
+        def write() -> str:
+            return json.dumps(coco_document(desk.result(name, task, score, overlap)[0]))
+
+        return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="application/json")
+
+    @router.get("/page/pictures/{name}/ids.png")
+    async def ids(
+        name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
+    ) -> Response:
+        def write() -> bytes:
+            found, _ = desk.result(name, task, score, overlap)
+            if isinstance(found, BoxResult):
+                raise Refusal(422, "Boxes have no id map. Switch to panoptic, instance or semantic.")
+            return png(id_map(found))
+
+        return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="image/png")
+
+    @router.get("/page/pictures/{name}/layers")
+    async def layers(
+        name: str,
+        segment: int,
+        task: str = "panoptic",
+        score: float | None = None,
+        overlap: float | None = None,
+        query: int = -1,
+    ) -> JSONResponse:
+        told = await to_thread.run_sync(
+            desk.layers, name, task, score, overlap, segment, query, limiter=desk.limiter
+        )
+        return JSONResponse(told)

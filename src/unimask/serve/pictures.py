@@ -1,0 +1,78 @@
+"""Pictures from bytes that anybody may have sent."""
+
+import io
+
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from unimask.data.read import read_image
+from unimask.errors import DataError
+from unimask.serve.limits import Limits, Refusal
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that starts a program
+LONGEST_NAME = 80
+
+
+def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
+    """The picture in the bytes of a file, as `read_image` reads it.
+
+    Its size is read from the file's head and checked before a pixel is decoded.
+
+    Raises:
+        Refusal: it is empty, no picture, damaged, or larger than the limits.
+    """
+    if not content:
+        raise Refusal(400, "The file is empty (0 bytes). Choose another one.")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > limits.pixels:
+                raise _too_large(f"{image.width:,} x {image.height:,} pixels", limits)
+            return read_image(image)
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise Refusal(415, f"This is not a picture in a format that is read here ({known}).") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large("far too many pixels", limits) from None
+    except DataError as error:
+        raise Refusal(422, f"The picture cannot be used: it {_as_said(error.reason)}.") from None
+    except MemoryError:
+        raise Refusal(413, "The picture does not fit into memory. Send a smaller one.") from None
+    except Refusal:
+        raise
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
+        reason = str(error) or type(error).__name__
+        raise Refusal(422, f"The picture is damaged or cut off ({reason}). Copy or save it again.") from None
+
+
+def _as_said(reason: str) -> str:
+    return reason.removeprefix("the picture ").rstrip(".")
+
+
+def _too_large(what: str, limits: Limits) -> Refusal:
+    return Refusal(
+        413, f"The picture has {what}, and at most {limits.pixels:,} are taken. Send it smaller or in parts."
+    )
+
+
+def display_name(name: str) -> str:
+    """What a picture of a client is called in answers: the stem of its file's name, of harmless letters.
+
+    It never leads to a file.
+    """
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    stem = last.rsplit(".", 1)[0] if "." in last.lstrip(".") else last
+    clean = "".join(letter if letter.isalnum() or letter in " ._-()" else "_" for letter in stem)
+    return clean.strip(" .")[:LONGEST_NAME] or "picture"
+
+
+def encode(image: UInt8[Tensor, "3 height width"]) -> bytes:
+    """A PNG of the pixels, packed fast rather than well."""
+    return png(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+
+
+def png(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()

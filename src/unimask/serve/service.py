@@ -1,0 +1,118 @@
+"""What the routes share: the models that are served, what they offer, and how a picture gets to them."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from fastapi import UploadFile
+from starlette.concurrency import run_in_threadpool
+
+from unimask.config import ALL_TASKS, Task
+from unimask.results import category_records
+from unimask.segmenter import Segmenter
+from unimask.serve.answers import Record
+from unimask.serve.engine import Engine
+from unimask.serve.limits import Refusal, too_late
+from unimask.serve.pictures import decode, display_name
+from unimask.serve.seen import Offer, Seen, Thresholds, offers_of
+
+
+class Service:
+    """What the routes share: the models, what they offer, and the limits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.limits = engine.limits
+        self.offers = {name: offers_of(segmenter) for name, segmenter in engine.segmenters.items()}
+        self.default = next(iter(engine.segmenters))
+
+    def model(self, name: str) -> str:
+        """The name of a model that is served; of the first one for an empty name.
+
+        Raises:
+            Refusal: no model has this name.
+        """
+        if name and name not in self.offers:
+            raise Refusal(422, f"There is no model {name!r} here; there are: {', '.join(self.offers)}.")
+        return name or self.default
+
+    def question(self, model: str, task: str, score: float | None, overlap: float | None) -> Thresholds:
+        """The thresholds of a question, the model's own where none are given.
+
+        Raises:
+            Refusal: the model does not have the task, the task no such threshold, or it is not from 0 to 1.
+        """
+        offer = self.offer(model, task)
+        given = {"score": score, "overlap": overlap}
+        for name, value in given.items():
+            if value is None:
+                continue
+            if name not in offer.adjustable:
+                raise Refusal(422, f"The result of {task} has no threshold of {name}; leave it out.")
+            if not 0 <= value <= 1:
+                raise Refusal(422, f"A threshold is from 0 to 1; got {value:g} for {name}.")
+        return Thresholds(
+            **{
+                name: vars(offer.thresholds)[name] if value is None else value
+                for name, value in given.items()
+            }
+        )
+
+    def offer(self, model: str, task: str) -> Offer:
+        """What the model offers for a task.
+
+        Raises:
+            Refusal: there is no such task, or the model does not have it.
+        """
+        found = next((one for name, one in self.offers[model].items() if name == task), None)
+        if found is None:
+            raise Refusal(422, f"There is no task {task!r}; there are: {', '.join(ALL_TASKS)}.")
+        if found.reason:
+            raise Refusal(422, found.reason)
+        return found
+
+    async def ask(self, model: str, upload: UploadFile, finish: Callable[[Seen], object]) -> Any:
+        """What `finish` makes of what a model says about an uploaded picture.
+
+        Raises:
+            Refusal: it is no good picture, there is no room for it, or the time is up.
+        """
+        content = await upload.read()
+        image = await run_in_threadpool(decode, content, self.limits)
+        del content
+        return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
+
+    async def wait(self, future: "Future[Any]") -> Any:
+        """The engine's answer.
+
+        Raises:
+            Refusal: the time is up. The engine gives up too, after its next view.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds + 5)
+        except TimeoutError:
+            raise too_late(self.limits) from None
+
+    def models(self) -> list[Record]:
+        """What is served."""
+        return [
+            self._about(name, segmenter, self.offers[name])
+            for name, segmenter in self.engine.segmenters.items()
+        ]
+
+    def _about(self, name: str, segmenter: Segmenter, offers: Mapping[Task, Offer]) -> Record:
+        return {
+            "name": name,
+            "tasks": [offer.task for offer in offers.values() if not offer.reason],
+            "reasons": {offer.task: offer.reason for offer in offers.values() if offer.reason},
+            "thresholds": {
+                offer.task: {key: vars(offer.thresholds)[key] for key in offer.adjustable}
+                for offer in offers.values()
+                if not offer.reason
+            },
+            "categories": category_records(segmenter.categories),
+            "licence": segmenter.model_file.licence,
+            "view": segmenter.model_file.experiment.data.view.kind,
+            "batch_size": self.engine.batch_sizes[name],
+        }
