@@ -172,7 +172,7 @@ def nuclei() -> Experiment:
         postprocess=PostprocessConfig(
             max_instances=80,
             duplicate_iou=0.5,
-            object_threshold=0.7,
+            object_threshold=0.5,
             overlap_threshold=0.5,
             instance_threshold=0.7,
         ),

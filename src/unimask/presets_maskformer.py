@@ -92,9 +92,9 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
 
 def per_pixel_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
-    plus = per_pixel_plus_ade20k(backbone)
-    decoder = replace(plus.model.query_decoder, layers=0)
-    return replace(plus, model=replace(plus.model, query_decoder=decoder))
+    model = _per_pixel_plus_model(backbone)
+    model = replace(model, query_decoder=replace(model.query_decoder, layers=0))
+    return replace(per_pixel_plus_ade20k(backbone), model=model)
 
 
 def per_pixel_plus_ade20k(backbone: str) -> Experiment:
@@ -102,8 +102,12 @@ def per_pixel_plus_ade20k(backbone: str) -> Experiment:
 
     Logits are resized, and not the values of the categories, as for any classifier of pixels.
     """
-    model = replace(maskformer_model(backbone, encoder_layers=0), classification="pixels")
+    model = _per_pixel_plus_model(backbone)
     return replace(maskformer_ade20k_semantic(backbone), model=model, postprocess=MASKFORMER_READING)
+
+
+def _per_pixel_plus_model(backbone: str) -> ModelConfig:
+    return replace(maskformer_model(backbone, encoder_layers=0), classification="pixels")
 
 
 def maskformer_ade20k_panoptic(backbone: str) -> Experiment:

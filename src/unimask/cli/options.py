@@ -273,8 +273,10 @@ AblationFolder = Annotated[
 ]
 
 ServedWeights = Annotated[
-    list[str],
-    typer.Option("--weights", metavar="MODEL", help="As of `unimask predict`; repeat to serve several."),
+    list[str] | None,
+    typer.Option(
+        "--weights", metavar="MODEL", help="As of `unimask predict` (nuclei); repeat to serve several."
+    ),
 ]
 Host = Annotated[
     str,

@@ -93,9 +93,10 @@ class FixedPadding(nn.Module):
         return result
 
 
-def pair_of(value: int | tuple[int, ...]) -> tuple[int, ...]:
+def pair_of(value: int | tuple[int, ...]) -> tuple[int, int]:
     """A size as torch's layers keep it, for rows and columns."""
-    return (value, value) if isinstance(value, int) else value
+    rows, columns = (value, value) if isinstance(value, int) else value
+    return rows, columns
 
 
 def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
@@ -103,14 +104,14 @@ def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        pair_of(layer.kernel_size),  # type: ignore[arg-type]
-        stride=layer.stride,
-        dilation=layer.dilation,
+        pair_of(layer.kernel_size),
+        stride=pair_of(layer.stride),
+        dilation=pair_of(layer.dilation),
         groups=layer.groups,
         bias=layer.bias is not None,
     )
     plain.weight, plain.bias = layer.weight, layer.bias
-    return FixedPadding(plain, layer.dilation)
+    return FixedPadding(plain, pair_of(layer.dilation))
 
 
 def fixed_pool(layer: AvgPool2dSame) -> FixedPadding:
