@@ -1,11 +1,15 @@
 """Which version of an operation runs: the one place that chooses. All versions agree to rounding."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
@@ -45,8 +49,26 @@ def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*ot
     """
     if not _on_cpu(logits):
         return logits.softmax(dim=-1)
-    exponentials = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp()
-    return exponentials / exponentials.sum(dim=-1, keepdim=True)
+    result: Tensor = _SoftmaxOverFew.apply(logits)
+    return result
+
+
+class _SoftmaxOverFew(torch.autograd.Function):
+    """Keeps its result only."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor) -> Tensor:
+        result = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
+        result /= result.sum(dim=-1, keepdim=True)
+        context.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        (result,) = context.saved_tensors
+        products = gradients[0] * result
+        return products.addcmul_(result, products.sum(dim=-1, keepdim=True), value=-1)
 
 
 def resize_maps(
@@ -68,8 +90,10 @@ def token_by_token(
     """What `function` makes of each token, where no token depends on another.
 
     On the CPU a few tokens at a time: what lies between stays in the cache, and no large memory is asked for.
+    Nor is it kept for the backward pass, which computes it again.
     """
     if not _on_cpu(tokens) or tokens.shape[0] * tokens.shape[1] <= TOKENS_AT_ONCE:
         return function(tokens)
-    parts = [function(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
+    step = partial(checkpoint, function, use_reentrant=False) if torch.is_grad_enabled() else function
+    parts = [step(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
     return torch.cat(parts).unflatten(0, tokens.shape[:2])
