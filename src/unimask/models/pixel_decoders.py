@@ -193,10 +193,18 @@ def climb(
     """
     maps = {}
     for stride, lateral in laterals.items():
-        across = lateral(features[int(stride)])
-        coarse = fusions[stride](resize(coarse, across.shape[2:]).add_(across))
+        coarse = fusions[stride](_joined(coarse, lateral(features[int(stride)]), resize))
         maps[int(stride)] = coarse
     return maps
+
+
+def _joined(
+    coarse: Float[Tensor, "batch channels _height _width"],
+    across: Float[Tensor, "batch channels height width"],
+    resize: Callable[[Tensor, torch.Size], Tensor],
+) -> Float[Tensor, "batch channels height width"]:
+    """The sum of two maps at the size of the second; here, so that neither is held any longer than this."""
+    return resize(coarse, across.shape[2:]).add_(across)
 
 
 class MapPositions(nn.Module):
@@ -244,6 +252,6 @@ def _lateral(in_channels: int, channels: int) -> NormedConvolution:
 
 def _fusion(in_channels: int, channels: int) -> NormedConvolution:
     """What happens to a lateral and the coarser map after they are added, or to the coarsest map alone."""
-    fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU())
+    fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU(inplace=True))
     nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
     return fusion

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
 from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
+from unimask.ops.norms import overwrite_with_group_norm
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
 from unimask.structures import Size
@@ -69,6 +70,23 @@ class _SoftmaxOverFew(torch.autograd.Function):
         (result,) = context.saved_tensors
         products = gradients[0] * result
         return products.addcmul_(result, products.sum(dim=-1, keepdim=True), value=-1)
+
+
+def group_norm(
+    maps: Float[Tensor, "batch channels height width"],
+    groups: int,
+    weight: Float[Tensor, " channels"],
+    bias: Float[Tensor, " channels"],
+    eps: float,
+) -> Float[Tensor, "batch channels height width"]:
+    """Group normalisation of maps that nobody else needs: they may be written over.
+
+    That is done on the CPU where no gradient is wanted.
+    """
+    in_order = maps.is_contiguous(memory_format=torch.channels_last) and maps.numel() > 0
+    if _on_cpu(maps) and not torch.is_grad_enabled() and in_order and maps.dtype == torch.float32:
+        return overwrite_with_group_norm(maps, groups, weight, bias, eps)
+    return functional.group_norm(maps, groups, weight, bias, eps)
 
 
 def resize_maps(
