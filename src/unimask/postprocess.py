@@ -5,7 +5,7 @@ its way of computing them is not. Masks stay factorised: logits are made for a w
 the window that one query covers, and never for all queries on the whole picture at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unimask.config import PostprocessConfig, Task
 from unimask.ops.masks import LayerPacker
-from unimask.ops.windows import Windows, from_canvas, restoration, to_canvas
+from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 ELEMENTS_AT_ONCE = (
@@ -265,8 +265,10 @@ def instance(
     windows = restoration(placement, (mask_features.shape[1], mask_features.shape[2]))
     packer = LayerPacker(placement.original, mask_features.device)
     scores = torch.zeros_like(pair_scores)
-    for query, window in enumerate(_foreground_windows(mask_embeddings[queries], mask_features, windows)):
-        mask, mean = _foreground(mask_embeddings[queries[query]], mask_features, windows, window)
+    for query, (logits, window) in enumerate(
+        _foreground_windows(mask_embeddings[queries], mask_features, windows)
+    ):
+        mask, mean = _foreground(logits, windows, window)
         members = (which == query).nonzero()[:, 0]
         scores[members] = pair_scores[members] * mean
         for pair, score in zip(members.tolist(), scores[members].tolist(), strict=True):
@@ -276,28 +278,27 @@ def instance(
     order = order[scores[order] >= threshold]
     number = torch.zeros(len(scores) + 1, dtype=torch.int16, device=order.device)
     number[order + 1] = torch.arange(1, len(order) + 1, dtype=torch.int16, device=order.device)
-    return _segments(number[packer.layers().int()], labels[order], scores[order])
+    packer.renumber(number)
+    return _segments(packer.layers(), labels[order], scores[order])
 
 
 def _foreground_windows(
     embeddings: Float[Tensor, "queries channels"],
     features: Float[Tensor, "channels map_height map_width"],
     windows: Windows,
-) -> list[tuple[slice, slice]]:
-    """For each query the window of the picture outside of which its mask logits are not above 0.
+) -> Iterator[tuple[Float[Tensor, "map_height map_width"], tuple[slice, slice]]]:
+    """For each query its mask logits, and the window of the picture outside of which they are not above 0.
 
     Bilinear resizing makes no value that is larger than all it is made of, so only pixels that touch a
     positive cell of the map can be positive.
     """
-    found: list[tuple[slice, slice]] = []
     cells = features.shape[1] * features.shape[2]
     for chunk in embeddings.split(max(1, ELEMENTS_AT_ONCE // cells)):
-        positive = torch.einsum("qc,chw->qhw", chunk, features) > 0
+        logits = (chunk @ features.flatten(1)).unflatten(1, features.shape[1:])
+        positive = logits > 0
         row_ranges, column_ranges = _ranges(positive.any(dim=2)), _ranges(positive.any(dim=1))
-        found += [
-            windows.reach(rows, columns) for rows, columns in zip(row_ranges, column_ranges, strict=True)
-        ]
-    return found
+        for one, rows, columns in zip(logits, row_ranges, column_ranges, strict=True):
+            yield one, windows.reach(rows, columns)
 
 
 def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
@@ -310,18 +311,23 @@ def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
 
 
 def _foreground(
-    embedding: Float[Tensor, " channels"],
-    features: Float[Tensor, "channels map_height map_width"],
-    windows: Windows,
-    window: tuple[slice, slice],
+    logits: Float[Tensor, "map_height map_width"], windows: Windows, window: tuple[slice, slice]
 ) -> tuple[Bool[Tensor, "rows columns"], Float[Tensor, ""]]:
     """The mask of one query inside its window, and the mean probability over the mask (0 if it is empty)."""
-    if any(part.start == part.stop for part in window):
-        shape = [part.stop - part.start for part in window]
-        return torch.zeros(shape, dtype=torch.bool, device=features.device), embedding.new_zeros(())
-    logits = _window_logits(embedding[None], features, windows, *window)[0]
-    mask = logits > 0
-    return mask, (logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6)
+    rows, columns = window
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    mask = torch.empty((height, width), dtype=torch.bool, device=logits.device)
+    probability, area = logits.new_zeros(()), logits.new_zeros(())
+    if mask.numel() == 0:
+        return mask, probability
+    for start in range(rows.start, rows.stop, BLOCK):  # a few rows stay in the cache
+        strip = slice(start, min(start + BLOCK, rows.stop))
+        values = windows.resize(logits[None][:, *windows.source(strip, columns)], strip, columns)[0]
+        inside = mask[strip.start - rows.start : strip.stop - rows.start]
+        torch.gt(values, 0, out=inside)
+        area += torch.count_nonzero(inside)
+        probability += values.sigmoid_().where(inside, 0).sum()
+    return mask, probability / (area + 1e-6)
 
 
 def _side(depth: int) -> int:

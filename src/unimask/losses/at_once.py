@@ -1,4 +1,4 @@
-"""Losses that are differentiated while they are computed, so that nothing lies waiting for the backward pass."""
+"""Losses that are differentiated while they are computed: nothing lies waiting for the backward pass."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

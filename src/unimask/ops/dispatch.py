@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -21,6 +22,9 @@ from unimask.structures import Size
 
 TOKENS_AT_ONCE = 1024
 """So many tokens of a feed-forward's hidden width fit into the cache of a processor."""
+
+WINDOW_TOKENS_AT_ONCE = 4096
+"""Tokens of windows whose attention is computed at a time."""
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -115,3 +119,48 @@ def token_by_token(
     step = partial(checkpoint, function, use_reentrant=False) if torch.is_grad_enabled() else function
     parts = [step(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
     return torch.cat(parts).unflatten(0, tokens.shape[:2])
+
+
+def window_by_window(
+    function: Callable[[Tensor, Tensor], Tensor],
+    windows: Float[Tensor, "batch windows tokens channels"],
+    biases: Float[Tensor, "groups tokens tokens"],
+) -> Float[Tensor, "batch windows tokens channels"]:
+    """What `function` makes of each window and its bias; there is one bias for all windows, or one for each.
+
+    On the CPU a few windows at a time if no gradient is wanted, for the reasons of `token_by_token`. (The
+    gradient of what makes the biases would have to be added up over all parts.)
+    """
+    at_once = max(1, WINDOW_TOKENS_AT_ONCE // (windows.shape[0] * windows.shape[2]))
+    if not _on_cpu(windows) or torch.is_grad_enabled() or windows.shape[1] <= at_once:
+        return function(windows, biases)
+    parts = windows.split(at_once, dim=1)
+    bias_of_part = biases.split(at_once) if len(biases) > 1 else (biases,) * len(parts)
+    return torch.cat([function(*part) for part in zip(parts, bias_of_part, strict=True)], dim=1)
+
+
+def multiply(
+    first: Float[Tensor, "*#batch rows inner"], second: Float[Tensor, "*#batch inner columns"], out: Tensor
+) -> None:
+    """Writes the products into `out`; one of the two factors is a single matrix for the whole batch.
+
+    On the CPU one product at a time, which is several times as fast as PyTorch's batched one for such shapes.
+    """
+    if not _on_cpu(out):
+        out.copy_(first @ second)
+        return
+    for index, result in enumerate(out):
+        left = first if first.ndim == 2 else first[index]
+        torch.mm(left, second if second.ndim == 2 else second[index], out=result)
+
+
+def look_up_(layer: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]) -> None:
+    """Every number of the layer becomes what the table says about it.
+
+    On the CPU NumPy does it in place, without indices of another type.
+    """
+    if layer.device.type == "cpu":
+        values = layer.numpy()
+        np.take(table.numpy(), values, out=values, mode="clip")
+    else:
+        layer.copy_(table[layer.int()])
