@@ -154,13 +154,15 @@ def multiply(
         torch.mm(left, second if second.ndim == 2 else second[index], out=result)
 
 
-def look_up_(layer: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]) -> None:
-    """Every number of the layer becomes what the table says about it.
+def look_up(
+    numbers: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]
+) -> Int16[Tensor, "height width"]:
+    """What the table says about each number; on the CPU NumPy needs no indices of another type for it."""
+    if numbers.device.type != "cpu":
+        return table[numbers.int()]
+    return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))
 
-    On the CPU NumPy does it in place, without indices of another type.
-    """
-    if layer.device.type == "cpu":
-        values = layer.numpy()
-        np.take(table.numpy(), values, out=values, mode="clip")
-    else:
-        layer.copy_(table[layer.int()])
+
+def one_by_one(maps: Tensor) -> bool:
+    """Whether masks are read one after the other: on the CPU, where one then stays in the cache."""
+    return _on_cpu(maps)

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.ops.dispatch import look_up_
 from unimask.structures import Segments, Size
 
 MOST_SEGMENTS = torch.iinfo(torch.int16).max
@@ -49,28 +48,32 @@ class LayerPacker:
         self._layers = [torch.zeros(size, dtype=torch.int16, device=device)]
         self._coarse = [self._layers[0][::COARSE, ::COARSE] > 0]  # what is taken, in a few of the pixels
 
-    def add(self, number: int, pieces: Pieces) -> None:
-        """Put a segment into a layer under its number; each piece is a mask inside its window."""
+    def add(self, number: int, pieces: Pieces, first: int = 0) -> int:
+        """Put a segment into a layer under its number; each piece is a mask inside its window.
+
+        Layers before `first` are not looked at. The index of the layer comes out: the next segment with the
+        same pixels, if there are any, cannot be in a layer up to there.
+        """
         coarse = [_coarse(mask, window) for mask, window in pieces]
-        for layer, taken in zip(self._layers, self._coarse, strict=True):
-            if not _overlap(coarse, taken) and not _overlap(pieces, layer):  # most that overlap do so in both
+        for index in range(first, len(self._layers)):
+            if not _overlap(coarse, self._coarse[index]) and not _overlap(pieces, self._layers[index]):
                 break
         else:
-            layer, taken = torch.zeros_like(self._layers[0]), torch.zeros_like(self._coarse[0])
-            self._layers.append(layer)
-            self._coarse.append(taken)
+            index = len(self._layers)
+            self._layers.append(torch.zeros_like(self._layers[0]))
+            self._coarse.append(torch.zeros_like(self._coarse[0]))
+        layer, taken = self._layers[index], self._coarse[index]
         for (mask, window), (few, coarse_window) in zip(pieces, coarse, strict=True):
             layer[window].masked_fill_(mask, number)
             taken[coarse_window].logical_or_(few)
+        return index
 
     def layers(self) -> Int16[Tensor, "layers height width"]:
-        """The layers so far, at least one."""
-        return torch.stack(self._layers)
-
-    def renumber(self, numbers: Int16[Tensor, " numbers"]) -> None:
-        """Gives the segments other numbers: n becomes `numbers[n]`."""
-        for layer in self._layers:
-            look_up_(layer, numbers)
+        """The layers, at least one; the packer has none afterwards."""
+        result = self._layers[0].new_empty((len(self._layers), *self._layers[0].shape))
+        for layer in result:
+            layer.copy_(self._layers.pop(0))
+        return result
 
 
 def _overlap(pieces: Pieces, taken: Tensor) -> bool:
