@@ -21,6 +21,7 @@ from transformers.utils import logging
 from benchmarks.settings import CLASSES
 from unimask.benchmark.measure import example_picture
 from unimask.checkpoint import ModelFile, save_model
+from unimask.models.build import Model, build_model
 from unimask.structures import Size
 from unimask.weights.conversion import import_hugging_face
 
@@ -60,8 +61,18 @@ def random_model(kind: str, size: Size) -> Iterator[Folders]:
         experiment = model_file.experiment
         reading = replace(experiment.postprocess, object_threshold=0.3, overlap_threshold=0.0)
         model_file = replace(model_file, experiment=replace(experiment, postprocess=reading))
-        save_model(ours, imported, model_file)
+        save_model(ours, *freeze_norms(imported, model_file))
         yield Folders(theirs=theirs, ours=ours, model_file=model_file)
+
+
+def freeze_norms(model: nn.Module, model_file: ModelFile) -> tuple[Model, ModelFile]:
+    """The same model with norms that do not move in training, as those of pretrained backbones."""
+    experiment = model_file.experiment
+    backbone = replace(experiment.model.backbone, freeze_norm=True)
+    experiment = replace(experiment, model=replace(experiment.model, backbone=backbone))
+    frozen = build_model(experiment.model, CLASSES)
+    frozen.load_state_dict({k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k})
+    return frozen, replace(model_file, experiment=experiment)
 
 
 @torch.no_grad()

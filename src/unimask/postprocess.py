@@ -5,7 +5,7 @@ its way of computing them is not. Masks stay factorised: logits are made for a w
 the window that one query covers, and never for all queries on the whole picture at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from unimask.config import PostprocessConfig, Task
+from unimask.ops.dispatch import look_up, one_by_one
 from unimask.ops.masks import LayerPacker
-from unimask.ops.windows import Windows, from_canvas, restoration, to_canvas
+from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 ELEMENTS_AT_ONCE = (
@@ -179,7 +180,8 @@ def panoptic(
     if len(queries) == 0:
         empty = torch.zeros((1, *placement.original), dtype=torch.int16, device=class_logits.device)
         return _segments(empty, labels, scores)
-    winner, inside, own_areas = _compete(scores, embeddings, mask_features, placement)
+    compete = _compete_in_turn if one_by_one(mask_features) else _compete
+    winner, inside, own_areas = compete(scores, embeddings, mask_features, placement)
     if fill == "winner":
         inside = torch.ones_like(inside)
     won = torch.bincount(winner.flatten(), minlength=len(queries))
@@ -189,7 +191,7 @@ def panoptic(
         kept.tolist(), labels.tolist(), scores.tolist(), is_thing
     )
     table = torch.tensor(numbers, dtype=torch.int16, device=winner.device)
-    layer = table[winner].masked_fill_(~inside, 0)
+    layer = look_up(winner, table).masked_fill_(inside.logical_not_(), 0)
     return _segments(layer[None], labels.new_tensor(segment_labels), scores.new_tensor(segment_scores))
 
 
@@ -198,11 +200,11 @@ def _compete(
     embeddings: Float[Tensor, "queries channels"],
     features: Float[Tensor, "channels map_height map_width"],
     placement: Placement,
-) -> tuple[Int64[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
+) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
     """For each pixel the query with the largest score x probability, and whether that query's mask holds it;
     for each query the pixels of its own mask."""
     windows = restoration(placement, (features.shape[1], features.shape[2]))
-    winner = torch.empty(placement.original, dtype=torch.int64, device=features.device)
+    winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
     inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
     own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
     for rows, columns in windows.tiles(_side(len(scores))):
@@ -212,6 +214,32 @@ def _compete(
         winner[rows, columns] = best
         inside[rows, columns] = masks.gather(0, best[None])[0]
         own_areas += masks.float().sum(dim=(1, 2)).long()  # exact: a window has fewer than 2^24 pixels
+    return winner, inside, own_areas
+
+
+def _compete_in_turn(
+    scores: Float[Tensor, " queries"],
+    embeddings: Float[Tensor, "queries channels"],
+    features: Float[Tensor, "channels map_height map_width"],
+    placement: Placement,
+) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
+    """As `_compete`, by a running maximum: one query after the other in a few rows, which fit a cache."""
+    windows = restoration(placement, (features.shape[1], features.shape[2]))
+    winner = torch.zeros(placement.original, dtype=torch.int16, device=features.device)
+    inside = torch.zeros(placement.original, dtype=torch.bool, device=features.device)
+    own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
+    for rows, columns in windows.strips():
+        source = windows.source(rows, columns)
+        cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *source])
+        highest = torch.full_like(winner[rows, columns], -1, dtype=torch.float32)
+        for query, score in enumerate(scores.tolist()):
+            values = windows.resize(cells[query : query + 1], rows, columns)[0].sigmoid_()
+            own = values >= 0.5
+            own_areas[query] += torch.count_nonzero(own)
+            better = values.mul_(score) > highest
+            torch.maximum(highest, values, out=highest)
+            winner[rows, columns].masked_fill_(better, query)
+            inside[rows, columns].logical_and_(better.logical_not()).logical_or_(own.logical_and_(better))
     return winner, inside, own_areas
 
 
@@ -266,41 +294,41 @@ def instance(
     pair_scores, labels = pair_scores[candidates], (pairs % classes)[candidates]
     queries, which = (pairs // classes)[candidates].unique(return_inverse=True)
     windows = restoration(placement, (mask_features.shape[1], mask_features.shape[2]))
-    packer = LayerPacker(placement.original, mask_features.device)
-    scores = torch.zeros_like(pair_scores)
-    for query, window in enumerate(_foreground_windows(mask_embeddings[queries], mask_features, windows)):
-        mask, mean = _foreground(mask_embeddings[queries[query]], mask_features, windows, window)
-        members = (which == query).nonzero()[:, 0]
-        scores[members] = pair_scores[members] * mean
-        for pair, score in zip(members.tolist(), scores[members].tolist(), strict=True):
-            if score >= threshold:
-                packer.add(pair + 1, [(mask, window)])
+    found = [
+        (*_foreground(logits, windows, window), window)
+        for logits, window in _foreground_windows(mask_embeddings[queries], mask_features, windows)
+    ]
+    means = torch.stack([mean for _, mean, _ in found]) if found else pair_scores[:0]
+    scores = pair_scores * means[which]
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= threshold]
-    number = torch.zeros(len(scores) + 1, dtype=torch.int16, device=order.device)
-    number[order + 1] = torch.arange(1, len(order) + 1, dtype=torch.int16, device=order.device)
-    return _segments(number[packer.layers().int()], labels[order], scores[order])
+    packer = LayerPacker(placement.original, mask_features.device)
+    next_layer = [0] * len(found)  # pairs of one query have the same pixels
+    occupied = (means > 0).tolist()
+    for number, query in enumerate(which[order].tolist(), 1):
+        mask, _, window = found[query]
+        if occupied[query]:
+            next_layer[query] = packer.add(number, [(mask, window)], next_layer[query]) + 1
+    return _segments(packer.layers(), labels[order], scores[order])
 
 
 def _foreground_windows(
     embeddings: Float[Tensor, "queries channels"],
     features: Float[Tensor, "channels map_height map_width"],
     windows: Windows,
-) -> list[tuple[slice, slice]]:
-    """For each query the window of the picture outside of which its mask logits are not above 0.
+) -> Iterator[tuple[Float[Tensor, "map_height map_width"], tuple[slice, slice]]]:
+    """For each query its mask logits, and the window of the picture outside of which they are not above 0.
 
     Bilinear resizing makes no value that is larger than all it is made of, so only pixels that touch a
     positive cell of the map can be positive.
     """
-    found: list[tuple[slice, slice]] = []
     cells = features.shape[1] * features.shape[2]
     for chunk in embeddings.split(max(1, ELEMENTS_AT_ONCE // cells)):
-        positive = torch.einsum("qc,chw->qhw", chunk, features) > 0
+        logits = (chunk @ features.flatten(1)).unflatten(1, features.shape[1:])
+        positive = logits > 0
         row_ranges, column_ranges = _ranges(positive.any(dim=2)), _ranges(positive.any(dim=1))
-        found += [
-            windows.reach(rows, columns) for rows, columns in zip(row_ranges, column_ranges, strict=True)
-        ]
-    return found
+        for one, rows, columns in zip(logits, row_ranges, column_ranges, strict=True):
+            yield one, windows.reach(rows, columns)
 
 
 def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
@@ -313,18 +341,23 @@ def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
 
 
 def _foreground(
-    embedding: Float[Tensor, " channels"],
-    features: Float[Tensor, "channels map_height map_width"],
-    windows: Windows,
-    window: tuple[slice, slice],
+    logits: Float[Tensor, "map_height map_width"], windows: Windows, window: tuple[slice, slice]
 ) -> tuple[Bool[Tensor, "rows columns"], Float[Tensor, ""]]:
     """The mask of one query inside its window, and the mean probability over the mask (0 if it is empty)."""
-    if any(part.start == part.stop for part in window):
-        shape = [part.stop - part.start for part in window]
-        return torch.zeros(shape, dtype=torch.bool, device=features.device), embedding.new_zeros(())
-    logits = _window_logits(embedding[None], features, windows, *window)[0]
-    mask = logits > 0
-    return mask, (logits.sigmoid() * mask).sum() / (mask.sum() + 1e-6)
+    rows, columns = window
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    mask = torch.empty((height, width), dtype=torch.bool, device=logits.device)
+    probability, area = logits.new_zeros(()), logits.new_zeros(())
+    if mask.numel() == 0:
+        return mask, probability
+    for start in range(rows.start, rows.stop, BLOCK):  # a few rows stay in the cache
+        strip = slice(start, min(start + BLOCK, rows.stop))
+        values = windows.resize(logits[None][:, *windows.source(strip, columns)], strip, columns)[0]
+        inside = mask[strip.start - rows.start : strip.stop - rows.start]
+        torch.gt(values, 0, out=inside)
+        area += torch.count_nonzero(inside)
+        probability += values.sigmoid_().where(inside, 0).sum()
+    return mask, probability / (area + 1e-6)
 
 
 def _side(depth: int) -> int:

@@ -60,7 +60,7 @@ def test_every_parameter_takes_part() -> None:
 
 def test_pictures_of_a_batch_do_not_touch() -> None:
     pixel_decoder, maps = decoder().eval(), features()
-    together, masks = pixel_decoder(maps)
+    together, masks = pixel_decoder(dict(maps))
     alone, mask = pixel_decoder({stride: level[1:] for stride, level in maps.items()})
     torch.testing.assert_close(masks[1:], mask, atol=1e-5, rtol=1e-5)
     for stride in together:
@@ -76,11 +76,11 @@ def test_initial_biases_are_zero() -> None:
 def test_mask_features_can_tell_their_place() -> None:
     positions = MapPositions(octaves=3, channels=13)
     seen = features()
-    memory, without = decoder()(seen)
-    same_memory, at_first = decoder(mask_positions=positions)(seen)
+    memory, without = decoder()(dict(seen))
+    same_memory, at_first = decoder(mask_positions=positions)(dict(seen))
     assert torch.equal(at_first, without)  # nothing is added before it is learned
     torch.nn.init.normal_(positions.projection.weight)
-    added = decoder(mask_positions=positions)(seen)[1] - without
+    added = decoder(mask_positions=positions)(dict(seen))[1] - without
     assert all(torch.equal(memory[stride], same_memory[stride]) for stride in memory)
     torch.testing.assert_close(added[0], added[1])  # the place alone
     cells = added[0].flatten(1).T

@@ -34,7 +34,7 @@ def features(batch: int = 2) -> dict[int, Tensor]:
 @pytest.mark.parametrize("layers", [0, 2])
 def test_maps_of_odd_sizes_and_their_channels(layers: int) -> None:
     seen = features()
-    memory, mask_features = decoder(layers)(seen)
+    memory, mask_features = decoder(layers)(dict(seen))
     assert mask_features.shape == (2, 13, 19, 27)
     expected = memory_channels(replace(PIXEL, layers=layers), CHANNELS)
     assert list(memory) == list(expected) == [32, 16, 8]
@@ -59,15 +59,15 @@ def test_coarse_maps_are_repeated_not_blended() -> None:
     coarse = pixel_decoder.entry(seen[32])
     lateral = pixel_decoder.laterals["16"](seen[16])
     repeated = functional.interpolate(coarse, SIZES[16], mode="nearest")
-    memory, _ = pixel_decoder(seen)
+    memory, _ = pixel_decoder(dict(seen))
     torch.testing.assert_close(memory[16], pixel_decoder.fusions["16"](lateral + repeated))
 
 
 def test_dropout_acts_in_training_only() -> None:
     pixel_decoder, seen = decoder(2, dropout=0.5), features()
-    assert not torch.equal(pixel_decoder(seen)[1], pixel_decoder(seen)[1])
+    assert not torch.equal(pixel_decoder(dict(seen))[1], pixel_decoder(dict(seen))[1])
     pixel_decoder.eval()
-    assert torch.equal(pixel_decoder(seen)[1], pixel_decoder(seen)[1])
+    assert torch.equal(pixel_decoder(dict(seen))[1], pixel_decoder(dict(seen))[1])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Boxes beside the boxes of the targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,15 @@ class ComparedBoxes:
     terms: Sequence[PairTerm]
     boxes: Float[Tensor, "predictions batch queries 4"]
     targets: tuple[Float[Tensor, "_targets 4"], ...]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The boxes."""
+        return (self.boxes,)
+
+    def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxes":
+        """The same comparison of other boxes."""
+        return replace(self, boxes=tensors[0])
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:

@@ -63,6 +63,13 @@ class Said(Protocol):
 class Compared(Protocol):
     """All predictions about a batch beside its targets, class apart. `index` numbers the predictions."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the model said, as the losses use it."""
+
+    def of(self, tensors: tuple[Tensor, ...]) -> "Compared":
+        """The same comparison of other tensors in place of `tensors`."""
+
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
         """The weighted sum of the terms' costs, of each picture; random points are drawn for it."""
 

@@ -1,12 +1,13 @@
 """The loss of a prediction: matching, then a list of terms, after every layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from unimask.losses.at_once import differentiated_at_once
 from unimask.losses.comparison import Compared, Comparison, SaidByModel, Target, TargetOfModel
 from unimask.losses.matcher import Matcher
 from unimask.losses.terms import ClassTerm
@@ -52,21 +53,27 @@ class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
         Targets are without crowd, their labels below K; segments lie on the canvas. Mask and box terms are
         sums over matched pairs, divided by the number of all targets of the batch (its mean over processes,
         at least 1); they are 0, with a gradient of 0, where the batch has no target. Random numbers are drawn
-        for the final prediction first, then for the others in order.
+        for the final prediction first, then for the others in order. Gradients are computed here already
+        (`losses/at_once.py`), so only the total of the losses can be differentiated, and once.
         """
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
-            class_logits = prediction.class_logits.float().unbind()
+            class_logits = prediction.class_logits.float()
             compared = self.comparison(prediction, targets, uniform)
             number = torch.tensor(float(sum(len(target) for target in targets)))
-            count = self.average(number.to(class_logits[0].device)).clamp(min=1)
+            count = self.average(number.to(class_logits.device)).clamp(min=1)
             last = len(class_logits) - 1
             order = [last, *range(last)] if self.deep_supervision else [last]
-            losses = {
-                index: self._losses(class_logits[index], targets, compared, index, count) for index in order
-            }
-        terms = {
-            name: torch.stack([losses[index][name] for index in sorted(losses)]) for name in losses[last]
-        }
+
+            def rows(tensors: tuple[Tensor, ...]) -> Iterator[Tensor]:
+                logits, others = tensors[0].unbind(), compared.of(tensors[1:])
+                for index in order:
+                    losses = self._losses(logits[index], targets, others, index, count)
+                    yield torch.stack([losses[name] for name in self.weights])
+
+            weights = class_logits.new_tensor(list(self.weights.values()))
+            values = differentiated_at_once(rows, (class_logits, *compared.tensors), weights)
+        in_order = values.roll(-1, 0) if self.deep_supervision else values
+        terms = dict(zip(self.weights, in_order.unbind(1), strict=True))
         return Losses(terms=terms, weights=self.weights)
 
     def _losses(

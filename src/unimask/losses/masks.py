@@ -1,7 +1,7 @@
 """Masks beside the masks of the targets, where a sampling says."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -54,6 +54,15 @@ class ComparedMasks:
     features: Sequence[Float[Tensor, "channels height width"]]
     targets: tuple[Segments, ...]
     uniform: Uniform
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Mask embeddings, then the mask features of each picture."""
+        return self.embeddings, *self.features
+
+    def of(self, tensors: tuple[Tensor, ...]) -> "ComparedMasks":
+        """The same comparison of other tensors in place of `tensors`."""
+        return replace(self, embeddings=tensors[0], features=tensors[1:])
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:

@@ -1,6 +1,6 @@
 """From the backbone's maps to the memory of the query decoder and to mask features."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 
 import torch
@@ -105,10 +105,13 @@ class DeformablePixelDecoder(nn.Module):
         self.mask_positions = mask_positions
 
     def forward(
-        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
+        self, features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The refined maps by stride (all but stride 4), and the mask features at stride 4."""
-        maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
+        """The refined maps by stride (all but stride 4), and the mask features at stride 4.
+
+        Maps are taken out of `features`, so that their memory is free once they are used.
+        """
+        maps = self.encoder([self.projections[str(stride)](features.pop(stride)) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
         # without it PyTorch resizes to another memory order than that of the convolutions around
         coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
@@ -171,10 +174,13 @@ class PyramidPixelDecoder(nn.Module):
         self.mask_positions = mask_positions
 
     def forward(
-        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
+        self, features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features."""
-        encoded = self.encoder(features[self.coarsest])
+        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features.
+
+        Maps are taken out of `features`, so that their memory is free once they are used.
+        """
+        encoded = self.encoder(features.pop(self.coarsest))
         finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
         mask_features = self.mask_positions(self.mask_features(finer.pop(MASK_STRIDE)))
         return {self.coarsest: encoded, **finer}, mask_features
@@ -182,21 +188,31 @@ class PyramidPixelDecoder(nn.Module):
 
 def climb(
     coarse: Float[Tensor, "batch channels _height _width"],
-    features: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
+    features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]],
     laterals: nn.ModuleDict,
     fusions: nn.ModuleDict,
     resize: Callable[[Tensor, torch.Size], Tensor],
 ) -> dict[int, Float[Tensor, "batch channels _height _width"]]:
     """The maps of a feature pyramid by stride, from a coarse map upwards, in the order of the laterals.
 
+    Those of `features` that are used are taken out of it.
+
     Source: Feature Pyramid Networks (1612.03144), Sec. 3, with a norm after every convolution.
     """
     maps = {}
     for stride, lateral in laterals.items():
-        across = lateral(features[int(stride)])
-        coarse = fusions[stride](resize(coarse, across.shape[2:]).add_(across))
+        coarse = fusions[stride](_joined(coarse, lateral(features.pop(int(stride))), resize))
         maps[int(stride)] = coarse
     return maps
+
+
+def _joined(
+    coarse: Float[Tensor, "batch channels _height _width"],
+    across: Float[Tensor, "batch channels height width"],
+    resize: Callable[[Tensor, torch.Size], Tensor],
+) -> Float[Tensor, "batch channels height width"]:
+    """The sum of two maps at the size of the second; here, so that neither is held any longer than this."""
+    return resize(coarse, across.shape[2:]).add_(across)
 
 
 class MapPositions(nn.Module):
@@ -244,6 +260,6 @@ def _lateral(in_channels: int, channels: int) -> NormedConvolution:
 
 def _fusion(in_channels: int, channels: int) -> NormedConvolution:
     """What happens to a lateral and the coarser map after they are added, or to the coarsest map alone."""
-    fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU())
+    fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU(inplace=True))
     nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
     return fusion

@@ -210,7 +210,7 @@ class DeformableAttention(nn.Module):
         precise = levels.places.dtype
         cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
         with torch.autocast(device_type=queries.device.type, enabled=False):
-            steps = (offsets.to(precise) * cell_sides).unflatten(-1, (*self.shape, 2))
+            steps = offsets.to(precise).mul_(cell_sides).unflatten(-1, (*self.shape, 2))
             shares = softmax_over_few(weights.to(precise).unflatten(-1, (heads, -1)))
             sampled = fast_deformable_sampling(
                 projected.to(precise).unflatten(-1, (heads, -1)),

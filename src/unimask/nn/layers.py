@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unimask.ops.dispatch import group_norm
+
 NORM_GROUPS = 32
 
 
@@ -34,7 +36,9 @@ class NormedConvolution(nn.Module):
         self, maps: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels height width"]:
         """Maps of the same size."""
-        return self.activation(self.norm(self.convolution(maps)))
+        norm = self.norm
+        convolved = self.convolution(maps)
+        return self.activation(group_norm(convolved, norm.num_groups, norm.weight, norm.bias, norm.eps))
 
 
 class Perceptron(nn.Module):

@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import token_by_token
+from unimask.ops.dispatch import token_by_token, window_by_window
 
 PATCH = 4  # pixels along a side of the patch that becomes a token
 
@@ -90,6 +90,9 @@ class WindowAttention(nn.Module):
         penalty: Float[Tensor, "groups tokens tokens"],
     ) -> Float[Tensor, "batch windows tokens channels"]:
         """Attention in every window; `penalty` is one for all windows or one per window."""
+        return window_by_window(self._attend, windows, penalty)
+
+    def _attend(self, windows: Tensor, penalty: Tensor) -> Tensor:
         batch, num_windows, tokens, channels = windows.shape
         groups = penalty.shape[0]
         # windows that share a bias lie in the batch dimension, the others in the dimension of the heads

@@ -1,21 +1,30 @@
 """Which version of an operation runs: the one place that chooses. All versions agree to rounding."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
 from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
+from unimask.ops.norms import overwrite_with_group_norm
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
 from unimask.structures import Size
 
 TOKENS_AT_ONCE = 1024
 """So many tokens of a feed-forward's hidden width fit into the cache of a processor."""
+
+WINDOW_TOKENS_AT_ONCE = 4096
+"""Tokens of windows whose attention is computed at a time."""
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -45,8 +54,43 @@ def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*ot
     """
     if not _on_cpu(logits):
         return logits.softmax(dim=-1)
-    exponentials = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp()
-    return exponentials / exponentials.sum(dim=-1, keepdim=True)
+    result: Tensor = _SoftmaxOverFew.apply(logits)
+    return result
+
+
+class _SoftmaxOverFew(torch.autograd.Function):
+    """Keeps its result only."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor) -> Tensor:
+        result = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
+        result /= result.sum(dim=-1, keepdim=True)
+        context.save_for_backward(result)
+        return result
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        (result,) = context.saved_tensors
+        products = gradients[0] * result
+        return products.addcmul_(result, products.sum(dim=-1, keepdim=True), value=-1)
+
+
+def group_norm(
+    maps: Float[Tensor, "batch channels height width"],
+    groups: int,
+    weight: Float[Tensor, " channels"],
+    bias: Float[Tensor, " channels"],
+    eps: float,
+) -> Float[Tensor, "batch channels height width"]:
+    """Group normalisation of maps that nobody else needs: they may be written over.
+
+    That is done on the CPU where no gradient is wanted.
+    """
+    in_order = maps.is_contiguous(memory_format=torch.channels_last) and maps.numel() > 0
+    if _on_cpu(maps) and not torch.is_grad_enabled() and in_order and maps.dtype == torch.float32:
+        return overwrite_with_group_norm(maps, groups, weight, bias, eps)
+    return functional.group_norm(maps, groups, weight, bias, eps)
 
 
 def resize_maps(
@@ -68,8 +112,57 @@ def token_by_token(
     """What `function` makes of each token, where no token depends on another.
 
     On the CPU a few tokens at a time: what lies between stays in the cache, and no large memory is asked for.
+    Nor is it kept for the backward pass, which computes it again.
     """
     if not _on_cpu(tokens) or tokens.shape[0] * tokens.shape[1] <= TOKENS_AT_ONCE:
         return function(tokens)
-    parts = [function(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
+    step = partial(checkpoint, function, use_reentrant=False) if torch.is_grad_enabled() else function
+    parts = [step(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
     return torch.cat(parts).unflatten(0, tokens.shape[:2])
+
+
+def window_by_window(
+    function: Callable[[Tensor, Tensor], Tensor],
+    windows: Float[Tensor, "batch windows tokens channels"],
+    biases: Float[Tensor, "groups tokens tokens"],
+) -> Float[Tensor, "batch windows tokens channels"]:
+    """What `function` makes of each window and its bias; there is one bias for all windows, or one for each.
+
+    On the CPU a few windows at a time if no gradient is wanted, for the reasons of `token_by_token`. (The
+    gradient of what makes the biases would have to be added up over all parts.)
+    """
+    at_once = max(1, WINDOW_TOKENS_AT_ONCE // (windows.shape[0] * windows.shape[2]))
+    if not _on_cpu(windows) or torch.is_grad_enabled() or windows.shape[1] <= at_once:
+        return function(windows, biases)
+    parts = windows.split(at_once, dim=1)
+    bias_of_part = biases.split(at_once) if len(biases) > 1 else (biases,) * len(parts)
+    return torch.cat([function(*part) for part in zip(parts, bias_of_part, strict=True)], dim=1)
+
+
+def multiply(
+    first: Float[Tensor, "*#batch rows inner"], second: Float[Tensor, "*#batch inner columns"], out: Tensor
+) -> None:
+    """Writes the products into `out`; one of the two factors is a single matrix for the whole batch.
+
+    On the CPU one product at a time, which is several times as fast as PyTorch's batched one for such shapes.
+    """
+    if not _on_cpu(out):
+        out.copy_(first @ second)
+        return
+    for index, result in enumerate(out):
+        left = first if first.ndim == 2 else first[index]
+        torch.mm(left, second if second.ndim == 2 else second[index], out=result)
+
+
+def look_up(
+    numbers: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]
+) -> Int16[Tensor, "height width"]:
+    """What the table says about each number; on the CPU NumPy needs no indices of another type for it."""
+    if numbers.device.type != "cpu":
+        return table[numbers.int()]
+    return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))
+
+
+def one_by_one(maps: Tensor) -> bool:
+    """Whether masks are read one after the other: on the CPU, where one then stays in the cache."""
+    return _on_cpu(maps)

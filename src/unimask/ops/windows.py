@@ -6,11 +6,13 @@ products of the few cells that it touches; no map of the picture's size is made 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from unimask.ops.dispatch import multiply
 from unimask.structures import Placement, Size
 
 BLOCK = 128  # outputs of one small matrix: it touches few inputs, so the product is nearly a sparse one
@@ -26,23 +28,37 @@ class Taps:
     index: Int64[Tensor, "outputs taps"]
     weight: Float[Tensor, "outputs taps"]
 
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """The first and the last input of each output."""
+        return self.index.amin(dim=1).tolist(), self.index.amax(dim=1).tolist()
+
+    @cached_property
+    def _blocks(self) -> list[Float[Tensor, "outputs inputs"]]:
+        """The weights of `BLOCK` outputs at a time, of the inputs that any of them touches."""
+        blocks = []
+        for begin in range(0, len(self.index), BLOCK):
+            index, weight = self.index[begin : begin + BLOCK], self.weight[begin : begin + BLOCK]
+            first, last = self.first(begin, begin + len(index))
+            blocks.append(torch.zeros(len(index), last - first).scatter_add_(1, index - first, weight))
+        return blocks
+
     def first(self, start: int, stop: int) -> tuple[int, int]:
         """The range of inputs that the outputs start..stop - 1 touch."""
-        return int(self.index[start].min()), int(self.index[stop - 1].max()) + 1
+        lowest, highest = self._ends
+        return lowest[start], highest[stop - 1] + 1
 
-    def apply(
-        self, maps: Float[Tensor, "maps inputs others"], start: int, stop: int
-    ) -> Float[Tensor, "maps outputs others"]:
-        """These outputs along the rows of `maps`, which hold the inputs `first(start, stop)`."""
+    def matrices(self, start: int, stop: int) -> Iterator[tuple[slice, slice, Float[Tensor, "some inputs"]]]:
+        """For some of these outputs at a time: their range and that of the inputs that make them, both
+        counted from the first of `start` and `first(start, stop)`, and the weights."""
         low, _ = self.first(start, stop)
-        blocks = []
-        for begin in range(start, stop, BLOCK):
-            end = min(begin + BLOCK, stop)
+        for number in range(start // BLOCK, (stop - 1) // BLOCK + 1):
+            origin = number * BLOCK
+            begin, end = max(start, origin), min(stop, origin + BLOCK)
             first, last = self.first(begin, end)
-            weights = torch.zeros(end - begin, last - first)
-            weights.scatter_add_(1, self.index[begin:end] - first, self.weight[begin:end])
-            blocks.append(weights.to(maps.device) @ maps[:, first - low : last - low])
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+            shift = self.first(origin, origin + 1)[0]
+            weights = self._blocks[number][begin - origin : end - origin, first - shift : last - shift]
+            yield slice(begin - start, end - start), slice(first - low, last - low), weights
 
     def reach(self, low: int, high: int) -> tuple[int, int]:
         """The range of outputs that touch any of the inputs low..high - 1; empty if none does."""
@@ -87,6 +103,12 @@ class Windows:
             for left in range(0, width, side):
                 yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
 
+    def strips(self) -> Iterator[tuple[slice, slice]]:
+        """A few whole rows at a time."""
+        height, width = self.size
+        for top in range(0, height, BLOCK):
+            yield slice(top, min(top + BLOCK, height)), slice(0, width)
+
     def source(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """The window of the input that a window of the output touches."""
         return slice(*self.rows.first(rows.start, rows.stop)), slice(
@@ -97,8 +119,14 @@ class Windows:
         self, maps: Float[Tensor, "maps input_rows input_columns"], rows: slice, columns: slice
     ) -> Float[Tensor, "maps rows columns"]:
         """The window of the output, from `maps` cut to `source(rows, columns)`."""
-        resized = self.rows.apply(maps, rows.start, rows.stop)
-        return self.columns.apply(resized.mT, columns.start, columns.stop).mT
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        wide = maps.new_empty((len(maps), maps.shape[1], width))
+        for outputs, inputs, weights in self.columns.matrices(columns.start, columns.stop):
+            multiply(maps[:, :, inputs], weights.T.to(maps.device), wide[:, :, outputs])
+        resized = maps.new_empty((len(maps), height, width))
+        for outputs, inputs, weights in self.rows.matrices(rows.start, rows.stop):
+            multiply(weights.to(maps.device), wide[:, inputs], resized[:, outputs])
+        return resized
 
     def reach(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """The window of the output that touches a window of the input."""
