@@ -48,7 +48,7 @@ class _WithGradients(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         weights, *gradients = context.saved_tensors
         factor = _factor(upstream[0], weights)

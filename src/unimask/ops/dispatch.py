@@ -69,7 +69,7 @@ class _SoftmaxOverFew(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> Tensor:
         (result,) = context.saved_tensors
         products = gradients[0] * result
