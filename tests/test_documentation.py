@@ -207,9 +207,10 @@ def test_default_thresholds_are_stated() -> None:
     defaults = experiment_to_dict(PRESETS["small"]())["postprocess"]
     assert isinstance(defaults, dict)
     assert {name: float(value) for name, value in stated.items()} == {
-        name: value for name, value in defaults.items() if name != "fill"
+        name: value for name, value in defaults.items() if name not in ("fill", "resize_classes")
     }
     assert f"| `postprocess.fill` | {defaults['fill']} |" in text
+    assert f"| `postprocess.resize_classes` | {json.dumps(defaults['resize_classes'])} |" in text
     assert PRESETS["small"]().postprocess == PostprocessConfig()
 
 
