@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-
 from cli.command_line import refused, save_tiny_model
 
 

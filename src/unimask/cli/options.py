@@ -273,8 +273,12 @@ AblationFolder = Annotated[
 ]
 
 ServedWeights = Annotated[
-    list[str],
-    typer.Option("--weights", metavar="MODEL", help="As of `unimask predict`; repeat to serve several."),
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="MODEL",
+        help="As of `unimask predict`; repeat to serve several. By default the one of the package (nuclei).",
+    ),
 ]
 Host = Annotated[
     str,

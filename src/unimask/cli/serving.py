@@ -18,7 +18,7 @@ TOKEN_VARIABLE = "UNIMASK_TOKEN"
 
 
 def serve(
-    weights: options.ServedWeights = ("nuclei",),
+    weights: options.ServedWeights = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
     device: options.Device = "auto",
@@ -53,7 +53,7 @@ def serve(
     local = host in LOOPBACK
     token = os.environ.get(TOKEN_VARIABLE, "") or ("" if local else secrets.token_urlsafe(16))
     listening = _listen(host, port)
-    models = _load_all(list(weights), device, precision.value)
+    models = _load_all(weights or ["nuclei"], device, precision.value)
     app = create_app(
         models,
         limits,
@@ -88,7 +88,7 @@ def _load_all(weights: list[str], device: str, precision: str) -> dict[str, "Seg
         name = Path(one).name or one
         if name in models:  # runs/first/best and runs/second/best
             name = "_".join(Path(one).parts[-2:])
-        if name in models:
+        if name in models or weights.count(one) > 1:
             raise WeightsError(one, "is given twice; serve each model once")
         models[name] = load(one, device=device, precision=precision)
     return models
