@@ -275,7 +275,9 @@ AblationFolder = Annotated[
 ServedWeights = Annotated[
     list[str] | None,
     typer.Option(
-        "--weights", metavar="MODEL", help="As of `unimask predict` (nuclei); repeat to serve several."
+        "--weights",
+        metavar="MODEL",
+        help="As of `unimask predict`; repeat to serve several. By default the one of the package (nuclei).",
     ),
 ]
 Host = Annotated[

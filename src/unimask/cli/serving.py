@@ -88,7 +88,7 @@ def _load_all(weights: list[str], device: str, precision: str) -> dict[str, "Seg
         name = Path(one).name or one
         if name in models:  # runs/first/best and runs/second/best
             name = "_".join(Path(one).parts[-2:])
-        if name in models:
+        if name in models or weights.count(one) > 1:
             raise WeightsError(one, "is given twice; serve each model once")
         models[name] = load(one, device=device, precision=precision)
     return models
