@@ -270,7 +270,9 @@ class Segmenter:
 
         def read_one(prediction: Prediction, position: int, placement: Placement) -> Segments:
             if isinstance(prediction, BoxMaskPrediction):
-                return read_panoptic(prediction, position, placement, self.categories, postprocess)
+                if task == "panoptic":
+                    return read_panoptic(prediction, position, placement, self.categories, postprocess)
+                prediction = prediction.of_masks()
             assert isinstance(prediction, MaskPrediction)
             return read(prediction, position, placement, self.categories, postprocess, task)
 

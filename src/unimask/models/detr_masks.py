@@ -111,7 +111,7 @@ class DetrWithMasks(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> BoxMaskPrediction:
-        """Classes, boxes and masks of the final queries; `pixels` and `valid` as for `Detr`."""
+        """Classes and boxes after every layer, masks after the last; `pixels` and `valid` as for `Detr`."""
         seen = self.detr.look(pixels, valid)
         attention = self.attention(seen.queries[-1], seen.memory, seen.valid)
         strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
@@ -121,5 +121,5 @@ class DetrWithMasks(nn.Module):
             groups = attention[image].split(QUERIES_AT_ONCE)
             masks.append(torch.cat([self.pyramid(seen.projected[image], group, maps) for group in groups]))
         return BoxMaskPrediction(
-            class_logits=seen.class_logits[-1:], boxes=seen.boxes[-1:], mask_logits=torch.stack(masks)
+            class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=torch.stack(masks)
         )
