@@ -97,6 +97,10 @@ class DetrConfig:
     decoder_layers: int = 6  # each of them is supervised
     queries: int = 100  # the most objects that a picture can have
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
+    stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small pictures
+    # where cells are told their place: in queries and keys of each attention, as in the paper, or also once in
+    # the encoder's input, for a backbone too shallow to see the picture's borders from everywhere
+    positions: Literal["attention", "input_and_attention"] = "attention"
 
 
 def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
@@ -104,7 +108,7 @@ def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
     if isinstance(model, ModelConfig):
         # pixels that choose a category each tell no objects apart
         return TASKS if model.classification == "masks" else ("semantic",)
-    return ("panoptic", "detection") if model.mask_head else ("detection",)
+    return ("panoptic", "instance", "detection") if model.mask_head else ("detection",)
 
 
 _NO_SUCH_KIND = "no_such_kind"

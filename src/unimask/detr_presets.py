@@ -19,8 +19,10 @@ from unimask.config import (
     TrainingConfig,
 )
 
-DETR_LOSSES = LossConfig(class_weight=1.0)
-"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4)."""
+DETR_LOSSES = LossConfig(
+    class_weight=1.0, mask_term="focal", mask_weight=1.0, dice_weight=1.0, sampling="pixels"
+)
+"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4); focal and Dice loss of the mask head (Sec. 4.2)."""
 
 
 def detr(backbone: str, dilated: bool = False) -> Experiment:
@@ -99,34 +101,42 @@ def detr_small() -> Experiment:
 
 
 def detr_tiny() -> Experiment:
-    """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU."""
+    """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU.
+
+    Its random backbone is shallow, so it works on stride 8 and tells the encoder's input where cells are.
+    """
     return Experiment(
         model=DetrConfig(
-            backbone=BackboneConfig(name="test_resnet", freeze_norm=False, dilated=True),
+            backbone=BackboneConfig(name="test_resnet", freeze_norm=False),
             channels=64,
             heads=4,
             feedforward_channels=128,
             dropout=0.0,
-            encoder_layers=1,
+            encoder_layers=2,
             decoder_layers=3,
-            queries=13,
+            queries=10,
+            stride=8,
+            positions="input_and_attention",
         ),
         losses=DETR_LOSSES,
         data=DataConfig(
-            crop=(96, 128), jitter=ScaleJitter(low=0.8, high=1.3), resize=ShortSide(size=96, longest=128)
+            crop=(64, 88),
+            jitter=ScaleJitter(low=0.9, high=1.2),
+            resize=ShortSide(size=64, longest=88),
+            divisor=8,
         ),
         training=TrainingConfig(
-            steps=6000,
-            batch_size=8,
+            steps=4500,
+            batch_size=16,
             learning_rate=1e-3,
             weight_decay=1e-4,
             backbone_multiplier=1.0,
-            gradient_clip=0.1,
+            gradient_clip=1.0,
             milestones=(0.8,),
-            warmup_steps=100,
-            ema_decay=0.998,
-            evaluate_every=1000,
-            checkpoint_every=250,
+            warmup_steps=50,
+            ema_decay=0.99,
+            evaluate_every=500,
+            checkpoint_every=100,
             workers=0,
         ),
     )

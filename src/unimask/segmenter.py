@@ -391,7 +391,9 @@ def read_segments(
 ) -> Segments:
     """The segments of one picture of a batch, of a prediction that has masks."""
     if isinstance(prediction, BoxMaskPrediction):
-        return read_panoptic(prediction, position, placement, categories, postprocess)
+        if task == "panoptic":
+            return read_panoptic(prediction, position, placement, categories, postprocess)
+        prediction = prediction.of_masks()
     assert isinstance(prediction, MaskPrediction)
     return read(prediction, position, placement, categories, postprocess, task)
 

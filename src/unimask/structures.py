@@ -188,11 +188,27 @@ class BoxTargets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoxMaskTargets:
+    """The segments that a model of boxes and masks is to find in one picture, without crowd."""
+
+    segments: Segments  # on the canvas
+    boxes: Float[Tensor, "boxes 4"]  # around each of them; cxcywh in [0, 1] of the valid part of the picture
+
+    @property
+    def labels(self) -> Int64[Tensor, " boxes"]:
+        """Those of the segments."""
+        return self.segments.labels
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """What a training step takes. Segments live on the canvas: their layers have its size."""
 
     images: ImageBatch
-    targets: tuple[Segments, ...] | tuple[BoxTargets, ...]
+    targets: tuple[Segments, ...] | tuple[BoxTargets, ...] | tuple[BoxMaskTargets, ...]
     image_ids: tuple[str, ...]
 
 
@@ -236,11 +252,29 @@ class BoxPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMaskPrediction:
-    """What a detection model with a mask head says: the final prediction of a `BoxPrediction`, and masks."""
+    """What a detection model with a mask head says: a `BoxPrediction`, and masks of the final queries."""
 
-    class_logits: Float[Tensor, "1 batch queries classes_and_none"]
-    boxes: Float[Tensor, "1 batch queries 4"]
+    class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
+    boxes: Float[Tensor, "predictions batch queries 4"]
     mask_logits: Float[Tensor, "batch queries height width"]  # at stride 4
+
+    def finite(self) -> Bool[Tensor, " batch"]:
+        """Of which pictures all numbers are finite."""
+        return self.of_boxes().finite() & torch.isfinite(self.mask_logits).flatten(1).all(1)
+
+    def of_boxes(self) -> BoxPrediction:
+        """Without the masks."""
+        return BoxPrediction(class_logits=self.class_logits, boxes=self.boxes)
+
+    def of_masks(self) -> MaskPrediction:
+        """The final classes and masks as those of a mask classifier: a query's features are its own mask."""
+        batch, queries = self.mask_logits.shape[:2]
+        own = torch.eye(queries, device=self.mask_logits.device, dtype=self.mask_logits.dtype)
+        return MaskPrediction(
+            class_logits=self.class_logits[-1:],
+            mask_embeddings=own.expand(1, batch, queries, queries),
+            mask_features=self.mask_logits,
+        )
 
 
 Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction

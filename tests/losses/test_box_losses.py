@@ -81,3 +81,17 @@ def test_box_terms_are_divided_by_the_mean_number_of_targets() -> None:
 def test_weights_are_not_negative(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         build_box_criterion(LossConfig(**{name: -1.0}), CLASSES)
+
+
+def test_costs_of_a_picture_do_not_depend_on_the_others() -> None:
+    comparison = build_box_criterion(LossConfig(), CLASSES).comparison
+    prediction, wanted = random_prediction(), targets(3, 0, 2)
+    together = comparison(prediction, wanted, uniform).costs(1)
+    for image, cost in enumerate(together):
+        one = BoxPrediction(
+            class_logits=prediction.class_logits[:, image : image + 1],
+            boxes=prediction.boxes[:, image : image + 1],
+        )
+        alone = comparison(one, wanted[image : image + 1], uniform).costs(1)
+        torch.testing.assert_close(cost, alone[0])
+        assert cost.shape == (7, len(wanted[image]))

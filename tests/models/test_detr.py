@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 
@@ -79,8 +82,34 @@ def test_masks_do_not_depend_on_how_many_are_made_at_once(
         again = model(pixels, valid)
     assert isinstance(prediction, BoxMaskPrediction)
     assert prediction.mask_logits.shape == (2, 5, 18, 26)
-    assert prediction.boxes.shape == (1, 2, 5, 4)
+    assert prediction.boxes.shape == (3, 2, 5, 4)
+    assert torch.equal(prediction.of_boxes().boxes, model.detr(pixels, valid).boxes)
+    of_masks = prediction.of_masks().mask_logits()
+    torch.testing.assert_close(of_masks, prediction.mask_logits)
     torch.testing.assert_close(prediction.mask_logits, again.mask_logits)
+
+
+@pytest.mark.parametrize("positions", ["attention", "input_and_attention"])
+def test_only_positions_in_the_input_tell_equal_cells_apart(
+    positions: Literal["attention", "input_and_attention"],
+) -> None:
+    built = build_model(replace(SMALL, mask_head=False, stride=8, positions=positions), CLASSES)
+    assert isinstance(built, Detr)
+    built.eval()
+    same = torch.randn(1, built.backbone.channels[8], 1, 1).expand(-1, -1, 5, 7)
+    with torch.inference_mode():
+        memory = built.detect({8: same}, torch.ones(1, 5, 7, dtype=torch.bool)).memory
+    assert memory.shape[2:] == (5, 7)
+    alike = torch.allclose(memory, memory[:, :, :1, :1].expand_as(memory), atol=1e-5)
+    assert alike == (positions == "attention")
+
+
+def test_a_finer_stride_with_a_mask_head() -> None:
+    built = build_model(replace(SMALL, stride=8), CLASSES).eval()
+    with torch.inference_mode():
+        prediction = built(torch.randn(1, 3, 64, 96))
+    assert isinstance(prediction, BoxMaskPrediction)
+    assert prediction.mask_logits.shape == (1, 5, 16, 24)
 
 
 def test_all_parameters_but_one_learn() -> None:

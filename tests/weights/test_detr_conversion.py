@@ -81,3 +81,9 @@ def test_a_file_with_a_tensor_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not the weights of a DETR"):
         import_original(tensors, Path("broken.pth"), "")
     assert ORIGINAL.model == "DETR"
+
+
+def test_settings_that_others_do_not_have(tmp_path: Path) -> None:
+    save(tmp_path / "ours", replace(SMALL, stride=16, positions="input_and_attention"), 5)
+    with pytest.raises(WeightsError, match=r"stride is 16, positions is 'input_and_attention'"):
+        convert(tmp_path / "ours", tmp_path / "theirs.pth", to="original")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,18 @@ from scipy import ndimage
 from torch import Tensor
 
 from unimask.data.views import as_instance, labels_of_model
-from unimask.structures import BoxDataset, BoxSample, Categories, Dataset, Detections, Segments
+from unimask.ops.boxes import scale_of, xyxy_to_cxcywh
+from unimask.structures import (
+    Batch,
+    BoxDataset,
+    BoxMaskTargets,
+    BoxSample,
+    Categories,
+    Dataset,
+    Detections,
+    Segments,
+    Size,
+)
 
 
 @runtime_checkable
@@ -102,6 +113,21 @@ def boxes_around(segments: Segments) -> Detections:
         areas=segments.areas().float(),
         is_crowd=segments.is_crowd,
     ).select(found)
+
+
+def box_mask_targets(batch: Batch) -> Batch:
+    """The batch with boxes around its segments, for models that find both."""
+    placements = batch.images.placements
+    pairs = zip(cast(tuple[Segments, ...], batch.targets), placements, strict=True)
+    targets = tuple(
+        BoxMaskTargets(segments=segments, boxes=_relative(boxes_around(segments).boxes, placement.resized))
+        for segments, placement in pairs
+    )
+    return replace(batch, targets=targets)
+
+
+def _relative(boxes: Float[Tensor, "boxes 4"], size: Size) -> Float[Tensor, "boxes 4"]:
+    return xyxy_to_cxcywh(boxes / scale_of(size, boxes))
 
 
 def _corners(place: tuple[slice, slice]) -> Float[Tensor, " 4"]:

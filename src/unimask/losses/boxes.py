@@ -51,8 +51,11 @@ class ComparedBoxes:
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
         """The weighted cost of every query for every target, of each picture."""
-        pictures = zip(self.boxes[index], self.targets, strict=True)
-        return [weighted_cost(self.terms, boxes, target) for boxes, target in pictures]
+        boxes, counts = self.boxes[index], [len(target) for target in self.targets]
+        # all pictures at once: most of these costs are of no use, but one large step is faster than many small
+        cost = weighted_cost(self.terms, boxes.flatten(0, 1), torch.cat(self.targets))
+        parts = cost.unflatten(0, boxes.shape[:2]).split(counts, dim=2)
+        return [part[image] for image, part in enumerate(parts)]
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""

@@ -4,13 +4,21 @@ from torch import Tensor
 
 from unimask.config import LossConfig
 from unimask.errors import ConfigError
+from unimask.losses.box_masks import BoxMaskComparison
 from unimask.losses.boxes import BoxComparison
 from unimask.losses.criterion import Average, Criterion
 from unimask.losses.masks import MaskComparison
 from unimask.losses.pixels import PixelCriterion
 from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, FocalTerm, MaskTerm
-from unimask.structures import BoxPrediction, BoxTargets, MaskPrediction, Segments
+from unimask.structures import (
+    BoxMaskPrediction,
+    BoxMaskTargets,
+    BoxPrediction,
+    BoxTargets,
+    MaskPrediction,
+    Segments,
+)
 
 MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
@@ -30,11 +38,9 @@ def build_criterion(
         ConfigError: a setting has an impossible value.
     """
     _check(config)
-    mask_term = MASK_TERMS[config.mask_term](weight=config.mask_weight)
-    terms = (mask_term, DiceTerm(weight=config.dice_weight))
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        comparison=MaskComparison(terms=terms, sampling=_sampling(config)),
+        comparison=_mask_comparison(config),
         deep_supervision=config.deep_supervision,
         average=average,
     )
@@ -49,10 +55,26 @@ def build_box_criterion(
         ConfigError: a setting has an impossible value.
     """
     _check(config)
-    terms = (BoxTerm(weight=config.box_weight), BoxOverlapTerm(weight=config.overlap_weight))
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        comparison=BoxComparison(terms=terms),
+        comparison=_box_comparison(config),
+        deep_supervision=config.deep_supervision,
+        average=average,
+    )
+
+
+def build_box_mask_criterion(
+    config: LossConfig, num_classes: int, average: Average = one_process
+) -> Criterion[BoxMaskPrediction, BoxMaskTargets]:
+    """As `build_criterion`, for boxes of every layer and masks of the last.
+
+    Raises:
+        ConfigError: a setting has an impossible value.
+    """
+    _check(config)
+    return Criterion(
+        class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
+        comparison=BoxMaskComparison(boxes=_box_comparison(config), masks=_mask_comparison(config)),
         deep_supervision=config.deep_supervision,
         average=average,
     )
@@ -68,6 +90,17 @@ def build_pixel_criterion(
     """
     _check(config)
     return PixelCriterion(config.class_weight, config.deep_supervision)
+
+
+def _box_comparison(config: LossConfig) -> BoxComparison:
+    terms = (BoxTerm(weight=config.box_weight), BoxOverlapTerm(weight=config.overlap_weight))
+    return BoxComparison(terms=terms)
+
+
+def _mask_comparison(config: LossConfig) -> MaskComparison:
+    mask_term = MASK_TERMS[config.mask_term](weight=config.mask_weight)
+    terms = (mask_term, DiceTerm(weight=config.dice_weight))
+    return MaskComparison(terms=terms, sampling=_sampling(config))
 
 
 def _sampling(config: LossConfig) -> Sampling:

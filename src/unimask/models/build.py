@@ -11,7 +11,7 @@ from torch.nn import functional
 from unimask.config import DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
-from unimask.models.detr import Detr
+from unimask.models.detr import Detr, with_positions, without_positions
 from unimask.models.detr_masks import GROUPS, AttentionMaps, DetrWithMasks, MaskPyramid
 from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
@@ -41,7 +41,7 @@ from unimask.nn.transformer import (
 )
 from unimask.sequence_config import SequenceModelConfig
 
-DETR_STRIDE = 32  # of the map that its transformer works on; with a dilated backbone as large as stride 16
+ENCODER_INPUT = {"attention": without_positions, "input_and_attention": with_positions}
 MOST_OCTAVES = 10  # finer waves than any map has cells
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
@@ -222,19 +222,20 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         feedforward_channels=config.feedforward_channels,
         layers=config.decoder_layers,
         dropout=config.dropout,
-        memory_strides=(DETR_STRIDE,),
+        memory_strides=(config.stride,),
         level_embedding=False,
         visibility="full",
         order=("self", "cross", "feedforward"),
         query_features="zeros",
         predict_before_layers=False,
     )
-    memory = {DETR_STRIDE: config.channels}
+    memory = {config.stride: config.channels}
     detr = Detr(
         backbone,
-        nn.Conv2d(in_channels[DETR_STRIDE], config.channels, 1),
+        nn.Conv2d(in_channels[config.stride], config.channels, 1),
         TransformerEncoder([encoder_layer(*sizes) for _ in range(config.encoder_layers)]),
         _query_decoder(decoder, memory, BoxHeads(config.channels, num_classes), "model"),
+        ENCODER_INPUT[config.positions],
     )
     if not config.mask_head:
         return detr
@@ -244,7 +245,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         channels=config.channels,
         heads=config.heads,
         widest=config.channels,
-        in_channels=tuple(in_channels[stride] for stride in (16, 8, 4)),
+        in_channels=tuple(in_channels[stride] for stride in (16, 8, 4) if stride < config.stride),
     )
     return DetrWithMasks(detr, AttentionMaps(config.channels, config.heads), pyramid)
 

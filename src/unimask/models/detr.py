@@ -1,6 +1,6 @@
 """A picture becomes a set of (class, box) pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +34,28 @@ def valid_cells(
     return functional.interpolate(valid[None].float(), size)[0] > 0.5
 
 
+EncoderInput = Callable[[Tensor, Tensor], Tensor]
+"""What the encoder takes, from a map (batch, channels, height, width) and the positions of its cells."""
+
+
+def without_positions(maps: Tensor, positions: Tensor) -> Tensor:
+    """The map as it is; positions are told in the attention only."""
+    return maps
+
+
+def with_positions(maps: Tensor, positions: Tensor) -> Tensor:
+    """The map with the positions added, so that what is attended to also says where it was.
+
+    Source: DETR (2005.12872), Table 3 ("at input"); there, it replaces the positions in the attention.
+    """
+    return maps + positions
+
+
 class Detr(nn.Module):
     """Backbone, transformer encoder, query decoder.
 
-    The encoder works on the map of one stride, the one that `query_decoder` asks for: the last. `projection`
-    brings it to the width of the transformer.
+    The encoder works on the map of one stride, the one that `query_decoder` asks for: the last, in the paper.
+    `projection` brings it to the width of the transformer, `encoder_input` may add positions to it.
 
     Source: DETR (2005.12872), Sec. 3.2, Fig. 2 and A.3.
     """
@@ -49,8 +66,10 @@ class Detr(nn.Module):
         projection: nn.Module,
         encoder: TransformerEncoder,
         query_decoder: QueryDecoder,
+        encoder_input: EncoderInput = without_positions,
     ) -> None:
         super().__init__()
+        self.encoder_input = encoder_input
         self.backbone = backbone
         self.projection = projection
         self.encoder = encoder
@@ -88,8 +107,9 @@ class Detr(nn.Module):
     ) -> Seen:
         """What the transformer makes of the backbone's maps; `valid` has the size of the one it works on."""
         projected = self.projection(maps[self.stride])
-        positions = padded_sine_positions(valid, projected.shape[1]).flatten(1, 2)
-        memory = self.encoder(projected, positions, valid)
+        positions = padded_sine_positions(valid, projected.shape[1])
+        placed = self.encoder_input(projected, positions.movedim(-1, 1))
+        memory = self.encoder(placed, positions.flatten(1, 2), valid)
         class_logits, boxes, queries = self.query_decoder(
             {self.stride: memory}, see_everything, {self.stride: valid}
         )

@@ -114,7 +114,7 @@ class DetrWithMasks(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> BoxMaskPrediction:
-        """Classes, boxes and masks of the final queries; `pixels` and `valid` as for `Detr`."""
+        """Classes and boxes after every layer, masks after the last; `pixels` and `valid` as for `Detr`."""
         seen = self.detr.look(pixels, valid)
         attention = self.attention(seen.queries[-1], seen.memory, seen.valid)
         finer = self.finer_maps(seen)
@@ -125,7 +125,7 @@ class DetrWithMasks(nn.Module):
             groups = attention[one].split(QUERIES_AT_ONCE, dim=1)
             masks.append(torch.cat([self.pyramid(seen.projected[one], each, maps) for each in groups], dim=1))
         return BoxMaskPrediction(
-            class_logits=seen.class_logits[-1:], boxes=seen.boxes[-1:], mask_logits=torch.cat(masks)
+            class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=torch.cat(masks)
         )
 
     def finer_maps(self, seen: Seen) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:

@@ -50,22 +50,28 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
         )
 
 
+_DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {
+    "detection": "model.mask_head=false"
+}
+"""Task -> the setting with which a DETR is trained for it."""
+
+
 def check_model(model: ModelConfig | DetrConfig, task: str) -> None:
     """Nothing comes out; a model of this kind can be trained for the task.
 
     Raises:
         ConfigError: it cannot.
     """
-    trained = tasks_of(model) if isinstance(model, ModelConfig) else ("detection",)
+    trained = tasks_of(model)
+    presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
+    if isinstance(model, DetrConfig):
+        if model.mask_head:  # without masks to learn from, the mask head would stay random
+            trained = tuple(known for known in trained if known != "detection")
+        presets = _DETR_FOR.get(task, presets)
     if task not in trained:
-        presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
         raise ConfigError(
             "task",
             f"the model of this preset is trained for {', '.join(trained)}, not {task}; take {presets}",
-        )
-    if isinstance(model, DetrConfig) and model.mask_head:
-        raise ConfigError(
-            "model.mask_head", "the mask head is there for weights of others; it is not trained"
         )
 
 

@@ -8,9 +8,12 @@ from unimask.checkpoint import load_model, resolve_weights
 from unimask.config import BackboneConfig
 from unimask.errors import WeightsError
 from unimask.models.build import Model
+from unimask.models.detr import Detr
+from unimask.models.detr_masks import DetrWithMasks
 from unimask.structures import Categories
 from unimask.weights.imagenet import ImageNetSource, load_imagenet
 
+_DETECTOR = "detr."  # where a `DetrWithMasks` has its detector
 _CLASS_HEAD = ("query_decoder.heads.classes.weight", "query_decoder.heads.classes.bias")
 
 
@@ -22,7 +25,8 @@ def load_initial(
     `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet) or
     `imagenet:FILE` (from a file), or a model folder or a model of the package, whose categories may differ.
     Of another model, the rows of the class head are taken by the name of the category; a category that it
-    does not know keeps its random row, and "no object" is always taken.
+    does not know keeps its random row, and "no object" is always taken. A DETR without a mask head may start
+    one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first).
 
     Raises:
         WeightsError: the weights are not there, or belong to another architecture.
@@ -37,7 +41,11 @@ def load_initial(
     other, other_file = load_model(folder)
     own = model.state_dict()
     theirs = other.state_dict()
-    for key in (key for key in _CLASS_HEAD if key in theirs):
+    if isinstance(model, DetrWithMasks) and isinstance(other, Detr):
+        # the mask head is added to a detector, and starts at random
+        detector = {f"{_DETECTOR}{key}": value for key, value in theirs.items()}
+        theirs = {key: value for key, value in own.items() if not key.startswith(_DETECTOR)} | detector
+    for key in [key for key in theirs if key.removeprefix(_DETECTOR) in _CLASS_HEAD]:
         theirs[key] = _by_category(own[key], theirs[key], categories, other_file.categories)
     missing = tuple(key for key in own if key not in theirs)
     unexpected = tuple(key for key in theirs if key not in own)

@@ -9,10 +9,16 @@ import torch
 from torch import nn
 
 from unimask.checkpoint import ModelFile, save_model
-from unimask.config import Experiment, ModelConfig, TrainingConfig
+from unimask.config import DetrConfig, Experiment, ModelConfig, TrainingConfig
+from unimask.data.box_views import box_mask_targets
 from unimask.data.loader import training_loader
 from unimask.evaluation import TaskMetrics
-from unimask.losses.build import build_box_criterion, build_criterion, build_pixel_criterion
+from unimask.losses.build import (
+    build_box_criterion,
+    build_box_mask_criterion,
+    build_criterion,
+    build_pixel_criterion,
+)
 from unimask.losses.criterion import Average
 from unimask.models.build import Model, build_model
 from unimask.structures import Batch
@@ -95,16 +101,20 @@ class MaskJob:
         return count_targets(batches)
 
     def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int], LossOfBatch]:
-        """Matching and losses on masks, or on boxes."""
+        """Matching and losses on masks, on boxes, or on both."""
         of_masks = {"masks": build_criterion, "pixels": build_pixel_criterion}
+        of_boxes = {False: build_box_criterion, True: build_box_mask_criterion}
         described = self.experiment.model
-        build = (
-            of_masks[described.classification] if isinstance(described, ModelConfig) else build_box_criterion
-        )
+        if isinstance(described, ModelConfig):
+            build = of_masks[described.classification]
+        else:
+            build = of_boxes[described.mask_head]
         criterion = build(self.experiment.losses, len(self.task.categories), average=average).to(device)
+        both = isinstance(described, DetrConfig) and described.mask_head
+        prepare: Callable[[Batch], Batch] = box_mask_targets if both else _as_it_is
 
         def measure(batch: Batch, seed: int) -> LossOfBatch:
-            return LossOfBatch(to_device(batch, device), criterion, uniform_source(seed, device))
+            return LossOfBatch(to_device(prepare(batch), device), criterion, uniform_source(seed, device))
 
         return measure
 
@@ -132,3 +142,8 @@ class MaskJob:
             licence=self.licence,
             provenance=provenance,
         )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Nothing to add to the targets."""
+    return batch

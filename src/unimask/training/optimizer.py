@@ -53,7 +53,7 @@ def parameter_groups(model: nn.Module) -> tuple[ParameterGroup, ...]:
     """
     parts: dict[tuple[bool, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, module, parameter in _trainable(model):
-        key = (name.split(".")[0] == "backbone", _decays(name, module))
+        key = ("backbone" in name.split(".")[:2], _decays(name, module))  # DETR with masks has a detector
         parts.setdefault(key, []).append((name, parameter))
     return tuple(
         ParameterGroup(

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimask.structures import Batch, BoxPrediction, Losses, MaskPrediction, Uniform
+from unimask.structures import Batch, BoxMaskPrediction, BoxPrediction, Losses, MaskPrediction, Uniform
 
-Prediction = MaskPrediction | BoxPrediction
+Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
 Criterion = Callable[[Any, Any, Uniform], Losses]
 """Prediction and targets are of one kind, that of the model."""
 
@@ -46,8 +46,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _moved(target: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    """A dataclass of tensors with every one of them moved."""
-    return dataclasses.replace(target, **{name: move(tensor) for name, tensor in vars(target).items()})
+    """A dataclass of tensors, or of dataclasses of tensors, with every one of them moved."""
+    parts = {
+        name: move(part) if isinstance(part, Tensor) else _moved(part, move)
+        for name, part in vars(target).items()
+    }
+    return dataclasses.replace(target, **parts)
 
 
 class LossOfBatch:

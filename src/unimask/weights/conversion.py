@@ -299,7 +299,10 @@ def export(model: Model, model_file: ModelFile, origin: Origin) -> dict[str, Ten
         WeightsError: the model has settings or tensors that `origin` does not know.
     """
     experiment = model_file.experiment
-    differing = "" if isinstance(experiment.model, DetrConfig) else _differing(experiment.model, origin)
+    if isinstance(experiment.model, DetrConfig):
+        differing = _differing_detr(experiment.model)
+    else:
+        differing = _differing(experiment.model, origin)
     if differing:
         raise WeightsError(experiment.model.backbone.name, f"{origin.title} has no such model: {differing}")
     renamed = to_theirs(model.state_dict(), origin.rules)
@@ -311,6 +314,16 @@ def export(model: Model, model_file: ModelFile, origin: Origin) -> dict[str, Ten
         )
     constants = origin.constants(renamed.tensors, experiment.losses.no_object_weight)
     return {**renamed.tensors, **constants}
+
+
+def _differing_detr(model: DetrConfig) -> str:
+    usual = DetrConfig()
+    fixed = ("stride", "positions")
+    return ", ".join(
+        f"{name} is {getattr(model, name)!r}"
+        for name in fixed
+        if getattr(model, name) != getattr(usual, name)
+    )
 
 
 def _differing(model: ModelConfig, origin: Origin) -> str:
