@@ -98,8 +98,8 @@ class DetrConfig:
     queries: int = 100  # the most objects that a picture can have
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
     stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small pictures
-    # where cells are told their place: in queries and keys of each attention, as in the paper, or also once in
-    # the encoder's input, for a backbone too shallow to see the picture's borders from everywhere
+    # where cells are told their place: in queries and keys of each attention, as in the paper, or also once
+    # in the encoder's input, for a backbone too shallow to see the picture's borders from everywhere
     positions: Literal["attention", "input_and_attention"] = "attention"
 
 

@@ -22,7 +22,7 @@ from unimask.config import (
 DETR_LOSSES = LossConfig(
     class_weight=1.0, mask_term="focal", mask_weight=1.0, dice_weight=1.0, sampling="pixels"
 )
-"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4); focal and Dice loss of the mask head (Sec. 4.2)."""
+"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4); focal and Dice loss of masks (Sec. 4.2)."""
 
 
 def detr(backbone: str, dilated: bool = False) -> Experiment:

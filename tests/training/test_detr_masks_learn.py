@@ -126,7 +126,7 @@ def test_a_training_and_what_it_leaves(tmp_path: Path, task: str, metric: str) -
 def test_a_trained_detector_gets_a_mask_head(tmp_path: Path) -> None:
     boxes = override(experiment(), {"model.mask_head": False, "training.evaluate_every": 0})
     train(boxes, "detection", "shapes:61x67", tmp_path / "boxes", device="cpu")
-    detector, about = load_model(tmp_path / "boxes" / "model")
+    detector, _ = load_model(tmp_path / "boxes" / "model")
     categories = open_dataset("shapes", "val", "panoptic").categories
     model = build_model(MODEL, len(categories))
     assert isinstance(model, DetrWithMasks)

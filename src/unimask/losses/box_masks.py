@@ -1,7 +1,7 @@
 """Boxes and masks beside those of the targets: for a detection model with a mask head."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -47,6 +47,16 @@ class ComparedBoxMasks:
     boxes: ComparedBoxes
     masks: ComparedMasks
     last: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The boxes, then what the masks are made of."""
+        return *self.boxes.tensors, *self.masks.tensors
+
+    def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxMasks":
+        """The same comparison of other tensors in place of `tensors`."""
+        count = len(self.boxes.tensors)
+        return replace(self, boxes=self.boxes.of(tensors[:count]), masks=self.masks.of(tensors[count:]))
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
         """The weighted cost of the boxes alone."""

@@ -229,7 +229,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         query_features="zeros",
         predict_before_layers=False,
     )
-    memory = {config.stride: config.channels}
+    memory: dict[int, int] = {config.stride: config.channels}
     detr = Detr(
         backbone,
         nn.Conv2d(in_channels[config.stride], config.channels, 1),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unimask.checkpoint import ModelFile, save_model
-from unimask.config import DetrConfig, Experiment, ModelConfig, TrainingConfig
+from unimask.config import DetrConfig, Experiment, LossConfig, ModelConfig, TrainingConfig
 from unimask.data.box_views import box_mask_targets
 from unimask.data.loader import training_loader
 from unimask.evaluation import TaskMetrics
@@ -26,6 +26,8 @@ from unimask.training.initial import load_initial
 from unimask.training.job import Stream
 from unimask.training.step import LossOfBatch, count_targets, to_device, uniform_source
 from unimask.training.task import TrainingTask, describe_run, evaluate_model
+
+BuildCriterion = Callable[[LossConfig, int, Average], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +104,14 @@ class MaskJob:
 
     def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int], LossOfBatch]:
         """Matching and losses on masks, on boxes, or on both."""
-        of_masks = {"masks": build_criterion, "pixels": build_pixel_criterion}
-        of_boxes = {False: build_box_criterion, True: build_box_mask_criterion}
+        of_masks: dict[str, BuildCriterion] = {"masks": build_criterion, "pixels": build_pixel_criterion}
+        of_boxes: dict[bool, BuildCriterion] = {False: build_box_criterion, True: build_box_mask_criterion}
         described = self.experiment.model
         if isinstance(described, ModelConfig):
             build = of_masks[described.classification]
         else:
             build = of_boxes[described.mask_head]
-        criterion = build(self.experiment.losses, len(self.task.categories), average=average).to(device)
+        criterion = build(self.experiment.losses, len(self.task.categories), average).to(device)
         both = isinstance(described, DetrConfig) and described.mask_head
         prepare: Callable[[Batch], Batch] = box_mask_targets if both else _as_it_is
 
