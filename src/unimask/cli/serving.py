@@ -52,19 +52,21 @@ def serve(
     limits = Limits(bytes=megabytes * 2**20, pixels=int(megapixels * 1e6), waiting=waiting, seconds=seconds)
     local = host in LOOPBACK
     token = os.environ.get(TOKEN_VARIABLE, "") or ("" if local else secrets.token_urlsafe(16))
-    listening = _listen(host, port)
-    models = _load_all(weights or ["nuclei"], device, precision.value)
-    app = create_app(
-        models,
-        limits,
-        Access(token=token, names=LOOPBACK_NAMES if local else frozenset()),
-        batch_size=batch_size,
-        examples=_examples(examples),
-    )
-    address = f"http://{'[' + host + ']' if ':' in host else host}:{listening.getsockname()[1]}/"
-    show.show_line(f"unimask serves {', '.join(models)} on {address}{'#token=' + token if token else ''}")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="on")
-    uvicorn.Server(config).run(sockets=[listening])
+    with _listen(host, port) as listening:
+        models = _load_all(weights or ["nuclei"], device, precision.value)
+        app = create_app(
+            models,
+            limits,
+            Access(token=token, names=LOOPBACK_NAMES if local else frozenset()),
+            batch_size=batch_size,
+            examples=_examples(examples),
+        )
+        address = f"http://{'[' + host + ']' if ':' in host else host}:{listening.getsockname()[1]}/"
+        show.show_line(f"unimask serves {', '.join(models)} on {address}{'#token=' + token if token else ''}")
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, lifespan="on"
+        )
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -72,8 +74,12 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except BaseException:
+            listening.close()
+            raise
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError("port", f"{host}:{port} cannot be used ({reason}); try another --port") from None
