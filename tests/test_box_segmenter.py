@@ -89,7 +89,7 @@ def test_results_are_written_and_fit_coco(segmenter: Segmenter, tmp_path: Path) 
 
 def test_what_it_cannot_do_is_refused(segmenter: Segmenter) -> None:
     image = pictures()[0]
-    with pytest.raises(ConfigError, match="it knows: panoptic, detection"):
+    with pytest.raises(ConfigError, match="it knows: panoptic, instance, detection"):
         segmenter.predict(image, task="semantic")
     with pytest.raises(ConfigError, match="from 0 to 1"):
         segmenter.predict(image, task="detection", threshold=1.5)
