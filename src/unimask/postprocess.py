@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from unimask.config import PostprocessConfig, Task
-from unimask.ops.dispatch import look_up, one_by_one
+from unimask.ops.dispatch import look_up
 from unimask.ops.masks import LayerPacker
 from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
@@ -21,6 +21,9 @@ from unimask.structures import Categories, MaskPrediction, Placement, Segments
 ELEMENTS_AT_ONCE = (
     2**21
 )  # of a tensor with a value per query (or class) and pixel of a window: 8 MB in float32
+
+
+CONTENDED_SIDE = 128  # of the square windows in which queries compete for pixels: in each only a few do
 
 
 def read(
@@ -180,8 +183,7 @@ def panoptic(
     if len(queries) == 0:
         empty = torch.zeros((1, *placement.original), dtype=torch.int16, device=class_logits.device)
         return _segments(empty, labels, scores)
-    compete = _compete_in_turn if one_by_one(mask_features) else _compete
-    winner, inside, own_areas = compete(scores, embeddings, mask_features, placement)
+    winner, inside, own_areas = _compete(scores, embeddings, mask_features, placement)
     if fill == "winner":
         inside = torch.ones_like(inside)
     won = torch.bincount(winner.flatten(), minlength=len(queries))
@@ -207,40 +209,31 @@ def _compete(
     winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
     inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
     own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
-    for rows, columns in windows.tiles(_side(len(scores))):
-        probabilities = _window_logits(embeddings, features, windows, rows, columns).sigmoid()
+    for rows, columns in windows.tiles(min(CONTENDED_SIDE, _side(len(scores)))):
+        cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *windows.source(rows, columns)])
+        queries = _contenders(scores, cells)
+        probabilities = windows.resize(cells[queries], rows, columns).sigmoid_()
         masks = probabilities >= 0.5
-        best = (scores[:, None, None] * probabilities).max(dim=0).indices  # much faster than argmax
-        winner[rows, columns] = best
+        best = (scores[queries, None, None] * probabilities).max(dim=0).indices  # much faster than argmax
+        winner[rows, columns] = queries.short()[best]
         inside[rows, columns] = masks.gather(0, best[None])[0]
-        own_areas += masks.float().sum(dim=(1, 2)).long()  # exact: a window has fewer than 2^24 pixels
+        areas = masks.float().sum(dim=(1, 2)).long()  # exact: a window has fewer than 2^24 pixels
+        own_areas.index_add_(0, queries, areas)
     return winner, inside, own_areas
 
 
-def _compete_in_turn(
-    scores: Float[Tensor, " queries"],
-    embeddings: Float[Tensor, "queries channels"],
-    features: Float[Tensor, "channels map_height map_width"],
-    placement: Placement,
-) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
-    """As `_compete`, by a running maximum: one query after the other in a few rows, which fit a cache."""
-    windows = restoration(placement, (features.shape[1], features.shape[2]))
-    winner = torch.zeros(placement.original, dtype=torch.int16, device=features.device)
-    inside = torch.zeros(placement.original, dtype=torch.bool, device=features.device)
-    own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
-    for rows, columns in windows.strips():
-        source = windows.source(rows, columns)
-        cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *source])
-        highest = torch.full_like(winner[rows, columns], -1, dtype=torch.float32)
-        for query, score in enumerate(scores.tolist()):
-            values = windows.resize(cells[query : query + 1], rows, columns)[0].sigmoid_()
-            own = values >= 0.5
-            own_areas[query] += torch.count_nonzero(own)
-            better = values.mul_(score) > highest
-            torch.maximum(highest, values, out=highest)
-            winner[rows, columns].masked_fill_(better, query)
-            inside[rows, columns].logical_and_(better.logical_not()).logical_or_(own.logical_and_(better))
-    return winner, inside, own_areas
+def _contenders(
+    scores: Float[Tensor, " queries"], cells: Float[Tensor, "queries rows columns"]
+) -> Int64[Tensor, " contenders"]:
+    """The queries that may win a pixel made of these cells, or whose mask may hold one; at least one query.
+
+    Resizing makes no value beyond those it is made of. So a query has no say if even its largest value is
+    below 0 and below what another one has everywhere; the margins are for rounding.
+    """
+    lowest, highest = cells.amin(dim=(1, 2)), cells.amax(dim=(1, 2))
+    everywhere = (scores * lowest.sigmoid()).max()
+    somewhere = scores * highest.sigmoid()
+    return ((highest > -1e-3) | (somewhere * (1 + 1e-4) >= everywhere)).nonzero()[:, 0]
 
 
 def _number(

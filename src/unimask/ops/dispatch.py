@@ -161,8 +161,3 @@ def look_up(
     if numbers.device.type != "cpu":
         return table[numbers.int()]
     return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))
-
-
-def one_by_one(maps: Tensor) -> bool:
-    """Whether masks are read one after the other: on the CPU, where one then stays in the cache."""
-    return _on_cpu(maps)

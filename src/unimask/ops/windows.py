@@ -103,12 +103,6 @@ class Windows:
             for left in range(0, width, side):
                 yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
 
-    def strips(self) -> Iterator[tuple[slice, slice]]:
-        """A few whole rows at a time."""
-        height, width = self.size
-        for top in range(0, height, BLOCK):
-            yield slice(top, min(top + BLOCK, height)), slice(0, width)
-
     def source(self, rows: slice, columns: slice) -> tuple[slice, slice]:
         """The window of the input that a window of the output touches."""
         return slice(*self.rows.first(rows.start, rows.stop)), slice(
