@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.settings import Outcome, Settings
 
-SUITES = ("inference", "postprocessing", "training", "loader", "metrics")
+SUITES = ("inference", "reduced", "postprocessing", "training", "loader", "metrics")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,8 +44,16 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def run_suite(name: str, settings: "Settings") -> "Outcome":
-    """What the module of that name measures."""
-    outcome: Outcome = importlib.import_module(f"benchmarks.{name}").run(settings)
+    """What the module of that name measures; where it fails, a table that says why."""
+    from benchmarks.settings import Outcome, reason
+    from unimask.benchmark.tables import Table
+
+    try:
+        outcome: Outcome = importlib.import_module(f"benchmarks.{name}").run(settings)
+    except Exception as error:  # the other suites are run nevertheless
+        traceback.print_exc()
+        table = Table(title=f"Suite {name}", about=reason(error), columns=("suite",), rows=((name,),))
+        return Outcome(tables=(table,), details={"failed": str(error)})
     return outcome
 
 

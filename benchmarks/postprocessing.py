@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import original_reading
-from benchmarks.settings import Case, Outcome, Settings, case_details, case_table
+from benchmarks.settings import Case, Outcome, Settings, case_details, case_table, peak_or_none, progress
 from unimask import postprocess
-from unimask.benchmark.memory import Peak, measure_peak, peak_in_fresh_process
+from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.timing import Stopwatch, interleave
 from unimask.checkpoint import load_categories
 from unimask.structures import Placement, Segments
@@ -144,11 +144,12 @@ def run(settings: Settings) -> Outcome:
     scene = make_scene(settings.quick, device)
     cases = []
     for task in TASKS:
+        progress(f"post-processing, {task}")
         words = agreement(scene, task)
         with torch.inference_mode():
             runs = {side: _timed(make(scene, task)) for side, make in WORK.items()}
             rounds = interleave(runs, device, rounds=2 if settings.quick else 7)
-        peaks = {side: peak_in_fresh_process(peak_of, side, task, settings) for side in SIDES}
+        peaks = {side: peak_or_none(peak_of, side, task, settings) for side in SIDES}
         cases.append(Case(name=task, rounds=rounds, peaks=peaks, remarks={SIDES[1]: words}))
     height, width = scene.placement.original
     table = case_table(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.settings import Outcome, Settings
+from benchmarks.targets import target_table
 from unimask.benchmark.tables import Table, to_markdown, to_plain
 from unimask.errors import DataError
 from unimask.training.machine import describe_machine
@@ -69,10 +70,11 @@ def write(folder: Path, name: str, record: Mapping[str, object]) -> tuple[Path, 
 
 
 def markdown(record: Mapping[str, object]) -> str:
-    """What a record says: a sentence on the machine, then all tables."""
-    parts = [_sentence(record)]
+    """What a record says: a sentence on the machine, the targets, then all tables."""
     suites = record["suites"]
     assert isinstance(suites, Mapping)
+    targets = target_table({name: suite["details"] for name, suite in suites.items()})
+    parts = [_sentence(record), to_markdown(targets)]
     for suite in suites.values():
         parts += [to_markdown(_table(plain)) for plain in suite["tables"]]
     return "\n".join(parts)

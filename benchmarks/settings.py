@@ -1,12 +1,15 @@
 """What every suite is told, and what it gives back."""
 
-from collections.abc import Mapping, Sequence
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from unimask.benchmark.measure import MEGABYTE
-from unimask.benchmark.memory import NOT_DONE, Peak
+from unimask.benchmark.memory import NOT_DONE, Peak, peak_in_fresh_process
 from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Rounds
 
@@ -46,6 +49,28 @@ class Case:
     remarks: Mapping[str, str]  # what each side computed, so that one sees it is the same
 
 
+def progress(text: str) -> None:
+    """A line that says what is done now."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def reason(error: Exception) -> str:
+    """What a table says of something that failed; the same is said at once."""
+    lines = str(error).strip().splitlines() or [""]
+    text = f"failed: {type(error).__name__}: {lines[0]}"[:160]
+    progress(text)
+    return text
+
+
+def peak_or_none(function: Callable[..., Peak], *arguments: object) -> Peak:
+    """The peak in a new process; `NOT_DONE` where that fails, for any reason."""
+    try:
+        return peak_in_fresh_process(function, *arguments)
+    except Exception as error:  # one side that fails must not end the others
+        reason(error)
+        return NOT_DONE
+
+
 CASE_COLUMNS = ("case", "side", "ms", "peak MB", "time ratio", "memory ratio")
 CASE_ABOUT = (
     "Milliseconds are p50 / p95. Ratios are with the first row of the case: the median over the rounds of "
@@ -57,7 +82,7 @@ def case_table(title: str, about: str, remark: str, cases: Sequence[Case]) -> Ta
     """A row for each side of each case."""
     rows: list[tuple[Cell, ...]] = []
     for case in cases:
-        first = next(iter(case.rounds.seconds))
+        first = next(iter(case.rounds.seconds), "")
         for side in case.rounds.seconds:
             low, high = (1000 * case.rounds.percentile(side, TOTAL, percent) for percent in (50, 95))
             peak, first_peak = (case.peaks.get(name, NOT_DONE).above for name in (side, first))
@@ -69,6 +94,8 @@ def case_table(title: str, about: str, remark: str, cases: Sequence[Case]) -> Ta
             rows.append(
                 (case.name, side, time, round(peak / MEGABYTE, 1), *compared, case.remarks.get(side, ""))
             )
+        failed = [side for side in case.remarks if side not in case.rounds.seconds]
+        rows += [(case.name, side, "-", math.nan, "", "", case.remarks[side]) for side in failed]
     return Table(
         title=title, about=CASE_ABOUT.format(about), columns=(*CASE_COLUMNS, remark), rows=tuple(rows)
     )

@@ -7,9 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.settings import CLASSES, Case, Outcome, Settings, case_details, case_table
+from benchmarks.settings import (
+    CLASSES,
+    Case,
+    Outcome,
+    Settings,
+    case_details,
+    case_table,
+    peak_or_none,
+    progress,
+    reason,
+)
 from unimask.benchmark.measure import MEGABYTE, example_picture
-from unimask.benchmark.memory import Peak, measure_peak, peak_in_fresh_process
+from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.tables import Table
 from unimask.benchmark.timing import Rounds, Stopwatch, interleave
 from unimask.checkpoint import load_model
@@ -27,6 +37,7 @@ class Work:
     size: Size
     batch: int
     segments: int  # in each picture
+    rounds: int = 3  # on the CPU
 
     @property
     def name(self) -> str:
@@ -36,7 +47,7 @@ class Work:
 CASES = (
     Work(size=(512, 512), batch=2, segments=10),
     Work(size=(512, 512), batch=2, segments=30),
-    Work(size=(1024, 1024), batch=1, segments=100),
+    Work(size=(1024, 1024), batch=1, segments=100, rounds=2),
 )
 SCALING = tuple(Work(size=(512, 512), batch=1, segments=count) for count in (10, 100, 300))
 QUICK_CASES = (Work(size=(96, 128), batch=2, segments=7),)
@@ -159,18 +170,17 @@ def run(settings: Settings) -> Outcome:
     with random_model("R50", cases[0].size) as folders:
         where = dict(zip(SIDES, (folders.theirs, folders.ours), strict=True))
         timed = [_time(work, where, settings) for work in cases]
+        progress("training, peaks of memory")
         found = [
             Case(
                 name=work.name,
                 rounds=rounds,
                 remarks=losses,
-                peaks={s: peak_in_fresh_process(peak_of, s, where[s], work, settings) for s in SIDES},
+                peaks={s: peak_or_none(peak_of, s, where[s], work, settings) for s in SIDES},
             )
             for work, (rounds, losses) in zip(cases, timed, strict=True)
         ]
-        peaks = [
-            peak_in_fresh_process(peak_of, SIDES[1], where[SIDES[1]], work, settings) for work in scaling
-        ]
+        peaks = [peak_or_none(peak_of, SIDES[1], where[SIDES[1]], work, settings) for work in scaling]
     table = case_table(
         f"Training step, R50, {settings.precision}",
         "Peak: of the step and its batch, above weights, gradients and optimiser state. Points of the losses "
@@ -194,16 +204,23 @@ def run(settings: Settings) -> Outcome:
 
 
 def _time(work: Work, where: dict[str, Path], settings: Settings) -> tuple[Rounds, dict[str, str]]:
-    """The times of the sides, and the loss of each one's first step."""
+    """The times of the sides, and the loss of each one's first step, which is not timed, or why it failed."""
+    progress(f"training, {work.name}")
     device = settings.torch_device
-    steps = {side: TRAINERS[side](where[side], settings)(work) for side in SIDES}
-    losses: dict[str, str] = {}
+    steps: dict[str, Step] = {}
+    said: dict[str, str] = {}
+    for side in SIDES:
+        try:
+            step = TRAINERS[side](where[side], settings)(work)
+            said[side] = f"{step():.3f}"
+            steps[side] = step
+        except Exception as error:  # the other side is measured nevertheless
+            said[side] = reason(error)
 
     def run_of(side: str, watch: Stopwatch) -> None:
         with watch.stage("step"):
-            loss = steps[side]()
-        losses.setdefault(side, f"{loss:.3f}")
+            steps[side]()
 
-    runs = {side: (lambda watch, side=side: run_of(side, watch)) for side in SIDES}
-    rounds = 1 if settings.quick else 3 if settings.device == "cpu" else 20
-    return interleave(runs, device, rounds=rounds), losses
+    runs = {side: (lambda watch, side=side: run_of(side, watch)) for side in steps}
+    rounds = 1 if settings.quick else work.rounds if settings.device == "cpu" else 20
+    return interleave(runs, device, rounds=rounds, warm_up=0 if settings.device == "cpu" else 2), said

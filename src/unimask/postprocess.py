@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
 from unimask.config import PostprocessConfig, Task
-from unimask.ops.dispatch import look_up
+from unimask.ops.dispatch import in_small_parts, look_up
 from unimask.ops.masks import LayerPacker
 from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
@@ -209,7 +209,8 @@ def _compete(
     winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
     inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
     own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
-    for rows, columns in windows.tiles(min(CONTENDED_SIDE, _side(len(scores)))):
+    side = min(_side(len(scores)), CONTENDED_SIDE) if in_small_parts(features) else _side(len(scores))
+    for rows, columns in windows.tiles(side):
         cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *windows.source(rows, columns)])
         queries = _contenders(scores, cells)
         probabilities = windows.resize(cells[queries], rows, columns).sigmoid_()
@@ -343,8 +344,9 @@ def _foreground(
     probability, area = logits.new_zeros(()), logits.new_zeros(())
     if mask.numel() == 0:
         return mask, probability
-    for start in range(rows.start, rows.stop, BLOCK):  # a few rows stay in the cache
-        strip = slice(start, min(start + BLOCK, rows.stop))
+    at_once = BLOCK if in_small_parts(logits) else height
+    for start in range(rows.start, rows.stop, at_once):
+        strip = slice(start, min(start + at_once, rows.stop))
         values = windows.resize(logits[None][:, *windows.source(strip, columns)], strip, columns)[0]
         inside = mask[strip.start - rows.start : strip.stop - rows.start]
         torch.gt(values, 0, out=inside)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report
-from benchmarks.__main__ import main
+from benchmarks import metrics, report, training
+from benchmarks.__main__ import main, run_suite
 from benchmarks.postprocessing import KEPT, TASKS, agreement, make_scene, our_work
 from benchmarks.settings import Case, Outcome, Settings, case_details, case_table
+from benchmarks.targets import CROWDED, STEP, TARGETS, target_table
 from benchmarks.training import CASES, QUICK_SCALING, SCALING, Work, id_map
 from unimask.benchmark.memory import NOT_DONE, Peak
 from unimask.benchmark.tables import to_plain
@@ -110,3 +111,48 @@ def test_results_fill_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_page_on_performance_can_be_filled() -> None:
     text = (report.ROOT / "docs" / "performance.md").read_text("utf-8")
     assert text.count(report.BEGIN) == text.count(report.END) == 1
+
+
+def test_targets_are_compared_with_what_was_measured() -> None:
+    sides = {
+        "transformers": {"seconds": {"forward": [3.0, 5.0]}, "peak_bytes_above": 100},
+        "unimask": {"seconds": {"forward": [1.0, 2.0]}, "peak_bytes_above": 45},
+    }
+    scaling = {"10 segments": 100, "300 segments": 120}
+    details = {
+        "inference": {"Inference, R50, 640 x 640": sides},
+        "training": {"scaling_peak_bytes_above": scaling},
+    }
+    rows = {row[0]: row[1:] for row in target_table(details).rows}
+    assert rows["R50 640 x 640 forward, float32"] == (2.75, "2.4 or more", "3 or more", "yes")
+    assert rows["R50 640 x 640 inference, peak memory above the weights"][0] == 0.45
+    assert rows["training peak memory: growth from 10 to 300 segments"][3] == "**no**"
+    assert rows["Swin-T 640 x 640 forward, float32"][3] == "not measured"
+    assert len(rows) == len(TARGETS)
+
+
+def test_every_target_names_a_case_that_a_suite_runs() -> None:
+    names = {work.name for work in CASES}
+    assert {STEP.format(10), STEP.format(30), CROWDED} == names
+
+
+def test_a_suite_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(settings: Settings) -> Outcome:
+        raise ValueError("no memory\nat all")
+
+    monkeypatch.setattr(metrics, "run", fail)
+    outcome = run_suite("metrics", QUICK)
+    assert outcome.tables[0].about == "failed: ValueError: no memory"
+
+
+def test_a_side_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(folder: Path, settings: Settings) -> None:
+        raise RuntimeError("too old")
+
+    monkeypatch.setitem(training.TRAINERS, "transformers", broken)
+    monkeypatch.setitem(training.TRAINERS, "unimask", lambda folder, settings: lambda work: lambda: 2.5)
+    work = Work(size=(32, 32), batch=1, segments=1)
+    rounds, said = training._time(work, dict.fromkeys(training.SIDES, Path()), QUICK)
+    assert said == {"transformers": "failed: RuntimeError: too old", "unimask": "2.500"}
+    table = case_table("T", "A.", "loss", [Case(name="one", rounds=rounds, peaks={}, remarks=said)])
+    assert [row[1] for row in table.rows] == ["unimask", "transformers"]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.nn.attention import Attention, Memory, Projected
-from unimask.ops.dispatch import token_by_token
+from unimask.ops.dispatch import recomputed, token_by_token
 
 
 class Residual(nn.Module):
@@ -126,9 +126,12 @@ class EncoderLayer(nn.Module):
         *where: object,
     ) -> Float[Tensor, "batch tokens channels"]:
         """The tokens, one layer further."""
-        seen = self.attention_residual.prepare(tokens)
-        tokens = self.attention_residual(tokens, self.attention(seen + positions, seen, *where))
+        tokens = recomputed(self._attend, tokens, positions, *where)
         return self.feedforward_residual(tokens, self.feedforward(self.feedforward_residual.prepare(tokens)))
+
+    def _attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:
+        seen = self.attention_residual.prepare(tokens)
+        return self.attention_residual(tokens, self.attention(seen + positions, seen, *where))
 
 
 class CrossSublayer(nn.Module):

@@ -23,6 +23,9 @@ from unimask.structures import Size
 TOKENS_AT_ONCE = 1024
 """So many tokens of a feed-forward's hidden width fit into the cache of a processor."""
 
+VERY_MANY_TOKENS = 4096
+"""From so many tokens of a picture on, memory is worth more than the time to compute attention twice."""
+
 WINDOW_TOKENS_AT_ONCE = 4096
 """Tokens of windows whose attention is computed at a time."""
 
@@ -121,6 +124,18 @@ def token_by_token(
     return torch.cat(parts).unflatten(0, tokens.shape[:2])
 
 
+def recomputed(function: Callable[..., Tensor], tokens: Tensor, *others: object) -> Tensor:
+    """`function(tokens, *others)`, where tokens are (batch, tokens, channels).
+
+    Of very many tokens on the CPU only the inputs are kept for the backward pass, which computes the rest
+    again.
+    """
+    if not _on_cpu(tokens) or not torch.is_grad_enabled() or tokens.shape[1] < VERY_MANY_TOKENS:
+        return function(tokens, *others)
+    result: Tensor = checkpoint(function, tokens, *others, use_reentrant=False)
+    return result
+
+
 def window_by_window(
     function: Callable[[Tensor, Tensor], Tensor],
     windows: Float[Tensor, "batch windows tokens channels"],
@@ -161,3 +176,8 @@ def look_up(
     if numbers.device.type != "cpu":
         return table[numbers.int()]
     return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))
+
+
+def in_small_parts(tensor: Tensor) -> bool:
+    """Whether work is cut into parts that fit the cache of a processor: not on other devices."""
+    return _on_cpu(tensor)

@@ -12,6 +12,9 @@ from jaxtyping import Float, Int16, Int64
 from torch import Tensor
 from torch.nn import functional
 
+VALUES_AT_ONCE = 2**19
+"""So many values at points are computed at a time on the CPU where nothing of them is kept."""
+
 
 def sample_features(
     features: Float[Tensor, "batch channels height width"], points: Float[Tensor, "batch points 2"]
@@ -141,8 +144,27 @@ def sample_labels(
     points: Float[Tensor, "segments points 2"],
 ) -> Float[Tensor, "segments points"]:
     """The mask of each of the named segments (1-based) at points of its own, from the id map."""
-    width = layers.shape[2]
     padded = functional.pad(layers, (1, 1, 1, 1))  # number 0 outside: nobody's
+    at_once = _at_once(points)
+    parts = zip(numbers.split(at_once), points.split(at_once), strict=True)
+    return torch.cat([_labels_of_some(layers, padded, *part) for part in parts])
+
+
+def _at_once(points: Float[Tensor, "maps points 2"]) -> int:
+    """The points of how many maps are worth a step of their own."""
+    if points.device.type != "cpu":
+        return max(1, len(points))
+    return max(1, VALUES_AT_ONCE // max(1, points.shape[1]))
+
+
+def _labels_of_some(
+    layers: Int16[Tensor, "layers height width"],
+    padded: Int16[Tensor, "layers padded_height padded_width"],
+    numbers: Int64[Tensor, " segments"],
+    points: Float[Tensor, "segments points 2"],
+) -> Float[Tensor, "segments points"]:
+    """`sample_labels`; `padded` is the id map with a border of zeros."""
+    width = layers.shape[2]
     x = _pixel_position(points[..., 0].clamp(0, 1), width)
     y = _pixel_position(points[..., 1].clamp(0, 1), layers.shape[1])
     left, top = x.floor(), y.floor()
@@ -169,6 +191,11 @@ def uncertain_points(
 
     Source: PointRend (1912.08193), Sec. 3.1 and its training, used by Mask2Former, Sec. 3.3.
     """
-    certainty = sample_maps(maps, candidates).abs()
-    chosen = certainty.topk(count, dim=1, largest=False, sorted=False).indices
-    return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    points = candidates.new_empty((len(maps), count, 2))
+    at_once = _at_once(candidates)
+    parts = (tensor.split(at_once) for tensor in (maps, candidates, points))
+    for some_maps, some_candidates, out in zip(*parts, strict=True):
+        certainty = sample_maps(some_maps, some_candidates).abs_()
+        chosen = certainty.topk(count, dim=1, largest=False, sorted=False).indices
+        torch.gather(some_candidates, 1, chosen[..., None].expand(-1, -1, 2), out=out)
+    return points
