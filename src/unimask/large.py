@@ -121,10 +121,8 @@ class _Overlaps:
         later = [start for start in self._starts[axis] if start > window[axis].start]
         if not later:
             return []
-        part = tuple(
-            slice(max(side.start, later[0]), side.stop) if along == axis else side
-            for along, side in enumerate(window)
-        )
+        strip = slice(later[0], window[axis].stop)
+        part = (strip, window[1]) if axis == 0 else (window[0], strip)
         rows, columns = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, window))
         segments = replace(seen.segments, layers=seen.segments.layers[:, rows, columns].clone())
         return [replace(seen, tile=replace(seen.tile, window=part), segments=segments)]

@@ -92,9 +92,10 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
 
 def per_pixel_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
-    plus = per_pixel_plus_ade20k(backbone)
-    decoder = replace(plus.model.query_decoder, layers=0)
-    return replace(plus, model=replace(plus.model, query_decoder=decoder))
+    model = maskformer_model(backbone, encoder_layers=0)
+    decoder = replace(model.query_decoder, layers=0)
+    model = replace(model, query_decoder=decoder, classification="pixels")
+    return replace(per_pixel_plus_ade20k(backbone), model=model)
 
 
 def per_pixel_plus_ade20k(backbone: str) -> Experiment:

@@ -78,9 +78,7 @@ class FixedPadding(nn.Module):
         self.layer = layer
         vertical, horizontal = (
             max((kernel - 1) * step + 1 - stride, 0)
-            for kernel, stride, step in zip(
-                pair_of(layer.kernel_size), pair_of(layer.stride), dilation, strict=True
-            )
+            for kernel, stride, step in zip(_pair(layer.kernel_size), _pair(layer.stride), dilation)
         )
         left, top = horizontal // 2, vertical // 2
         self.padding = (left, horizontal - left, top, vertical - top)
@@ -93,9 +91,10 @@ class FixedPadding(nn.Module):
         return result
 
 
-def pair_of(value: int | tuple[int, ...]) -> tuple[int, ...]:
+def _pair(size: int | tuple[int, ...]) -> tuple[int, int]:
     """A size as torch's layers keep it, for rows and columns."""
-    return (value, value) if isinstance(value, int) else value
+    rows, columns = (size, size) if isinstance(size, int) else size
+    return rows, columns
 
 
 def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
@@ -103,14 +102,14 @@ def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        pair_of(layer.kernel_size),  # type: ignore[arg-type]
-        stride=layer.stride,
-        dilation=layer.dilation,
+        _pair(layer.kernel_size),
+        stride=_pair(layer.stride),
+        dilation=_pair(layer.dilation),
         groups=layer.groups,
         bias=layer.bias is not None,
     )
     plain.weight, plain.bias = layer.weight, layer.bias
-    return FixedPadding(plain, layer.dilation)
+    return FixedPadding(plain, _pair(layer.dilation))
 
 
 def fixed_pool(layer: AvgPool2dSame) -> FixedPadding:
