@@ -247,7 +247,7 @@ def test_bad_input(model: Path, tmp_path: Path) -> None:
     (odd / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     (odd / "config.json").write_text(json.dumps(config))
     message = refused("export", "--weights", odd, "--output", tmp_path / "e.pt2", "--format", "pt2")
-    assert "data.divisor: is 24; exported models take canvases of multiples of 32" in message
+    assert "data.divisor: is 24; exported, this model takes canvases of multiples of 32" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.pt2", "odd"]
 
 
