@@ -94,7 +94,7 @@ def test_predicted_boxes_are_drawn_and_listed(run: Path, tmp_path: Path) -> None
     (shown,) = outcome.json()
     stored = json.loads((tmp_path / "out" / "noise.json").read_text())
     assert shown["boxes"] == stored["boxes"]
-    assert len(stored["boxes"]) == 13  # one for each query
+    assert len(stored["boxes"]) == 10  # one for each query
     scores = [box["score"] for box in stored["boxes"]]
     assert scores == sorted(scores, reverse=True)
     assert {box["category"] for box in stored["boxes"]} <= {"cat", "dog"}

@@ -68,7 +68,8 @@ def detr_of_any_size() -> Experiment:
 
 
 def detr_with_masks() -> Experiment:
-    return override(detr(), {"model.mask_head": True, "model.channels": 128, "model.heads": 8})
+    settings = {"model.mask_head": True, "model.channels": 128, "model.heads": 8, "data.divisor": 32}
+    return override(detr(), settings)
 
 
 MODELS: dict[str, Callable[[], Experiment]] = {

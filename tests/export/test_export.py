@@ -226,7 +226,7 @@ def test_boxes_agree_where_category_and_place_do(exports: Exports) -> None:
 
     agreement = box_agreement(segmenter, Moved(), [image])
     assert agreement.boxes <= 24 / 26
-    assert agreement.corner == pytest.approx(0.25, abs=0.01)  # two boxes may be nearer than it and its own
+    assert agreement.corner == pytest.approx(0.25, abs=0.05)  # two boxes may be nearer than it and its own
 
 
 def test_bad_input(model: Path, tmp_path: Path) -> None:

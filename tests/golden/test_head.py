@@ -133,7 +133,7 @@ def test_every_parameter_of_the_full_size_original_has_its_place(golden: Path) -
 
 @torch.no_grad()
 def test_pixel_decoder(model: MaskClassifier, tensors: dict[str, Tensor]) -> None:
-    memory, mask_features = model.pixel_decoder(model.backbone(torch.zeros(2, 3, 149, 203)))
+    memory, mask_features = model.pixel_decoder(dict(model.backbone(torch.zeros(2, 3, 149, 203))))
     assert list(memory) == [32, 16, 8]
     for index, maps in enumerate(memory.values()):
         torch.testing.assert_close(maps, tensors[f"pixel_decoder.multi_scale.{index}"], atol=1e-4, rtol=0)

@@ -104,7 +104,7 @@ def head(golden: Path, name: str) -> tuple[MaskClassifier, dict[str, Tensor]]:
 @torch.no_grad()
 def test_heads(golden: Path, name: str, predictions: int) -> None:
     model, stored = head(golden, name)
-    memory, mask_features = model.pixel_decoder(model.backbone(torch.zeros(1, 3, 124, 180)))
+    memory, mask_features = model.pixel_decoder(dict(model.backbone(torch.zeros(1, 3, 124, 180))))
     assert list(memory) == [32, 16, 8]
     torch.testing.assert_close(mask_features, stored["pixel_decoder.mask_features"], atol=1e-4, rtol=0)
     encoded = stored.get("pixel_decoder.transformer_encoder_features", stored["input.res5"])
