@@ -98,7 +98,7 @@ def test_the_file_is_standard_and_names_its_sizes(onnx_file: Path) -> None:
     assert sizes["class_logits"][0] == "batch"
     if onnx_file.stem == "detr":
         assert sizes["valid"] == ["batch", "height", "width"]
-        assert sizes["boxes"] == ["batch", 13, 4]
+        assert sizes["boxes"] == ["batch", 10, 4]
     else:
         assert "valid" not in sizes
         assert sizes["mask_features"][2:] == ["height/4", "width/4"]
@@ -126,7 +126,7 @@ def test_load_detects_as_the_model_does(exports: Exports, onnx_file: Path, tmp_p
     results = one.predict(pictures, task="detection"), other.predict(pictures, task="detection")
     for mine, theirs in zip(*results, strict=True):
         assert isinstance(theirs, BoxResult)
-        assert len(mine.boxes) == len(theirs.boxes) == 13
+        assert len(mine.boxes) == len(theirs.boxes) == 10
         assert torch.allclose(mine.prediction.boxes, theirs.prediction.boxes, atol=0.01)
         assert torch.equal(mine.prediction.labels, theirs.prediction.labels)
     with pytest.raises(ConfigError, match="does not know 'panoptic'; it knows: detection"):
@@ -135,7 +135,7 @@ def test_load_detects_as_the_model_does(exports: Exports, onnx_file: Path, tmp_p
     given = ("--weights", onnx_file, "--task", "detection", "--output", tmp_path / "out")
     outcome = unimask("predict", tmp_path / "a.png", *given)
     assert outcome.code == 0, outcome
-    assert len(json.loads((tmp_path / "out" / "a.json").read_text())["boxes"]) == 13
+    assert len(json.loads((tmp_path / "out" / "a.json").read_text())["boxes"]) == 10
 
 
 @pytest.mark.parametrize("onnx_file", ["mask2former"], indirect=True)

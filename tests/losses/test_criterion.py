@@ -253,3 +253,17 @@ def test_what_is_kept_for_the_backward_pass_grows_with_points_only() -> None:
         assert torch.isfinite(losses.total)
     per_pair = (bytes_of[41] - bytes_of[11]) / (30 * 2 * 4)
     assert per_pair < 7 * points  # a map would be 40 times as large
+
+
+def test_only_the_total_can_be_differentiated() -> None:
+    criterion = build_criterion(SMALL, CLASSES)
+    prediction, targets = random_prediction(2, 2, 6, SIZE), random_targets((3, 4), CANVAS)
+    losses = criterion(prediction, targets, Generator(0))
+    with pytest.raises(RuntimeError, match="only the weighted total"):
+        torch.autograd.grad(losses.terms["mask"].sum(), leaves(prediction))
+    wanted = gradients(criterion(prediction, targets, Generator(0)), prediction)
+    scaled = criterion(prediction, targets, Generator(0)).total * -3
+    for gradient, expected in zip(torch.autograd.grad(scaled, leaves(prediction)), wanted, strict=True):
+        torch.testing.assert_close(gradient, -3 * expected)
+    with torch.no_grad():
+        assert not criterion(prediction, targets, Generator(0)).total.requires_grad

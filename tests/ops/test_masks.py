@@ -136,3 +136,16 @@ def test_costs_without_targets_have_no_columns() -> None:
     logits, labels = torch.randn(5, 7), torch.zeros(0, 7)
     assert pairwise_binary_cross_entropy(logits, labels).shape == (5, 0)
     assert pairwise_dice(logits, labels).shape == (5, 0)
+
+
+def test_copies_of_a_segment_need_not_look_at_earlier_layers() -> None:
+    packer = LayerPacker((19, 23), torch.device("cpu"))
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    window, other = (slice(9, 12), slice(1, 6)), (slice(0, 3), slice(17, 22))
+    first = packer.add(1, [(mask, window)])
+    second = packer.add(2, [(mask, window)], first + 1)
+    assert (first, second, packer.add(3, [(mask, other)])) == (0, 1, 0)
+    layers = packer.layers()
+    assert layers.shape == (2, 19, 23)
+    assert layers[0].unique().tolist() == [0, 1, 3]
+    assert (layers[1][window] == 2).all()

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from unimask.ops.dispatch import group_norm, recomputed, softmax_over_few, token_by_token, window_by_window
+from unimask.ops.norms import overwrite_with_group_norm
+
+
+def maps_of(*shape: int) -> torch.Tensor:
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 2
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 37, 41), (1, 64, 1, 1), (3, 32, 5, 1031), (0, 32, 3, 3)], ids=str)
+def test_group_norm_in_place_is_that_of_pytorch(shape: tuple[int, ...]) -> None:
+    maps, weight, bias = maps_of(*shape), torch.randn(shape[1]), torch.randn(shape[1])
+    expected = functional.group_norm(maps.double(), 32, weight.double(), bias.double(), 1e-5)
+    result = overwrite_with_group_norm(maps, 32, weight, bias, 1e-5)
+    assert result is maps
+    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_maps_are_written_over_only_without_gradients() -> None:
+    weight, bias = torch.randn(32), torch.randn(32)
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        maps = maps_of(2, 32, 7, 5).contiguous(memory_format=memory_format)
+        kept = maps.clone()
+        expected = functional.group_norm(kept, 32, weight, bias, 1e-5)
+        torch.testing.assert_close(group_norm(maps, 32, weight, bias, 1e-5), expected)
+        assert torch.equal(maps, kept)
+        with torch.no_grad():
+            torch.testing.assert_close(group_norm(maps, 32, weight, bias, 1e-5), expected)
+
+
+def test_softmax_over_few_and_its_gradient() -> None:
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(softmax_over_few(logits), logits.softmax(dim=-1))
+    assert torch.autograd.gradcheck(softmax_over_few, logits)
+
+
+@pytest.mark.parametrize("tokens", [1023, 5003])
+def test_what_is_computed_again_has_the_same_gradients(tokens: int) -> None:
+    linear = torch.nn.Linear(7, 7, dtype=torch.float64)
+    inputs = torch.randn(2, tokens, 7, dtype=torch.float64, requires_grad=True)
+
+    def function(some: torch.Tensor) -> torch.Tensor:
+        return linear(some).relu() * some
+
+    wanted = torch.autograd.grad(function(inputs).square().sum(), (inputs, *linear.parameters()))
+    for way in (token_by_token, recomputed):
+        found = torch.autograd.grad(way(function, inputs).square().sum(), (inputs, *linear.parameters()))
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("groups", [1, 151])
+def test_windows_one_part_after_the_other(groups: int) -> None:
+    windows, biases = torch.randn(2, 151, 49, 3), torch.randn(groups, 49, 49)
+
+    def function(some: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return bias.softmax(dim=-1) @ some
+
+    with torch.no_grad():
+        found = window_by_window(function, windows, biases)
+    torch.testing.assert_close(found, function(windows, biases))
