@@ -188,6 +188,7 @@ def every_path(values: object, path: str = "") -> set[str]:
 @each_document
 def test_settings_exist(document: Path) -> None:
     known = every_path(experiment_to_dict(PRESETS["small"]()))
+    known |= every_path(experiment_to_dict(PRESETS["detr_small"]()))
     known |= every_path(translation_to_dict(TRANSLATION_PRESETS["glyphs"]()))
     parts = "|".join(path for path in known if "." not in path)
     wrong = []
