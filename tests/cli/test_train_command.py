@@ -20,7 +20,11 @@ from data.dataset_files import (
     save_picture,
     square,
 )
+from torch import Tensor
 
+from unimask.config import Task, Tiles, Whole
+from unimask.segmenter import Segmenter
+from unimask.structures import Segments
 from unimask.training.loop import train
 
 STEPS = ("--set", "training.steps=2", "--set", "training.evaluate_every=2", "--set", "training.log_every=1")
@@ -316,6 +320,21 @@ def test_measures_on_the_screen_as_json_and_in_a_file(measure: tuple[object, ...
     assert found == written
     assert (found["task"], found["pictures"]) == ("instance", 2)
     assert 0 <= found["values"]["AP"] <= 1
+
+
+def test_measures_as_it_would_predict(measure: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    segment = Segmenter.segment
+
+    def watched(self: Segmenter, images: list[Tensor], task: Task, **given: float | None) -> list[Segments]:
+        seen.append((self.model_file.experiment.data.view, len(self.variants)))
+        return segment(self, images, task, **given)
+
+    monkeypatch.setattr(Segmenter, "segment", watched)
+    assert unimask(*measure, "--tile", 40, "--overlap", 8, "--tta", "flip").code == 0
+    assert unimask(*measure).code == 0
+    assert set(seen) == {(Tiles(size=40, overlap=8), 2), (Whole(), 1)}
+    assert "tta: turn does not exist" in refused(*measure, "--tta", "turn")
 
 
 def test_measuring_that_cannot_work(measure: tuple[object, ...], model: Path, tmp_path: Path) -> None:

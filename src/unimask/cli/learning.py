@@ -9,6 +9,7 @@ from unimask.cli import output as show
 from unimask.cli.experiments import preset_of, training_of
 from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
 from unimask.cli.options import parse_settings
+from unimask.cli.prediction import load_as_asked
 from unimask.cli.translation import evaluate_translator, writes_tokens
 from unimask.errors import ConfigError, DataError
 
@@ -77,6 +78,9 @@ def evaluate(
     output: options.EvaluationFile = None,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.full,
+    tile: options.Tile = 0,
+    overlap: options.Overlap = 128,
+    tta: options.Augment = "",
     as_json: options.Json = False,
 ) -> None:
     """Measure a model on labelled pictures, at their own size.
@@ -89,10 +93,10 @@ def evaluate(
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
       unimask evaluate --weights nuclei --data my_data --output measured.json
+      unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
     from unimask.data.open import open_box_dataset, open_dataset
     from unimask.evaluation import evaluate as measure
-    from unimask.segmenter import load
 
     if output is not None:
         if output.is_dir():
@@ -103,7 +107,7 @@ def evaluate(
             evaluate_translator(weights, data, split, output, device, as_json)
         return
     with naming(data):
-        segmenter = load(weights, device=device, precision=precision.value)
+        segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
         background = segmenter.model_file.experiment.data.background
         of_boxes = task == options.TaskName.detection
         dataset = (

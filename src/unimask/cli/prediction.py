@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unimask.cli.pictures import Named
     from unimask.config import Task
     from unimask.results import Result
+    from unimask.segmenter import Segmenter
 
 
 def output_names(files: list[Path]) -> list[str]:
@@ -43,6 +44,21 @@ def output_names(files: list[Path]) -> list[str]:
             number += 1
         taken.add(names[index].casefold())
     return names
+
+
+def load_as_asked(
+    weights: str, device: str, precision: str, *, tile: int, overlap: int, tta: str
+) -> "Segmenter":
+    """The model of the options that `predict` and `evaluate` share; `tile` 0 and `tta` "" change nothing."""
+    from unimask.config import Tiles
+    from unimask.segmenter import load
+
+    segmenter = load(weights, device=device, precision=precision)
+    if tile:
+        segmenter = segmenter.seeing(Tiles(size=tile, overlap=overlap))
+    if tta:
+        segmenter = segmenter.augmented([name.strip() for name in tta.split(",")])
+    return segmenter
 
 
 def predict(
@@ -134,15 +150,11 @@ class _Found:
 def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _Found:
     """Segments and writes the pictures of this process."""
     from unimask.cli.pictures import Work, are_large, segment_all, segment_large_pictures
-    from unimask.config import Tiles
-    from unimask.segmenter import load
 
     check_folder(asked.output)
-    segmenter = load(asked.weights, device=device, precision=asked.precision)
-    if asked.tile:
-        segmenter = segmenter.seeing(Tiles(size=asked.tile, overlap=asked.overlap))
-    if asked.tta:
-        segmenter = segmenter.augmented([name.strip() for name in asked.tta.split(",")])
+    segmenter = load_as_asked(
+        asked.weights, device, asked.precision, tile=asked.tile, overlap=asked.overlap, tta=asked.tta
+    )
     found = _Found()
 
     def done(named: "Named", result: "Result | BoxResult") -> None:
