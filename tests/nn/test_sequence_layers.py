@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unimask.nn.attention import Attention, Memory, SelfAttention
+from unimask.nn.attention import Attention, Memory, Prefix, Projected, SelfAttention
 from unimask.nn.transformer import (
     CausalSublayer,
     CrossSublayer,
@@ -126,3 +126,38 @@ def test_positions_are_those_of_the_paper() -> None:
     assert torch.equal(halves, torch.cat((positions[:, 0::2], positions[:, 1::2]), dim=1))
     with pytest.raises(ValueError, match="even"):
         sequence_positions(0, 3, 7)
+
+
+def test_a_prefix_never_changes() -> None:
+    """Two ways to go on from the same tokens do not disturb each other, whatever was written in between."""
+    numbers = torch.Generator().manual_seed(0)
+
+    def some(count: int) -> Projected:
+        return Projected(
+            keys=torch.randn(3, 2, count, 5, generator=numbers),
+            values=torch.randn(3, 2, count, 5, generator=numbers),
+        )
+
+    def cat(*parts: Projected) -> Projected:
+        keys, values = [one.keys for one in parts], [one.values for one in parts]
+        return Projected(keys=torch.cat(keys, dim=2), values=torch.cat(values, dim=2))
+
+    def check(found: Prefix, *parts: Projected) -> None:
+        assert torch.equal(found.tokens.keys, cat(*parts).keys)
+        assert torch.equal(found.tokens.values, cat(*parts).values)
+
+    with torch.no_grad():
+        first, one, other, more = some(0), some(1), some(1), some(40)
+        start = Prefix.of(first)
+        left, right = start.followed_by(one), start.followed_by(other)
+        longer, branch = left.followed_by(more), left.followed_by(other)
+        last = longer.followed_by(one)
+        check(start, first)
+        check(left, one)
+        check(right, other)
+        check(longer, one, more)
+        check(branch, one, other)
+        check(last, one, more, one)
+        named = torch.tensor([2, 0, 0])
+        assert torch.equal(last.rows(named).tokens.keys, cat(one, more, one).keys[named])
+        assert last.tokens.keys.data_ptr() == longer.tokens.keys.data_ptr()  # written behind, not copied

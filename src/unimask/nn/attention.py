@@ -13,6 +13,8 @@ from torch.nn import functional
 from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
 from unimask.structures import Size
 
+_LEAST_SPARE = 16  # tokens for which there is room when space grows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -32,16 +34,64 @@ class Projected:
     keys: Float[Tensor, "batch heads tokens head_channels"]
     values: Float[Tensor, "batch heads tokens head_channels"]
 
-    def followed_by(self, later: "Projected") -> "Projected":
-        """These tokens, then the later ones."""
-        return Projected(
-            keys=torch.cat((self.keys, later.keys), dim=2),
-            values=torch.cat((self.values, later.values), dim=2),
-        )
-
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Projected":
         """Those of some rows of the batch, which may be named more than once."""
         return Projected(keys=self.keys[indices], values=self.values[indices])
+
+
+class _Room:
+    """Space for keys and values of more tokens than there are yet; `filled` of them have been written."""
+
+    def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
+        self.keys, self.values, self.filled = keys, values, filled
+
+    def grown(self, filled: int, spare: int) -> "_Room":
+        """A copy of the tokens that have been written up to a point, with more space."""
+        keys, values = (
+            functional.pad(one[:, :, :filled], (0, 0, 0, spare)) for one in (self.keys, self.values)
+        )
+        return _Room(keys, values, filled)
+
+
+class Prefix:
+    """The tokens of a sequence so far, as one attention sees them; a prefix never changes.
+
+    Without gradients, the next token is written behind the others into the same space, if nobody has written
+    there yet, and the space grows by half when it is full: so a step copies next to nothing, and all of the
+    steps together copy as much as grows in proportion to the length.
+    """
+
+    def __init__(self, room: _Room) -> None:
+        self._room, self._count = room, room.filled
+
+    @classmethod
+    def of(cls, tokens: Projected) -> "Prefix":
+        """These tokens."""
+        return cls(_Room(tokens.keys, tokens.values, tokens.keys.shape[2]))
+
+    @property
+    def tokens(self) -> Projected:
+        """Keys and values of all tokens so far."""
+        keys, values = self._room.keys[:, :, : self._count], self._room.values[:, :, : self._count]
+        return Projected(keys=keys, values=values)
+
+    def followed_by(self, later: Projected) -> "Prefix":
+        """These tokens, then the later ones."""
+        tokens, count = self.tokens, self._count + later.keys.shape[2]
+        if torch.is_grad_enabled():
+            keys = torch.cat((tokens.keys, later.keys), dim=2)
+            return Prefix.of(Projected(keys=keys, values=torch.cat((tokens.values, later.values), dim=2)))
+        room = self._room
+        if room.filled != self._count or room.keys.shape[2] < count:
+            room = room.grown(self._count, count - self._count + max(_LEAST_SPARE, count // 2))
+        room.keys[:, :, self._count : count] = later.keys
+        room.values[:, :, self._count : count] = later.values
+        room.filled = count
+        return Prefix(room)
+
+    def rows(self, indices: Int64[Tensor, " rows"]) -> "Prefix":
+        """Those of some rows of the batch, which may be named more than once."""
+        return Prefix(_Room(self._room.keys[indices], self._room.values[indices], self._count))
 
 
 class Attention(nn.Module):

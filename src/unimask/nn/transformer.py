@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from unimask.nn.attention import Attention, Memory, Projected
+from unimask.nn.attention import Attention, Memory, Prefix, Projected
 from unimask.ops.dispatch import recomputed, token_by_token
 
 
@@ -213,20 +213,20 @@ class CausalSublayer(nn.Module):
         update = self.attention(placed, placed, seen, causal_visibility(queries.shape[1], queries.device))
         return self.residual(queries, update)
 
-    def start(self, memory: Memory) -> Projected:
+    def start(self, memory: Memory) -> Prefix:
         """What `step` keeps: no token yet."""
-        return self.attention.project(memory.keys[:, :0], memory.values[:, :0])
+        return Prefix.of(self.attention.project(memory.keys[:, :0], memory.values[:, :0]))
 
     def step(
         self,
         newest: Float[Tensor, "batch 1 channels"],
-        kept: Projected,
+        kept: Prefix,
         visible: Bool[Tensor, "batch 1 tokens"],
-    ) -> tuple[Float[Tensor, "batch 1 channels"], Projected]:
+    ) -> tuple[Float[Tensor, "batch 1 channels"], Prefix]:
         """The newest token of each sequence after self-attention, and what to keep: it is among it now."""
         seen = self.residual.prepare(newest)
         kept = kept.followed_by(self.attention.project(seen, seen))
-        return self.residual(newest, self.attention.attend(seen, kept)), kept
+        return self.residual(newest, self.attention.attend(seen, kept.tokens)), kept
 
 
 def causal_visibility(count: int, device: torch.device) -> Bool[Tensor, "1 count count"]:
@@ -262,20 +262,21 @@ class FeedForwardSublayer(nn.Module):
         return self.residual(newest, self.update(self.residual.prepare(newest))), None
 
 
-Kept = tuple[Projected | None, ...]
-"""What a layer keeps between the tokens of a sequence: keys and values of each of its attentions."""
+KeptOne = Projected | Prefix | None
+"""What a sublayer keeps between the tokens of a sequence: keys and values of its attention, if it has one."""
+
+Kept = tuple[KeptOne, ...]
+"""What the sublayers of a layer keep."""
 
 
 @runtime_checkable
 class Stepper(Protocol):
     """A sublayer that can take the tokens of a sequence one at a time, keeping what it computed before."""
 
-    def start(self, memory: Memory) -> Projected | None:
+    def start(self, memory: Memory) -> KeptOne:
         """What is kept before the first token."""
 
-    def step(
-        self, newest: Tensor, kept: Projected | None, visible: Tensor
-    ) -> tuple[Tensor, Projected | None]:
+    def step(self, newest: Tensor, kept: KeptOne, visible: Tensor) -> tuple[Tensor, KeptOne]:
         """The newest token of each sequence after the sublayer, and what to keep now."""
 
 
@@ -314,7 +315,7 @@ class DecoderLayer(nn.Module):
         Only of layers whose tokens look at none that come later, and get no positions in the layer:
         `CausalSublayer` in the place of `SelfSublayer`.
         """
-        after: list[Projected | None] = []
+        after: list[KeptOne] = []
         for sublayer, one in zip(self._steppers(), kept, strict=True):
             newest, one = sublayer.step(newest, one, visible)
             after.append(one)
