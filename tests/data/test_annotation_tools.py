@@ -13,7 +13,7 @@ from data.dataset_files import save_json, save_picture
 from PIL import Image
 
 from unimask.data.label_studio import unpack_brush
-from unimask.data.open import open_dataset
+from unimask.data.open import open_box_dataset, open_dataset
 from unimask.errors import DataError
 from unimask.structures import Sample
 
@@ -57,7 +57,7 @@ def test_yolo_polygons_and_boxes_by_split(tmp_path: Path) -> None:
     assert (masks(pickle.loads(pickle.dumps(dataset))[0]) == masks(dataset[0])).all()
 
 
-@pytest.mark.parametrize("kind", ["yolo", "coco"])
+@pytest.mark.parametrize("kind", ["yolo", "coco", "voc"])
 def test_sets_written_by_supervision(tmp_path: Path, kind: str) -> None:
     """It writes the outlines of masks through the middle of their border pixels."""
     supervision = pytest.importorskip("supervision", reason="supervision is not installed")
@@ -75,6 +75,8 @@ def test_sets_written_by_supervision(tmp_path: Path, kind: str) -> None:
         dataset.as_yolo(*(str(written / name) for name in names))
         yaml = (written / "data.yaml").read_text()
         (written / "data.yaml").write_text(yaml + "train: images/train\nval: images/train\n")
+    elif kind == "voc":
+        dataset.as_pascal_voc(str(written / "JPEGImages"), str(written / "Annotations"))
     else:
         dataset.as_coco(str(written / "train"), str(written / "train" / "_annotations.coco.json"))
     sample = open_dataset(written, "train" if kind == "yolo" else "all", "instance")[0]
@@ -83,6 +85,59 @@ def test_sets_written_by_supervision(tmp_path: Path, kind: str) -> None:
     for mine, theirs in zip(masks(sample), drawn, strict=True):
         assert (mine & ~theirs).sum() == 0
         assert (mine & theirs).sum() > 0.9 * (theirs.sum() - 2 * (22 + 16 + 35))
+
+
+@pytest.mark.parametrize("kind", ["voc", "voc_detection", "cvat", "coco", "yolo_ultralytics"])
+def test_sets_written_by_datumaro(tmp_path: Path, kind: str) -> None:
+    """CVAT writes most of its exports with it. Boxes go where the format has no masks."""
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    drawn = np.zeros((2, 43, 59), dtype=bool)
+    drawn[0, 5:21, 7:29] = True
+    drawn[1, 24:40, 20:55] = True
+    found = (
+        [
+            datumaro.Bbox(7, 5, 22, 16, label=1, id=1, group=1),
+            datumaro.Bbox(20, 24, 35, 16, label=0, id=2, group=2),
+        ]
+        if kind in ("voc_detection", "yolo_ultralytics")
+        else [
+            datumaro.Mask(drawn[index], label=1 - index, id=index + 1, group=index + 1, z_order=index)
+            for index in range(2)
+        ]
+    )
+    items = [
+        datumaro.DatasetItem(
+            id=split,
+            subset=split,
+            media=datumaro.Image.from_numpy(data=np.full((43, 59, 3), 90, dtype=np.uint8)),
+            annotations=found,
+        )
+        for split in ("train", "val")
+    ]
+    written = datumaro.Dataset.from_iterable(items, categories=["cat", "dog"], media_type=datumaro.Image)
+    written.export(str(tmp_path / "set"), kind, save_media=True)
+    sample = open_dataset(tmp_path / "set", "val", "instance")[0]
+    assert sample.segments.labels.tolist() == [1, 0]
+    assert (masks(sample) == drawn).all()
+    boxes = open_box_dataset(tmp_path / "set", "val")[0].detections
+    assert boxes.boxes.tolist() == [[7, 5, 29, 21], [20, 24, 55, 40]]
+
+
+@pytest.mark.parametrize("start", ["./images", "data/images", "/home/somebody/set/images"])
+def test_yolo_lists_of_pictures(tmp_path: Path, start: str) -> None:
+    """As CVAT and datumaro write them: `train: train.txt`, and in there a path a line."""
+    save_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: {0: cat, 1: dog}\n")
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.txt").write_text(f"{start}/{split}/{split}0.png\n")
+    dataset = open_dataset(tmp_path, "val", "instance")
+    assert len(dataset) == 1
+    assert (masks(dataset[0])[0] == SQUARE).all()
+    (tmp_path / "val.txt").write_text(f"{start}/val/val0.png\n\n{start}/val/none.png\n")
+    with pytest.raises(
+        DataError, match=rf"val\.txt: line 3: there is no picture '{start}/val/none\.png' here"
+    ):
+        open_dataset(tmp_path, "val", "instance")
 
 
 def test_yolo_names_one_a_line(tmp_path: Path) -> None:
@@ -151,6 +206,81 @@ def save_voc(root: Path) -> Path:
     return root
 
 
+VOC_XML = """<annotation>
+  <filename>{name}</filename><size><width>{width}</width><height>{height}</height><depth>3</depth></size>
+  <object><name>dog</name><difficult>0</difficult>
+    <bndbox><xmin>3</xmin><ymin>4</ymin><xmax>10</xmax><ymax>11</ymax></bndbox></object>
+  <object><name>cat</name>
+    <bndbox><xmin>8</xmin><ymin>6</ymin><xmax>20</xmax><ymax>23</ymax></bndbox>
+    <part><name>head</name><bndbox><xmin>8</xmin><ymin>6</ymin><xmax>9</xmax><ymax>7</ymax></bndbox></part></object>
+</annotation>"""
+
+
+def save_voc_boxes(pictures: Path, annotations: Path, stem: str, xml: str = VOC_XML) -> None:
+    save_picture(pictures / f"{stem}.jpg", HEIGHT, WIDTH)
+    annotations.mkdir(parents=True, exist_ok=True)
+    text = xml.format(name=f"{stem}.jpg", width=WIDTH, height=HEIGHT)
+    (annotations / f"{stem}.xml").write_text(text)
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_voc_boxes(tmp_path: Path, layout: str) -> None:
+    for stem, split in (("a", "train"), ("b", "val")):
+        if layout == "folders":  # Roboflow
+            save_voc_boxes(tmp_path / split, tmp_path / split, stem)
+            continue
+        root = tmp_path / "VOCdevkit" / "VOC2012"
+        save_voc_boxes(root / "JPEGImages", root / "Annotations", stem)
+        lists = root / "ImageSets" / "Main"
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{split}.txt").write_text(f"{stem}\n")
+        (lists / f"cat_{split}.txt").write_text(f"{stem}  1\n")
+        (lists / "trainval.txt").write_text("a\nb\n")
+    found = open_box_dataset(tmp_path, "val")[0]
+    assert found.image_id == "b"
+    assert found.detections.boxes.tolist() == [[2, 3, 10, 11], [7, 5, 20, 23]]
+    assert found.detections.labels.tolist() == [1, 0]
+    dataset = open_dataset(tmp_path, "train", "instance")
+    assert dataset.categories.names == ("cat", "dog")
+    assert (masks(dataset[0])[0] == SQUARE).all()
+    assert masks(dataset[0])[1].sum() == 13 * 18
+
+
+def test_detection_takes_the_boxes_of_voc_and_segmentation_its_masks(tmp_path: Path) -> None:
+    save_voc(tmp_path)
+    for stem in ("a", "b", "c"):  # the last one has boxes only, as most of VOC
+        save_voc_boxes(tmp_path / "JPEGImages", tmp_path / "Annotations", stem)
+    assert len(open_box_dataset(tmp_path, "all")) == 3
+    segments = open_dataset(tmp_path, "val", "instance")[0].segments
+    assert segments.areas().tolist() == [64, 32]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("</annotation>", "", "is no valid XML"),
+        ("<name>dog</name>", "", "object 1 has no name"),
+        ("<xmax>10</xmax>", "", r"object 1 \('dog'\): its bndbox has no four numbers xmin, ymin, xmax, ymax"),
+        ("<xmax>10</xmax>", "<xmax>1</xmax>", r"its box goes from \(3, 4\) to \(1, 11\), backwards"),
+        ("{height}", "half", "its size is 31 x half; expected whole numbers"),
+        ("{height}", "99", "is for a picture of 31 x 99 pixels, but val.jpg has 31 x 23"),
+    ],
+)
+def test_bad_boxes_of_voc_are_named(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    save_voc_boxes(tmp_path / "train", tmp_path / "train", "train")
+    save_voc_boxes(tmp_path / "val", tmp_path / "val", "val", VOC_XML.replace(old, new))
+    with pytest.raises(DataError, match=rf"val\.xml: .*{reason}"):
+        open_dataset(tmp_path, "val", "instance")[0]
+
+
+def test_a_list_of_voc_that_names_nothing(tmp_path: Path) -> None:
+    save_voc_boxes(tmp_path / "JPEGImages", tmp_path / "Annotations", "a")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\nz\n")
+    with pytest.raises(DataError, match=r"train\.txt: line 2: 'z' has no Annotations/z\.xml"):
+        open_dataset(tmp_path, "train", "instance")
+
+
 @pytest.mark.parametrize("below", ["", "VOC2012", "VOCdevkit/VOC2007"])
 def test_voc_objects(tmp_path: Path, below: str) -> None:
     save_voc(tmp_path / below)
@@ -182,6 +312,12 @@ def test_voc_in_colours_with_a_label_map(tmp_path: Path) -> None:
     assert dataset.categories.names == ("tabby",)
     assert len(dataset[0].segments) == 2
     assert (masks(dataset[0])[0] == SQUARE).any() or (masks(dataset[0])[1] == SQUARE).all()
+    names = [f"class {number}" for number in range(1, 11)]
+    (tmp_path / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in ["background", *names]))
+    dataset = open_dataset(tmp_path, "val", "instance")  # datumaro: colours of VOC's palette
+    assert [dataset.categories.names[label] for label in dataset[0].segments.labels.tolist()] == [
+        "class 10"
+    ] * 2
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ntabby\n")
     with pytest.raises(DataError, match=r"labelmap\.txt: line 2: 'tabby'; expected name:red,green,blue::"):
         open_dataset(tmp_path, "val", "instance")
@@ -246,6 +382,31 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert found[1].sum() == pytest.approx(36 + 4 * np.pi, abs=5)  # the group is one object
     train = open_dataset(tmp_path, "train", "instance")
     assert train.categories.names == ("cat", "dog")  # the sets share their names
+
+
+def test_a_file_written_by_labelme(tmp_path: Path) -> None:
+    pytest.importorskip("labelme", reason="labelme is not installed")
+    from labelme._label_file import LabelFile
+    from labelme.utils import img_arr_to_b64
+
+    save_picture(tmp_path / "a.png", HEIGHT, WIDTH)
+    common = {"group_id": None, "description": "", "flags": {}}
+    shapes = [
+        {"label": "dog", "points": corners(), "shape_type": "polygon", "mask": None, **common},
+        {"label": "dog", "points": corners(), "shape_type": "oriented_rectangle", "mask": None, **common},
+        {"label": "cat", "points": [[2.0, 3.0], [9.0, 10.0]], "shape_type": "mask", **common,
+         "mask": img_arr_to_b64(np.ones((8, 8), dtype=np.uint8))},
+    ]  # fmt: skip
+    LabelFile().save(
+        filename=str(tmp_path / "a.json"),
+        shapes=shapes,
+        image_path="a.png",
+        image_height=HEIGHT,
+        image_width=WIDTH,
+    )
+    sample = open_dataset(tmp_path, "all", "instance")[0]
+    assert sample.segments.labels.tolist() == [1, 1, 0]
+    assert all((one == SQUARE).all() for one in masks(sample))
 
 
 @pytest.mark.parametrize(
@@ -404,6 +565,19 @@ def test_cvat_shapes_by_subset(tmp_path: Path) -> None:
     assert (found[2] == SQUARE).all()
     assert found[3].sum() == pytest.approx(16 * np.pi, abs=6)
     assert len(open_dataset(tmp_path / "annotations.xml", "val", "instance")[0].segments) == 0
+
+
+def test_cvat_with_a_file_for_each_split(tmp_path: Path) -> None:
+    """As datumaro writes them."""
+    text = (save_cvat(tmp_path) / "annotations.xml").read_text()
+    (tmp_path / "annotations.xml").rename(tmp_path / "train.xml")
+    (tmp_path / "val.xml").write_text(text)
+    assert open_dataset(tmp_path, "val", "instance")[0].segments.labels.tolist() == [1, 0, 0, 0]
+    (tmp_path / "val.xml").write_text(
+        text.replace("<label><name>cat</name></label>", "").replace("cat", "dog")
+    )
+    with pytest.raises(DataError, match=r"val\.xml: has other labels than train\.xml"):
+        open_dataset(tmp_path, "train", "instance")
 
 
 @pytest.mark.parametrize(

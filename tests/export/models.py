@@ -1,14 +1,13 @@
 """Small models of every kind that is exported, each exported once for all tests, also in two processes."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import jaxtyping
 import torch
 from cli.command_line import CATEGORIES, picture, unimask
 from filelock import FileLock
+from shape_checks import no_shape_checks
 from torch.export import ExportedProgram
 
 from unimask.checkpoint import ModelFile, save_model
@@ -83,6 +82,9 @@ MODELS: dict[str, Callable[[], Experiment]] = {
 }
 
 
+ENDINGS = {"onnx-int8": "int8.onnx"}  # of files; else they end in their format
+
+
 def save(folder: Path, name: str) -> Path:
     """A model folder with random weights."""
     experiment = MODELS[name]()
@@ -90,16 +92,6 @@ def save(folder: Path, name: str) -> Path:
     torch.manual_seed(3)
     save_model(folder, build_model(experiment.model, len(CATEGORIES)), about)
     return folder
-
-
-@contextmanager
-def no_shape_checks() -> Iterator[None]:
-    """They do not know the symbolic sizes of tracing."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Exports:
@@ -119,8 +111,8 @@ class Exports:
 
     def file(self, name: str, form: str) -> Path:
         """The file that `unimask export` makes of it; FILE.json is what the command says."""
-        model, path = self.model(name), self.folder / f"{name}.{form}"
-        with FileLock(self.folder / f"{name}.{form}.lock"):
+        model, path = self.model(name), self.folder / f"{name}.{ENDINGS.get(form, form)}"
+        with FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists():
                 (self.folder / "pictures").mkdir(exist_ok=True)
                 picture(71, 107).save(self.folder / "pictures" / "a.png")  # not the same in height and width

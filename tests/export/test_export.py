@@ -14,10 +14,13 @@ from timm.layers import AvgPool2dSame, Conv2dSame
 from unimask.box_results import BoxResult
 from unimask.checkpoint import load_model, load_model_file, model_file_text
 from unimask.config import Tiles, tasks_of
+from unimask.detr_presets import DETR_PRESETS
 from unimask.errors import ConfigError, WeightsError
 from unimask.export.parity import box_agreement
-from unimask.export.wrappers import exportable, fixed_convolution, fixed_pool, takes_any_size
+from unimask.export.wrappers import CANVAS_STEP, exportable, fixed_convolution, fixed_pool, smallest_step
 from unimask.exported import face_of, final_tensors, load_exported
+from unimask.models.build import build_model
+from unimask.presets import PRESETS
 from unimask.segmenter import Segmenter, load
 from unimask.structures import Detections
 
@@ -31,7 +34,8 @@ PROGRAMS = ("mask2former", "maskformer", "pixels", "detr_masks")
 def onnx_file(exports: Exports, request: pytest.FixtureRequest) -> Path:
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed (the extra `export`)")
-    return exports.file(request.param, "onnx")
+    name, form = (request.param, "onnx") if isinstance(request.param, str) else request.param
+    return exports.file(name, form)
 
 
 @pytest.fixture
@@ -202,11 +206,49 @@ def test_fixed_padding_is_same_padding(kernel: int, stride: int) -> None:
     assert torch.equal(fixed_pool(pool)(maps), pool(maps))
 
 
-def test_which_models_take_any_size(exports: Exports) -> None:
-    assert [takes_any_size(load_model(exports.model(name))[0]) for name in ("detr", "detr_dilated")] == [
-        True, False
-    ]  # fmt: skip
-    assert not takes_any_size(load_model(exports.model("mask2former"))[0])
+def test_which_sizes_models_take(exports: Exports) -> None:
+    names = ("detr", "detr_dilated", "detr_masks", "mask2former")
+    steps = [smallest_step(load_model(exports.model(name))[0]) for name in names]
+    assert steps == [1, 8, 8, 32]  # the mask head takes finer maps than the encoder, no coarser ones
+
+
+@pytest.mark.parametrize("name", DETR_PRESETS)
+def test_every_preset_of_boxes_can_be_exported(name: str) -> None:
+    experiment = DETR_PRESETS[name]()
+    with torch.device("meta"):  # no weights
+        model = build_model(experiment.model, 3)
+    assert experiment.data.divisor % smallest_step(model) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in DETR_PRESETS])
+def test_every_preset_of_masks_can_be_exported(name: str) -> None:
+    assert PRESETS[name]().data.divisor % CANVAS_STEP == 0
+
+
+@pytest.mark.parametrize("onnx_file", [("detr_dilated", "onnx-int8")], indirect=True, ids=str)
+def test_eight_bits_of_a_model_of_boxes_by_the_command(exports: Exports, onnx_file: Path) -> None:
+    """A model whose canvases are multiples of 8 pixels, with the accuracy that 8 bits cost."""
+    import onnx
+
+    report = json.loads(onnx_file.with_name(f"{onnx_file.name}.parity.json").read_text())
+    assert json.loads(onnx_file.with_name(f"{onnx_file.name}.json").read_text()) == report
+    assert report["format"] == "onnx-int8"
+    assert [one["output"] for one in report["differences"]] == ["class_logits", "boxes"]
+    assert all(0 < one["difference"] < 0.2 * one["largest"] for one in report["differences"])
+    (found,) = report["agreement"]
+    assert found["task"] == "detection"
+    assert 0 < found["corner"] < 20  # of a model that knows nothing; exact is what no integer is
+    file = onnx.load(onnx_file)
+    assert "MatMulInteger" in {node.op_type for node in file.graph.node}
+    assert {node.domain for node in file.graph.node} == {""}
+    network, _ = load_exported(onnx_file, "cpu")
+    own = load(exports.model("detr_dilated"), "cpu").model
+    for shape in ((1, 64, 72), (3, 104, 168)):
+        for one, other in zip(outputs(own, *inputs(shape)), outputs(network, *inputs(shape)), strict=True):
+            assert one.shape == other.shape
+            assert 0 < (one - other).abs().max() < 0.2 * one.abs().max()
+    detected = load(onnx_file).predict(picture(71, 40, seed=1), task="detection")
+    assert len(detected.boxes) == 10
 
 
 def test_boxes_agree_where_category_and_place_do(exports: Exports) -> None:
@@ -248,6 +290,7 @@ def test_bad_input(model: Path, tmp_path: Path) -> None:
     (odd / "config.json").write_text(json.dumps(config))
     message = refused("export", "--weights", odd, "--output", tmp_path / "e.pt2", "--format", "pt2")
     assert "data.divisor: is 24; exported, this model takes canvases of multiples of 32" in message
+    assert "Write 32 into its config.json" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.pt2", "odd"]
 
 

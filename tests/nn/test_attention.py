@@ -1,9 +1,11 @@
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from unimask.nn import attention as module
-from unimask.nn.attention import Attention, DeformableAttention, Levels
+from unimask.nn.attention import Attention, DeformableAttention, Levels, watched
 from unimask.ops.dispatch import softmax_over_few
 from unimask.ops.positions import cell_centers
 
@@ -121,3 +123,19 @@ def test_softmax_over_few() -> None:
     torch.testing.assert_close(softmax_over_few(logits), logits.softmax(dim=-1))
     torch.testing.assert_close(softmax_over_few(logits + 1e4), logits.softmax(dim=-1))
     assert torch.autograd.gradcheck(softmax_over_few, logits)
+
+
+def test_watching_sees_no_other_thread() -> None:
+    torch.manual_seed(0)
+    attention = Attention(14, 2)
+    queries, memory = torch.randn(1, 3, 14), torch.randn(1, 5, 14)
+    with watched([attention]) as seen:
+        other = threading.Thread(target=attention, args=(queries, memory, memory))
+        other.start()
+        other.join()
+        assert seen == []
+        attention(queries, memory, memory)
+    attention(queries, memory, memory)
+    (shares,) = seen
+    assert shares.shape == (1, 2, 3, 5)
+    assert torch.allclose(shares.sum(-1), torch.ones(1, 2, 3))

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.checkpoint import ModelFile
-from unimask.config import Scale, Tiles, Whole
+from unimask.config import Scale, Tiles, Whole, override
+from unimask.detr_presets import detr_tiny
 from unimask.models.build import build_model
+from unimask.ops.boxes import xyxy_to_cxcywh
 from unimask.presets import tiny
 from unimask.segmenter import Segmenter
 from unimask.serve.app import create_app
 from unimask.serve.gate import Access
 from unimask.serve.limits import Limits
-from unimask.structures import Categories, MaskPrediction
+from unimask.structures import BoxPrediction, Categories, MaskPrediction
 
 CATEGORIES = Categories(
     names=("red", "green", "ground"),
@@ -54,6 +56,28 @@ class ColorNetwork(nn.Module):
         )
 
 
+class ColorBoxes(nn.Module):
+    """A box around what is red, one around what is green, and, less sure, one around both."""
+
+    def forward(self, pixels: Tensor, valid: Tensor) -> BoxPrediction:
+        """Boxes as shares of the valid part."""
+        bright = pixels - pixels.mean(dim=1, keepdim=True) > 0.5
+        found = []
+        for seen, inside in zip(bright, valid):
+            whole = torch.stack((inside.any(0).sum(), inside.any(1).sum())).repeat(2)  # width, height
+            red, green = seen[0] & inside, seen[1] & inside
+            corners = [_corners(one) for one in (red, green, red | green)]
+            found.append(torch.stack(corners) / whole)
+        boxes = xyxy_to_cxcywh(torch.stack(found))[None]
+        classes = torch.tensor([[4.0, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0]])
+        return BoxPrediction(class_logits=classes.expand(1, len(pixels), 3, 4), boxes=boxes)
+
+
+def _corners(mask: Tensor) -> Tensor:
+    rows, columns = mask.nonzero().unbind(1)
+    return torch.stack((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)).float()
+
+
 def model_file(view: Whole | Tiles = Whole()) -> ModelFile:  # noqa: B008
     experiment = tiny()
     data = replace(experiment.data, view=view, resize=Scale(factor=1.0), divisor=32)
@@ -78,6 +102,30 @@ def random_segmenter() -> Segmenter:
         about.experiment.postprocess, object_threshold=0.05, overlap_threshold=0.0, instance_threshold=0.01
     )
     return Segmenter(model, replace(about, experiment=replace(about.experiment, postprocess=low)))
+
+
+def box_file() -> ModelFile:
+    small = {"model.encoder_layers": 1, "model.decoder_layers": 1, "postprocess.instance_threshold": 0.0}
+    return replace(model_file(), experiment=override(detr_tiny(), small))
+
+
+def random_box_segmenter() -> Segmenter:
+    """A small DETR, untrained."""
+    torch.manual_seed(3)
+    return Segmenter(build_model(box_file().experiment.model, len(CATEGORIES)), box_file())
+
+
+def box_segmenter() -> Segmenter:
+    """A model of boxes whose results can be told from the picture."""
+    return Segmenter(ColorBoxes(), box_file())
+
+
+def unmasked_segmenter() -> Segmenter:
+    """As `random_segmenter`, but its queries may look everywhere, as MaskFormer's."""
+    about = model_file()
+    experiment = override(about.experiment, {"model.query_decoder.visibility": "full"})
+    torch.manual_seed(3)
+    return Segmenter(build_model(experiment.model, len(CATEGORIES)), replace(about, experiment=experiment))
 
 
 def scene(seed: int, height: int = 61, width: int = 83) -> np.ndarray:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from fastapi import FastAPI
 from serve.served import ANYBODY, as_file, color_segmenter, scene
+from shape_checks import no_shape_checks
 
 from unimask.serve.app import create_app
 from unimask.serve.limits import Limits
@@ -37,6 +39,7 @@ def test_two_hundred_at_once_with_bad_ones_among_them(waiting: int) -> None:
     """Nothing is lost and every answer belongs to its question, also where most are told to come back."""
     pictures = [scene(seed, *((61, 83) if seed % 3 else (90, 70))) for seed in range(20)]
     expected = [[one.bbox for one in color_segmenter().predict(one, "instance").segments] for one in pictures]
+    contents = [as_file(one) for one in pictures]
     bad = list(BAD.values())
 
     async def one(client: httpx.AsyncClient, number: int) -> tuple[bool, int]:
@@ -48,12 +51,12 @@ def test_two_hundred_at_once_with_bad_ones_among_them(waiting: int) -> None:
             if is_bad:
                 answer = await ask(client, content, fields)
             else:
-                answer = await ask(client, as_file(pictures[seed]), {"task": "instance"})
+                answer = await ask(client, contents[seed], {"task": "instance"})
             if answer.status_code != 503:
                 break
             assert int(answer.headers["retry-after"]) >= 1
             refused += 1
-            await asyncio.sleep(0.3)  # impatient: the header says at least 1
+            await asyncio.sleep(1)  # impatient: the header says at least that
         right = answer.status_code == status
         if not is_bad:
             boxes = [tuple(segment["bbox"]) for segment in answer.json()["segments"]]
@@ -69,7 +72,8 @@ def test_two_hundred_at_once_with_bad_ones_among_them(waiting: int) -> None:
         assert app.state.engine.waiting == 0
         return answers
 
-    answers = asyncio.run(all_of_them())
+    with no_shape_checks():
+        answers = asyncio.run(all_of_them())
     assert len(answers) == 200
     assert all(right for right, _ in answers)
     assert (sum(refused for _, refused in answers) > 0) == (waiting < 200)
@@ -79,6 +83,12 @@ def resident() -> int:
     """Memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
+
+
+def tensors() -> int:
+    """How many are alive."""
+    gc.collect()
+    return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc (Linux)")
@@ -94,15 +104,17 @@ def test_memory_stays_flat_over_a_thousand_requests() -> None:
             answers = await asyncio.gather(*api, *page, *bad)
             assert [one.status_code for one in answers] == [200] * 9 + [422], start
 
-    async def measured() -> int:
+    async def measured() -> tuple[int, int]:
         app = app_with(kept_bytes=kept)
         async with client_of(app) as client:
             await some(client, 200)
-            gc.collect()
-            before = resident()
+            before = resident(), tensors()
             await some(client, 1000)
-            gc.collect()
+            after = resident(), tensors()
             app.state.engine.close()
-            return resident() - before
+            return after[0] - before[0], after[1] - before[1]
 
-    assert asyncio.run(measured()) < 12 * 2**20
+    with no_shape_checks():
+        grown, more = asyncio.run(measured())
+    assert grown < 12 * 2**20
+    assert abs(more) < 50, "tensors are kept; a request has several"

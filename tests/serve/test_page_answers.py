@@ -2,7 +2,8 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,22 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools.coco import COCO
-from serve.served import ColorNetwork, as_file, color_segmenter, random_segmenter, scene, served
+from serve.served import (
+    ColorNetwork,
+    as_file,
+    color_segmenter,
+    random_box_segmenter,
+    random_segmenter,
+    scene,
+    served,
+    unmasked_segmenter,
+)
 
+from unimask.box_results import BoxResult
 from unimask.config import TASKS, Tiles
+from unimask.segmenter import Segmenter
 from unimask.serve.examples import shipped_examples
-from unimask.serve.layers import on_canvas, query_of, watch
+from unimask.serve.layers import describe, on_canvas, query_of, watch
 from unimask.serve.seen import look
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
@@ -144,6 +156,58 @@ def test_the_layers_of_a_query(client: TestClient) -> None:
         assert bool((step.shares[~step.visible] == 0).all())
         guide = watched.prediction.mask_logits(step.prediction - 1)[0]
         assert step.visible.shape[0] == guide.shape[0]
+
+
+def test_layers_are_told_while_others_ask(client: TestClient) -> None:
+    """One model is watched for two visitors while the engine uses it for a third."""
+    fresh = [upload(client, "second") for _ in range(3)]
+
+    def ask(place: str) -> dict[str, object]:
+        return client.get(f"{place}/layers", params={"segment": 1}).json()
+
+    expected = ask(upload(client, "second"))["steps"]
+    with ThreadPoolExecutor(6) as pool:
+        told = [pool.submit(ask, place) for place in fresh]
+        others = [pool.submit(upload, client, "second") for _ in range(6)]
+        assert all(one.result(60)["steps"] == expected for one in told)
+        assert all(one.result(60) for one in others)
+
+
+@pytest.mark.parametrize(("segmenter", "masked"), [(random_segmenter, True), (unmasked_segmenter, False)])
+def test_it_is_told_whether_attention_is_masked(segmenter: Callable[[], Segmenter], masked: bool) -> None:
+    one = segmenter()
+    (seen,) = look(one, [_tensor()], [""], 1, lambda: None)
+    told = describe(watch(one, seen.image, seen.views[0]), 0, one.categories)
+    assert told["masked"] == masked
+
+
+def test_a_model_of_boxes(tmp_path: Path) -> None:
+    """What it finds is what `predict` finds, and what it does not have is refused with the reason."""
+    expected = random_box_segmenter().predict(PICTURE, "detection")
+    assert isinstance(expected, BoxResult)
+    with served(random_box_segmenter()) as client:
+        (about,) = client.get("/v1/models").json()["models"]
+        assert about["tasks"] == ["detection"]
+        assert about["reasons"] == dict.fromkeys(TASKS, "This model finds boxes, not masks.")
+        place = upload(client)
+        found = client.get(f"{place}/result", params={"task": "detection"}).json()
+        assert [one["bbox"] for one in found["segments"]] == [[*one.bbox] for one in expected.boxes]
+        half = expected.boxes[len(expected.boxes) // 2].score
+        few = client.get(f"{place}/result", params={"task": "detection", "score": half}).json()
+        assert [one["score"] >= half for one in found["segments"]].count(True) == len(few["segments"])
+        for task in TASKS:
+            refused = client.get(f"{place}/result", params={"task": task})
+            assert refused.status_code == 422
+            assert refused.json() == {"error": "This model finds boxes, not masks."}
+        refused = client.get(f"{place}/layers", params={"segment": 1, "task": "detection"})
+        assert "This model finds boxes" in refused.json()["error"]
+        (tmp_path / "a.json").write_text(client.get(f"{place}/coco.json", params={"task": "detection"}).text)
+        coco = COCO(str(tmp_path / "a.json"))
+        assert [one["bbox"] for one in coco.anns.values()] == [[*one.bbox] for one in expected.boxes]
+        answer = client.post(
+            "/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, data={"task": "detection"}
+        ).json()
+        assert [one["bbox"] for one in answer["boxes"]] == [[*one.bbox] for one in expected.boxes]
 
 
 def _tensor() -> torch.Tensor:

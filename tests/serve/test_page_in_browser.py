@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
-from serve.served import as_file, color_segmenter, random_segmenter, scene
+from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene
 
+from unimask.box_results import BoxResult
+from unimask.segmenter import Segmenter
 from unimask.serve.app import create_app
 from unimask.serve.examples import shipped_examples
 from unimask.serve.gate import LOOPBACK_NAMES, Access
@@ -31,8 +33,7 @@ AREAS = {one.category: one.area for one in color_segmenter().predict(PICTURE, "i
 SLOW = 60_000  # milliseconds; a busy machine is no failure
 
 
-def serve(access: Access) -> Iterator[str]:
-    models = {"real": random_segmenter(), "colors": color_segmenter()}
+def serve(access: Access, models: dict[str, Segmenter]) -> Iterator[str]:
     app = create_app(models, Limits(), access, batch_size=2, examples=shipped_examples()[1:2])
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -49,7 +50,8 @@ def serve(access: Access) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    yield from serve(Access(token="", names=LOOPBACK_NAMES))
+    models = {"real": random_segmenter(), "colors": color_segmenter(), "boxes": box_segmenter()}
+    yield from serve(Access(token="", names=LOOPBACK_NAMES), models)
 
 
 @pytest.fixture(scope="module")
@@ -217,16 +219,129 @@ def test_errors_are_sentences_and_the_page_goes_on(browser: Any, address: str) -
     page.wait_for_selector("#list-title")
     page.wait_for_selector("#busy", state="hidden")
     page.click("#again")
-    page.evaluate(  # paste
-        """content => {
-            const data = new DataTransfer();
-            data.items.add(new File([Uint8Array.from(content)], "", { type: "image/png" }));
-            dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
-        }""",
-        list(as_file(PICTURE)),
-    )
-    visit.expect_text("#list-title", "3 segments")
+    assert page.is_visible("#drop")
     page.close()
+
+
+GIVE = """([kind, name, content, text]) => {
+    const data = new DataTransfer();
+    if (content) data.items.add(new File([Uint8Array.from(content)], name, { type: "image/png" }));
+    else data.setData("text/plain", text);
+    const how = { bubbles: true, cancelable: true };
+    if (kind === "paste") return dispatchEvent(new ClipboardEvent("paste", { ...how, clipboardData: data }));
+    const place = document.querySelector("#drop, #stage");
+    const drag = { ...how, dataTransfer: data };
+    for (const one of ["dragenter", "dragover"]) place.dispatchEvent(new DragEvent(one, drag));
+    const marked = document.body.classList.contains("dragging");
+    const free = place.dispatchEvent(new DragEvent("drop", drag));
+    return marked && !free;  // the browser itself does not open the file
+}"""
+
+
+def test_drop_and_paste(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    page = visit.page
+    page.wait_for_selector("#example-list button")
+    page.select_option("#model", "colors")
+    assert page.evaluate(GIVE, ["drop", "dropped.png", list(as_file(PICTURE)), ""])
+    visit.expect_text("#what", "dropped")
+    visit.expect_text("#list-title", "3 segments")
+    assert page.locator("body.dragging").count() == 0
+    small = as_file(PICTURE[:47, :59])
+    page.evaluate(GIVE, ["paste", "", list(small), ""])  # over a picture that is there
+    visit.expect_text("#what", "pasted")
+    visit.expect_text("#facts", "59 \u00d7 47")
+    page.evaluate(GIVE, ["paste", "", None, "https://example.com/a.png"])  # words are no picture
+    assert page.is_hidden("#error")
+    page.evaluate(GIVE, ["drop", "", None, "https://example.com/a.png"])
+    visit.expect_text("#error-text", "That was no file. Save the picture and drop the file here.")
+    page.evaluate(GIVE, ["drop", "broken.png", list(as_file(PICTURE)[:150]), ""])
+    playwright.expect(page.locator("#error-text")).to_contain_text("damaged or cut off")
+    page.wait_for_selector("#busy", state="hidden")
+    visit.expect_text("#what", "pasted")  # what was there stays
+    assert visit.uploads() == 3
+    page.close()
+
+
+def test_boxes_of_a_detector(browser: Any, address: str) -> None:
+    result = box_segmenter().predict(PICTURE, "detection")
+    assert isinstance(result, BoxResult)
+    assert [box.category for box in result.boxes] == ["red", "green", "ground"]
+    visit = Visit(browser, address)
+    page = visit.page
+    visit.upload("boxes")
+    visit.expect_text("#list-title", f"{len(result.boxes)} boxes")
+    assert page.locator("#list .row").count() == len(result.boxes)
+    assert page.is_checked("#tasks input[value=detection]")
+    for task in ("panoptic", "instance", "semantic"):
+        assert page.is_disabled(f"#tasks input[value={task}]")
+        assert page.get_attribute(f"#tasks input[value={task}]", "aria-describedby") == "tasks-off"
+    visit.expect_text(
+        "#tasks-off", "Panoptic, instance and semantic are off: this model finds boxes, not masks."
+    )
+    assert page.is_visible("#tasks-off")
+    page.locator("#inside").scroll_into_view_if_needed()
+    assert page.text_content("#inside-reason") == (
+        "This model finds boxes: its queries have no masks to look through."
+    )
+    assert page.is_hidden("#inside-body")
+    assert page.is_hidden("#inside-lead")
+
+    least = result.boxes[0]  # hover: the smallest of those that lie there
+    visit.point_at(*middle(RED))
+    assert page.text_content("#tip-name") == "red"
+    assert page.get_attribute("#list .lit", "data-id") == str(least.id)
+    assert f"{least.score * 100:.1f} %" in page.text_content("#tip-facts")
+    page.mouse.down()
+    page.mouse.up()
+    assert page.get_attribute("#list .row[aria-pressed=true]", "data-id") == str(least.id)
+    _the_box_is_drawn(visit, least.bbox)
+    page.keyboard.press("Escape")
+    assert page.locator("#list .row[aria-pressed=true]").count() == 0
+
+    page.fill("#score", "0.8")
+    kept = sum(box.score >= 0.8 for box in result.boxes)
+    visit.expect_text("#list-title", f"{kept} boxes")
+    assert kept == 2
+    assert page.is_hidden("#overlap-field")
+    name, content = visit.saved("#save-coco")
+    assert name == "two boxes.coco.json"
+    annotations = json.loads(content)["annotations"]
+    assert [one["bbox"] for one in annotations] == [[*box.bbox] for box in result.boxes[:kept]]
+    name, content = visit.saved("#save-overlay")
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.width % PICTURE.shape[1] == image.height % PICTURE.shape[0] == 0
+    assert page.is_disabled("#save-ids")
+    assert page.is_visible("#no-ids")
+    page.select_option("#model", "colors")
+    playwright.expect(page.locator("#tasks-off")).to_be_hidden()
+    visit.expect_text("#list-title", "2 boxes")  # around its instances
+    assert visit.complaints == []
+    page.close()
+
+
+BORDER = """() => {  // of what has changed since the last call: left, top, right, bottom, and how many pixels
+    const view = document.getElementById("view"), { width, height } = view;
+    const pixels = new Uint32Array(view.getContext("2d").getImageData(0, 0, width, height).data.buffer);
+    const last = window.last ?? pixels;
+    const changed = [...pixels.keys()].filter((at) => pixels[at] !== last[at]);
+    const rows = changed.map((at) => Math.floor(at / width)), columns = changed.map((at) => at % width);
+    window.last = pixels;
+    const ends = [Math.min(...columns), Math.min(...rows), Math.max(...columns) + 1, Math.max(...rows) + 1];
+    return [width, changed.length, ...ends];
+}"""
+
+
+def _the_box_is_drawn(visit: Visit, box: tuple[float, ...]) -> None:
+    """What outlines change in the picture is the border of the box, which is the only one shown."""
+    visit.page.uncheck("#labels")
+    visit.page.evaluate(BORDER)
+    visit.page.uncheck("#outlines")
+    width, changed, *ends = visit.page.evaluate(BORDER)
+    visit.page.check("#outlines")
+    left, top, wide, high = (width / PICTURE.shape[1] * part for part in box)
+    assert ends == pytest.approx([left, top, left + wide, top + high], abs=3)
+    assert 0 < changed < 4 * 2 * (wide + high)
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -248,7 +363,7 @@ def test_nothing_sticks_out_and_everything_has_a_name(browser: Any, address: str
 
 
 def test_a_token_is_asked_for(browser: Any) -> None:
-    for address in serve(Access(token="secret", names=frozenset())):
+    for address in serve(Access(token="secret", names=frozenset()), {"colors": color_segmenter()}):
         visit = Visit(browser, address)
         visit.page.fill("#token", "secret")
         visit.page.click("#token-form button")

@@ -108,7 +108,7 @@ def _region(path: Path, where: str, shape: Record) -> Region:
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
         raise DataError(path, f"{where}: points is no list of [x, y]")
     numbers = [number for point in points for number in point]
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return Outline(rings=(ring(path, where, numbers),))
     if len(points) != 2:
         raise DataError(path, f"{where}: a {kind} has {len(points)} points; expected 2")

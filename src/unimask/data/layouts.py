@@ -19,6 +19,13 @@ from unimask.data.label_studio import is_label_studio, open_label_studio
 from unimask.data.labelme import labelme_files, labelme_names, open_labelme
 from unimask.data.messages import some_of
 from unimask.data.voc import VocObjects, find_voc, read_voc_scheme, voc_splits
+from unimask.data.voc_boxes import (
+    find_voc_boxes,
+    open_voc_boxes,
+    voc_box_names,
+    voc_box_splits,
+    voc_files,
+)
 from unimask.data.yolo import find_yolo, open_yolo, read_yolo_names
 from unimask.errors import DataError
 from unimask.structures import BoxDataset
@@ -41,9 +48,11 @@ LAYOUTS = """expected one of
   detection_train.json, detection_val.json (COCO boxes, for detection), pictures in images/
   data.yaml (or classes.txt) with images/ and labels/ of .txt files (YOLO segmentation)
   SegmentationClass/ and SegmentationObject/ with JPEGImages/ and ImageSets/Segmentation/ (Pascal VOC)
+  Annotations/ of .xml files with JPEGImages/ and ImageSets/Main/ (Pascal VOC, boxes); also .xml files in
+    train/, val/, beside their pictures
   a JSON beside each picture, also in train/, val/ (LabelMe)
   one JSON of tasks with its pictures beside it or in images/ (Label Studio)
-  annotations.xml with its pictures beside it or in images/ (CVAT for images)
+  annotations.xml (or train.xml, val.xml) with pictures beside it or in images/ (CVAT for images)
   one JSON file of COCO or of Label Studio, one XML of CVAT; or the word shapes or
     shapes:HEIGHTxWIDTH (a generated set)"""
 
@@ -96,13 +105,15 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
 
     Exports of annotation tools are looked for first, since each has a file that nothing else has.
 
+    XML files of Pascal VOC that stand alone come last: all others say more than boxes.
+
     Instance segmentation looks for COCO instances first, detection for COCO boxes, the other tasks for COCO
-    panoptic; label pictures come last.
+    panoptic; then come label pictures.
 
     Raises:
         DataError: no layout is recognised, or there are several annotations for one split.
     """
-    of_tool = _sets_of_tool(root)
+    of_tool = _sets_of_tool(root, task)
     if of_tool:
         return _through(opener, of_tool)
     for kind in _ORDERS[task]:
@@ -110,6 +121,9 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
         if sets:
             return sets
     folders = find_folders(root, SPLITS)
+    boxes = _voc_box_sets(root) if not folders else {}
+    if boxes:
+        return _through(opener, boxes)
     if not folders:
         raise DataError(root, f"found {_contents(root)}; {LAYOUTS}")
     splits = read_splits(root) if "" in folders else {}
@@ -197,9 +211,11 @@ def _open_through(opener: Opener[Found], source: Source[Listed]) -> Found:
     return opener.segments(source.open())
 
 
-def _sets_of_tool(root: Path) -> dict[str, Source[Listed]]:
+def _sets_of_tool(root: Path, task: Task) -> dict[str, Source[Listed]]:
     """The sets of an annotation tool's export, by split; none where there is no such export."""
     voc = find_voc(root) if not (root / CLASSES_FILE).exists() else None
+    if voc is not None and task == "detection" and voc_files(voc):
+        return _voc_box_sets(root)  # of VOC's photos many more have boxes than masks
     if voc is not None:
         scheme = read_voc_scheme(voc)
         return {
@@ -208,6 +224,9 @@ def _sets_of_tool(root: Path) -> dict[str, Source[Listed]]:
         }
     if is_cvat(root / CVAT_FILE):
         return _cvat_sets(root / CVAT_FILE)
+    parts = {split_of_word(path.stem): path for path in sorted(root.glob("*.xml")) if is_cvat(path)}
+    if parts and "" not in parts:
+        return _cvat_files(parts)
     yolo = find_yolo(root)
     if yolo is not None:
         found = read_yolo_names(yolo)
@@ -253,11 +272,40 @@ def _labelme_sets(root: Path) -> dict[str, Source[Listed]]:
     }
 
 
+def _voc_box_sets(root: Path) -> dict[str, Source[Listed]]:
+    """Photos with an XML of Pascal VOC each; all of them share their names."""
+    found = find_voc_boxes(root)
+    files = voc_box_splits(found) if found is not None else {}
+    for split, words in SPLITS.items() if found is None else ():
+        listed = [tuple(voc_files(root / word)) for word in words]
+        files.update({split: next(filter(None, listed))} if any(listed) else {})
+    if not files:
+        return {}
+    names = voc_box_names([path for paths in files.values() for path in paths])
+    return {
+        split_of_word(word) or word: Source(path=paths[0].parent, open=partial(open_voc_boxes, names, paths))
+        for word, paths in files.items()
+    }
+
+
 def _cvat_sets(path: Path) -> dict[str, Source[Listed]]:
     file = read_cvat(path)
     return {
         split_of_word(subset) or subset: Source(path=path, open=partial(open_cvat, file, images))
         for subset, images in cvat_subsets(file).items()
+    }
+
+
+def _cvat_files(paths: Mapping[str, Path]) -> dict[str, Source[Listed]]:
+    """A file for each split, as datumaro writes them."""
+    files = {split: read_cvat(path) for split, path in paths.items()}
+    first, *others = files.values()
+    for other in others:
+        if other.names != first.names:
+            raise DataError(other.path, f"has other labels than {first.path.name}; export them together")
+    return {
+        split: Source(path=file.path, open=partial(open_cvat, file, file.images))
+        for split, file in files.items()
     }
 
 

@@ -44,7 +44,7 @@ def find_voc(root: Path) -> Path | None:
         DataError: there are several.
     """
     places = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
-    found = [place for place in places if (place / CLASSES).is_dir() and (place / OBJECTS).is_dir()]
+    found = [place for place in places if (place / CLASSES).is_dir() and any((place / OBJECTS).glob("*.png"))]
     if len(found) > 1:
         raise DataError(root, f"holds several sets: {some_of(p.name for p in found)}; name one of them")
     return found[0] if found else None
@@ -76,6 +76,8 @@ def voc_splits(folder: Path) -> dict[str, tuple[str, ...]]:
 def read_voc_scheme(folder: Path) -> VocScheme:
     """The 20 classes of VOC, or those of `labelmap.txt` (CVAT: `name:r,g,b:parts:actions`, a line each).
 
+    An entry without a colour has the one that VOC gives to its number, counted from 0.
+
     Raises:
         DataError: a line of the file is no such entry, or no class but the background is left.
     """
@@ -83,14 +85,18 @@ def read_voc_scheme(folder: Path) -> VocScheme:
     if not path.is_file():
         return VocScheme(names=VOC_NAMES, numbers_of_colors={})
     names, colors = [], {_pack(VOID_COLOR): VOID}
+    entries = 0
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, _, rest = line.strip().partition(":")
         parts = rest.partition(":")[0].split(",")
+        if ":" in line and parts == [""]:
+            parts = [str(channel) for channel in voc_color(entries)]
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             raise DataError(path, f"line {number}: {line.strip()!r}; expected name:red,green,blue::")
         color = _pack((int(parts[0]), int(parts[1]), int(parts[2])))
+        entries += 1
         if name.lower() == "background":
             colors[color] = 0
         else:
@@ -99,6 +105,18 @@ def read_voc_scheme(folder: Path) -> VocScheme:
     if not names or len(set(names)) < len(names):
         raise DataError(path, f"the names are {some_of(names)}; expected at least one, all different")
     return VocScheme(names=tuple(names), numbers_of_colors=colors)
+
+
+def voc_color(number: int) -> tuple[int, int, int]:
+    """The colour of a class in the palette of VOC: the bits of its number, by three, from high to low.
+
+    Source: the development kit of Pascal VOC, `VOCcolormap.m`.
+    """
+    red, green, blue = (
+        sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
+        for channel in range(3)
+    )
+    return red, green, blue
 
 
 def _pack(color: tuple[int, int, int]) -> int:

@@ -16,7 +16,10 @@ NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class YoloSet:
-    """The names of the classes, and the folders of pictures by the key of the file (`train`, `val`, ...)."""
+    """The names of the classes, and where pictures are, by the key of the file (`train`, `val`, ...).
+
+    A place is a folder of pictures, or a text file with the path of one on each line.
+    """
 
     names: tuple[str, ...]
     folders: Mapping[str, tuple[Path, ...]]
@@ -61,7 +64,7 @@ def read_yolo_names(path: Path) -> YoloSet:
         value = content.get(key)
         listed = value if isinstance(value, list) else [value]
         if value:
-            folders[key] = tuple(_folder(path, base, key, str(one)) for one in listed)
+            folders[key] = tuple(_place(path, base, key, str(one)) for one in listed)
     return YoloSet(names=names, folders=folders or {"": (path.parent / "images",)})
 
 
@@ -71,18 +74,37 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _folder(path: Path, base: Path, key: str, text: str) -> Path:
+def _place(path: Path, base: Path, key: str, text: str) -> Path:
     """Where the pictures of a part are; exports of some tools are off by one `..`."""
     tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
-    for folder in tried:
-        if folder.is_dir():
-            return folder
+    for place in tried:
+        if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
+            return place
     raise DataError(path, f"{key} is {text!r}, which is no folder here; looked for {some_of(tried)}")
 
 
-def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
-    """The pictures of some folders. Labels lie in the folder of the same path with `labels` for `images`.
+def _pictures(place: Path) -> list[Path]:
+    """The pictures in a folder, or those that a text file lists.
 
+    Paths begin at the list's folder, or higher up: CVAT writes `data/images/train/a.jpg` for
+    `images/train/a.jpg`.
+    """
+    if place.is_dir():
+        return list(pictures_in(place))
+    found = []
+    for number, line in enumerate(place.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        parts = [part for part in line.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        ends = [place.parent.joinpath(*parts[start:]) for start in range(len(parts))]
+        found += [next((end for end in ends if end.is_file()), Path())][: bool(parts)]
+        if parts and found[-1] == Path():
+            raise DataError(place, f"line {number}: there is no picture {line.strip()!r} here")
+    return found
+
+
+def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
+    """The pictures of some places (`YoloSet`).
+
+    Labels lie in the folder of the same path with `labels` for `images`.
     A picture without a text file, or with an empty one, has no objects. A line `class x y width height` is a
     box, taken as a filled rectangle.
 
@@ -91,14 +113,15 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
     """
     entries = []
     for folder in folders:
-        labels = _labels_beside(folder)
-        for picture in pictures_in(folder):
-            source = labels / f"{picture.stem}.txt"
+        for picture in _pictures(folder):
+            source = _labels_beside(picture.parent) / f"{picture.stem}.txt"
             objects = _objects(source, names) if source.is_file() else ()
             entries.append(DrawnPicture(picture=picture, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
         raise DataError(
-            folders[0], f"has {len(entries)} pictures and no labels in {_labels_beside(folders[0])}"
+            folders[0],
+            f"has {len(entries)} pictures and no labels; looked in "
+            + some_of(sorted({str(entry.source.parent) for entry in entries})),
         )
     return DrawnPictures(names, entries)
 

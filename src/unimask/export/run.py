@@ -22,7 +22,7 @@ from unimask.data.shapes import ShapesDataset
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.export.parity import ParityReport, compare
 from unimask.export.program import save_program, trace
-from unimask.export.wrappers import CANVAS_STEP, exportable, takes_any_size
+from unimask.export.wrappers import CANVAS_STEP, exportable, smallest_step
 from unimask.exported import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.segmenter import Segmenter, load
 
@@ -44,7 +44,7 @@ def export(
 
     Raises:
         WeightsError: the model cannot be loaded, or the packages of the extra `export` are not installed.
-        ConfigError: its canvases are no multiples of 32 pixels, and its layers need that.
+        ConfigError: its canvases are no multiples of what its layers need (32 pixels for models of masks).
         DataError: the output cannot be written.
     """
     output = Path(output)
@@ -80,11 +80,12 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
         raise DataError(output, f"a file of format {format} ends in {suffix}; name it so with --output")
     if output.is_dir():
         raise DataError(output, "is a folder; name a file with --output")
-    if canvas_step(segmenter) % CANVAS_STEP and not takes_any_size(segmenter.model):
-        divisor = segmenter.model_file.experiment.data.divisor
+    divisor, step = segmenter.model_file.experiment.data.divisor, smallest_step(segmenter.model)
+    if divisor % step:
         raise ConfigError(
             f"{weights}: data.divisor",
-            f"is {divisor}; exported, this model takes canvases of multiples of {CANVAS_STEP} pixels only",
+            f"is {divisor}; exported, this model takes canvases of multiples of {step} pixels only. Write "
+            f"{step} into its config.json: pictures are padded to that, and results change a little",
         )
     if format != "pt2":
         try:
@@ -98,8 +99,12 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
 
 
 def canvas_step(segmenter: Segmenter) -> int:
-    """Heights and widths that the exported model takes are multiples of this: 32 or 1."""
-    return 1 if segmenter.model_file.experiment.data.divisor % CANVAS_STEP else CANVAS_STEP
+    """Heights and widths that the exported model takes are multiples of this.
+
+    It is 32 where all canvases are so: then sizes divide without remainder. Else it is what the model takes.
+    """
+    divisible = segmenter.model_file.experiment.data.divisor % CANVAS_STEP == 0
+    return CANVAS_STEP if divisible else smallest_step(segmenter.model)
 
 
 def _write(program: ExportedProgram, face: Face, path: Path, format: Format, text: str) -> None:

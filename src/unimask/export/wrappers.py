@@ -130,17 +130,21 @@ def exportable(model: nn.Module) -> FinalMasks | FinalBoxes:
     return wrapped
 
 
-def takes_any_size(model: nn.Module) -> bool:
-    """Whether the exported model is not bound to canvases of multiples of 32 pixels.
+def smallest_step(model: nn.Module) -> int:
+    """Heights and widths of canvases that the exported model takes are multiples of this: 1 to 32 pixels.
 
-    That are models of boxes none of whose layers treats some sizes apart: by padding that depends on the
-    size, or by a pool that rounds up.
+    Models of masks need 32. Models of boxes take any size, if no layer treats some sizes apart: by padding
+    that depends on the size, or by a pool that rounds up. Otherwise it is the stride of the map that they
+    work on: up to there such sizes divide without remainder.
     """
+    if not isinstance(model, Detr | DetrWithMasks):
+        return CANVAS_STEP
     bound = any(
         isinstance(module, Conv2dSame) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
         for module in model.modules()
     )
-    return isinstance(model, Detr | DetrWithMasks) and not bound
+    detr = model.detr if isinstance(model, DetrWithMasks) else model
+    return detr.stride if bound else 1
 
 
 def _final(model: nn.Module) -> FinalMasks | FinalBoxes:

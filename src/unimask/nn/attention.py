@@ -1,9 +1,11 @@
 """Attention: of every query to every key, and deformable attention to a few points of several maps."""
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -194,11 +196,15 @@ class SelfAttention(nn.Module):
 def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Inside, each call of one of the attentions adds its shares (batch, heads, queries, tokens) to the list.
 
-    For `Attention` only: `attend` alone, as decoding uses it, is not seen.
+    For `Attention` only: `attend` alone, as decoding uses it, is not seen. Nor are calls of other threads: a
+    server asks one model several things at a time.
     """
     seen: list[Tensor] = []
+    own = threading.get_ident()
 
-    def look(attention: Attention, inputs: tuple[Tensor, ...]) -> None:
+    def look(attention: Attention, inputs: tuple[Any, ...]) -> None:  # the last may be no tensor
+        if threading.get_ident() != own:
+            return
         queries, keys, _, *visible = inputs
         seen.append(attention.shares(queries, keys, *visible))
 

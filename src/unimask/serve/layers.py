@@ -172,6 +172,7 @@ def describe(watched_view: Watched, query: int, categories: Categories) -> Recor
             placement.canvas[1] / placement.resized[1],
             placement.canvas[0] / placement.resized[0],
         ],
+        "masked": any(bool((~step.visible).any()) for step in watched_view.steps if step.stride),
         "steps": steps,
         "queries": _choices(probabilities[-1], query, names),
     }

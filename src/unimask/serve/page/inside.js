@@ -35,7 +35,7 @@ export class Inside {
   follow(wanted, reason = "") {
     find("inside-reason").hidden = !reason;
     find("inside-reason").textContent = reason;
-    find("inside-body").hidden = Boolean(reason);
+    find("inside-body").hidden = find("inside-lead").hidden = Boolean(reason);
     find("query-field").hidden = Boolean(reason);
     this.wanted = reason ? null : wanted;
     this.query = -1;
@@ -74,11 +74,14 @@ export class Inside {
     this.color = wanted.segment.color;
     const last = told.steps.length - 1;
     find("layer").max = last;
+    find("looks-name").textContent = told.masked ? "Where it may look" : "Where it looks";
+    find("hidden-legend").hidden = !told.masked;
     const select = find("query");
     select.replaceChildren(...told.queries.map(({ query, category, score }) => new Option(`${query} · ${category} ${Math.round(score * 100)} %`, query, false, query === told.query)));
     const whole = told.views === 1;
     find("inside-lead").textContent =
-      `Query ${told.query} made the ${wanted.segment.category} ${wanted.segment.id}. Each decoder layer may look only where its last mask was.` +
+      `Query ${told.query} made the ${wanted.segment.category} ${wanted.segment.id}. ` +
+      (told.masked ? "Each decoder layer may look only where its last mask was." : "The decoder layers of this model may look everywhere.") +
       (whole ? "" : ` The model sees this picture in ${told.views} tiles; this is the one around the segment.`) +
       (this.gain > 1.2 ? " Shown brighter than it is." : "");
     this.film();
@@ -126,10 +129,13 @@ export class Inside {
     const share = step.mask.values.reduce((sum, value) => sum + (value >= 128), 0) / step.mask.values.length;
     const everywhere = step.seen > 0.999;
     find("step-title").textContent = step.stride ? this.title(index) : "Before the first layer";
-    find("looks-text").textContent = step.stride ? `${percent(step.seen)} of the view, in cells of stride ${step.stride}` : "it has not looked yet";
+    const cells = `in cells of stride ${step.stride}`;
+    find("looks-text").textContent = !step.stride ? "it has not looked yet" : this.told.masked ? `${percent(step.seen)} of the view, ${cells}` : cells;
     find("says-text").textContent = `${percent(share)} of the view`;
     find("step-text").textContent = !step.stride
       ? "The query has not looked at the picture. What it says comes from what it learned in training alone."
+      : everywhere && !this.told.masked
+        ? "Nothing is hidden from it. Bright is where its attention goes."
       : everywhere
         ? `Its last mask is empty at stride ${step.stride}, or nothing restricts it: so it may look everywhere. Bright is where it does.`
         : `It may look at the foreground of its own last mask only. Bright is where its attention goes.`;

@@ -11,6 +11,7 @@ const TASKS = ["panoptic", "instance", "semantic", "detection"];
 const THEMES = [["", "as the system", "◐"], ["light", "light", "☀"], ["dark", "dark", "☾"]];
 const percent = (value) => `${Math.round(value * 100)} %`;
 const exact = (value) => `${(value * 100).toFixed(1)} %`;
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const state = { models: [], limits: {}, picture: null, bitmap: null, task: "panoptic", thresholds: {}, scene: null, pending: null };
 
 const stage = new Stage(find("view"), find("glow"), find("stage"));
@@ -140,7 +141,8 @@ async function receive(found, asked) {
   sliders();
   const ids_off = state.scene.boxes;
   find("save-ids").disabled = ids_off;
-  find("save-ids").title = ids_off ? "Boxes have no id map" : state.task === "instance" ? "Where instances overlap, the surest one" : "";
+  find("no-ids").hidden = !ids_off;
+  find("save-ids").title = !ids_off && state.task === "instance" ? "Where instances overlap, the surest one" : "";
   follow(0, asked);
   const things = found.segments.length;
   find("facts").textContent = `${width} × ${height}` + (state.picture.views > 1 ? ` · seen in ${state.picture.views} tiles` : "");
@@ -168,9 +170,9 @@ function offerTasks() {
     ...TASKS.map((task) => {
       const label = document.createElement("label"), input = document.createElement("input"), text = document.createElement("span");
       Object.assign(input, { type: "radio", name: "task", value: task, checked: task === state.task, disabled: !offered.tasks.includes(task) });
-      text.textContent = task[0].toUpperCase() + task.slice(1);
+      text.textContent = capital(task);
       label.title = offered.reasons[task] ?? "";
-      if (label.title) input.setAttribute("aria-label", `${task}: ${label.title}`);
+      if (label.title) input.setAttribute("aria-describedby", "tasks-off");
       input.addEventListener("change", () => {
         state.task = task;
         ask();
@@ -179,6 +181,18 @@ function offerTasks() {
       return label;
     }),
   );
+  find("tasks-off").hidden = TASKS.every((task) => offered.tasks.includes(task));
+  find("tasks-off").textContent = whyOff(offered.reasons);
+}
+
+/** Which tasks a model does not have, and why; those of one reason together. */
+function whyOff(reasons) {
+  const groups = new Map();
+  for (const task of TASKS.filter((one) => one in reasons)) groups.set(reasons[task], [...(groups.get(reasons[task]) ?? []), task]);
+  return [...groups].map(([reason, tasks]) => {
+    const last = tasks.at(-1), named = tasks.length > 1 ? `${tasks.slice(0, -1).join(", ")} and ${last} are` : `${last} is`;
+    return `${capital(named)} off: ${reason[0].toLowerCase()}${reason.slice(1)}`;
+  }).join(" ");
 }
 
 function sliders() {

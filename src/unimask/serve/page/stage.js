@@ -2,6 +2,7 @@
 
 const HEIGHT_SHARE = 0.72; // of the window, at most
 const STUFF = 0.7; // of the opacity of things
+const TINT = 0.3; // of the opacity: the inside of boxes
 const MOST_NAMES = 8; // of one category; more get numbers
 const FONT = "600 {}px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
@@ -116,10 +117,12 @@ function paint(pen, scene, scale, ratio) {
   pen.lineJoin = "round";
   if (scene.alone && shown.length) dim(pen, scene, shown[0]);
   const order = [...shown].sort((one, other) => one.thing - other.thing || other.area - one.area);
-  for (const segment of order) {
-    const path = shape(scene, segment);
-    pen.fillStyle = css(segment.color, scene.opacity * (scene.boxes ? 0.3 : segment.thing ? 1 : STUFF));
-    pen.fill(path);
+  if (scene.boxes) tint(pen, scene, shown);
+  else {
+    for (const segment of order) {
+      pen.fillStyle = css(segment.color, scene.opacity * (segment.thing ? 1 : STUFF));
+      pen.fill(shape(scene, segment));
+    }
   }
   if (scene.outlines) {
     for (const segment of order) {
@@ -129,6 +132,20 @@ function paint(pen, scene, scale, ratio) {
     }
   }
   if (scene.labels) names(pen, scene, shown, scale, ratio);
+}
+
+/** Boxes of one colour together: where many lie over one another, the picture still shows. */
+function tint(pen, scene, shown) {
+  const paths = new Map();
+  for (const box of shown) {
+    const color = css(box.color, scene.opacity * TINT);
+    if (!paths.has(color)) paths.set(color, new Path2D());
+    paths.get(color).rect(...box.bbox);
+  }
+  for (const [color, path] of paths) {
+    pen.fillStyle = color;
+    pen.fill(path);
+  }
 }
 
 /** Everything but one segment in the dark. */
