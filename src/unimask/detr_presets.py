@@ -62,20 +62,23 @@ def detr_panoptic(backbone: str) -> Experiment:
 
 
 def detr_small() -> Experiment:
-    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 192 channels.
+    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 128 channels.
 
-    DETR learns slowly: it needs many more steps than the presets of masks.
+    DETR learns slowly: it needs many more steps than the presets of masks. A narrow and shallow one learned
+    faster in trials than one of 192 channels, and so did one that tells the encoder's input where cells are.
+    Norms stay as ImageNet left them: start with its weights.
     """
     return Experiment(
         model=DetrConfig(
-            backbone=EFFICIENTNET,
-            channels=192,
-            heads=6,
-            feedforward_channels=768,
+            backbone=replace(EFFICIENTNET, freeze_norm=True),
+            channels=128,
+            heads=4,
+            feedforward_channels=256,
             dropout=0.0,
-            encoder_layers=3,
-            decoder_layers=4,
+            encoder_layers=2,
+            decoder_layers=3,
             queries=50,
+            positions="input_and_attention",
         ),
         losses=DETR_LOSSES,
         data=DataConfig(
@@ -87,12 +90,12 @@ def detr_small() -> Experiment:
         training=TrainingConfig(
             steps=12_000,
             batch_size=8,
-            learning_rate=2e-4,
+            learning_rate=4e-4,
             weight_decay=1e-4,
             backbone_multiplier=0.3,
-            gradient_clip=0.1,
+            gradient_clip=1.0,
             milestones=(0.8,),
-            warmup_steps=200,
+            warmup_steps=50,
             ema_decay=0.999,
             evaluate_every=1000,
             checkpoint_every=250,
