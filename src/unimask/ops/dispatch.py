@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from unimask.ops.deformable import deformable_sampling
 from unimask.ops.deformable_bags import bag_sampling
 from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
+from unimask.ops.fused import Activation, Steps, convolution, fused_convolution
 from unimask.ops.norms import overwrite_with_group_norm
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
@@ -48,6 +49,34 @@ def fast_deformable_sampling(
     if kernels_serve(values, locations, weights):
         return kernel_sampling(values, sizes, locations, weights)
     return deformable_sampling(values, sizes, locations, weights)
+
+
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's oneDNN on this processor has fused operations of a type."""
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    reduced = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or reduced
+
+
+def convolve(
+    maps: Float[Tensor, "batch _in_channels _height _width"],
+    weight: Float[Tensor, "channels _channels_of_group _rows _columns"],
+    bias: Float[Tensor, " channels"] | None,
+    steps: Steps,
+    activation: Activation,
+    added: Float[Tensor, "batch channels _rows_out _columns_out"] | None = None,
+) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
+    """activation(convolved maps + added) in the type of the weight, also under autocast.
+
+    On the CPU, where no gradient is wanted, `added` is written over.
+    """
+    maps = maps.to(weight.dtype)
+    added = None if added is None else added.to(weight.dtype)
+    if _on_cpu(maps) and not torch.is_grad_enabled() and _fuses(weight.dtype):
+        return fused_convolution(maps, weight, bias, steps, activation, added)
+    with torch.autocast(device_type=maps.device.type, enabled=False):
+        return convolution(maps, weight, bias, steps, activation, added)
 
 
 def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*others few"]:
