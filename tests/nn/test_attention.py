@@ -1,4 +1,5 @@
 from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn

@@ -143,7 +143,8 @@ def takes_any_size(model: nn.Module) -> bool:
     size, or by a pool that rounds up.
     """
     bound = any(
-        isinstance(module, Conv2dSame | SamePadding) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
+        isinstance(module, Conv2dSame | SamePadding)
+        or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
         for module in model.modules()
     )
     return isinstance(model, Detr | DetrWithMasks) and not bound

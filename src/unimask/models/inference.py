@@ -30,7 +30,7 @@ def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32) 
     """A copy of the model in eval mode whose backbone takes fewer steps, to be run under autocast to `dtype`.
 
     Batch norms become part of the convolutions before them, activations and sums of theirs. What belongs
-    together is guessed from the order in which a module lists its parts, and then tried on a picture of noise:
+    together is guessed from the order in which a module lists its parts, and tried on a picture of noise:
     a backbone whose maps change stays as it is. Weights of matrix products and convolutions get the `dtype`,
     once and not at each call, but for the first layers of the backbone (`PRECISE_STRIDE`). Convolutions get
     the order channels_last. The copy is for prediction only: it has other parameters than the model.
@@ -108,7 +108,9 @@ def _fuse(module: nn.Module) -> None:
 def _is_fusible(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     if type(module) is Conv2dSame:
         return True
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return (
+        type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    )
 
 
 def _activation(module: nn.Module) -> Activation:

@@ -23,7 +23,7 @@ class SamePadding(nn.Module):
         self, maps: Float[Tensor, "batch channels _height _width"]
     ) -> Float[Tensor, "batch channels _padded_height _padded_width"]:
         """The maps with zeros around."""
-        return pad_same(maps, self.kernel_size, self.stride, self.dilation)
+        return pad_same(maps, list(self.kernel_size), list(self.stride), list(self.dilation))
 
 
 class FusedConvolution(nn.Module):

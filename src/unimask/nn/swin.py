@@ -96,7 +96,9 @@ class WindowAttention(nn.Module):
         batch, num_windows, tokens, channels = windows.shape
         groups = penalty.shape[0]
         bias = self.position_bias[self.relative_positions].permute(2, 0, 1) + penalty[:, None]
-        parts = self.query_key_value(windows).view(-1, num_windows, tokens, 3, self.heads, channels // self.heads)
+        parts = self.query_key_value(windows).view(
+            -1, num_windows, tokens, 3, self.heads, channels // self.heads
+        )
         bias = bias.to(parts.dtype)
         if batch == 1 or groups == 1:
             # each window is one of the batch: nothing has to be put into another order

@@ -67,7 +67,7 @@ class BagReader:
             for rows, place, share in zip(self.rows, places, shares, strict=True)
             for corners in (self.table.corners(place, gradients=False),)
         ]
-        return torch.stack(sums).view(batch, queries, -1)
+        return torch.stack(sums).view(batch, queries, self.table.heads * self.rows[0].shape[1])
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def token_by_token(
 
 
 def _joined(parts: Iterator[Tensor], count: int) -> Float[Tensor, "batch count channels"]:
-    """`torch.cat` along the second dimension; without gradients each part is taken while it is in the cache."""
+    """`torch.cat` along the second dimension; without gradients each part is taken while in the cache."""
     if torch.is_grad_enabled():
         return torch.cat(list(parts), dim=1)
     first = next(parts)

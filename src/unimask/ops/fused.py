@@ -53,7 +53,16 @@ def fused_convolution(
     if added is not None:
         unary = "relu" if activation == "relu" else None
         total: Tensor = operations._convolution_pointwise_.binary(
-            added.contiguous(memory_format=torch.channels_last), maps, weight, bias, *geometry, "add", 1.0, unary, [], ""
+            added.contiguous(memory_format=torch.channels_last),
+            maps,
+            weight,
+            bias,
+            *geometry,
+            "add",
+            1.0,
+            unary,
+            [],
+            "",
         )
         return total
     name, numbers = ("hardtanh", [0.0, 6.0]) if activation == "relu6" else (activation, [])
