@@ -108,7 +108,8 @@ class Segmenter:
             raise ConfigError("precision", f"{precision!r} does not exist; there are: {', '.join(_AUTOCAST)}")
         self.device = torch.device(device)
         self.precision = precision
-        ready = prepare_for_inference(model) if isinstance(model, Model) else model.eval()
+        dtype = _AUTOCAST[precision]
+        ready = prepare_for_inference(model, dtype) if isinstance(model, Model) else model.eval()
         self.model = ready.to(self.device)
         self.model_file = model_file
         self.variants = tuple(variants)
@@ -365,10 +366,14 @@ class Segmenter:
     @torch.inference_mode()
     def predict_placed(self, images: ImageBatch) -> Prediction:
         """What the model says about placed pictures, in the segmenter's precision."""
-        dtype = _AUTOCAST[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+        with self.autocast():
             prediction: Prediction = self.model(images.pixels, images.valid)
         return prediction
+
+    def autocast(self) -> torch.autocast:
+        """The context in which `model` is to be called: its weights may have the type of the precision."""
+        dtype = _AUTOCAST[self.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
 
 def check_task(task: str) -> None:

@@ -6,6 +6,7 @@ from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, Quer
 from unimask.models.backbones import FrozenBatchNorm
 from unimask.models.build import build_model
 from unimask.models.inference import prepare_for_inference
+from unimask.nn.fused import FusedConvolution
 
 
 def model(backbone: str, freeze_norm: bool) -> nn.Module:
@@ -61,3 +62,35 @@ def test_a_wrong_guess_changes_nothing() -> None:
     pixels = torch.randn(1, 3, 5, 7)
     with torch.inference_mode():
         assert torch.equal(ready.get_submodule("backbone")(pixels)[4], holder.backbone(pixels)[4])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "tf_efficientnet_lite0"])
+def test_sums_and_activations_are_part_of_the_convolutions(backbone: str) -> None:
+    plain = model(backbone, freeze_norm=False)
+    ready = prepare_for_inference(plain).get_submodule("backbone")
+    kinds = {type(module) for module in ready.modules()}
+    assert FusedConvolution in kinds
+    assert not kinds & {nn.Conv2d, nn.ReLU, nn.ReLU6}
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected, found = plain.get_submodule("backbone")(pixels), ready(pixels)
+    for stride, maps in expected.items():
+        torch.testing.assert_close(found[stride], maps, atol=1e-4 * float(maps.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "swin_tiny"])
+def test_weights_have_the_type_but_for_the_first_layers(backbone: str) -> None:
+    plain = model(backbone, freeze_norm=False)
+    ready = prepare_for_inference(plain, torch.bfloat16)
+    first = [m for m in ready.modules() if isinstance(m, FusedConvolution) and m.weight.shape[1] == 3]
+    assert [one.weight.dtype for one in first] == [torch.float32]
+    layers = [m for m in ready.modules() if isinstance(m, nn.Linear)]
+    assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
+    assert all(parameter.dtype == torch.float32 for parameter in plain.parameters())
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, prediction = plain(pixels), ready(pixels)
+    spread = float(expected.mask_features.float().std())
+    torch.testing.assert_close(
+        prediction.mask_features.float(), expected.mask_features.float(), atol=0.3 * spread, rtol=0.1
+    )

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -97,13 +98,18 @@ def test_offsets_are_in_cells_of_their_own_level() -> None:
 
 def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     types = []
-    plain = module.fast_deformable_sampling
+    plain = module.deformable_sampler
 
-    def spy(values: Tensor, sizes: object, locations: Tensor, weights: Tensor) -> Tensor:
-        types.extend([values.dtype, locations.dtype, weights.dtype, (values @ values.mT).dtype])
-        return plain(values, sizes, locations, weights)
+    def spy(values: Tensor, *others: object) -> Callable[[Tensor, Tensor], Tensor]:
+        sample = plain(values, *others)
 
-    monkeypatch.setattr(module, "fast_deformable_sampling", spy)
+        def watched(locations: Tensor, weights: Tensor) -> Tensor:
+            types.extend([values.dtype, locations.dtype, weights.dtype, (values @ values.mT).dtype])
+            return sample(locations, weights)
+
+        return watched
+
+    monkeypatch.setattr(module, "deformable_sampler", spy)
     attention, tokens = DeformableAttention(32, 4, 2, 4), torch.randn(1, 50, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = attention(tokens, tokens, levels())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unimask.ops import deformable_bags
 from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_bags import bag_sampling
+from unimask.ops.deformable_bags import BagReader, bag_sampling
 from unimask.ops.dispatch import fast_deformable_sampling
 from unimask.ops.positions import cell_centers
 
@@ -15,7 +15,19 @@ SIZES = ((2, 3), (5, 7), (1, 4))
 Sampling = Callable[[Tensor, tuple[tuple[int, int], ...], Tensor, Tensor], Tensor]
 
 
-@pytest.fixture(params=[deformable_sampling, bag_sampling, fast_deformable_sampling])
+def reader_sampling(
+    values: Tensor, sizes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Two halves of the queries, read one after the other."""
+    if values.requires_grad or locations.requires_grad or weights.requires_grad:
+        return bag_sampling(values, sizes, locations, weights)  # a reader gives no gradients
+    read_bags = BagReader(values, sizes, locations.shape[4])
+    half = locations.shape[1] // 2
+    parts = [read_bags(locations[:, some], weights[:, some]) for some in (slice(half), slice(half, None))]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.fixture(params=[deformable_sampling, bag_sampling, fast_deformable_sampling, reader_sampling])
 def sampling(request: pytest.FixtureRequest) -> Sampling:
     """The plain version, and every faster one."""
     version: Sampling = request.param

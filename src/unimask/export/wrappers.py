@@ -11,6 +11,7 @@ from torch.nn import functional
 from unimask.exported import final_tensors
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
+from unimask.nn.fused import SamePadding
 from unimask.structures import BoxMaskPrediction, BoxPrediction
 
 CANVAS_STEP = 32  # heights and widths that exported models take are multiples of it, as canvases are
@@ -76,14 +77,7 @@ class FixedPadding(nn.Module):
     def __init__(self, layer: nn.Conv2d | nn.AvgPool2d, dilation: tuple[int, int]) -> None:
         super().__init__()
         self.layer = layer
-        vertical, horizontal = (
-            max((kernel - 1) * step + 1 - stride, 0)
-            for kernel, stride, step in zip(
-                pair_of(layer.kernel_size), pair_of(layer.stride), dilation, strict=True
-            )
-        )
-        left, top = horizontal // 2, vertical // 2
-        self.padding = (left, horizontal - left, top, vertical - top)
+        self.padding = fixed_padding(pair_of(layer.kernel_size), pair_of(layer.stride), dilation)
 
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
@@ -91,6 +85,18 @@ class FixedPadding(nn.Module):
         """As the layer itself."""
         result: Tensor = self.layer(functional.pad(maps, self.padding))
         return result
+
+
+def fixed_padding(
+    kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom."""
+    vertical, horizontal = (
+        max((kernel - 1) * step + 1 - apart, 0)
+        for kernel, apart, step in zip(kernel_size, stride, dilation, strict=True)
+    )
+    left, top = horizontal // 2, vertical // 2
+    return left, horizontal - left, top, vertical - top
 
 
 def pair_of(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -140,7 +146,8 @@ def smallest_step(model: nn.Module) -> int:
     if not isinstance(model, Detr | DetrWithMasks):
         return CANVAS_STEP
     bound = any(
-        isinstance(module, Conv2dSame) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
+        isinstance(module, Conv2dSame | SamePadding)
+        or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
         for module in model.modules()
     )
     detr = model.detr if isinstance(model, DetrWithMasks) else model
@@ -157,6 +164,9 @@ def _fix_padding(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, Conv2dSame):
             setattr(module, name, fixed_convolution(child))
+        elif isinstance(child, SamePadding):
+            padding = fixed_padding(child.kernel_size, child.stride, child.dilation)
+            setattr(module, name, nn.ZeroPad2d(padding))
         elif isinstance(child, AvgPool2dSame):
             setattr(module, name, fixed_pool(child))
         else:

@@ -12,6 +12,7 @@ from unimask.models.transformer_encoder import TransformerEncoder
 from unimask.nn.attention import DeformableAttention, Levels
 from unimask.nn.layers import NormedConvolution, pointwise_convolution
 from unimask.nn.transformer import EncoderLayer
+from unimask.ops.dispatch import mix_channels
 from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
 from unimask.structures import Size
 
@@ -116,7 +117,7 @@ class DeformablePixelDecoder(nn.Module):
         # without it PyTorch resizes to another memory order than that of the convolutions around
         coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
         memory |= climb(coarse, features, self.laterals, self.fusions, bilinear)
-        return memory, self.mask_positions(self.mask_features(memory.pop(MASK_STRIDE)))
+        return memory, self.mask_positions(mix_channels(memory.pop(MASK_STRIDE), self.mask_features))
 
 
 class EncodedMap(nn.Module):

@@ -2,9 +2,10 @@
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
+from unimask.ops.dispatch import deformable_sampler, query_by_query, softmax_over_few
 from unimask.structures import Size
 
 _LEAST_SPARE = 16  # tokens for which there is room when space grows
@@ -261,19 +262,27 @@ class DeformableAttention(nn.Module):
         levels: Levels,
     ) -> Float[Tensor, "batch queries channels"]:
         """What each query sees around its place. `values` holds the maps of all levels, as `levels` tells."""
-        offsets, weights, projected = self.offsets(queries), self.weights(queries), self.values(values)
         heads, _, points = self.shape
-        precise = levels.places.dtype
+        projected = self.values(values).to(levels.places.dtype).unflatten(-1, (heads, -1))
+        sample = deformable_sampler(projected, levels.sizes, points)
         cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
+        return query_by_query(partial(self._look, cell_sides, sample), queries, levels.places)
+
+    def _look(
+        self,
+        cell_sides: Float[Tensor, " offsets"],
+        sample: Callable[[Tensor, Tensor], Tensor],
+        queries: Float[Tensor, "batch queries channels"],
+        places: Float[Tensor, "queries 2"],
+    ) -> Float[Tensor, "batch queries channels"]:
+        """What some queries see, through a function of locations and weights."""
+        offsets, weights = self.offsets(queries), self.weights(queries)
+        heads, _, points = self.shape
         with torch.autocast(device_type=queries.device.type, enabled=False):
-            steps = offsets.to(precise).mul_(cell_sides).unflatten(-1, (*self.shape, 2))
-            shares = softmax_over_few(weights.to(precise).unflatten(-1, (heads, -1)))
-            sampled = fast_deformable_sampling(
-                projected.to(precise).unflatten(-1, (heads, -1)),
-                levels.sizes,
-                levels.places[:, None, None, None] + steps,
-                shares.unflatten(-1, (-1, points)),
-            )
+            steps = offsets.to(places.dtype).mul_(cell_sides).unflatten(-1, (*self.shape, 2))
+            shares = softmax_over_few(weights.to(places.dtype).unflatten(-1, (heads, -1)))
+            locations = places[:, None, None, None] + steps
+            sampled = sample(locations, shares.unflatten(-1, (-1, points)))
         return self.output(sampled)
 
 

@@ -95,16 +95,22 @@ class WindowAttention(nn.Module):
     def _attend(self, windows: Tensor, penalty: Tensor) -> Tensor:
         batch, num_windows, tokens, channels = windows.shape
         groups = penalty.shape[0]
-        # windows that share a bias lie in the batch dimension, the others in the dimension of the heads
-        shape = (-1, groups, tokens, 3, self.heads, channels // self.heads)
-        parts = self.query_key_value(windows).view(shape).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        query, key, value = parts.unbind(
-            0
-        )  # (batch * windows / groups, groups * heads, tokens, channels per head)
         bias = self.position_bias[self.relative_positions].permute(2, 0, 1) + penalty[:, None]
-        bias = bias.flatten(0, 1)[None].to(query.dtype)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        attended = attended.unflatten(1, (groups, self.heads)).transpose(2, 3)
+        parts = self.query_key_value(windows).view(
+            -1, num_windows, tokens, 3, self.heads, channels // self.heads
+        )
+        bias = bias.to(parts.dtype)
+        if batch == 1 or groups == 1:
+            # each window is one of the batch: nothing has to be put into another order
+            query, key, value = parts.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind()
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+            attended = attended.transpose(1, 2)
+        else:
+            # windows with a bias of their own lie in the dimension of the heads, so that pictures share it
+            query, key, value = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()
+            bias = bias.flatten(0, 1)[None]
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+            attended = attended.unflatten(1, (groups, self.heads)).transpose(2, 3)
         result: Tensor = self.projection(attended.reshape(batch, num_windows, tokens, channels))
         return result
 

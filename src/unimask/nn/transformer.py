@@ -127,6 +127,9 @@ class EncoderLayer(nn.Module):
     ) -> Float[Tensor, "batch tokens channels"]:
         """The tokens, one layer further."""
         tokens = recomputed(self._attend, tokens, positions, *where)
+        return token_by_token(self._feed, tokens)
+
+    def _feed(self, tokens: Tensor) -> Tensor:
         return self.feedforward_residual(tokens, self.feedforward(self.feedforward_residual.prepare(tokens)))
 
     def _attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:

@@ -38,6 +38,38 @@ def bag_sampling(
     return result
 
 
+class BagReader:
+    """Reads the same values again and again: the table is filled once. Not differentiable.
+
+    With few queries at a time (`QUERIES_AT_ONCE`) all that is computed about them stays in the cache.
+    """
+
+    def __init__(
+        self,
+        values: Float[Tensor, "batch cells heads channels"],
+        sizes: tuple[Size, ...],
+        points: int,
+    ) -> None:
+        self.table = _Table(sizes, values.shape[2], points, values)
+        self.rows = [self.table.fill(one) for one in values]
+
+    def __call__(
+        self,
+        locations: Float[Tensor, "batch queries heads levels points 2"],
+        weights: Float[Tensor, "batch queries heads levels points"],
+    ) -> Float[Tensor, "batch queries _"]:
+        """As `ops.deformable.deformable_sampling`, to rounding."""
+        batch, queries = locations.shape[:2]
+        places = locations.flatten(2, 4)
+        shares = weights.flatten(2)
+        sums = [
+            _sum(self.table, rows, corners, _corner_weights(corners, share))
+            for rows, place, share in zip(self.rows, places, shares, strict=True)
+            for corners in (self.table.corners(place, gradients=False),)
+        ]
+        return torch.stack(sums).view(batch, queries, self.table.heads * self.rows[0].shape[1])
+
+
 @dataclass(frozen=True)
 class _Corners:
     """The four cells around each point. `upper` and `lower` are the table rows of the left ones; `right` and
@@ -69,7 +101,9 @@ class _Table:
         self.first = (per_slot(self.starts[:-1]) * heads + of_heads).int()
         self.steps = [(width + BEFORE + AFTER) * heads for _, width in sizes]  # from a cell to the one below
         self.step = per_slot(self.steps).int()
-        self.last = (self.first + per_slot(rows) * heads - of_heads - heads).int()
+        self.zero, self.last_column, self.last_row = self.width.new_zeros(()), self.width + 1, self.height + 1
+        last = self.first + per_slot(rows) * heads - of_heads - heads - self.step
+        self.origin, self.last = self.first.new_zeros(()), last.int()
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
         """The table: a row for each head of each cell."""
@@ -99,12 +133,11 @@ class _Table:
         x = torch.addcmul(_HALF.to(locations), locations[..., 0], self.width)  # 0 is the border's first cell
         y = torch.addcmul(_HALF.to(locations), locations[..., 1], self.height)
         free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
-        torch.minimum(x.clamp_(min=0), self.width + 1, out=x)
-        torch.minimum(y.clamp_(min=0), self.height + 1, out=y)
+        x.clamp_(self.zero, self.last_column)
+        y.clamp_(self.zero, self.last_row)
         left, top = x.floor(), y.floor()
         upper = torch.add(self.first, left.int(), alpha=self.heads)
-        upper = upper.addcmul_(top.int(), self.step).clamp_(min=0)
-        upper = torch.minimum(upper, self.last - self.step, out=upper)
+        upper = upper.addcmul_(top.int(), self.step).clamp_(self.origin, self.last)
         return _Corners(upper, upper + self.step, x.sub_(left), y.sub_(top), free)
 
 

@@ -1,21 +1,23 @@
 """Which version of an operation runs: the one place that chooses. All versions agree to rounding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int16
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_bags import bag_sampling
+from unimask.ops.deformable_bags import QUERIES_AT_ONCE, BagReader, bag_sampling
 from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
-from unimask.ops.norms import overwrite_with_group_norm
+from unimask.ops.fused import Activation, Steps, convolution, fused_convolution
+from unimask.ops.norms import CELLS_AT_ONCE, overwrite_with_group_norm
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
 from unimask.structures import Size
@@ -48,6 +50,63 @@ def fast_deformable_sampling(
     if kernels_serve(values, locations, weights):
         return kernel_sampling(values, sizes, locations, weights)
     return deformable_sampling(values, sizes, locations, weights)
+
+
+def deformable_sampler(
+    values: Float[Tensor, "batch cells heads channels"], sizes: tuple[Size, ...], points: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """`fast_deformable_sampling` of some values: locations and weights go in. Meant for `query_by_query`."""
+    if _on_cpu(values) and not torch.is_grad_enabled():
+        return BagReader(values, sizes, points)
+
+    def sample(locations: Tensor, weights: Tensor) -> Tensor:
+        return fast_deformable_sampling(values, sizes, locations, weights)
+
+    return sample
+
+
+def query_by_query(
+    function: Callable[[Tensor, Tensor], Tensor],
+    queries: Float[Tensor, "batch queries channels"],
+    places: Float[Tensor, "queries 2"],
+) -> Float[Tensor, "batch queries _"]:
+    """What `function` makes of each query and its place.
+
+    On the CPU a few queries at a time if no gradient is wanted, for the reasons of `token_by_token`.
+    """
+    if not _on_cpu(queries) or torch.is_grad_enabled() or queries.shape[1] <= QUERIES_AT_ONCE:
+        return function(queries, places)
+    at_once = max(1, QUERIES_AT_ONCE // queries.shape[0])
+    parts = zip(queries.split(at_once, dim=1), places.split(at_once), strict=True)
+    return _joined((function(*part) for part in parts), queries.shape[1])
+
+
+def _fuses(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's oneDNN on this processor has fused operations of a type."""
+    if not torch.backends.mkldnn.is_available() or "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    reduced = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or reduced
+
+
+def convolve(
+    maps: Float[Tensor, "batch _in_channels _height _width"],
+    weight: Float[Tensor, "channels _channels_of_group _rows _columns"],
+    bias: Float[Tensor, " channels"] | None,
+    steps: Steps,
+    activation: Activation,
+    added: Float[Tensor, "batch channels _rows_out _columns_out"] | None = None,
+) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
+    """activation(convolved maps + added) in the type of the weight, also under autocast.
+
+    On the CPU, where no gradient is wanted, `added` is written over.
+    """
+    maps = maps.to(weight.dtype)
+    added = None if added is None else added.to(weight.dtype)
+    if _on_cpu(maps) and not torch.is_grad_enabled() and _fuses(weight.dtype):
+        return fused_convolution(maps, weight, bias, steps, activation, added)
+    with torch.autocast(device_type=maps.device.type, enabled=False):
+        return convolution(maps, weight, bias, steps, activation, added)
 
 
 def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*others few"]:
@@ -96,6 +155,25 @@ def group_norm(
     return functional.group_norm(maps, groups, weight, bias, eps)
 
 
+def mix_channels(
+    maps: Float[Tensor, "batch channels height width"], convolution: nn.Conv2d
+) -> Float[Tensor, "batch _channels height width"]:
+    """A 1x1 convolution of maps that nobody else needs: they may be written over.
+
+    That is done on the CPU where no gradient is wanted and the channels are as many: large maps are dear to
+    ask for.
+    """
+    channels = convolution.in_channels
+    in_order = maps.is_contiguous(memory_format=torch.channels_last) and maps.numel() > 0
+    same = channels == convolution.out_channels and maps.dtype == convolution.weight.dtype
+    if not (_on_cpu(maps) and not torch.is_grad_enabled() and in_order and same):
+        return cast(Tensor, convolution(maps))
+    weight = convolution.weight.view(channels, channels)
+    for part in maps.permute(0, 2, 3, 1).flatten(0, 2).split(CELLS_AT_ONCE):
+        part.copy_(functional.linear(part, weight, convolution.bias))
+    return maps
+
+
 def resize_maps(
     maps: Float[Tensor, "batch channels height width"], size: Size
 ) -> Float[Tensor, "batch channels cells"]:
@@ -120,8 +198,21 @@ def token_by_token(
     if not _on_cpu(tokens) or tokens.shape[0] * tokens.shape[1] <= TOKENS_AT_ONCE:
         return function(tokens)
     step = partial(checkpoint, function, use_reentrant=False) if torch.is_grad_enabled() else function
-    parts = [step(part) for part in tokens.flatten(0, 1).split(TOKENS_AT_ONCE)]
-    return torch.cat(parts).unflatten(0, tokens.shape[:2])
+    parts = (step(part) for part in tokens.flatten(0, 1)[None].split(TOKENS_AT_ONCE, dim=1))
+    return _joined(parts, tokens.shape[0] * tokens.shape[1]).view(*tokens.shape[:2], -1)
+
+
+def _joined(parts: Iterator[Tensor], count: int) -> Float[Tensor, "batch count channels"]:
+    """`torch.cat` along the second dimension; without gradients each part is taken while in the cache."""
+    if torch.is_grad_enabled():
+        return torch.cat(list(parts), dim=1)
+    first = next(parts)
+    result = first.new_empty((first.shape[0], count, first.shape[2]))
+    start = 0
+    for part in chain((first,), parts):
+        result[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+    return result
 
 
 def recomputed(function: Callable[..., Tensor], tokens: Tensor, *others: object) -> Tensor:

@@ -66,7 +66,11 @@ def watch(segmenter: Segmenter, picture: Tensor, view: View) -> Watched:
     batch = segmenter.place([picture[:, *view.tile.window]], [view.placement])
     prediction = segmenter.predict_placed(batch)
     assert isinstance(prediction, MaskPrediction)
-    with torch.inference_mode(), watched(_cross_attentions(model.query_decoder)) as shares:
+    with (
+        torch.inference_mode(),
+        segmenter.autocast(),
+        watched(_cross_attentions(model.query_decoder)) as shares,
+    ):
         visible = model.attention_masks(batch.pixels)
     return Watched(
         view=view,

@@ -1,0 +1,77 @@
+"""Convolutions of a model that is ready to predict: what follows each of them is done in the same step."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+
+from unimask.ops.dispatch import convolve
+from unimask.ops.fused import Activation
+
+
+class SamePadding(nn.Module):
+    """TensorFlow's "same" padding of a convolution: how much depends on the size of the maps."""
+
+    def __init__(
+        self, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+
+    def forward(
+        self, maps: Float[Tensor, "batch channels _height _width"]
+    ) -> Float[Tensor, "batch channels _padded_height _padded_width"]:
+        """The maps with zeros around."""
+        return pad_same(maps, list(self.kernel_size), list(self.stride), list(self.dilation))
+
+
+class FusedConvolution(nn.Module):
+    """A convolution and its activation, computed in the type of its weight: autocast changes nothing."""
+
+    def __init__(self, convolution: nn.Conv2d, activation: Activation = "none") -> None:
+        super().__init__()
+        self.weight = convolution.weight
+        self.bias = convolution.bias
+        stride, padding, dilation = convolution.stride, convolution.padding, convolution.dilation
+        assert not isinstance(padding, str)
+        self.pad: nn.Module = nn.Identity()
+        if isinstance(convolution, Conv2dSame):
+            rows, columns = convolution.kernel_size
+            self.pad = SamePadding((rows, columns), (stride[0], stride[1]), (dilation[0], dilation[1]))
+        self.steps = list(stride), list(padding), list(dilation), convolution.groups
+        self.activation: Activation = activation
+
+    def forward(
+        self, maps: Float[Tensor, "batch _in_channels _height _width"]
+    ) -> Float[Tensor, "batch _channels _rows _columns"]:
+        """The maps, convolved and activated."""
+        return convolve(self.pad(maps), self.weight, self.bias, self.steps, self.activation)
+
+    def add_to(
+        self,
+        others: Float[Tensor, "batch channels rows columns"],
+        maps: Float[Tensor, "batch _in_channels _height _width"],
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """The sum of `others`, which may be written over, and the convolved maps, activated."""
+        return convolve(self.pad(maps), self.weight, self.bias, self.steps, self.activation, others)
+
+
+class FusedResidual(nn.Module):
+    """Convolutions one after the other, and a shortcut that is added before the last activation.
+
+    The maps that come in may be written over.
+    """
+
+    def __init__(self, convolutions: Sequence[FusedConvolution], shortcut: nn.Module) -> None:
+        super().__init__()
+        *first, self.last = convolutions
+        self.first = nn.Sequential(*first)
+        self.shortcut = shortcut
+
+    def forward(
+        self, maps: Float[Tensor, "batch _in_channels _height _width"]
+    ) -> Float[Tensor, "batch _channels _rows _columns"]:
+        """The maps after the block."""
+        found = self.first(maps)
+        return self.last.add_to(self.shortcut(maps), found)
