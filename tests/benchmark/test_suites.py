@@ -92,7 +92,7 @@ def test_results_fill_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert stored["commit"]
     assert "numbers mean nothing" in shown.read_text("utf-8")
     document = tmp_path / "page.md"
-    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
+    document.write_text(f"before\n{report.BEGIN}\nfilled before\n{report.END}\nafter\n", "utf-8")
     for _ in range(2):  # filling again replaces what was filled
         assert main(["--fill", str(written), str(document)]) == 0
         text = document.read_text("utf-8")
@@ -100,7 +100,7 @@ def test_results_fill_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert text.endswith(f"\n{report.END}\nafter\n")
         assert text.count("### Title") == 1
         assert "| one | theirs | 500.0 / 590.0 | - |" in text
-        assert "old" not in text
+        assert "filled before" not in text
     document.write_text("no marks", "utf-8")
     with pytest.raises(DataError, match="to put tables between"):
         report.fill(document, record)

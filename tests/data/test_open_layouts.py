@@ -172,7 +172,7 @@ def test_json_without_masks(tmp_path: Path) -> None:
 
 def test_shapes_by_name() -> None:
     train, val = open_dataset("shapes", "train", "panoptic"), open_dataset("shapes:37x53", "val", "instance")
-    assert (len(train), len(val)) == (1000, 100)
+    assert (len(train), len(val)) == (10_000, 100)
     assert train[0].segments.size == (96, 128)
     assert val[0].segments.size == (37, 53)
     assert val.categories.names == ("circle", "square", "triangle")

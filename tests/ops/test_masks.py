@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unimask.ops.masks import (
+    LayerPacker,
     boxes_from_layers,
     pack_masks,
     pairwise_binary_cross_entropy,

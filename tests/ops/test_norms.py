@@ -11,13 +11,19 @@ def maps_of(*shape: int) -> torch.Tensor:
     return maps.contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("shape", [(2, 32, 37, 41), (1, 64, 1, 1), (3, 32, 5, 1031), (0, 32, 3, 3)], ids=str)
-def test_group_norm_in_place_is_that_of_pytorch(shape: tuple[int, ...]) -> None:
-    maps, weight, bias = maps_of(*shape), torch.randn(shape[1]), torch.randn(shape[1])
+@pytest.mark.parametrize(
+    ("shape", "tolerance"),
+    # of two values that are nearly equal little is left after the mean is taken off
+    [((2, 32, 37, 41), 2e-6), ((1, 64, 1, 1), 5e-5), ((3, 32, 5, 1031), 2e-6), ((0, 32, 3, 3), 0)],
+    ids=str,
+)
+def test_group_norm_in_place_is_that_of_pytorch(shape: tuple[int, ...], tolerance: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    maps, (weight, bias) = maps_of(*shape), torch.randn(2, shape[1], generator=generator)
     expected = functional.group_norm(maps.double(), 32, weight.double(), bias.double(), 1e-5)
     result = overwrite_with_group_norm(maps, 32, weight, bias, 1e-5)
     assert result is maps
-    torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
 
 
 def test_maps_are_written_over_only_without_gradients() -> None:

@@ -11,7 +11,7 @@ from unimask.training.task import open_task
 
 def test_generated_data() -> None:
     task = open_task("shapes:32x45", "instance", small_experiment(training__evaluate_every=5))
-    assert (len(task.training), len(task.validation)) == (1000, 100)
+    assert (len(task.training), len(task.validation)) == (10_000, 100)
     assert task.primary_metric == "AP"
     assert task.categories.names == ("circle", "square", "triangle")
 

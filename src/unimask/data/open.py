@@ -124,7 +124,7 @@ class _Part(Generic[Found]):
 
 
 def _shapes(text: str, split: str) -> ShapesDataset:
-    """`shapes` or `shapes:96x128`: 1000 pictures to train on, 100 others for "val" and for "test"."""
+    """`shapes` or `shapes:96x128`: 10,000 pictures to train on, 100 others for "val" and for "test"."""
     match = re.fullmatch(r"shapes(?::([1-9]\d*)x([1-9]\d*))?", text)
     if match is None:
         raise DataError(text, "expected shapes or shapes:HEIGHTxWIDTH, as in shapes:96x128")
@@ -133,4 +133,4 @@ def _shapes(text: str, split: str) -> ShapesDataset:
     wanted = split_of_word(split)
     if not wanted:
         raise DataError(text, f"has no split {split!r}; it has 'train', 'val' and 'test'")
-    return ShapesDataset(size=size, count=1000 if wanted == "train" else 100, seed=seeds[wanted])
+    return ShapesDataset(size=size, count=10_000 if wanted == "train" else 100, seed=seeds[wanted])
