@@ -11,6 +11,8 @@ import os
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +47,12 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 def run_suite(name: str, settings: "Settings") -> "Outcome":
     """What the module of that name measures; where it fails, a table that says why."""
+    import torch
+
     from benchmarks.settings import Outcome, reason
     from unimask.benchmark.tables import Table
 
+    torch.set_num_threads(settings.threads)
     try:
         outcome: Outcome = importlib.import_module(f"benchmarks.{name}").run(settings)
     except Exception as error:  # the other suites are run nevertheless
@@ -57,9 +62,17 @@ def run_suite(name: str, settings: "Settings") -> "Outcome":
     return outcome
 
 
-def main(words: list[str]) -> int:
-    import torch
+def in_a_fresh_process(name: str, settings: "Settings") -> "Outcome":
+    """The same, of a process that did nothing before.
 
+    After large work the allocator keeps what was freed, and everything is faster; most of all the side that
+    allocates most. So what a suite measures would depend on the suites before it.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(run_suite, name, settings).result()
+
+
+def main(words: list[str]) -> int:
     from benchmarks import report
     from benchmarks.settings import Outcome, Settings
     from unimask.errors import UnimaskError
@@ -77,13 +90,12 @@ def main(words: list[str]) -> int:
     settings = Settings(
         device=str(device), threads=given.threads, precision=given.precision, quick=given.quick
     )
-    torch.set_num_threads(settings.threads)
     about = report.about_the_run(settings)
     name = given.name or ("quick_" if given.quick else "") + time.strftime(f"{device.type}_%Y-%m-%d_%H%M")
     outcomes: dict[str, Outcome] = {}
     for suite in given.suite or SUITES:
         start = time.perf_counter()
-        outcomes[suite] = run_suite(suite, settings)
+        outcomes[suite] = in_a_fresh_process(suite, settings)
         print(f"{suite}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         record = report.as_record(about, outcomes)
         paths = report.write(given.output, name, record)  # after each suite, so that a stop loses little
