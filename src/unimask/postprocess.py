@@ -298,11 +298,14 @@ def instance(
     order = order[scores[order] >= threshold]
     packer = LayerPacker(placement.original, mask_features.device)
     next_layer = [0] * len(found)  # pairs of one query have the same pixels
-    occupied = (means > 0).tolist()
+    last = {query: number for number, query in enumerate(which[order].tolist(), 1)}
+    left = {query: [(found[query][0], found[query][2])] for query in last if means[query] > 0}
+    del found
     for number, query in enumerate(which[order].tolist(), 1):
-        mask, _, window = found[query]
-        if occupied[query]:
-            next_layer[query] = packer.add(number, [(mask, window)], next_layer[query]) + 1
+        if query in left:
+            next_layer[query] = packer.add(number, left[query], next_layer[query]) + 1
+            if number == last[query]:
+                del left[query]
     return _segments(packer.layers(), labels[order], scores[order])
 
 

@@ -150,3 +150,19 @@ def test_copies_of_a_segment_need_not_look_at_earlier_layers() -> None:
     assert layers.shape == (2, 19, 23)
     assert layers[0].unique().tolist() == [0, 1, 3]
     assert (layers[1][window] == 2).all()
+
+
+def test_many_layers_come_from_several_blocks_and_start_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimask.ops.masks.BLOCK", 3 * 5 * 7 * 2)  # four layers at once
+    packer = LayerPacker((5, 7), torch.device("cpu"))
+    everywhere = torch.ones(5, 7, dtype=torch.bool)
+    corner = (torch.ones(2, 3, dtype=torch.bool), (slice(0, 2), slice(4, 7)))
+    found = [packer.add(2 * n + 1, [corner]) for n in range(6)]
+    assert found == list(range(6))
+    assert packer.add(20, [(everywhere, (slice(0, 5), slice(0, 7)))]) == 6
+    layers = packer.layers()
+    assert layers.shape == (7, 5, 7)
+    for index, layer in enumerate(layers[:6]):
+        assert layer.count_nonzero() == 6
+        assert (layer[:2, 4:] == 2 * index + 1).all()
+    assert (layers[6] == 20).all()

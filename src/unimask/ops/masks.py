@@ -39,6 +39,8 @@ Pieces = Sequence[tuple[Bool[Tensor, "_rows _columns"], tuple[slice, slice]]]
 """Masks, each inside its window."""
 
 COARSE = 8
+BLOCK = 2**25
+"""More bytes than this are asked for at once: what is larger goes back to the system when it is freed."""
 
 
 class LayerPacker:
@@ -46,6 +48,7 @@ class LayerPacker:
 
     def __init__(self, size: Size, device: torch.device) -> None:
         self._layers = [torch.zeros(size, dtype=torch.int16, device=device)]
+        self._spare: list[Tensor] = []  # memory of layers to come
         self._coarse = [self._layers[0][::COARSE, ::COARSE] > 0]  # what is taken, in a few of the pixels
 
     def add(self, number: int, pieces: Pieces, first: int = 0) -> int:
@@ -60,7 +63,7 @@ class LayerPacker:
                 break
         else:
             index = len(self._layers)
-            self._layers.append(torch.zeros_like(self._layers[0]))
+            self._layers.append(self._new_layer())
             self._coarse.append(torch.zeros_like(self._coarse[0]))
         layer, taken = self._layers[index], self._coarse[index]
         for (mask, window), (few, coarse_window) in zip(pieces, coarse, strict=True):
@@ -70,10 +73,20 @@ class LayerPacker:
 
     def layers(self) -> Int16[Tensor, "layers height width"]:
         """The layers, at least one; the packer has none afterwards."""
+        self._spare.clear()
+        if len(self._layers) == 1:
+            return self._layers.pop()[None]
         result = self._layers[0].new_empty((len(self._layers), *self._layers[0].shape))
         for layer in result:
             layer.copy_(self._layers.pop(0))
         return result
+
+    def _new_layer(self) -> Tensor:
+        if not self._spare:
+            first = self._layers[0]
+            count = BLOCK // max(1, first.numel() * first.element_size()) + 1
+            self._spare = list(first.new_empty((min(count, MOST_SEGMENTS), *first.shape)))
+        return self._spare.pop(0).zero_()
 
 
 def _overlap(pieces: Pieces, taken: Tensor) -> bool:
