@@ -5,20 +5,11 @@ into a document.
 """
 
 import argparse
-import importlib
 import json
 import os
 import sys
 import time
-import traceback
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-# The processes that peaks are measured in import this file again, so it imports little.
-if TYPE_CHECKING:
-    from benchmarks.settings import Outcome, Settings
 
 SUITES = ("inference", "reduced", "postprocessing", "training", "loader", "metrics")
 RESULTS = Path(__file__).parent / "results"
@@ -45,36 +36,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def run_suite(name: str, settings: "Settings") -> "Outcome":
-    """What the module of that name measures; where it fails, a table that says why."""
-    import torch
-
-    from benchmarks.settings import Outcome, reason
-    from unimask.benchmark.tables import Table
-
-    torch.set_num_threads(settings.threads)
-    try:
-        outcome: Outcome = importlib.import_module(f"benchmarks.{name}").run(settings)
-    except Exception as error:  # the other suites are run nevertheless
-        traceback.print_exc()
-        table = Table(title=f"Suite {name}", about=reason(error), columns=("suite",), rows=((name,),))
-        return Outcome(tables=(table,), details={"failed": str(error)})
-    return outcome
-
-
-def in_a_fresh_process(name: str, settings: "Settings") -> "Outcome":
-    """The same, of a process that did nothing before.
-
-    After large work the allocator keeps what was freed, and everything is faster; most of all the side that
-    allocates most. So what a suite measures would depend on the suites before it.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run_suite, name, settings).result()
-
-
 def main(words: list[str]) -> int:
     from benchmarks import report
     from benchmarks.settings import Outcome, Settings
+    from benchmarks.suites import in_a_fresh_process
     from unimask.errors import UnimaskError
     from unimask.segmenter import find_device
 

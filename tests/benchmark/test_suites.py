@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks import metrics, report, training
-from benchmarks.__main__ import main, run_suite
+from benchmarks.__main__ import main
 from benchmarks.postprocessing import KEPT, TASKS, agreement, make_scene, our_work
 from benchmarks.settings import Case, Outcome, Settings, case_details, case_table
+from benchmarks.suites import in_a_fresh_process, run_suite
 from benchmarks.targets import CROWDED, STEP, TARGETS, target_table
 from benchmarks.training import CASES, QUICK_SCALING, SCALING, Work, id_map
 from unimask.benchmark.memory import NOT_DONE, Peak
@@ -143,6 +144,12 @@ def test_a_suite_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "run", fail)
     outcome = run_suite("metrics", QUICK)
     assert outcome.tables[0].about == "failed: ValueError: no memory"
+
+
+def test_a_suite_runs_apart_from_others() -> None:
+    outcome = in_a_fresh_process("metrics", QUICK)
+    assert outcome.tables[0].about.startswith("On 5 pictures of 96 x 128")
+    assert len(outcome.tables[0].rows) >= 3
 
 
 def test_a_side_that_fails_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
