@@ -12,13 +12,13 @@ from unimask.checkpoint import (
     ModelFile,
     categories_from_json,
     categories_to_json,
-    load_categories,
     load_model,
     load_tensors,
     resolve_weights,
     save_model,
     save_tensors,
 )
+from unimask.data.category_tables import load_categories
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier

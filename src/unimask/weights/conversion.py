@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from unimask import presets, presets_maskformer
-from unimask.checkpoint import CONFIG_NAME, ModelFile, load_categories, load_model, save_model
+from unimask.checkpoint import CONFIG_NAME, ModelFile, load_model, save_model
 from unimask.config import DetrConfig, Experiment, ModelConfig
+from unimask.data.category_tables import load_categories
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
