@@ -349,7 +349,7 @@ def test_what_is_wrong_with_vistas_is_said(tmp_path: Path) -> None:
     save_vistas_panoptic(tmp_path, "v1.2")
     labels = json.loads((tmp_path / "config_v1.2.json").read_text())["labels"]
     save_json(tmp_path / "config_v1.2.json", {"labels": labels[:2]})
-    with pytest.raises(DataError, match=r"has category 3, but config_v1\.2\.json has 2 labels"):
+    with pytest.raises(DataError, match=r"has category 3, config_v1\.2\.json has 2 labels"):
         open_dataset(tmp_path, "val", "panoptic")
     save_json(tmp_path / "config_v1.2.json", {"labels": [labels[0], labels[0]]})
     with pytest.raises(DataError, match="two have the same one"):

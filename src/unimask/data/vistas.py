@@ -88,17 +88,15 @@ def _source(root: Path, version: Version, place: Path, task: Task) -> Source[Lis
     """The first annotations that serve the task."""
     folder, config = place / version.folder, root / version.config
     panoptic = folder / "panoptic" / version.panoptic
-    of_json = [Source(path=panoptic, open=partial(open_panoptic, panoptic, config, place / "images"))]
     kind, divisor = ("labels", 1) if task == "semantic" else ("instances", 256)
-    of_pngs = [
-        Source(
-            path=folder / kind, open=partial(open_numbered, config, place / "images", folder / kind, divisor)
-        )
-    ]
-    of_json, of_pngs = of_json * panoptic.is_file(), of_pngs * (folder / kind).is_dir()
-    usable = [*of_pngs, *of_json] if task == "semantic" and config.is_file() else [*of_json, *of_pngs]
-    if usable:
-        return usable[0]
+    numbered = folder / kind
+    of_json = Source(path=panoptic, open=partial(open_panoptic, panoptic, config, place / "images"))
+    of_pngs = Source(path=numbered, open=partial(open_numbered, config, place / "images", numbered, divisor))
+    sources = [source for source in (of_json, of_pngs) if source.path.exists()]
+    if task == "semantic" and config.is_file():
+        sources.reverse()
+    if sources:
+        return sources[0]
     return refused(
         folder, f"has neither {kind}/ nor panoptic/{version.panoptic}, one of which the task needs"
     )
@@ -153,7 +151,7 @@ def _evaluated(path: Path, content: Record, config: Path) -> Record:
         if not 1 <= number <= len(entries):
             raise DataError(
                 path,
-                f"has category {number}, but {config.name} has {len(entries)} labels; take both of one version",
+                f"has category {number}, {config.name} has {len(entries)} labels; take both of one version",
             )
         if entries[number - 1].get("evaluate", True):
             categories[number] = {**entry, "name": names[number - 1]}

@@ -100,6 +100,8 @@ _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     150: ("ade20k", presets.ade20k_semantic),
     19: ("cityscapes", presets.cityscapes),
     65: ("mapillary_vistas", presets.mapillary_vistas),
+    100: ("ade20k_instance", presets.ade20k_panoptic),
+    8: ("cityscapes_instance", presets.cityscapes),
 }
 """Number of classes -> table of categories, and the settings of the data set."""
 
