@@ -214,6 +214,7 @@ def test_names_of_shipped_models(
         ("ade20k", 150, 100),
         ("cityscapes", 19, 8),
         ("mapillary_vistas", 65, 37),
+        ("coco_stuff", 171, 80),
         ("ade20k_instance", 100, 100),
         ("cityscapes_instance", 8, 8),
     ],

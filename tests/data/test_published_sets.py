@@ -397,6 +397,25 @@ def test_coco_as_its_zips_unpack(tmp_path: Path) -> None:
     assert len(open_box_dataset(tmp_path, "val")[0].detections) == 1
 
 
+def test_coco_stuff(tmp_path: Path) -> None:
+    for word in ("train2017", "val2017"):
+        save_picture(tmp_path / word / "000000000139.jpg", *SIZE)
+        save_labels(tmp_path / "stuffthingmaps" / word / "000000000139.png", rows(0, 91, 181, 255))
+    truth = [("person", False, 3), ("banner", False, 3), ("wood", False, 3)]
+    for path in (tmp_path, tmp_path / "stuffthingmaps"):
+        dataset = open_dataset(path, "val", "semantic")
+        assert found(dataset) == truth
+        assert dataset.categories == load_categories("coco_stuff")
+    with pytest.raises(DataError, match="stuffthingmaps: serves the task 'semantic' only"):
+        open_dataset(tmp_path / "stuffthingmaps", "val", "panoptic")
+    save_labels(tmp_path / "stuffthingmaps" / "val2017" / "000000000139.png", rows(182))
+    with pytest.raises(DataError, match="no class: 182"):
+        open_dataset(tmp_path, "val", "semantic")[0]
+    save_coco(tmp_path / "coco")
+    shutil.copytree(tmp_path / "stuffthingmaps", tmp_path / "coco" / "stuffthingmaps")
+    assert open_dataset(tmp_path / "coco", "val", "semantic").categories.names == ("cat", "dog", "grass")
+
+
 def test_coco_whose_inner_zip_is_still_packed(tmp_path: Path) -> None:
     save_coco(tmp_path)
     shutil.rmtree(tmp_path / "annotations" / "panoptic_val2017")

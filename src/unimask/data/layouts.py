@@ -49,6 +49,7 @@ LAYOUTS = """expected one of
   one JSON of tasks with its pictures beside it or in images/ (Label Studio)
   annotations.xml (or train.xml, val.xml) with pictures beside it or in images/ (CVAT for images)
   leftImg8bit/ with gtFine/ (Cityscapes); images/training/, images/validation/ with annotations/ (ADE20K)
+  stuffthingmaps/train2017/, stuffthingmaps/val2017/ with pictures in train2017/, val2017/ (COCO-Stuff)
   training/, validation/ with images/, and config_v1.2.json (Mapillary Vistas)
   one JSON file of COCO or of Label Studio, one XML of CVAT; or the word shapes or
     shapes:HEIGHTxWIDTH (a generated set)"""
