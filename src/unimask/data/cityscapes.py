@@ -28,7 +28,7 @@ def cityscapes_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
     if path.is_file():
         places = [path.parent.parent] if _PANOPTIC_JSON.fullmatch(path.name) else []
     else:
-        places = [path, path / "cityscapes", *([path.parent] if path.name in (PICTURES, TRUTH) else [])]
+        places = [path, *([path.parent] if path.name in (PICTURES, TRUTH) else [])]
     root = next((place for place in places if (place / PICTURES).is_dir()), None)
     if root is None:
         return {}
