@@ -12,7 +12,7 @@ from benchmarks.settings import Case, Outcome, Settings, case_details, case_tabl
 from unimask import postprocess
 from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.timing import Stopwatch, interleave
-from unimask.checkpoint import load_categories
+from unimask.data.category_tables import load_categories
 from unimask.structures import Placement, Segments
 
 TASKS = ("panoptic", "instance", "semantic")

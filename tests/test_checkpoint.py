@@ -12,13 +12,13 @@ from unimask.checkpoint import (
     ModelFile,
     categories_from_json,
     categories_to_json,
-    load_categories,
     load_model,
     load_tensors,
     resolve_weights,
     save_model,
     save_tensors,
 )
+from unimask.data.category_tables import load_categories
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
@@ -214,6 +214,9 @@ def test_names_of_shipped_models(
         ("ade20k", 150, 100),
         ("cityscapes", 19, 8),
         ("mapillary_vistas", 65, 37),
+        ("coco_stuff", 171, 80),
+        ("ade20k_instance", 100, 100),
+        ("cityscapes_instance", 8, 8),
     ],
 )
 def test_tables_of_categories(name: str, count: int, things: int) -> None:
@@ -226,8 +229,15 @@ def test_tables_of_categories(name: str, count: int, things: int) -> None:
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="ade20k, cityscapes, coco_instance"):
+    with pytest.raises(ConfigError, match="ade20k, ade20k_instance, cityscapes"):
         load_categories("pascal")
+
+
+@pytest.mark.parametrize("name", ["ade20k", "cityscapes"])
+def test_tables_of_instances_are_the_things(name: str) -> None:
+    records = categories_to_json(load_categories(name))
+    things = categories_to_json(load_categories(f"{name}_instance"))
+    assert things == [record for record in records if record["is_thing"]]
 
 
 def test_coco_tables_agree_with_official_files(shared_data: Path) -> None:

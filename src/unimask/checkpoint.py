@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unimask.config import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.data.category_tables import categories_from_json
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
@@ -25,7 +26,6 @@ from unimask.structures import Categories
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 ASSETS = Path(__file__).parent / "assets"
-CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 _CONFIG_KEYS = ("format", "experiment", "categories", "licence", "provenance")
 _FORMAT = 1
@@ -49,49 +49,6 @@ def categories_to_json(categories: Categories) -> list[dict[str, object]]:
         {"name": name, "is_thing": is_thing, "file_id": file_id, "color": list(color)}
         for name, is_thing, file_id, color in rows
     ]
-
-
-def categories_from_json(records: object) -> Categories:
-    """The categories that a list of `{name, is_thing, file_id, color}` describes.
-
-    Raises:
-        ConfigError: a record lacks a field or holds a value of the wrong type; it is named.
-    """
-    if not isinstance(records, list) or not records:
-        raise ConfigError("categories", "must be a list of at least one category")
-    for index, record in enumerate(records):
-        _check_category(record, f"categories.{index}")
-    return Categories(
-        names=tuple(record["name"] for record in records),
-        is_thing=tuple(record["is_thing"] for record in records),
-        file_ids=tuple(record["file_id"] for record in records),
-        colors=tuple((record["color"][0], record["color"][1], record["color"][2]) for record in records),
-    )
-
-
-def _check_category(record: object, path: str) -> None:
-    kinds: dict[str, type] = {"name": str, "is_thing": bool, "file_id": int, "color": list}
-    if not isinstance(record, dict) or set(record) != set(kinds):
-        raise ConfigError(path, f"must have exactly the fields {', '.join(kinds)}; got {record!r}")
-    for key, kind in kinds.items():
-        if not isinstance(record[key], kind):
-            raise ConfigError(f"{path}.{key}", f"must be of type {kind.__name__}; got {record[key]!r}")
-    color = record["color"]
-    if len(color) != 3 or not all(type(value) is int and 0 <= value <= 255 for value in color):
-        raise ConfigError(f"{path}.color", f"must be three integers from 0 to 255; got {color!r}")
-
-
-def load_categories(name: str) -> Categories:
-    """The categories of a well-known data set, for instance `coco_panoptic` or `cityscapes`.
-
-    Raises:
-        ConfigError: no table has this name; the message lists the tables.
-    """
-    path = CATEGORY_TABLES / f"{name}.json"
-    known = sorted(table.stem for table in CATEGORY_TABLES.glob("*.json"))
-    if name not in known:
-        raise ConfigError(name, f"no such table of categories; there are: {', '.join(known)}")
-    return categories_from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_atomically(path: Path, content: str) -> None:

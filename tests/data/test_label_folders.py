@@ -6,7 +6,7 @@ from data.dataset_files import CLASSES, class_map, save_json, save_labels, save_
 from PIL import Image
 
 from unimask.data.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
-from unimask.data.layouts import SPLITS
+from unimask.data.sources import SPLITS
 from unimask.errors import DataError
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.checkpoint import ModelFile, load_categories, load_model, load_tensors, save_model, save_tensors
+from unimask.checkpoint import ModelFile, load_model, load_tensors, save_model, save_tensors
 from unimask.config import Experiment, PixelDecoderConfig, QueryDecoderConfig, ShortSide, override
+from unimask.data.category_tables import load_categories
 from unimask.errors import UnimaskError, WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier

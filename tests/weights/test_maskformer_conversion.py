@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.checkpoint import ModelFile, load_categories, load_model, save_model
+from unimask.checkpoint import ModelFile, load_model, save_model
 from unimask.config import override
+from unimask.data.category_tables import load_categories
 from unimask.errors import WeightsError
 from unimask.models.build import build_model
 from unimask.presets_maskformer import maskformer_ade20k_semantic, maskformer_coco

@@ -8,6 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from unimask.data.coco_file import (
+    ImageId,
     Record,
     annotations_of_images,
     load_json,
@@ -40,16 +41,20 @@ class CocoInstances:
     left out, but one that lies wholly outside is an error. Instances may overlap: the truth then has several
     layers.
 
+    Pictures are looked for in `folders` first, then where `picture_folders` says.
+
     Raises:
         DataError: the file, one of its entries or a picture cannot be used; entries are named by their id.
     """
 
-    def __init__(self, path: str | Path, content: Record | None = None) -> None:
+    def __init__(
+        self, path: str | Path, content: Record | None = None, *, folders: Sequence[Path] = ()
+    ) -> None:
         self._path = Path(path)
         content = load_json(self._path) if content is None else content
         entries = records(self._path, content, "annotations")
         self._categories = read_categories(self._path, content, used=used_categories(entries))
-        self._images = read_images(self._path, content, picture_folders(self._path))
+        self._images = read_images(self._path, content, [*folders, *picture_folders(self._path)])
         self._instances = self._group(entries)
 
     @property
@@ -81,7 +86,7 @@ class CocoInstances:
         segments = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
         return Sample(image=read_coco_picture(self._path, image), segments=segments, image_id=image.path.stem)
 
-    def _group(self, entries: Sequence[Record]) -> dict[int, list[_Instance]]:
+    def _group(self, entries: Sequence[Record]) -> dict[ImageId, list[_Instance]]:
         """The instances of each picture, checked."""
         grouped = annotations_of_images(self._path, entries, self._images, self._categories)
         return {

@@ -15,13 +15,15 @@ from unimask.errors import DataError
 from unimask.structures import Categories, Size
 
 Record = Mapping[str, object]
+ImageId = int | str
+"""COCO counts its pictures; scripts that write its format for other sets name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoImage:
     """One entry of `images`."""
 
-    id: int
+    id: ImageId
     path: Path
     size: Size
 
@@ -75,9 +77,19 @@ def whole(path: Path, record: Record, key: str, what: str) -> int:
     return value
 
 
-def unique(path: Path, ids: Iterable[int], what: str) -> None:
+def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
+    """The id of a picture under a key of a record: an integer, or text.
+
+    Raises:
+        DataError: it is missing or neither.
+    """
+    value = record.get(key)
+    return value if isinstance(value, str) and value else whole(path, record, key, what)
+
+
+def unique(path: Path, ids: Iterable[ImageId], what: str) -> None:
     """Raises: DataError, when an id occurs twice."""
-    seen: set[int] = set()
+    seen: set[ImageId] = set()
     for number in ids:
         if number in seen:
             raise DataError(path, f"{what} {number} occurs twice; every id must be unique")
@@ -104,7 +116,7 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
             kept.append(entry)
     file_ids = tuple(whole(path, entry, "id", f"category {entry.get('name')!r}") for entry in kept)
     unique(path, file_ids, "category id")
-    names = tuple(str(entry.get("name", "")) for entry in kept)
+    names = tuple(str(entry.get("name", "")).strip() for entry in kept)
     for name in names:
         if not name or names.count(name) > 1:
             raise DataError(path, f"category name {name!r} is empty or occurs twice; names must be unique")
@@ -123,7 +135,7 @@ def used_categories(entries: Sequence[Record]) -> frozenset[int]:
 
 def annotations_of_images(
     path: Path, entries: Sequence[Record], images: Sequence[CocoImage], categories: Categories
-) -> dict[int, list[tuple[Record, int]]]:
+) -> dict[ImageId, list[tuple[Record, int]]]:
     """Image id -> its annotations in the order of the file, each with its label.
 
     Raises:
@@ -131,10 +143,10 @@ def annotations_of_images(
     """
     unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
     labels = {file_id: label for label, file_id in enumerate(categories.file_ids)}
-    groups: dict[int, list[tuple[Record, int]]] = {image.id: [] for image in images}
+    groups: dict[ImageId, list[tuple[Record, int]]] = {image.id: [] for image in images}
     for entry in entries:
         what = f"annotation {entry['id']}"
-        image, category = whole(path, entry, "image_id", what), whole(path, entry, "category_id", what)
+        image, category = image_id(path, entry, "image_id", what), whole(path, entry, "category_id", what)
         if image not in groups:
             raise DataError(
                 path,
@@ -171,7 +183,7 @@ def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[C
         DataError: an entry is incomplete or occurs twice, or pictures are missing.
     """
     entries = records(path, content, "images")
-    ids = [whole(path, entry, "id", f"image {entry.get('file_name')!r}") for entry in entries]
+    ids = [image_id(path, entry, "id", f"image {entry.get('file_name')!r}") for entry in entries]
     unique(path, ids, "image id")
     names = [str(entry.get("file_name", "")) for entry in entries]
     files = _find_pictures(path, names, folders)

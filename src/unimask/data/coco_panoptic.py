@@ -10,7 +10,9 @@ from numpy import ndarray
 
 from unimask.data.coco_file import (
     CocoImage,
+    ImageId,
     Record,
+    image_id,
     load_json,
     picture_folders,
     read_categories,
@@ -24,7 +26,7 @@ from unimask.data.messages import some_of
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import read_panoptic_ids
 from unimask.errors import DataError
-from unimask.ops.masks import MOST_SEGMENTS
+from unimask.ops.masks import MOST_SEGMENTS, renumber
 from unimask.structures import Categories, Sample, Segments
 
 _IDS = 256**3  # what three channels can hold
@@ -44,17 +46,28 @@ class CocoPanoptic:
 
     Pictures without an entry in `annotations` are left out. Pixels of id 0 are void. The PNGs lie in a
     folder of the JSON's name (`panoptic_train2017/`), or in `panoptic/`, beside the JSON or one folder up.
+    Pictures are looked for in `folders` first, then where `picture_folders` says.
+
+    Segments without a pixel and ids that the JSON does not list are errors, unless `strict` is off: then the
+    former are left out and the latter void.
 
     Raises:
         DataError: the JSON, a PNG or a picture cannot be used, or a PNG does not fit its entry.
     """
 
-    def __init__(self, path: str | Path, content: Record | None = None) -> None:
-        self._path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        content: Record | None = None,
+        *,
+        folders: Sequence[Path] = (),
+        strict: bool = True,
+    ) -> None:
+        self._path, self._strict = Path(path), strict
         content = load_json(self._path) if content is None else content
         entries = records(self._path, content, "annotations")
         self._categories = read_categories(self._path, content, used=frozenset())
-        images = read_images(self._path, content, picture_folders(self._path))
+        images = read_images(self._path, content, [*folders, *picture_folders(self._path)])
         folder = self._find_pngs(entries)
         self._pictures = self._group(entries, images, folder)
 
@@ -88,8 +101,10 @@ class CocoPanoptic:
         table = np.zeros(_IDS, dtype=np.int16)
         table[list(picture.ids)] = np.arange(1, len(picture.ids) + 1)
         numbers = table[ids]
-        self._check_ids(picture, ids, numbers)
-        return truth_segments(torch.from_numpy(numbers[None]), picture.labels, picture.is_crowd)
+        if self._strict:
+            self._check_ids(picture, ids, numbers)
+        segments = truth_segments(torch.from_numpy(numbers[None]), picture.labels, picture.is_crowd)
+        return segments if self._strict else renumber(segments, segments.areas() > 0)
 
     def _check_ids(self, picture: _Picture, ids: ndarray, numbers: ndarray) -> None:
         unknown = np.unique(ids[(numbers == 0) & (ids != 0)])
@@ -117,9 +132,11 @@ class CocoPanoptic:
         for folder in folders:
             if any((folder / name).is_file() for name in names):
                 return folder
-        places = some_of(folders, 5)
+        packed = self._path.with_suffix(".zip")
+        help_ = f"; unzip {packed.name}" if packed.is_file() else ""
         raise DataError(
-            self._path, f"its panoptic PNGs ({names[0]!r}, ...) are not found; looked in {places}"
+            self._path,
+            f"its panoptic PNGs ({names[0]!r}, ...) are not found; looked in {some_of(folders, 5)}{help_}",
         )
 
     def _group(
@@ -127,10 +144,10 @@ class CocoPanoptic:
     ) -> tuple[_Picture, ...]:
         by_id = {image.id: image for image in images}
         labels = {file_id: label for label, file_id in enumerate(self._categories.file_ids)}
-        seen: set[int] = set()
+        seen: set[ImageId] = set()
         pictures = []
         for entry in entries:
-            number = whole(self._path, entry, "image_id", f"annotation {entry.get('file_name')!r}")
+            number = image_id(self._path, entry, "image_id", f"annotation {entry.get('file_name')!r}")
             if number not in by_id:
                 raise DataError(self._path, f"an annotation is for image {number}, which is not in 'images'")
             if number in seen:

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 from numpy import ndarray
-from torch import Tensor
 
 from unimask.data.coco_file import Record, color_or_default, default_color, load_json, records, unique, whole
 from unimask.data.messages import some_of
-from unimask.data.rasterise import truth_segments
-from unimask.data.read import PICTURE_SUFFIXES, open_picture, pictures_in, read_image, read_labels
+from unimask.data.numbered import (
+    LabelPair,
+    NumberScheme,
+    picture_of_size,
+    segments_of_numbers,
+    select_numbers,
+)
+from unimask.data.read import PICTURE_SUFFIXES, open_picture, pictures_in, read_labels
 from unimask.errors import DataError
 from unimask.ops.masks import MOST_SEGMENTS
 from unimask.structures import Categories, Sample, Segments
@@ -39,14 +42,6 @@ class LabelScheme:
     ignored: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelPair:
-    """A picture and its label picture."""
-
-    picture: Path
-    labels: Path
-
-
 class LabelFolder:
     """Pictures with label pictures, read when a sample is asked for.
 
@@ -63,6 +58,14 @@ class LabelFolder:
         self._with_background = scheme.kind == "instances" and bool(scheme.ignored)
         given = scheme.categories
         self._categories = _append_background(given) if self._with_background else given
+        self._numbers = NumberScheme(
+            categories=given,
+            classes=given.file_ids,
+            ignored=scheme.ignored,
+            plain=0,
+            divisor=1,
+            way_out=f"list them in {CLASSES_FILE}",
+        )
 
     @property
     def categories(self) -> Categories:
@@ -80,29 +83,12 @@ class LabelFolder:
     def __getitem__(self, index: int) -> Sample:
         pair = self._pairs[index]
         numbers = read_labels(pair.labels)
-        image = _picture_of_size(pair, numbers.shape)
+        image = picture_of_size(pair, numbers.shape)
         if self._scheme.kind == "semantic":
-            segments = self._semantic(numbers, pair.labels)
+            segments = segments_of_numbers(numbers, pair.labels, self._numbers)
         else:
             segments = self._instances(numbers, pair.labels)
         return Sample(image=image, segments=segments, image_id=pair.picture.stem)
-
-    def _semantic(self, numbers: ndarray, path: Path) -> Segments:
-        present = np.unique(numbers)
-        known = {file_id: label for label, file_id in enumerate(self._categories.file_ids)}
-        foreign = [
-            number
-            for number in present.tolist()
-            if number not in known and number not in self._scheme.ignored
-        ]
-        if foreign:
-            raise DataError(
-                path,
-                f"has labels that are no class: {some_of(foreign)}; the classes are {some_of(known)}; "
-                f"ignored are {some_of(self._scheme.ignored)}; list them in {CLASSES_FILE}",
-            )
-        kept = [number for number in present.tolist() if number in known]
-        return _segments(numbers, kept, [known[number] for number in kept])
 
     def _instances(self, numbers: ndarray, path: Path) -> Segments:
         present = np.unique(numbers)
@@ -113,28 +99,10 @@ class LabelFolder:
         if len(kept) >= MOST_SEGMENTS:
             raise DataError(path, f"has {len(kept)} instances; at most {MOST_SEGMENTS - 1} are possible")
         if self._with_background and 0 in present:
-            return _segments(numbers, [*kept, 0], [0] * len(kept) + [1])
-        return _segments(numbers, kept, [0] * len(kept))
-
-
-def _segments(numbers: ndarray, kept: Sequence[int], labels: Sequence[int]) -> Segments:
-    """The segments of the kept numbers, in their order."""
-    table = np.zeros(int(numbers.max(initial=0)) + 1, dtype=np.int16)
-    table[list(kept)] = np.arange(1, len(kept) + 1)
-    return truth_segments(torch.from_numpy(table[numbers][None]), labels, [False] * len(labels))
-
-
-def _picture_of_size(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
-    image = read_image(pair.picture)
-    if tuple(image.shape[1:]) != size:
-        image = read_image(pair.picture, rotate=False)
-    if tuple(image.shape[1:]) != size:
-        raise DataError(
-            pair.labels,
-            f"is {size[1]} x {size[0]} pixels, but its picture {pair.picture.name} is "
-            f"{image.shape[2]} x {image.shape[1]}; both must have one size, label it again",
-        )
-    return image
+            kept, labels = [*kept, 0], [0] * len(kept) + [1]
+        else:
+            labels = [0] * len(kept)
+        return select_numbers(numbers, kept, labels, [False] * len(labels))
 
 
 def _append_background(categories: Categories) -> Categories:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic
 
 from unimask.config import Task
 from unimask.data.box_views import BoxesAround, Listed
@@ -18,6 +18,8 @@ from unimask.data.folders import CLASSES_FILE, LabelFolder, find_folders, pair_u
 from unimask.data.label_studio import is_label_studio, open_label_studio
 from unimask.data.labelme import labelme_files, labelme_names, open_labelme
 from unimask.data.messages import some_of
+from unimask.data.published import published_sets
+from unimask.data.sources import SPLITS, Found, ListedBoxes, Source, split_of_word
 from unimask.data.voc import VocObjects, find_voc, read_voc_scheme, voc_splits
 from unimask.data.voc_boxes import (
     find_voc_boxes,
@@ -28,13 +30,6 @@ from unimask.data.voc_boxes import (
 )
 from unimask.data.yolo import find_yolo, open_yolo, read_yolo_names
 from unimask.errors import DataError
-from unimask.structures import BoxDataset
-
-SPLITS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 LAYOUTS = """expected one of
   panoptic_train.json, panoptic_val.json (COCO panoptic), PNGs in panoptic_train/ or panoptic/, pictures in
@@ -53,6 +48,9 @@ LAYOUTS = """expected one of
   a JSON beside each picture, also in train/, val/ (LabelMe)
   one JSON of tasks with its pictures beside it or in images/ (Label Studio)
   annotations.xml (or train.xml, val.xml) with pictures beside it or in images/ (CVAT for images)
+  leftImg8bit/ with gtFine/ (Cityscapes); images/training/, images/validation/ with annotations/ (ADE20K)
+  stuffthingmaps/train2017/, stuffthingmaps/val2017/ with pictures in train2017/, val2017/ (COCO-Stuff)
+  training/, validation/ with images/, and config_v1.2.json (Mapillary Vistas)
   one JSON file of COCO or of Label Studio, one XML of CVAT; or the word shapes or
     shapes:HEIGHTxWIDTH (a generated set)"""
 
@@ -63,32 +61,12 @@ _COCO_NAME = re.compile(
 _UNSPLIT = ("", "default", "all", "coco")
 
 
-@runtime_checkable
-class ListedBoxes(BoxDataset, Protocol):
-    """A data set of boxes that knows the ids of its samples without reading them."""
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """In the order of the samples."""
-
-
-Found = TypeVar("Found", bound=Listed | ListedBoxes)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Opener(Generic[Found]):
     """What is made of annotations: data sets of segments, or of boxes."""
 
     coco: Callable[[Path], Found]
     segments: Callable[[Listed], Found]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source(Generic[Found]):
-    """One set of annotated pictures; `open` reads its annotations, not its pictures."""
-
-    path: Path
-    open: Callable[[], Found]
 
 
 _ORDERS: Mapping[Task, tuple[str, ...]] = {
@@ -103,7 +81,8 @@ _ORDERS: Mapping[Task, tuple[str, ...]] = {
 def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The sets below a folder, by split ("train", "val", "test"); "" is one that is not split.
 
-    Exports of annotation tools are looked for first, since each has a file that nothing else has.
+    Published sets and exports of annotation tools are looked for first, since each has a file or a folder
+    that nothing else has.
 
     XML files of Pascal VOC that stand alone come last: all others say more than boxes.
 
@@ -113,6 +92,9 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
     Raises:
         DataError: no layout is recognised, or there are several annotations for one split.
     """
+    published = published_sets(root, task)
+    if published:
+        return _through(opener, published)
     of_tool = _sets_of_tool(root, task)
     if of_tool:
         return _through(opener, of_tool)
@@ -140,12 +122,17 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
     }
 
 
-def sets_around(path: Path, opener: Opener[Found]) -> dict[str, Source[Found]]:
+def sets_around(path: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
     """The sets that one file stands for: itself, and those of other splits that are named alike.
+
+    A file of a published set stands for that set.
 
     Raises:
         DataError: the file is no JSON and no XML of CVAT.
     """
+    published = published_sets(path, task)
+    if published:
+        return _through(opener, published)
     if is_cvat(path):
         return _through(opener, _cvat_sets(path))
     if is_label_studio(path):
@@ -166,11 +153,6 @@ def sets_around(path: Path, opener: Opener[Found]) -> dict[str, Source[Found]]:
             if twin != path and twin.is_file() and name != beside:
                 found[name] = Source(path=twin, open=partial(opener.coco, twin))
     return {**found, beside: Source(path=path, open=partial(opener.coco, path))}
-
-
-def split_of_word(word: str) -> str:
-    """The split that a word means, "" if none."""
-    return next((split for split, words in SPLITS.items() if word.lower() in words), "")
 
 
 def open_coco(path: Path) -> Listed:

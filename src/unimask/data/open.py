@@ -8,19 +8,9 @@ from typing import Any, Generic
 
 from unimask.config import Task
 from unimask.data.box_views import BoxesAround
-from unimask.data.label_studio import is_label_studio
-from unimask.data.layouts import (
-    BOXES,
-    LAYOUTS,
-    SEGMENTS,
-    Found,
-    Opener,
-    Source,
-    sets_around,
-    sets_in,
-    split_of_word,
-)
+from unimask.data.layouts import BOXES, LAYOUTS, SEGMENTS, Opener, sets_around, sets_in
 from unimask.data.shapes import ShapesDataset
+from unimask.data.sources import Found, Source, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError
 from unimask.structures import BoxDataset, Categories, Dataset
@@ -67,8 +57,8 @@ def open_box_dataset(path: str | Path, split: str) -> BoxDataset:
 def _open(root: Path, split: str, task: Task, opener: Opener[Found]) -> Found | "_Part[Found]":
     if not root.exists():
         raise DataError(root, "no such file or folder; " + LAYOUTS)
-    sets = sets_in(root, task, opener) if root.is_dir() else sets_around(root, opener)
-    return _choose(root, split, sets, opener)
+    sets = sets_in(root, task, opener) if root.is_dir() else sets_around(root, task, opener)
+    return _choose(root, split, sets)
 
 
 def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
@@ -80,17 +70,14 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(
-    root: Path, split: str, sets: Mapping[str, Source[Found]], opener: Opener[Found]
-) -> Found | "_Part[Found]":
+def _choose(root: Path, split: str, sets: Mapping[str, Source[Found]]) -> Found | "_Part[Found]":
     """The set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sets and (wanted != "train" or "val" in sets):
         return sets[wanted].open()
-    if wanted == "all" and root.is_file() and root.suffix.lower() == ".json" and not is_label_studio(root):
-        return opener.coco(root)
-    if wanted == "all" and len(sets) == 1:
-        return next(iter(sets.values())).open()
+    own = [source for source in sets.values() if source.path == root]
+    if wanted == "all" and (len(own) == 1 or len(sets) == 1):
+        return (own or list(sets.values()))[0].open()
     whole = sets.get("", sets.get("train"))
     if whole is None or wanted not in ("train", "val"):
         names = ", ".join(repr(name) for name in sets if name) or "one set that is not split ('all')"

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from unimask import presets, presets_maskformer
-from unimask.checkpoint import CONFIG_NAME, ModelFile, load_categories, load_model, save_model
+from unimask.checkpoint import CONFIG_NAME, ModelFile, load_model, save_model
 from unimask.config import DetrConfig, Experiment, ModelConfig
+from unimask.data.category_tables import load_categories
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
@@ -99,6 +100,8 @@ _DATA_SETS: Mapping[int, tuple[str, Callable[[str], Experiment]]] = {
     150: ("ade20k", presets.ade20k_semantic),
     19: ("cityscapes", presets.cityscapes),
     65: ("mapillary_vistas", presets.mapillary_vistas),
+    100: ("ade20k_instance", presets.ade20k_panoptic),
+    8: ("cityscapes_instance", presets.cityscapes),
 }
 """Number of classes -> table of categories, and the settings of the data set."""
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask import detr_presets
-from unimask.checkpoint import ModelFile, load_categories
+from unimask.checkpoint import ModelFile
 from unimask.config import BackboneConfig, DetrConfig, Experiment
+from unimask.data.category_tables import load_categories
 from unimask.data.coco_file import default_color
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
