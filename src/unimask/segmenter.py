@@ -109,8 +109,10 @@ class Segmenter:
         self.device = torch.device(device)
         self.precision = precision
         dtype = _AUTOCAST[precision]
-        ready = prepare_for_inference(model, dtype) if isinstance(model, Model) else model.eval()
-        self.model = ready.to(self.device)
+        ours = isinstance(model, Model)
+        self.model = (
+            prepare_for_inference(model, dtype, self.device) if ours else model.eval().to(self.device)
+        )
         self.model_file = model_file
         self.variants = tuple(variants)
 

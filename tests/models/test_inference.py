@@ -6,7 +6,7 @@ from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, Quer
 from unimask.models.backbones import FrozenBatchNorm
 from unimask.models.build import build_model
 from unimask.models.inference import prepare_for_inference
-from unimask.nn.fused import FusedConvolution
+from unimask.nn.fused import FusedConvolution, FusedLinear
 
 
 def model(backbone: str, freeze_norm: bool) -> nn.Module:
@@ -39,6 +39,9 @@ def test_the_numbers_stay(backbone: str, freeze_norm: bool) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
     assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm) for m in ready.modules())
     assert not ready.training
+    with torch.inference_mode():
+        again = prepare_for_inference(ready)(pixels)
+    torch.testing.assert_close(again.class_logits, prediction.class_logits, atol=1e-5, rtol=1e-5)
 
 
 class Crossed(nn.Module):
@@ -84,7 +87,8 @@ def test_weights_have_the_type_but_for_the_first_layers(backbone: str) -> None:
     ready = prepare_for_inference(plain, torch.bfloat16)
     first = [m for m in ready.modules() if isinstance(m, FusedConvolution) and m.weight.shape[1] == 3]
     assert [one.weight.dtype for one in first] == [torch.float32]
-    layers = [m for m in ready.modules() if isinstance(m, nn.Linear)]
+    assert not any(isinstance(m, nn.Linear) for m in ready.modules())
+    layers = [m for m in ready.modules() if isinstance(m, FusedLinear)]
     assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
     assert all(parameter.dtype == torch.float32 for parameter in plain.parameters())
     pixels = torch.randn(1, 3, 64, 96)

@@ -104,8 +104,9 @@ def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPat
         sample = plain(values, *others)
 
         def watched(locations: Tensor, weights: Tensor) -> Tensor:
-            types.extend([values.dtype, locations.dtype, weights.dtype, (values @ values.mT).dtype])
-            return sample(locations, weights)
+            sampled = sample(locations, weights)
+            types.extend([others[-1], locations.dtype, weights.dtype, sampled.dtype])
+            return sampled
 
         return watched
 

@@ -1,9 +1,13 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from unimask.ops.dispatch import convolve, mix_channels
-from unimask.ops.fused import Activation, Steps, convolution
+from unimask.nn.fused import FusedConvolution, FusedLinear
+from unimask.ops import winograd
+from unimask.ops.dispatch import convolve, mix_channels, packed, project, unpacked
+from unimask.ops.fused import Activation, Steps, convolution, linear
 
 
 def make(groups: int, kernel: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Steps]:
@@ -72,6 +76,92 @@ def test_mix_channels(out_channels: int) -> None:
     maps = torch.randn(2, 7, 53, 41)
     expected = layer(maps)
     for given in (maps, maps.to(memory_format=torch.channels_last)):
-        torch.testing.assert_close(mix_channels(given, layer), expected)
+        torch.testing.assert_close(mix_channels(given, layer.weight, layer.bias), expected)
         with torch.no_grad():
-            torch.testing.assert_close(mix_channels(given.clone(), layer), expected)
+            torch.testing.assert_close(mix_channels(given.clone(), layer.weight, layer.bias), expected)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6", "gelu"])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("shape", [(5, 12), (2, 3, 12), (0, 12), (1, 0, 12), (2, 3, 4, 12)])
+def test_product_and_activation(activation: Activation, with_bias: bool, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    tokens, weight, bias = (torch.randn(size, generator=generator) for size in (shape, (24, 12), (24,)))
+    given = bias if with_bias else None
+    expected = linear(tokens, weight, given, activation)
+    assert expected.shape == (*shape[:-1], 24)
+    for matrix in (weight, packed(weight)):
+        for context in (torch.inference_mode(), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16)):
+            with context:
+                torch.testing.assert_close(project(tokens, matrix, given, activation), expected)
+        with torch.no_grad():  # of tokens that lie in another order
+            turned = tokens.mT.contiguous().mT
+            torch.testing.assert_close(project(turned, matrix, given, activation), expected)
+
+
+def test_a_packed_weight_can_be_unpacked_and_multiplies_in_its_type() -> None:
+    weight, tokens = torch.randn(24, 12), torch.randn(7, 12)
+    assert torch.equal(unpacked(packed(weight)), weight)
+    assert torch.equal(unpacked(weight), weight)
+    with torch.no_grad():
+        result = project(tokens, packed(weight.bfloat16()), None, "none")
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), tokens @ weight.T, atol=0.2, rtol=0.05)
+
+
+def test_a_copy_of_a_packed_layer_is_not_packed() -> None:
+    layer = nn.Linear(12, 24)
+    fused = FusedLinear(layer, "relu")
+    fused.pack()
+    held = nn.Sequential(fused, fused)
+    first, second = copied = copy.deepcopy(held)
+    assert first is second
+    assert not any(parameter.is_mkldnn for parameter in copied.parameters())
+    assert torch.equal(first.weight, layer.weight)
+    assert first.bias is not layer.bias
+    tokens = torch.randn(3, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(first(tokens), layer(tokens).relu())
+        torch.testing.assert_close(fused(tokens), layer(tokens).relu())
+
+
+@pytest.mark.parametrize("channels", [(256, 256), (257, 300), (300, 256)])
+@pytest.mark.parametrize("size", [(7, 6), (2, 2), (1, 9), (16, 22)])
+def test_a_convolution_of_many_channels(
+    monkeypatch: pytest.MonkeyPatch, channels: tuple[int, int], size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(winograd, "PIECES_AT_ONCE", 23)
+    convolution = nn.Conv2d(*channels, 3, padding=1).requires_grad_(False)
+    fused = FusedConvolution(convolution)
+    fused.transform()
+    assert fused.kernel is not None
+    maps = torch.randn(2, channels[0], *size)
+    expected = convolution(maps)
+    for given in (maps, maps.to(memory_format=torch.channels_last)):
+        with torch.no_grad():
+            before = given.clone()
+            torch.testing.assert_close(fused(given), expected, atol=2e-5, rtol=1e-5)
+            assert torch.equal(given, before)
+            torch.testing.assert_close(fused(given.clone(), overwrite=True), expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(fused(given), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(255, 256, 3, padding=1),
+        nn.Conv2d(256, 256, 3),
+        nn.Conv2d(256, 256, 3, padding=1, stride=2),
+        nn.Conv2d(256, 256, 1),
+        nn.Conv2d(512, 512, 3, padding=1, groups=2),
+        nn.Conv2d(256, 256, 3, padding=1, dtype=torch.bfloat16),
+    ],
+)
+def test_other_convolutions_stay_as_they_are(layer: nn.Conv2d) -> None:
+    fused = FusedConvolution(layer.requires_grad_(False))
+    fused.transform()
+    assert fused.kernel is None
+    maps = torch.randn(1, layer.in_channels, 5, 4, dtype=layer.weight.dtype)
+    expected = layer(maps)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(maps, overwrite=True), expected)

@@ -9,10 +9,13 @@ import torch
 from timm.layers import Conv2dSame
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unimask.models.backbones import FrozenBatchNorm
 from unimask.nn.attention import Attention
-from unimask.nn.fused import FusedConvolution, FusedResidual
+from unimask.nn.fused import FusedConvolution, FusedLinear, FusedResidual
+from unimask.nn.layers import NormedConvolution
+from unimask.nn.transformer import FeedForward
 from unimask.ops.fused import Activation
 
 TOLERANCE = 1e-4  # of the largest value: what rounding may change, and no mistake stays below
@@ -26,21 +29,33 @@ A grey level of an 8-bit picture is as small as the rounding of bfloat16 where p
 and what these layers lose nothing brings back. They are a small part of the work."""
 
 
-def prepare_for_inference(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of the model in eval mode whose backbone takes fewer steps, to be run under autocast to `dtype`.
+def prepare_for_inference(
+    model: nn.Module, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """A copy of the model in eval mode, for `device`, in fewer steps; to be run under autocast to `dtype`.
 
     Batch norms become part of the convolutions before them, activations and sums of theirs. What belongs
-    together is guessed from the order in which a module lists its parts, and tried on a picture of noise:
-    a backbone whose maps change stays as it is. Weights of matrix products and convolutions get the `dtype`,
-    once and not at each call, but for the first layers of the backbone (`PRECISE_STRIDE`). Convolutions get
-    the order channels_last. The copy is for prediction only: it has other parameters than the model.
+    together in the backbone is guessed from the order in which a module lists its parts, and tried on a
+    picture of noise: a backbone whose maps change stays as it is. Weights of matrix products and convolutions
+    get the `dtype`, once and not at each call, but for the first layers of the backbone (`PRECISE_STRIDE`),
+    and on the CPU the order in which they are fastest. The copy is for prediction only: it has other
+    parameters than the model.
     """
-    ready = copy.deepcopy(model).eval().requires_grad_(False)
+    ready = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     ready = ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for change in (_fold, _fuse):
         _try(ready, change)
+    for name, part in ready.named_children():
+        if name != "backbone":
+            _fuse_known(part)
     if dtype != torch.float32:
         _reduce(ready, dtype)
+    for module in ready.modules():
+        if isinstance(module, FusedLinear):
+            module.pack()
+        # those of the backbone would gain little: their maps are small, and their kernels large
+        elif isinstance(module, NormedConvolution) and isinstance(module.convolution, FusedConvolution):
+            module.convolution.transform()
     return ready
 
 
@@ -86,13 +101,13 @@ def _fold_pair(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -
 
 def _fuse(module: nn.Module) -> None:
     """Activations and sums become part of the convolutions before them."""
-    before = None  # the convolution that nothing has followed yet
+    before = None  # the layer that nothing has followed yet
     for name, child in list(module.named_children()):
         activation = _activation(child)
         if isinstance(child, Bottleneck | BasicBlock) and _is_plain(child):
             setattr(module, name, _fused_block(child))
-        elif _is_fusible(child):
-            before = FusedConvolution(child)
+        elif _is_fusible(child) or type(child) is nn.Linear:
+            before = _fused(child)
             setattr(module, name, before)
             continue
         elif activation != "none" and before is not None:
@@ -103,6 +118,31 @@ def _fuse(module: nn.Module) -> None:
         else:
             _fuse(child)
         before = None
+
+
+def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
+    return FusedLinear(layer) if isinstance(layer, nn.Linear) else FusedConvolution(layer)
+
+
+def _fuse_known(module: nn.Module) -> None:
+    """The same for our own layers, which are put together in few ways."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, name, FusedLinear(child))
+        elif isinstance(child, NormedConvolution) and type(child.convolution) is nn.Conv2d:
+            child.convolution = FusedConvolution(child.convolution)
+        else:
+            _fuse_known(child)
+    if isinstance(module, FeedForward) and module.activation in _FUNCTIONS:
+        assert isinstance(module.expand, FusedLinear)
+        module.expand.activation, module.activation = _FUNCTIONS[module.activation], _nothing
+
+
+_FUNCTIONS: dict[Callable[[Tensor], Tensor], Activation] = {torch.relu_: "relu", functional.gelu: "gelu"}
+
+
+def _nothing(tokens: Tensor) -> Tensor:
+    return tokens
 
 
 def _is_fusible(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -116,6 +156,8 @@ def _is_fusible(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 def _activation(module: nn.Module) -> Activation:
     if isinstance(module, nn.ReLU6):
         return "relu6"
+    if isinstance(module, nn.GELU) and module.approximate == "none":
+        return "gelu"
     return "relu" if isinstance(module, nn.ReLU) else "none"
 
 
@@ -138,7 +180,7 @@ def _reduce(model: nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if module in precise:
             continue
-        if type(module) in (nn.Linear, nn.Conv2d, FusedConvolution, Attention):
+        if type(module) in (nn.Linear, nn.Conv2d, FusedLinear, FusedConvolution, Attention):
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
 

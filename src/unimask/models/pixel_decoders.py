@@ -110,14 +110,17 @@ class DeformablePixelDecoder(nn.Module):
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
         """The refined maps by stride (all but stride 4), and the mask features at stride 4.
 
-        Maps are taken out of `features`, so that their memory is free once they are used.
+        Maps are taken out of `features`, and may be written over: their memory is free once they are used.
         """
         maps = self.encoder([self.projections[str(stride)](features.pop(stride)) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
         # without it PyTorch resizes to another memory order than that of the convolutions around
         coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
         memory |= climb(coarse, features, self.laterals, self.fusions, bilinear)
-        return memory, self.mask_positions(mix_channels(memory.pop(MASK_STRIDE), self.mask_features))
+        mask_features = mix_channels(
+            memory.pop(MASK_STRIDE), self.mask_features.weight, self.mask_features.bias
+        )
+        return memory, self.mask_positions(mask_features)
 
 
 class EncodedMap(nn.Module):
@@ -179,7 +182,7 @@ class PyramidPixelDecoder(nn.Module):
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
         """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features.
 
-        Maps are taken out of `features`, so that their memory is free once they are used.
+        Maps are taken out of `features`, and may be written over: their memory is free once they are used.
         """
         encoded = self.encoder(features.pop(self.coarsest))
         finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
@@ -196,13 +199,14 @@ def climb(
 ) -> dict[int, Float[Tensor, "batch channels _height _width"]]:
     """The maps of a feature pyramid by stride, from a coarse map upwards, in the order of the laterals.
 
-    Those of `features` that are used are taken out of it.
+    Those of `features` that are used are taken out of it and may be written over.
 
     Source: Feature Pyramid Networks (1612.03144), Sec. 3, with a norm after every convolution.
     """
     maps = {}
     for stride, lateral in laterals.items():
-        coarse = fusions[stride](_joined(coarse, lateral(features.pop(int(stride))), resize))
+        across = lateral(features.pop(int(stride)), overwrite=True)
+        coarse = fusions[stride](_joined(coarse, across, resize), overwrite=True)
         maps[int(stride)] = coarse
     return maps
 

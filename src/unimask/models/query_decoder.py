@@ -52,6 +52,8 @@ def masked_visibility(
     resized = {stride: resize_maps(mask_features.detach(), size) for stride, size in sizes.items()}
 
     def look(stride: int, mask_embeddings: Tensor) -> Tensor:
+        # of mixed precision; autocast would convert them for each layer
+        resized[stride] = resized[stride].to(mask_embeddings.dtype)
         return foreground(mask_embeddings.detach() @ resized[stride])
 
     return look

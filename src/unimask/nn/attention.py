@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import deformable_sampler, query_by_query, softmax_over_few
+from unimask.ops.dispatch import add_places, deformable_sampler, query_by_query, softmax_over_few
 from unimask.structures import Size
 
 _LEAST_SPARE = 16  # tokens for which there is room when space grows
@@ -263,8 +263,8 @@ class DeformableAttention(nn.Module):
     ) -> Float[Tensor, "batch queries channels"]:
         """What each query sees around its place. `values` holds the maps of all levels, as `levels` tells."""
         heads, _, points = self.shape
-        projected = self.values(values).to(levels.places.dtype).unflatten(-1, (heads, -1))
-        sample = deformable_sampler(projected, levels.sizes, points)
+        projected = self.values(values).unflatten(-1, (heads, -1))
+        sample = deformable_sampler(projected, levels.sizes, points, levels.places.dtype)
         cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
         return query_by_query(partial(self._look, cell_sides, sample), queries, levels.places)
 
@@ -281,8 +281,7 @@ class DeformableAttention(nn.Module):
         with torch.autocast(device_type=queries.device.type, enabled=False):
             steps = offsets.to(places.dtype).mul_(cell_sides).unflatten(-1, (*self.shape, 2))
             shares = softmax_over_few(weights.to(places.dtype).unflatten(-1, (heads, -1)))
-            locations = places[:, None, None, None] + steps
-            sampled = sample(locations, shares.unflatten(-1, (-1, points)))
+            sampled = sample(add_places(steps, places), shares.unflatten(-1, (-1, points)))
         return self.output(sampled)
 
 

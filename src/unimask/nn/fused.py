@@ -1,12 +1,14 @@
-"""Convolutions of a model that is ready to predict: what follows each of them is done in the same step."""
+"""Layers of a model that is ready to predict: what follows each of them is done in the same step."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
-from unimask.ops.dispatch import convolve
+from unimask.ops.dispatch import convolve, packed, project, transformed_kernel, unpacked
 from unimask.ops.fused import Activation
 
 
@@ -26,27 +28,65 @@ class SamePadding(nn.Module):
         return pad_same(maps, list(self.kernel_size), list(self.stride), list(self.dilation))
 
 
+class FusedLinear(nn.Module):
+    """A linear layer and its activation, computed in the type of its weight: autocast changes nothing."""
+
+    def __init__(self, layer: nn.Linear, activation: Activation = "none") -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.activation: Activation = activation
+
+    def forward(self, tokens: Float[Tensor, "*batch _in_channels"]) -> Float[Tensor, "*batch _channels"]:
+        """The tokens, projected and activated."""
+        return project(tokens, self.weight, self.bias, self.activation)
+
+    def pack(self) -> None:
+        """Brings the weight into the order in which it is fastest."""
+        self.weight = nn.Parameter(packed(self.weight.detach()), requires_grad=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedLinear":
+        """A copy whose weight is in the usual order: it can be exported, moved and changed."""
+        memo[id(self.weight)] = nn.Parameter(unpacked(self.weight.detach()).clone(), requires_grad=False)
+        other = self.__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
+
+
 class FusedConvolution(nn.Module):
     """A convolution and its activation, computed in the type of its weight: autocast changes nothing."""
 
+    kernel: Tensor | None
+
     def __init__(self, convolution: nn.Conv2d, activation: Activation = "none") -> None:
         super().__init__()
-        self.weight = convolution.weight
-        self.bias = convolution.bias
+        self.weight, self.bias = convolution.weight, convolution.bias
         stride, padding, dilation = convolution.stride, convolution.padding, convolution.dilation
         assert not isinstance(padding, str)
+        self.steps = list(stride), list(padding), list(dilation), convolution.groups
+        self.activation: Activation = activation
+        self.register_buffer("kernel", None, persistent=False)
         self.pad: nn.Module = nn.Identity()
         if isinstance(convolution, Conv2dSame):
             rows, columns = convolution.kernel_size
             self.pad = SamePadding((rows, columns), (stride[0], stride[1]), (dilation[0], dilation[1]))
-        self.steps = list(stride), list(padding), list(dilation), convolution.groups
-        self.activation: Activation = activation
 
     def forward(
-        self, maps: Float[Tensor, "batch _in_channels _height _width"]
+        self, maps: Float[Tensor, "batch _in_channels _height _width"], *, overwrite: bool = False
     ) -> Float[Tensor, "batch _channels _rows _columns"]:
-        """The maps, convolved and activated."""
-        return convolve(self.pad(maps), self.weight, self.bias, self.steps, self.activation)
+        """The maps, convolved and activated. With `overwrite` they may be written over: nobody needs them."""
+        return convolve(
+            self.pad(maps),
+            self.weight,
+            self.bias,
+            self.steps,
+            self.activation,
+            kernel=self.kernel,
+            overwrite=overwrite,
+        )
+
+    def transform(self) -> None:
+        """Keeps the weight in the form in which it is fastest, too, where there is one."""
+        self.kernel = transformed_kernel(self.weight.detach(), self.steps)
 
     def add_to(
         self,

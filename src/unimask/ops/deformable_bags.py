@@ -49,8 +49,9 @@ class BagReader:
         values: Float[Tensor, "batch cells heads channels"],
         sizes: tuple[Size, ...],
         points: int,
+        dtype: torch.dtype,  # of locations and weights
     ) -> None:
-        self.table = _Table(sizes, values.shape[2], points, values)
+        self.table = _Table(sizes, values.shape[2], points, values.device, dtype)
         self.rows = [self.table.fill(one) for one in values]
 
     def __call__(
@@ -67,7 +68,8 @@ class BagReader:
             for rows, place, share in zip(self.rows, places, shares, strict=True)
             for corners in (self.table.corners(place, gradients=False),)
         ]
-        return torch.stack(sums).view(batch, queries, self.table.heads * self.rows[0].shape[1])
+        stacked = sums[0] if batch == 1 else torch.stack(sums)
+        return stacked.view(batch, queries, self.table.heads * self.rows[0].shape[1])
 
 
 @dataclass(frozen=True)
@@ -85,19 +87,26 @@ class _Corners:
 class _Table:
     """Where the cells of all levels are in the table; a slot is a (head, level, point) of a query."""
 
-    def __init__(self, sizes: tuple[Size, ...], heads: int, points: int, like: Tensor) -> None:
+    def __init__(
+        self,
+        sizes: tuple[Size, ...],
+        heads: int,
+        points: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.sizes, self.heads, self.slots = sizes, heads, heads * len(sizes) * points
         self.entries = len(sizes) * points  # of a bag
         rows = [(height + BEFORE + AFTER) * (width + BEFORE + AFTER) for height, width in sizes]
         self.starts = torch.tensor([0, *rows]).cumsum(0).tolist()
         self.length = self.starts[-1] * heads
-        device = like.device
+        self.dtype = dtype
 
         def per_slot(of_levels: list[int]) -> Tensor:
             return torch.tensor(of_levels, device=device).repeat_interleave(points).repeat(heads)
 
         of_heads = torch.arange(heads, device=device).repeat_interleave(self.entries)
-        self.width, self.height = (per_slot([size[axis] for size in sizes]).to(like.dtype) for axis in (1, 0))
+        self.width, self.height = (per_slot([size[axis] for size in sizes]).to(dtype) for axis in (1, 0))
         self.first = (per_slot(self.starts[:-1]) * heads + of_heads).int()
         self.steps = [(width + BEFORE + AFTER) * heads for _, width in sizes]  # from a cell to the one below
         self.step = per_slot(self.steps).int()
@@ -107,21 +116,24 @@ class _Table:
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
         """The table: a row for each head of each cell."""
-        table = values.new_zeros(self.length, values.shape[2])
-        for inner, level in zip(self._levels(table), self._split(values), strict=True):
-            inner.copy_(level)
+        table = values.new_empty(self.length, values.shape[2], dtype=self.dtype)
+        for whole, level in zip(self._with_borders(table), self._split(values), strict=True):
+            whole[:BEFORE], whole[-AFTER:] = 0, 0
+            rows = whole[BEFORE:-AFTER]
+            rows[:, :BEFORE], rows[:, -AFTER:] = 0, 0
+            rows[:, BEFORE:-AFTER] = level
         return table
 
     def take(self, table: Float[Tensor, "rows channels"]) -> Float[Tensor, "cells heads channels"]:
         """The rows of real cells: the reverse of `fill`."""
-        return torch.cat([inner.flatten(0, 1) for inner in self._levels(table)])
+        levels = self._with_borders(table)
+        return torch.cat([level[BEFORE:-AFTER, BEFORE:-AFTER].flatten(0, 1) for level in levels])
 
-    def _levels(self, table: Tensor) -> Iterator[Tensor]:
-        """The cells of each level inside of its border: views (height, width, heads, channels)."""
+    def _with_borders(self, table: Tensor) -> Iterator[Tensor]:
+        """The cells of each level and its border: views (rows, columns, heads, channels)."""
         for (height, width), (start, stop) in zip(self.sizes, pairwise(self.starts), strict=True):
             rows = table[start * self.heads : stop * self.heads]
-            level = rows.view(height + BEFORE + AFTER, width + BEFORE + AFTER, self.heads, -1)
-            yield level[BEFORE : BEFORE + height, BEFORE : BEFORE + width]
+            yield rows.view(height + BEFORE + AFTER, width + BEFORE + AFTER, self.heads, -1)
 
     def _split(self, values: Tensor) -> Iterator[Tensor]:
         cells = values.split([height * width for height, width in self.sizes])
@@ -163,7 +175,7 @@ class _BagSampling(torch.autograd.Function):
         context.save_for_backward(values, locations, weights)
         context.sizes = sizes
         batch, queries, heads, _, points, _ = locations.shape
-        table = _Table(sizes, heads, points, values)
+        table = _Table(sizes, heads, points, values.device, values.dtype)
         result = values.new_empty(batch, queries, heads * values.shape[3])
         for image in range(batch):
             rows = table.fill(values[image])
@@ -177,7 +189,7 @@ class _BagSampling(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         values, locations, weights = context.saved_tensors
         _, _, heads, _, points, _ = locations.shape
-        table = _Table(context.sizes, heads, points, values)
+        table = _Table(context.sizes, heads, points, values.device, values.dtype)
         gradient = gradients[0].contiguous()
         of_values, of_locations, of_weights = (
             torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
