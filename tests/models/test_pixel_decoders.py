@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from unimask.models.pixel_decoders import DeformablePixelDecoder, MapPositions
+from unimask.ops import deformable_bags, dispatch
 
 CHANNELS = {4: 3, 8: 5, 16: 7, 32: 11}
 SIZES = {4: (19, 27), 8: (10, 14), 16: (5, 7), 32: (3, 4)}
@@ -85,3 +86,18 @@ def test_mask_features_can_tell_their_place() -> None:
     torch.testing.assert_close(added[0], added[1])  # the place alone
     cells = added[0].flatten(1).T
     assert torch.cdist(cells, cells).fill_diagonal_(1).min() > 1e-3  # and every place another
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_few_tokens_at_a_time_are_as_all(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    model, maps = decoder().eval(), features()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        expected, expected_features = model(dict(maps))
+        monkeypatch.setattr(dispatch, "TOKENS_AT_ONCE", 14)
+        monkeypatch.setattr(deformable_bags, "QUERIES_AT_ONCE", 5)
+        with torch.no_grad():
+            memory, mask_features = model({stride: level.clone() for stride, level in maps.items()})
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    for stride, found in memory.items():
+        torch.testing.assert_close(found, expected[stride], atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(mask_features, expected_features, atol=tolerance, rtol=tolerance)

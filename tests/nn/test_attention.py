@@ -100,8 +100,8 @@ def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPat
     types = []
     plain = module.deformable_sampler
 
-    def spy(values: Tensor, *others: object) -> Callable[[Tensor, Tensor], Tensor]:
-        sample = plain(values, *others)
+    def spy(tokens: Tensor, *others: object) -> Callable[[Tensor, Tensor], Tensor]:
+        sample = plain(tokens, *others)
 
         def watched(locations: Tensor, weights: Tensor) -> Tensor:
             sampled = sample(locations, weights)

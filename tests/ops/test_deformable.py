@@ -21,7 +21,11 @@ def reader_sampling(
     """Two halves of the queries, read one after the other."""
     if values.requires_grad or locations.requires_grad or weights.requires_grad:
         return bag_sampling(values, sizes, locations, weights)  # a reader gives no gradients
-    read_bags = BagReader(values, sizes, locations.shape[4], locations.dtype)
+
+    def project(tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, values.shape[2:])
+
+    read_bags = BagReader(values.flatten(2), project, sizes, locations.shape[4], locations.dtype)
     half = locations.shape[1] // 2
     parts = [read_bags(locations[:, some], weights[:, some]) for some in (slice(half), slice(half, None))]
     return torch.cat(parts, dim=1)

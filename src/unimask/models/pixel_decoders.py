@@ -12,7 +12,7 @@ from unimask.models.transformer_encoder import TransformerEncoder
 from unimask.nn.attention import DeformableAttention, Levels
 from unimask.nn.layers import NormedConvolution, pointwise_convolution
 from unimask.nn.transformer import EncoderLayer
-from unimask.ops.dispatch import mix_channels
+from unimask.ops.dispatch import mix_channels, overwrites, token_over_token
 from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
 from unimask.structures import Size
 
@@ -20,6 +20,31 @@ MASK_STRIDE = 4
 
 bilinear = partial(functional.interpolate, mode="bilinear", align_corners=False)
 nearest = partial(functional.interpolate, mode="nearest")
+
+
+class DeformableEncoderLayer(EncoderLayer):
+    """Deformable attention, then a feed-forward. Where no gradient is wanted, tokens may be written over."""
+
+    attention: DeformableAttention
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch tokens channels"],
+        positions: Float[Tensor, "#batch tokens channels"],
+        *where: object,
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """The tokens, one layer further."""
+        if not overwrites(tokens):
+            return super().forward(tokens, positions, *where)
+        (levels,) = where
+        assert isinstance(levels, Levels)
+        look = self.attention.looking(self.attention_residual.prepare(tokens), levels)
+
+        def refine(some: Tensor, positions: Tensor, places: Tensor) -> Tensor:
+            seen = self.attention_residual.prepare(some)
+            return self._feed(self.attention_residual(some, look(seen + positions, places[0])))
+
+        return token_over_token(refine, tokens, positions, levels.places[None])
 
 
 class DeformableEncoder(nn.Module):
@@ -91,7 +116,7 @@ class DeformablePixelDecoder(nn.Module):
         pyramid = [s for s in sorted(in_channels, reverse=True) if MASK_STRIDE <= s < min(strides)]
         self.projections = nn.ModuleDict({str(s): _projection(in_channels[s], channels) for s in strides})
         encoder_layers = [
-            EncoderLayer(
+            DeformableEncoderLayer(
                 DeformableAttention(channels, heads, len(strides), points),
                 channels,
                 feedforward_channels,

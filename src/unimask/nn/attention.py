@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import add_places, deformable_sampler, query_by_query, softmax_over_few
+from unimask.ops.dispatch import add_places, deformable_sampler, softmax_over_few
 from unimask.structures import Size
 
 _LEAST_SPARE = 16  # tokens for which there is room when space grows
@@ -262,11 +262,21 @@ class DeformableAttention(nn.Module):
         levels: Levels,
     ) -> Float[Tensor, "batch queries channels"]:
         """What each query sees around its place. `values` holds the maps of all levels, as `levels` tells."""
+        return self.looking(values, levels)(queries, levels.places)
+
+    def looking(
+        self, values: Float[Tensor, "batch cells channels"], levels: Levels
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function that gives what some queries at some places see; values are read before it is called."""
         heads, _, points = self.shape
-        projected = self.values(values).unflatten(-1, (heads, -1))
-        sample = deformable_sampler(projected, levels.sizes, points, levels.places.dtype)
+        sample = deformable_sampler(values, self._project, levels.sizes, points, levels.places.dtype)
         cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
-        return query_by_query(partial(self._look, cell_sides, sample), queries, levels.places)
+        return partial(self._look, cell_sides, sample)
+
+    def _project(
+        self, values: Float[Tensor, "batch cells channels"]
+    ) -> Float[Tensor, "batch cells heads head_channels"]:
+        return self.values(values).unflatten(-1, (self.shape[0], -1))
 
     def _look(
         self,

@@ -6,7 +6,7 @@ and coordinates are cut at it, so there is no case to tell apart. The four corne
 distances in the table, so that one index serves the two corners of a row of cells.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -41,18 +41,21 @@ def bag_sampling(
 class BagReader:
     """Reads the same values again and again: the table is filled once. Not differentiable.
 
-    With few queries at a time (`QUERIES_AT_ONCE`) all that is computed about them stays in the cache.
+    Values are what `project` makes of tokens: (batch, cells, heads, channels). With few queries at a time
+    (`QUERIES_AT_ONCE`) all that is computed about them stays in the cache.
     """
 
     def __init__(
         self,
-        values: Float[Tensor, "batch cells heads channels"],
+        tokens: Float[Tensor, "batch cells _channels"],
+        project: Callable[[Tensor], Tensor],
         sizes: tuple[Size, ...],
         points: int,
         dtype: torch.dtype,  # of locations and weights
     ) -> None:
-        self.table = _Table(sizes, values.shape[2], points, values.device, dtype)
-        self.rows = [self.table.fill(one) for one in values]
+        _, _, heads, channels = project(tokens[:, :1]).shape
+        self.table = _Table(sizes, heads, points, tokens.device, dtype)
+        self.rows = [self.table.fill_projected(one, project, channels) for one in tokens]
 
     def __call__(
         self,
@@ -116,21 +119,40 @@ class _Table:
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
         """The table: a row for each head of each cell."""
-        table = values.new_empty(self.length, values.shape[2], dtype=self.dtype)
-        for whole, level in zip(self._with_borders(table), self._split(values), strict=True):
-            whole[:BEFORE], whole[-AFTER:] = 0, 0
-            rows = whole[BEFORE:-AFTER]
-            rows[:, :BEFORE], rows[:, -AFTER:] = 0, 0
-            rows[:, BEFORE:-AFTER] = level
+        table = self._zeros_around(values.shape[2])
+        for inner, level in zip(self._levels(table), self._split(values), strict=True):
+            inner.copy_(level)
+        return table
+
+    def fill_projected(
+        self, tokens: Float[Tensor, "cells _channels"], project: Callable[[Tensor], Tensor], channels: int
+    ) -> Float[Tensor, "rows channels"]:
+        """The table of what `project` makes of tokens, made of some rows of cells after the other."""
+        table = self._zeros_around(channels)
+        for inner, level in zip(self._levels(table), self._split(tokens), strict=True):
+            rows = max(1, QUERIES_AT_ONCE // max(1, level.shape[1]))
+            for part, cells in zip(inner.split(rows), level.split(rows), strict=True):
+                part.copy_(project(cells.flatten(0, 1)[None]).view_as(part))
         return table
 
     def take(self, table: Float[Tensor, "rows channels"]) -> Float[Tensor, "cells heads channels"]:
         """The rows of real cells: the reverse of `fill`."""
-        levels = self._with_borders(table)
-        return torch.cat([level[BEFORE:-AFTER, BEFORE:-AFTER].flatten(0, 1) for level in levels])
+        return torch.cat([inner.flatten(0, 1) for inner in self._levels(table)])
+
+    def _zeros_around(self, channels: int) -> Float[Tensor, "rows channels"]:
+        """A table whose borders are filled, and nothing else."""
+        table = torch.empty(self.length, channels, dtype=self.dtype, device=self.first.device)
+        for level in self._with_borders(table):
+            level[:BEFORE], level[-AFTER:] = 0, 0
+            level[:, :BEFORE], level[:, -AFTER:] = 0, 0
+        return table
+
+    def _levels(self, table: Tensor) -> Iterator[Tensor]:
+        """The cells of each level inside of its border: views (height, width, heads, channels)."""
+        for level in self._with_borders(table):
+            yield level[BEFORE:-AFTER, BEFORE:-AFTER]
 
     def _with_borders(self, table: Tensor) -> Iterator[Tensor]:
-        """The cells of each level and its border: views (rows, columns, heads, channels)."""
         for (height, width), (start, stop) in zip(self.sizes, pairwise(self.starts), strict=True):
             rows = table[start * self.heads : stop * self.heads]
             yield rows.view(height + BEFORE + AFTER, width + BEFORE + AFTER, self.heads, -1)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_bags import QUERIES_AT_ONCE, BagReader, bag_sampling
+from unimask.ops.deformable_bags import BagReader, bag_sampling
 from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
 from unimask.ops.fused import (
     Activation,
@@ -63,21 +63,23 @@ def fast_deformable_sampling(
 
 
 def deformable_sampler(
-    values: Float[Tensor, "batch cells heads channels"],
+    tokens: Float[Tensor, "batch cells _channels"],
+    project: Callable[[Tensor], Tensor],
     sizes: tuple[Size, ...],
     points: int,
     dtype: torch.dtype,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """`fast_deformable_sampling` of some values: locations and weights go in.
+    """`fast_deformable_sampling` of what `project` makes of tokens: locations and weights go in.
 
-    They have the type, and so has the result. Meant for `query_by_query`.
+    The projected values are (batch, cells, heads, channels). Locations and weights have the type, and so has
+    the result.
     """
-    if _on_cpu(values) and not torch.is_grad_enabled():
-        return BagReader(values, sizes, points, dtype)
-    converted = values.to(dtype)
+    if _on_cpu(tokens) and not torch.is_grad_enabled():
+        return BagReader(tokens, project, sizes, points, dtype)
+    values = project(tokens).to(dtype)
 
     def sample(locations: Tensor, weights: Tensor) -> Tensor:
-        return fast_deformable_sampling(converted, sizes, locations, weights)
+        return fast_deformable_sampling(values, sizes, locations, weights)
 
     return sample
 
@@ -93,22 +95,6 @@ def add_places(
         shifts = torch.view_as_complex(places)[:, None, None, None]
         return torch.view_as_real(torch.view_as_complex(steps).add_(shifts))
     return places[:, None, None, None] + steps
-
-
-def query_by_query(
-    function: Callable[[Tensor, Tensor], Tensor],
-    queries: Float[Tensor, "batch queries channels"],
-    places: Float[Tensor, "queries 2"],
-) -> Float[Tensor, "batch queries _"]:
-    """What `function` makes of each query and its place.
-
-    On the CPU a few queries at a time if no gradient is wanted, for the reasons of `token_by_token`.
-    """
-    if not _on_cpu(queries) or torch.is_grad_enabled() or queries.shape[1] <= QUERIES_AT_ONCE:
-        return function(queries, places)
-    at_once = max(1, QUERIES_AT_ONCE // queries.shape[0])
-    parts = zip(queries.split(at_once, dim=1), places.split(at_once), strict=True)
-    return _joined((function(*part) for part in parts), queries.shape[1])
 
 
 def _fuses(dtype: torch.dtype) -> bool:
@@ -295,6 +281,30 @@ def _joined(parts: Iterator[Tensor], count: int) -> Float[Tensor, "batch count c
     for part in chain((first,), parts):
         result[:, start : start + part.shape[1]] = part
         start += part.shape[1]
+    return result
+
+
+def overwrites(tokens: Tensor) -> bool:
+    """Whether `token_over_token` writes over tokens."""
+    return _on_cpu(tokens) and not torch.is_grad_enabled()
+
+
+def token_over_token(
+    function: Callable[..., Tensor], tokens: Float[Tensor, "batch tokens channels"], *others: Tensor
+) -> Float[Tensor, "batch tokens channels"]:
+    """`function(tokens, *others)`, where no token depends on another and nobody else needs the tokens.
+
+    The others have the tokens in their second dimension. A few are computed at a time, for the reasons of
+    `token_by_token`, and written over those that came in.
+    """
+    at_once = max(1, TOKENS_AT_ONCE // max(1, tokens.shape[0]))
+    result = tokens
+    for start in range(0, tokens.shape[1], at_once):
+        some = slice(start, start + at_once)
+        found = function(*(tensor[:, some] for tensor in (tokens, *others)))
+        if found.dtype != result.dtype:  # of the first ones, in mixed precision
+            result = tokens.to(found.dtype)
+        result[:, some] = found
     return result
 
 
