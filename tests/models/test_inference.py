@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.config import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config import BackboneConfig, DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.models.backbones import FrozenBatchNorm
 from unimask.models.build import build_model
 from unimask.models.inference import prepare_for_inference
@@ -38,10 +38,30 @@ def test_the_numbers_stay(backbone: str, freeze_norm: bool) -> None:
     torch.testing.assert_close(prediction.mask_features, expected.mask_features, atol=1e-4, rtol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in plain.state_dict().items())
     assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm) for m in ready.modules())
-    assert not ready.training
+    assert not any(module.training for module in ready.modules())
     with torch.inference_mode():
         again = prepare_for_inference(ready)(pixels)
     torch.testing.assert_close(again.class_logits, prediction.class_logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_numbers_of_boxes_stay() -> None:
+    torch.manual_seed(0)
+    config = DetrConfig(
+        backbone=BackboneConfig(name="test_resnet"),
+        channels=128,
+        feedforward_channels=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        queries=7,
+        mask_head=True,
+    )
+    plain = build_model(config, 3).eval()
+    pixels, valid = torch.randn(2, 3, 96, 64), torch.ones(2, 96, 64, dtype=torch.bool)
+    valid[1, 70:] = False
+    with torch.inference_mode():
+        expected, prediction = plain(pixels, valid), prepare_for_inference(plain)(pixels, valid)
+    torch.testing.assert_close(prediction.boxes, expected.boxes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(prediction.class_logits, expected.class_logits, atol=1e-4, rtol=1e-4)
 
 
 class Crossed(nn.Module):

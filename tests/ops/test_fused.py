@@ -111,7 +111,8 @@ def test_a_packed_weight_can_be_unpacked_and_multiplies_in_its_type() -> None:
 
 def test_a_copy_of_a_packed_layer_is_not_packed() -> None:
     layer = nn.Linear(12, 24)
-    fused = FusedLinear(layer, "relu")
+    fused = FusedLinear(layer.weight.detach(), layer.bias.detach())
+    fused.activation = "relu"
     fused.pack()
     held = nn.Sequential(fused, fused)
     first, second = copied = copy.deepcopy(held)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from unimask.models.backbones import FrozenBatchNorm
 from unimask.nn.attention import Attention
-from unimask.nn.fused import FusedConvolution, FusedLinear, FusedResidual
+from unimask.nn.fused import FusedAttention, FusedConvolution, FusedLinear, FusedResidual
 from unimask.nn.layers import NormedConvolution
 from unimask.nn.transformer import FeedForward
 from unimask.ops.fused import Activation
@@ -56,7 +56,7 @@ def prepare_for_inference(
         # those of the backbone would gain little: their maps are small, and their kernels large
         elif isinstance(module, NormedConvolution) and isinstance(module.convolution, FusedConvolution):
             module.convolution.transform()
-    return ready
+    return ready.eval()  # the new parts, too
 
 
 def _try(model: nn.Module, change: Callable[[nn.Module], None]) -> None:
@@ -121,14 +121,18 @@ def _fuse(module: nn.Module) -> None:
 
 
 def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
-    return FusedLinear(layer) if isinstance(layer, nn.Linear) else FusedConvolution(layer)
+    if isinstance(layer, nn.Linear):
+        return FusedLinear(layer.weight, layer.bias)
+    return FusedConvolution(layer)
 
 
 def _fuse_known(module: nn.Module) -> None:
     """The same for our own layers, which are put together in few ways."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear:
-            setattr(module, name, FusedLinear(child))
+            setattr(module, name, FusedLinear(child.weight, child.bias))
+        elif type(child) is Attention:
+            setattr(module, name, FusedAttention(child))
         elif isinstance(child, NormedConvolution) and type(child.convolution) is nn.Conv2d:
             child.convolution = FusedConvolution(child.convolution)
         else:

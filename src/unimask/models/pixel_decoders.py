@@ -79,7 +79,7 @@ class DeformableEncoder(nn.Module):
         device, dtype = tokens.device, torch.promote_types(tokens.dtype, torch.float32)
         embeddings = self.level_embedding.unbind()
         positions = [
-            sine_positions(*size, tokens.shape[2], device=device, dtype=dtype).flatten(0, 1) + embedding
+            sine_positions(*size, tokens.shape[2], device=device, dtype=dtype).flatten(0, 1).add_(embedding)
             for size, embedding in zip(sizes, embeddings, strict=True)
         ]
         places = torch.cat([cell_centers(*size, device=device, dtype=dtype) for size in sizes])

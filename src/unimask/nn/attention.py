@@ -111,7 +111,7 @@ class Attention(nn.Module):
         self.dropout = dropout  # of the attention weights
         self.input_weight = nn.Parameter(torch.empty(3 * channels, channels))
         self.input_bias = nn.Parameter(torch.zeros(3 * channels))
-        self.output = nn.Linear(channels, channels)
+        self.output: nn.Module = nn.Linear(channels, channels)
         nn.init.xavier_uniform_(self.input_weight)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)

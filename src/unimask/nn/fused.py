@@ -8,6 +8,7 @@ from jaxtyping import Float
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
+from unimask.nn.attention import Attention
 from unimask.ops.dispatch import convolve, packed, project, transformed_kernel, unpacked
 from unimask.ops.fused import Activation
 
@@ -31,10 +32,11 @@ class SamePadding(nn.Module):
 class FusedLinear(nn.Module):
     """A linear layer and its activation, computed in the type of its weight: autocast changes nothing."""
 
-    def __init__(self, layer: nn.Linear, activation: Activation = "none") -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        self.activation: Activation = activation
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.activation: Activation = "none"
 
     def forward(self, tokens: Float[Tensor, "*batch _in_channels"]) -> Float[Tensor, "*batch _channels"]:
         """The tokens, projected and activated."""
@@ -50,6 +52,24 @@ class FusedLinear(nn.Module):
         other = self.__new__(type(self))
         other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return other
+
+
+class FusedAttention(Attention):
+    """Attention whose projections are `FusedLinear`."""
+
+    def __init__(self, attention: Attention) -> None:
+        nn.Module.__init__(self)
+        self.heads, self.dropout = attention.heads, attention.dropout
+        parts = zip(attention.input_weight.chunk(3), attention.input_bias.chunk(3), strict=True)
+        self.inputs = nn.ModuleList(FusedLinear(weight.clone(), bias.clone()) for weight, bias in parts)
+        assert isinstance(attention.output, nn.Linear)
+        self.output = FusedLinear(attention.output.weight, attention.output.bias)
+
+    def _input(
+        self, part: int, inputs: Float[Tensor, "batch tokens channels"]
+    ) -> Float[Tensor, "batch heads tokens head_channels"]:
+        projected: Tensor = self.inputs[part](inputs)
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class FusedConvolution(nn.Module):

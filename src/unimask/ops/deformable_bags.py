@@ -169,10 +169,9 @@ class _Table:
         free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
         x.clamp_(self.zero, self.last_column)
         y.clamp_(self.zero, self.last_row)
-        left, top = x.floor(), y.floor()
-        upper = torch.add(self.first, left.int(), alpha=self.heads)
-        upper = upper.addcmul_(top.int(), self.step).clamp_(self.origin, self.last)
-        return _Corners(upper, upper + self.step, x.sub_(left), y.sub_(top), free)
+        upper = torch.add(self.first, x.int(), alpha=self.heads)
+        upper = upper.addcmul_(y.int(), self.step).clamp_(self.origin, self.last)
+        return _Corners(upper, upper + self.step, x.frac_(), y.frac_(), free)
 
 
 _HALF = torch.tensor(0.5)
