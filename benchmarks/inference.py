@@ -30,13 +30,14 @@ def run(settings: Settings) -> Outcome:
             if settings.device != "cpu":
                 sides.insert(1, side_like(folders.model_file, folders.theirs, "panoptic", REDUCED))
             for size in sizes:
-                rounds = 1 if settings.quick else 6 if settings.device == "cpu" else 30
+                rounds = 1 if settings.quick else 3 if settings.device == "cpu" else 30
                 conditions = Conditions(
                     size=size,
                     device=settings.device,
                     threads=settings.threads,
                     rounds=rounds,
                     warm_up=0 if settings.device == "cpu" else 5,  # each side has run once before
+                    processes=3 if settings.device == "cpu" and not settings.quick else 0,
                 )
                 title = f"Inference, {kind}, {size[0]} x {size[1]}"
                 progress(title)

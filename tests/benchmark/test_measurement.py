@@ -140,6 +140,16 @@ def test_the_peak_in_a_process_of_its_own(model: Path) -> None:
     assert 2 < found.peaks["unimask"].above / 2**20 < 200
 
 
+def test_rounds_of_several_processes(model: Path) -> None:
+    found = measure(
+        [UnimaskSide(folder=model, task="panoptic")],
+        Conditions(size=(64, 96), device="cpu", threads=1, rounds=2, warm_up=0, processes=2),
+    )
+    stages = found.rounds.seconds["unimask"]
+    assert set(stages) == {"pre", "forward", "post", "encode", "total"}
+    assert all(len(seconds) == 4 and min(seconds) > 0 for seconds in stages.values())
+
+
 def save_resnet(folder: Path, octaves: int = 0) -> Path:
     """A model that transformers has, but for its `octaves`."""
     experiment = tiny()

@@ -9,7 +9,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.benchmark.memory import NOT_DONE, Peak, measure_peak, peak_in_fresh_process
+from unimask.benchmark.memory import (
+    NOT_DONE,
+    Peak,
+    in_fresh_process,
+    measure_peak,
+    peak_in_fresh_process,
+)
 from unimask.benchmark.sides import (
     FULL,
     STAGES,
@@ -44,6 +50,7 @@ class Conditions:
     threads: int  # on the CPU
     rounds: int
     warm_up: int = 1
+    processes: int = 0  # fresh ones, each with so many rounds; 0: this one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +69,36 @@ def example_picture(size: Size) -> UInt8[Tensor, "3 height width"]:
     return ShapesDataset(size=size, count=1, seed=0)[0].image
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """What one process measured."""
+
+    rounds: Rounds
+    agreements: Mapping[str, Agreement]
+    segments: Mapping[str, int]
+
+
 def measure(sides: Sequence[Side], conditions: Conditions) -> Measured:
     """Logits are compared first, then times are taken in turn, then each side's peak in a new process.
+
+    How fast a side is depends also on what the allocator of its process does, as long as it lives: several
+    processes tell more than many rounds of one.
 
     Raises:
         WeightsError, ConfigError: a side cannot be loaded.
     """
+    timed = [in_fresh_process(_take_times, sides, conditions) for _ in range(conditions.processes)]
+    timed = timed or [_take_times(sides, conditions)]
+    return Measured(
+        sides=tuple(side.name for side in sides),
+        rounds=Rounds.joined([one.rounds for one in timed]),
+        agreements=timed[0].agreements,
+        peaks={side.name: peak_in_fresh_process(peak_of_side, side, conditions) for side in sides},
+        segments=timed[0].segments,
+    )
+
+
+def _take_times(sides: Sequence[Side], conditions: Conditions) -> _Timed:
     torch.set_num_threads(conditions.threads)
     device = find_device(conditions.device)
     image = example_picture(conditions.size)
@@ -80,15 +111,7 @@ def measure(sides: Sequence[Side], conditions: Conditions) -> Measured:
 
     runs = {name: (lambda watch, name=name: run_of(name, watch)) for name in pipelines}
     rounds = interleave(runs, device, rounds=conditions.rounds, warm_up=conditions.warm_up)
-    pipelines.clear()
-    peaks = {side.name: peak_in_fresh_process(peak_of_side, side, conditions) for side in sides}
-    return Measured(
-        sides=tuple(side.name for side in sides),
-        rounds=rounds,
-        agreements=agreements,
-        peaks=peaks,
-        segments=segments,
-    )
+    return _Timed(rounds=rounds, agreements=agreements, segments=segments)
 
 
 def _compare(

@@ -3,9 +3,10 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -44,6 +45,19 @@ class Rounds:
     """Seconds of each stage of each side, round by round; the stage `total` is the sum of a side's others."""
 
     seconds: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rounds"]) -> "Rounds":
+        """All rounds of some that have the same sides and stages."""
+        return cls(
+            seconds={
+                side: {
+                    stage: tuple(chain.from_iterable(part.seconds[side][stage] for part in parts))
+                    for stage in stages
+                }
+                for side, stages in parts[0].seconds.items()
+            }
+        )
 
     def percentile(self, side: str, stage: str, percent: int) -> float:
         """The time that so many percent of the rounds do not exceed, interpolated between two rounds."""
