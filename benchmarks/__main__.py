@@ -39,7 +39,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> int:
     from benchmarks import report
     from benchmarks.settings import Outcome, Settings
-    from benchmarks.suites import in_a_fresh_process
+    from benchmarks.suites import run_suite
+    from unimask.benchmark.memory import in_fresh_process
     from unimask.errors import UnimaskError
     from unimask.segmenter import find_device
 
@@ -60,7 +61,7 @@ def main(words: list[str]) -> int:
     outcomes: dict[str, Outcome] = {}
     for suite in given.suite or SUITES:
         start = time.perf_counter()
-        outcomes[suite] = in_a_fresh_process(suite, settings)
+        outcomes[suite] = in_fresh_process(run_suite, suite, settings)
         print(f"{suite}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         record = report.as_record(about, outcomes)
         paths = report.write(given.output, name, record)  # after each suite, so that a stop loses little

@@ -1,9 +1,11 @@
-"""The suites by name, and how one of them runs: apart from the others."""
+"""The suites by name, and what one of them measures.
+
+Each is to run in a process that did nothing before: after large work the allocator keeps what was freed, and
+everything is faster, most of all the side that allocates most.
+"""
 
 import importlib
 import traceback
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import torch
 
@@ -21,13 +23,3 @@ def run_suite(name: str, settings: Settings) -> Outcome:
         table = Table(title=f"Suite {name}", about=reason(error), columns=("suite",), rows=((name,),))
         return Outcome(tables=(table,), details={"failed": str(error)})
     return outcome
-
-
-def in_a_fresh_process(name: str, settings: Settings) -> Outcome:
-    """The same, of a process that did nothing before.
-
-    After large work the allocator keeps what was freed, and everything is faster; most of all the side that
-    allocates most. So what a suite measures would depend on the suites before it.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(run_suite, name, settings).result()

@@ -11,10 +11,10 @@ from benchmarks import metrics, report, training
 from benchmarks.__main__ import main
 from benchmarks.postprocessing import KEPT, TASKS, agreement, make_scene, our_work
 from benchmarks.settings import Case, Outcome, Settings, case_details, case_table
-from benchmarks.suites import in_a_fresh_process, run_suite
+from benchmarks.suites import run_suite
 from benchmarks.targets import CROWDED, STEP, TARGETS, target_table
 from benchmarks.training import CASES, QUICK_SCALING, SCALING, Work, id_map
-from unimask.benchmark.memory import NOT_DONE, Peak
+from unimask.benchmark.memory import NOT_DONE, Peak, in_fresh_process
 from unimask.benchmark.tables import to_plain
 from unimask.benchmark.timing import TOTAL, Rounds
 from unimask.errors import DataError
@@ -147,7 +147,7 @@ def test_a_suite_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_suite_runs_apart_from_others() -> None:
-    outcome = in_a_fresh_process("metrics", QUICK)
+    outcome = in_fresh_process(run_suite, "metrics", QUICK)
     assert outcome.tables[0].about.startswith("On 5 pictures of 96 x 128")
     assert len(outcome.tables[0].rows) >= 3
 

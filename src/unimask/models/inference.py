@@ -130,7 +130,7 @@ def _fuse_known(module: nn.Module) -> None:
     """The same for our own layers, which are put together in few ways."""
     for name, child in list(module.named_children()):
         if type(child) is nn.Linear:
-            setattr(module, name, FusedLinear(child.weight, child.bias))
+            setattr(module, name, _fused(child))
         elif type(child) is Attention:
             setattr(module, name, FusedAttention(child))
         elif isinstance(child, NormedConvolution) and type(child.convolution) is nn.Conv2d:
