@@ -276,7 +276,7 @@ class Segmenter:
 
         parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
         for (index, tile), found in zip(views, self.read_each(seen, read_one, batch_size), strict=True):
-            parts[index].append((tile, to_cpu(found)))
+            parts[index].append((tile, found.cpu()))
         unites = categories_united(self.categories, task)
         return [
             stitch(tiles, (image.shape[1], image.shape[2]), unites, overlapping=task == "instance")
@@ -308,7 +308,7 @@ class Segmenter:
             return read_boxes(prediction, position, placement, postprocess.instance_threshold)
 
         found = self.read_each(images, read_one, batch_size)
-        return [_boxes_to_cpu(one) for one in found]
+        return [one.cpu() for one in found]
 
     def _check_task(self, task: str) -> None:
         check_task(task)
@@ -438,24 +438,3 @@ def _batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
     for members in groups.values():
         for start in range(0, len(members), max(1, batch_size)):
             yield members[start : start + max(1, batch_size)]
-
-
-def _boxes_to_cpu(boxes: Detections) -> Detections:
-    """The same boxes on the CPU."""
-    return Detections(
-        boxes=boxes.boxes.cpu(),
-        labels=boxes.labels.cpu(),
-        scores=boxes.scores.cpu(),
-        areas=boxes.areas.cpu(),
-        is_crowd=boxes.is_crowd.cpu(),
-    )
-
-
-def to_cpu(segments: Segments) -> Segments:
-    """The segments with their tensors on the CPU."""
-    return Segments(
-        layers=segments.layers.cpu(),
-        labels=segments.labels.cpu(),
-        scores=segments.scores.cpu(),
-        is_crowd=segments.is_crowd.cpu(),
-    )

@@ -45,6 +45,15 @@ class Segments:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    def cpu(self) -> "Segments":
+        """The same segments on the CPU."""
+        return Segments(
+            layers=self.layers.cpu(),
+            labels=self.labels.cpu(),
+            scores=self.scores.cpu(),
+            is_crowd=self.is_crowd.cpu(),
+        )
+
     @property
     def size(self) -> Size:
         """(height, width) of the picture."""
@@ -80,6 +89,16 @@ class Detections:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    def cpu(self) -> "Detections":
+        """The same boxes on the CPU."""
+        return Detections(
+            boxes=self.boxes.cpu(),
+            labels=self.labels.cpu(),
+            scores=self.scores.cpu(),
+            areas=self.areas.cpu(),
+            is_crowd=self.is_crowd.cpu(),
+        )
 
     def select(self, which: Tensor) -> "Detections":
         """Some of the boxes: those of a boolean mask, or of indices in their order."""

@@ -17,7 +17,7 @@ from unimask.data.loader import placement_for
 from unimask.errors import ConfigError
 from unimask.postprocess import read
 from unimask.results import Result
-from unimask.segmenter import Segmenter, to_cpu
+from unimask.segmenter import Segmenter
 from unimask.structures import ImageBatch, MaskPrediction
 
 STAGES = ("pre", "forward", "post", "encode")
@@ -118,9 +118,9 @@ class UnimaskPipeline:
             prediction = segmenter.predict_placed(placed)
             assert isinstance(prediction, MaskPrediction)
         with watch.stage("post"):
-            segments = to_cpu(
-                read(prediction, 0, placement, segmenter.categories, experiment.postprocess, self.task)
-            )
+            segments = read(
+                prediction, 0, placement, segmenter.categories, experiment.postprocess, self.task
+            ).cpu()
         with watch.stage("encode"):
             result = Result(
                 task=self.task,

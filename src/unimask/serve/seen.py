@@ -19,7 +19,6 @@ from unimask.segmenter import (
     categories_united,
     read_segments,
     tiles_of,
-    to_cpu,
 )
 from unimask.stitching import stitch
 from unimask.structures import BoxMaskPrediction, BoxPrediction, Detections, MaskPrediction, Placement
@@ -186,7 +185,7 @@ def read_result(segmenter: Segmenter, seen: Seen, task: Task, thresholds: Thresh
 def _segments(segmenter: Segmenter, seen: Seen, task: Task, config: PostprocessConfig) -> Result:
     categories = segmenter.categories
     parts = [
-        (view.tile, to_cpu(read_segments(view.prediction, 0, view.placement, categories, config, task)))
+        (view.tile, read_segments(view.prediction, 0, view.placement, categories, config, task).cpu())
         for view in seen.views
     ]
     size = (seen.image.shape[1], seen.image.shape[2])
