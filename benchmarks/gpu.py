@@ -22,8 +22,8 @@ import torch
 from benchmarks.gpu_kernels import kernels, tune
 from benchmarks.gpu_measure import Failures, Plan
 from benchmarks.gpu_models import compiled, forward, training
-from unimask.ops import deformable_cuda
-from unimask.training.machine import describe_machine
+from unimask.machine import describe_machine
+from unimask.ops.deformable import cuda as deformable_cuda
 
 SECTIONS: dict[str, Callable[[Plan, Failures], list[dict[str, object]]]] = {
     "kernels": kernels,

@@ -17,9 +17,9 @@ from benchmarks.gpu_measure import (
     in_turn,
     ratio,
 )
-from unimask.ops import deformable_cuda
-from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_cuda import kernel_sampling
+from unimask.ops.deformable import cuda as deformable_cuda
+from unimask.ops.deformable.cuda import kernel_sampling
+from unimask.ops.deformable.plain import deformable_sampling
 from unimask.ops.positions import cell_centers
 from unimask.structures import Size
 
@@ -140,7 +140,7 @@ def time_sampling(sizes: tuple[Size, ...], inputs: list[Tensor], plan: Plan, bef
 
 
 def tune(plan: Plan) -> list[dict[str, object]]:
-    """Other sizes of a program; put the best into `ops/deformable_cuda.py`."""
+    """Other sizes of a program; put the best into `ops/deformable/cuda.py`."""
     kept = deformable_cuda.BLOCK_VALUES, deformable_cuda.WARPS
     rows = []
     for name, dtype in TYPES.items():

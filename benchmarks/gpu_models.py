@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_measure import TYPES, Failures, Plan, Step, as_graph, in_turn, peak_megabytes, ratio
-from unimask.checkpoint import load_model
-from unimask.config import LossConfig
+from unimask.checkpoints.images import load_model
+from unimask.config.images import LossConfig
+from unimask.conversion import convert
 from unimask.losses.build import build_criterion
 from unimask.structures import MaskPrediction, Segments, Size
 from unimask.training.step import uniform_source
-from unimask.weights import convert
 
 CLASSES = 133
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

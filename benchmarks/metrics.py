@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.settings import Outcome, Settings
 from unimask.benchmark.tables import Table
-from unimask.data.shapes import CATEGORIES, ShapesDataset
+from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
 from unimask.data.views import view
-from unimask.evaluation import Metric
+from unimask.inference.evaluation import Metric
 from unimask.metrics.average_precision import MaskAveragePrecision
 from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU

@@ -20,10 +20,10 @@ from transformers.utils import logging
 
 from benchmarks.settings import CLASSES
 from unimask.benchmark.measure import example_picture
-from unimask.checkpoint import ModelFile, save_model
+from unimask.checkpoints.images import ModelFile, save_model
+from unimask.conversion.run import import_hugging_face
 from unimask.models.build import Model, build_model
 from unimask.structures import Size
-from unimask.weights.conversion import import_hugging_face
 
 FOUND = 30  # queries that find something, as in a picture of COCO with much in it
 SPREAD = 5.0  # standard deviation of class logits, about that of a trained model

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks import original_reading
 from benchmarks.settings import Case, Outcome, Settings, case_details, case_table, peak_or_none, progress
-from unimask import postprocess
 from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.timing import Stopwatch, interleave
 from unimask.data.category_tables import load_categories
+from unimask.postprocess import masks as postprocess
 from unimask.structures import Placement, Segments
 
 TASKS = ("panoptic", "instance", "semantic")

@@ -14,7 +14,7 @@ from benchmarks.settings import Outcome, Settings
 from benchmarks.targets import target_table
 from unimask.benchmark.tables import Table, to_markdown, to_plain
 from unimask.errors import DataError
-from unimask.training.machine import describe_machine
+from unimask.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -22,8 +22,8 @@ from unimask.benchmark.measure import MEGABYTE, example_picture
 from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.tables import Table
 from unimask.benchmark.timing import Rounds, Stopwatch, interleave
-from unimask.checkpoint import load_model
-from unimask.config import LossConfig
+from unimask.checkpoints.images import load_model
+from unimask.config.images import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.structures import Segments, Size
 from unimask.training.step import uniform_source

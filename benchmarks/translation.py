@@ -17,13 +17,13 @@ import torch
 from torch.nn import functional
 from transformers import MarianConfig, MarianMTModel
 
+from unimask.conversion.marian import import_tensors, read_settings
 from unimask.losses.tokens import TokenCriterion
 from unimask.models.build import build_sequence_model
 from unimask.models.decoding import beam_search, decode
 from unimask.models.seq2seq import Seq2Seq
-from unimask.presets import transformer_tiny_multi30k
+from unimask.presets.transformer import transformer_tiny_multi30k
 from unimask.structures import Special
-from unimask.weights.marian import import_tensors, read_settings
 
 WORDS, SENTENCES, PLACES = 10_000, 64, 16
 SPECIAL = Special(padding=0, begin=0, end=2)

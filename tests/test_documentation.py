@@ -14,18 +14,19 @@ import typer.main
 from PIL import Image
 
 import unimask
-from unimask.checkpoint import ModelFile, save_model, shipped_models
+from unimask.checkpoints.images import ModelFile, save_model, shipped_models
 from unimask.cli import app
 from unimask.cli.experiments import training_of
 from unimask.cli.options import parse_settings
-from unimask.config import PostprocessConfig, experiment_to_dict
-from unimask.data.folders import read_scheme
-from unimask.data.shapes import CATEGORIES, ShapesDataset
+from unimask.config.images import PostprocessConfig, experiment_to_dict
+from unimask.config.text import translation_to_dict
+from unimask.data.formats.folders import read_scheme
+from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
+from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
-from unimask.presets import ABLATIONS, PRESETS, TRANSLATION_PRESETS
-from unimask.results import Result
-from unimask.segmenter import Segmenter
-from unimask.sequence_config import translation_to_dict
+from unimask.presets import PRESETS, TRANSLATION_PRESETS
+from unimask.presets.mask2former import ABLATIONS
+from unimask.results.segments import Result
 from unimask.structures import Segments
 
 ROOT = Path(__file__).parents[1]

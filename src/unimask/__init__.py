@@ -4,13 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimask.results import Result
-    from unimask.segmenter import Segmenter, load
+    from unimask.inference.segmenter import Segmenter, load
+    from unimask.results.segments import Result
 
 __version__ = "0.1.0"
 __all__ = ["Result", "Segmenter", "__version__", "load"]
 
-_HOMES = {"Result": "unimask.results", "Segmenter": "unimask.segmenter", "load": "unimask.segmenter"}
+_HOMES = {
+    "Result": "unimask.results.segments",
+    "Segmenter": "unimask.inference.segmenter",
+    "load": "unimask.inference.segmenter",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,5 +1,6 @@
 """The errors a user can meet. Each has one message that names the file and the way out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -52,3 +53,9 @@ class WeightsError(UnimaskError):
         self.missing = missing
         self.unexpected = unexpected
         self.mismatched = mismatched
+
+
+def some_of(things: Iterable[object], most: int = 8) -> str:
+    """The first few of many, joined by commas: "1, 2, 3, ..."; "none" where there are none."""
+    listed = [str(thing) for thing in things]
+    return ", ".join(listed[:most] + ["..."] * (len(listed) > most)) or "none"

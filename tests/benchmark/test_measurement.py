@@ -15,13 +15,12 @@ from unimask.benchmark.sides import STAGES, Logits, UnimaskSide, agreement
 from unimask.benchmark.tables import Table, shown, to_markdown
 from unimask.benchmark.tables import to_plain as plain_table
 from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch
-from unimask.checkpoint import ModelFile, load_model_file, save_model
-from unimask.config import ModelConfig, PixelDecoderConfig, QueryDecoderConfig, ShortSide
-from unimask.config import replace as replace_parts
-from unimask.data.shapes import CATEGORIES
+from unimask.checkpoints.images import ModelFile, load_model_file, save_model
+from unimask.config.images import ModelConfig, PixelDecoderConfig, QueryDecoderConfig, ShortSide
+from unimask.data.formats.shapes import CATEGORIES
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
-from unimask.presets import tiny
+from unimask.presets.own_data import tiny
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +161,7 @@ def save_resnet(folder: Path, octaves: int = 0) -> Path:
     )
     torch.manual_seed(0)
     about = ModelFile(
-        experiment=replace_parts(experiment, model=config),
+        experiment=replace(experiment, model=config),
         categories=CATEGORIES,
         licence="CC0-1.0",
         provenance="-",

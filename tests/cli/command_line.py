@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unimask.checkpoint import ModelFile, save_model
+from unimask.checkpoints.images import ModelFile, save_model
 from unimask.cli import main, output
 from unimask.models.build import build_model
-from unimask.presets import tiny
+from unimask.presets.own_data import tiny
 from unimask.structures import Categories
 
 CATEGORIES = Categories(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from cli.command_line import refused, unimask
 
-from unimask.training import ablation, ablation_row
+from unimask.training.ablation import row as ablation_row
+from unimask.training.ablation import run as ablation
 
 ASKED = ("ablate", "--preset", "tiny", "--data", "shapes", "--device", "cpu")
 

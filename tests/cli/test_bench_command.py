@@ -8,7 +8,7 @@ from cli.command_line import refused, unimask
 from unimask.benchmark import measure
 from unimask.benchmark.memory import Peak
 from unimask.benchmark.sides import STAGES
-from unimask.checkpoint import shipped_models
+from unimask.checkpoints.images import shipped_models
 
 SMALL = ("--size", "64x96", "--device", "cpu", "--threads", 1, "--rounds", 2)
 

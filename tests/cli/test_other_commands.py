@@ -12,9 +12,9 @@ from cli.command_line import picture, refused, unimask
 from safetensors.torch import load_file, save_file
 
 import unimask as package
-from unimask.checkpoint import CONFIG_NAME, WEIGHTS_NAME, shipped_models
+from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME, shipped_models
 from unimask.cli.options import parse_settings
-from unimask.config import experiment_to_dict, override
+from unimask.config.images import experiment_to_dict, override
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
 
 COMMANDS = ("predict", "train", "evaluate", "convert", "bench", "presets")

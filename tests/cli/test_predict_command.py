@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from unimask.cli.prediction import output_names
-from unimask.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter
 
 TASKS = ("panoptic", "instance", "semantic")
 

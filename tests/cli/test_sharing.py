@@ -11,10 +11,10 @@ import pytest
 import torch
 from cli.command_line import picture, unimask
 
+from unimask import processes
 from unimask.cli.prediction import _Found
-from unimask.cli.sharing import Team, find_team
 from unimask.errors import ConfigError
-from unimask.training import processes
+from unimask.processes import Team, find_team
 
 
 def team_environment(rank: int, size: int, port: int) -> dict[str, str]:

@@ -22,8 +22,8 @@ from data.dataset_files import (
 )
 from torch import Tensor
 
-from unimask.config import Task, Tiles, Whole
-from unimask.segmenter import Segmenter
+from unimask.config.images import Task, Tiles, Whole
+from unimask.inference.segmenter import Segmenter
 from unimask.structures import Segments
 from unimask.training.loop import train
 

@@ -12,7 +12,7 @@ import torch
 from data.dataset_files import save_json, save_picture
 from PIL import Image
 
-from unimask.data.label_studio import unpack_brush
+from unimask.data.formats.label_studio import unpack_brush
 from unimask.data.open import open_box_dataset, open_dataset
 from unimask.errors import DataError
 from unimask.structures import Sample

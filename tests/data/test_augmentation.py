@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from unimask.config import DataConfig, ScaleJitter
+from unimask.config.images import DataConfig, ScaleJitter
+from unimask.data.augmentation import augment, draw_window, jitter_color, scale_factor
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.seeds import seeded_generator
-from unimask.data.shapes import ShapesDataset
-from unimask.data.transforms import augment, draw_window, jitter_color, scale_factor
 from unimask.structures import Sample
 
 MODES: tuple[Literal["crop", "short_side", "file"], ...] = ("crop", "short_side", "file")

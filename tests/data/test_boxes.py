@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from unimask.config import DataConfig, ScaleJitter
+from unimask.config.images import DataConfig, ScaleJitter
+from unimask.data.augmentation import augment, augment_boxes
 from unimask.data.box_views import boxes_around, match_box_categories
-from unimask.data.coco_boxes import CocoBoxes
+from unimask.data.formats.coco_boxes import CocoBoxes
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.data.loader import training_loader
 from unimask.data.open import open_box_dataset
 from unimask.data.seeds import seeded_generator
-from unimask.data.shapes import ShapesDataset
-from unimask.data.transforms import augment, augment_boxes
 from unimask.errors import DataError
 from unimask.structures import BoxSample, BoxTargets, Categories, Segments
 

@@ -17,8 +17,8 @@ from data.dataset_files import (
 )
 from PIL import Image
 
-from unimask.data.coco import CocoInstances
-from unimask.data.coco_panoptic import CocoPanoptic
+from unimask.data.formats.coco import CocoInstances
+from unimask.data.formats.coco_panoptic import CocoPanoptic
 from unimask.errors import DataError
 
 Change = Callable[[dict], object]

@@ -5,7 +5,7 @@ import pytest
 from data.dataset_files import CLASSES, class_map, save_json, save_labels, save_picture
 from PIL import Image
 
-from unimask.data.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
+from unimask.data.formats.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
 from unimask.data.sources import SPLITS
 from unimask.errors import DataError
 

@@ -29,9 +29,9 @@ from data.published_files import (
 )
 from PIL import Image
 
-from unimask.config import Task
+from unimask.config.images import Task
 from unimask.data.category_tables import load_categories
-from unimask.data.cityscapes import number_scheme
+from unimask.data.formats.cityscapes import number_scheme
 from unimask.data.open import open_box_dataset, open_dataset
 from unimask.errors import DataError
 from unimask.structures import Dataset

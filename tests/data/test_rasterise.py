@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as reference
 
 from unimask.data.rasterise import LayerPainter, shape_pixels, unpack_run_lengths
-from unimask.ops.masks import pack_masks
+from unimask.ops.id_maps import pack_masks
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 

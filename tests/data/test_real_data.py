@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from unimask.config import TASKS, Task
-from unimask.data.coco import CocoInstances
+from unimask.config.images import TASKS, Task
+from unimask.data.formats.coco import CocoInstances
 from unimask.data.open import open_dataset
 from unimask.data.read import read_labels
 from unimask.errors import DataError

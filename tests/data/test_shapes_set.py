@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unimask.data.shapes import ShapesDataset
+from unimask.data.formats.shapes import ShapesDataset
 
 
 def test_a_picture_is_a_function_of_seed_and_index() -> None:

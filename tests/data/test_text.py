@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimask.data.glyphs import CHARACTERS, FEATURES, glyph_data, render, with_vocabulary
-from unimask.data.pairs import Pairs, decode_lines, read_lines, read_pairs
-from unimask.data.sequence_loader import collate, encode_pairs, token_batches, training_batches
-from unimask.data.text import SPECIAL, Vocabulary, learn_vocabulary
-from unimask.data.words import join_words, split_words, unescape
+from unimask.config.text import TextConfig
+from unimask.data.text.glyphs import CHARACTERS, FEATURES, glyph_data, render, with_vocabulary
+from unimask.data.text.loader import collate, encode_pairs, token_batches, training_batches
+from unimask.data.text.pairs import Pairs, decode_lines, read_lines, read_pairs
+from unimask.data.text.vocabulary import SPECIAL, Vocabulary, learn_vocabulary
+from unimask.data.text.words import join_words, split_words, unescape
 from unimask.errors import DataError
-from unimask.sequence_config import TextConfig
 
 LINES = ["Ein Hund läuft.", "Zwei Hunde laufen im Schnee.", 'Ein "Hund", der bellt!', "A man's dog runs."]
 

@@ -4,9 +4,9 @@ from itertools import islice
 import pytest
 import torch
 
-from unimask.config import DataConfig, Scale, ScaleJitter, ShortSide
+from unimask.config.images import DataConfig, Scale, ScaleJitter, ShortSide
+from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
 from unimask.data.loader import batch_images, placement_for, training_loader
-from unimask.data.shapes import CATEGORIES, ShapesDataset
 from unimask.data.views import as_panoptic
 from unimask.errors import DataError
 from unimask.structures import Batch, Categories, Dataset, Placement, Sample

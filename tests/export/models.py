@@ -10,12 +10,12 @@ from filelock import FileLock
 from shape_checks import no_shape_checks
 from torch.export import ExportedProgram
 
-from unimask.checkpoint import ModelFile, save_model
-from unimask.config import Experiment, override
-from unimask.detr_presets import detr_tiny
+from unimask.checkpoints.images import ModelFile, save_model
+from unimask.config.images import Experiment, override
 from unimask.export import parity, program, run
 from unimask.models.build import build_model
-from unimask.presets import tiny
+from unimask.presets.detr import detr_tiny
+from unimask.presets.own_data import tiny
 
 
 def mask2former() -> Experiment:

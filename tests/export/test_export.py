@@ -11,17 +11,17 @@ from cli.command_line import picture, refused, unimask
 from export.models import Exports
 from timm.layers import AvgPool2dSame, Conv2dSame
 
-from unimask.box_results import BoxResult
-from unimask.checkpoint import load_model, load_model_file, model_file_text
-from unimask.config import Tiles, tasks_of
-from unimask.detr_presets import DETR_PRESETS
+from unimask.checkpoints.images import load_model, load_model_file, model_file_text
+from unimask.checkpoints.onnx import face_of, final_tensors, load_exported
+from unimask.config.images import Tiles, tasks_of
 from unimask.errors import ConfigError, WeightsError
 from unimask.export.parity import box_agreement
 from unimask.export.wrappers import CANVAS_STEP, exportable, fixed_convolution, fixed_pool, smallest_step
-from unimask.exported import face_of, final_tensors, load_exported
+from unimask.inference.segmenter import Segmenter, load
 from unimask.models.build import build_model
 from unimask.presets import PRESETS
-from unimask.segmenter import Segmenter, load
+from unimask.presets.detr import DETR_PRESETS
+from unimask.results.boxes import BoxResult
 from unimask.structures import Detections
 
 SHAPES = ((1, 64, 64), (3, 96, 160), (2, 224, 32), (1, 128, 352))

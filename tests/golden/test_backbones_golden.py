@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import Module
 
-from unimask.config import BackboneConfig
+from unimask.config.images import BackboneConfig
+from unimask.conversion import original
+from unimask.conversion.rules import to_ours
 from unimask.models.backbones import STRIDES, TimmBackbone, build_backbone, freeze_norms
 from unimask.nn.swin import Swin
-from unimask.weights import original
-from unimask.weights.rules import to_ours
 
 
 def read(golden: Path, name: str) -> tuple[dict[str, Tensor], dict]:

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config import BackboneConfig, DetrConfig
+from unimask.config.images import BackboneConfig, DetrConfig
+from unimask.conversion import original_detr
+from unimask.conversion.rules import to_ours, to_theirs
 from unimask.models.build import build_model
 from unimask.models.detr import Detr, valid_cells
 from unimask.models.detr_masks import AttentionMaps, DetrWithMasks, MaskPyramid
 from unimask.ops.positions import padded_sine_positions
-from unimask.weights import original_detr
-from unimask.weights.rules import to_ours, to_theirs
 
 MANIFESTS = {
     "detr_resnet50": DetrConfig(),

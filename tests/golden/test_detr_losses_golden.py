@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unimask.config import LossConfig
+from unimask.config.images import LossConfig
 from unimask.losses.build import build_box_criterion
 from unimask.losses.matcher import match
 from unimask.structures import BoxPrediction, BoxTargets

@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from unimask.config import LossConfig
+from unimask.config.images import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.losses.matcher import match
 from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm
 from unimask.ops.assignment import assign
-from unimask.ops.masks import pack_masks
+from unimask.ops.id_maps import pack_masks
 from unimask.structures import MaskPrediction, Segments
 
 DENSE = ("several_targets", "one_target", "no_target", "more_targets_than_queries", "fractional_labels")

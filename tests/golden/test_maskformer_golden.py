@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.conversion import maskformer
+from unimask.conversion.rules import Rule, to_ours
 from unimask.models.backbones import STRIDES, TimmBackbone, freeze_norms, set_multi_grid
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder, memory_channels
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.pixel_decoders import EncodedMap
 from unimask.models.transformer_encoder import TransformerEncoder, encoder_layer
-from unimask.weights import maskformer
-from unimask.weights.rules import Rule, to_ours
 
 PREFIX = "state_dict."
 ENCODER = "sem_seg_head.predictor.transformer.encoder.layers.{layer}"

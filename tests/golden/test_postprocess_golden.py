@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unimask.ops.windows import from_canvas, restoration, to_canvas
-from unimask.postprocess import instance, panoptic, semantic
+from unimask.postprocess.masks import instance, panoptic, semantic
 from unimask.structures import Placement
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from unimask.losses.criterion import Criterion
 from unimask.losses.matcher import match
-from unimask.ops.masks import pack_masks
+from unimask.ops.id_maps import pack_masks
 from unimask.structures import MaskPrediction, Matches, Segments
 
 CLASSES = 5

@@ -5,8 +5,8 @@ import torch
 from losses.loss_inputs import Generator, leaves, random_prediction, random_targets
 from torch.nn import functional
 
-from unimask.config import LossConfig
-from unimask.losses import masks as masks_file
+from unimask.config.images import LossConfig
+from unimask.losses import mask_comparison as masks_file
 from unimask.losses.build import build_criterion
 from unimask.losses.sampling import EveryPixel
 

@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unimask.data.coco_boxes import CocoBoxes
+from unimask.data.formats.coco_boxes import CocoBoxes
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.structures import Categories, Detections
 

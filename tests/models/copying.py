@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimask.config.text import SequenceModelConfig
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
-from unimask.sequence_config import SequenceModelConfig
 from unimask.structures import Special
 
 WORDS, CHANNELS, HEADS = 23, 24, 3

@@ -8,19 +8,19 @@ import torch
 from torch.nn import functional
 from training.small_runs import SETTINGS, small_data, small_task
 
-from unimask.checkpoint import ModelFile, load_model
-from unimask.config import Experiment, ModelConfig, PostprocessConfig, override
+from unimask.checkpoints.images import ModelFile, load_model
+from unimask.config.images import Experiment, ModelConfig, PostprocessConfig, override
+from unimask.conversion.run import MASKFORMER_ORIGINAL, export
 from unimask.errors import ConfigError, WeightsError
+from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_pixel_criterion
 from unimask.losses.pixels import VOID, category_map
 from unimask.models.build import build_model
-from unimask.postprocess import read
-from unimask.presets import tiny
-from unimask.segmenter import Segmenter
+from unimask.postprocess.masks import read
+from unimask.presets.own_data import tiny
 from unimask.structures import MaskPrediction, Placement, Segments
 from unimask.training.loop import train
 from unimask.training.progress import SilentReporter
-from unimask.weights.conversion import MASKFORMER_ORIGINAL, export
 
 CLASSES = 6
 

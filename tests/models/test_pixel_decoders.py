@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from unimask.models.pixel_decoders import DeformablePixelDecoder, MapPositions
-from unimask.ops import deformable_bags, dispatch
+from unimask.ops import dispatch
+from unimask.ops.deformable import cpu as deformable_bags
 
 CHANNELS = {4: 3, 8: 5, 16: 7, 32: 11}
 SIZES = {4: (19, 27), 8: (10, 14), 16: (5, 7), 32: (3, 4)}

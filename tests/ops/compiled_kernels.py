@@ -15,8 +15,8 @@ assert os.environ.get("TRITON_INTERPRET") != "1"
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from unimask.ops import deformable_kernels  # noqa: E402
-from unimask.ops.deformable_cuda import BLOCK_VALUES, WARPS  # noqa: E402
+from unimask.ops.deformable import triton as deformable_kernels  # noqa: E402
+from unimask.ops.deformable.cuda import BLOCK_VALUES, WARPS  # noqa: E402
 
 HALF = {"values", "result", "gradient"}  # the tensors that may come in half precision
 SUMS = {"locations", "weights", "value_gradient", "location_gradient", "weight_gradient"}

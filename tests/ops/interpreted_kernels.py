@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.ops import deformable_cuda
-from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_cuda import kernel_sampling
+from unimask.ops.deformable import cuda as deformable_cuda
+from unimask.ops.deformable.cuda import kernel_sampling
+from unimask.ops.deformable.plain import deformable_sampling
 from unimask.structures import Size
 
 pytest.importorskip("triton", reason="Triton is not installed")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.ops import deformable_bags
-from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_bags import BagReader, bag_sampling
+from unimask.ops.deformable import cpu as deformable_bags
+from unimask.ops.deformable.cpu import BagReader, bag_sampling
+from unimask.ops.deformable.plain import deformable_sampling
 from unimask.ops.dispatch import fast_deformable_sampling
 from unimask.ops.positions import cell_centers
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.ops import deformable_cuda
-from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_cuda import HAS_TRITON, kernel_sampling, kernels_serve
+from unimask.ops.deformable import cuda as deformable_cuda
+from unimask.ops.deformable.cuda import HAS_TRITON, kernel_sampling, kernels_serve
+from unimask.ops.deformable.plain import deformable_sampling
 
 HERE = Path(__file__).parent
 SIZES = ((2, 3), (5, 7))
@@ -64,9 +64,9 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     run(
         "-c",
         "import sys; sys.modules['triton'] = None\n"
-        "from unimask.ops import deformable_cuda\n"
+        "from unimask.ops.deformable import cuda as deformable_cuda\n"
         "assert not deformable_cuda.HAS_TRITON\n"
-        "assert 'unimask.ops.deformable_kernels' not in sys.modules",
+        "assert 'unimask.ops.deformable.triton' not in sys.modules",
     )
     monkeypatch.setattr(deformable_cuda, "HAS_TRITON", False)
     assert not kernels_serve(*make())

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from unimask.nn.fused import FusedConvolution, FusedLinear
-from unimask.ops import winograd
+from unimask.ops.cpu import winograd
+from unimask.ops.cpu.fused import Activation, Steps, convolution, linear
 from unimask.ops.dispatch import convolve, mix_channels, packed, project, unpacked
-from unimask.ops.fused import Activation, Steps, convolution, linear
 
 
 def make(groups: int, kernel: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Steps]:

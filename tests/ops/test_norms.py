@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from unimask.ops.cpu.norms import overwrite_with_group_norm
 from unimask.ops.dispatch import group_norm, recomputed, softmax_over_few, token_by_token, window_by_window
-from unimask.ops.norms import overwrite_with_group_norm
 
 
 def maps_of(*shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.ops.masks import pack_masks
+from unimask.ops.id_maps import pack_masks
 from unimask.ops.points import (
     logits_at_shared_points,
     sample_all_labels,

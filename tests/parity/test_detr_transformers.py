@@ -12,10 +12,11 @@ from torch import nn
 from transformers import DetrConfig as TheirConfig
 from transformers import DetrForObjectDetection, DetrForSegmentation
 
-from unimask.checkpoint import load_model, load_tensors
-from unimask.config import DetrConfig
+from unimask.checkpoints.images import load_model
+from unimask.checkpoints.tensors import load_tensors
+from unimask.config.images import DetrConfig
+from unimask.conversion import convert
 from unimask.structures import BoxMaskPrediction, BoxPrediction
-from unimask.weights import convert
 
 CLASSES = 7
 

@@ -9,19 +9,19 @@ from models import copying
 from models.copying import copying_model
 from transformers import MarianConfig, MarianMTModel
 
-from unimask.data.text import learn_vocabulary
-from unimask.errors import WeightsError
-from unimask.models.decoding import beam_search, decode
-from unimask.models.seq2seq import Seq2Seq
-from unimask.sequence_checkpoint import load_sequence_model, save_sequence_model
-from unimask.structures import Special
-from unimask.weights.marian import (
+from unimask.checkpoints.text import load_sequence_model, save_sequence_model
+from unimask.conversion.marian import (
     export_folder,
     export_tensors,
     import_folder,
     import_tensors,
     read_settings,
 )
+from unimask.data.text.vocabulary import learn_vocabulary
+from unimask.errors import WeightsError
+from unimask.models.decoding import beam_search, decode
+from unimask.models.seq2seq import Seq2Seq
+from unimask.structures import Special
 
 WORDS = 41
 

@@ -14,8 +14,8 @@ from transformers import (
     SwinConfig,
 )
 
-from unimask.checkpoint import load_model
-from unimask.weights import convert
+from unimask.checkpoints.images import load_model
+from unimask.conversion import convert
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 CLASSES, QUERIES, LAYERS = 7, 11, 3

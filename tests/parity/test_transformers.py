@@ -12,13 +12,14 @@ from transformers import (
     SwinConfig,
 )
 
-from unimask.checkpoint import load_model, load_tensors
-from unimask.config import PixelDecoderConfig, QueryDecoderConfig
+from unimask.checkpoints.images import load_model
+from unimask.checkpoints.tensors import load_tensors
+from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.conversion import convert, hugging_face
+from unimask.conversion.rules import to_ours
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.nn.swin import Swin
-from unimask.weights import convert, hugging_face
-from unimask.weights.rules import to_ours
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 CLASSES = 7

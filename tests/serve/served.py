@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.checkpoint import ModelFile
-from unimask.config import Scale, Tiles, Whole, override
-from unimask.detr_presets import detr_tiny
+from unimask.checkpoints.images import ModelFile
+from unimask.config.images import Scale, Tiles, Whole, override
+from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.ops.boxes import xyxy_to_cxcywh
-from unimask.presets import tiny
-from unimask.segmenter import Segmenter
+from unimask.presets.detr import detr_tiny
+from unimask.presets.own_data import tiny
 from unimask.serve.app import create_app
 from unimask.serve.gate import Access
 from unimask.serve.limits import Limits

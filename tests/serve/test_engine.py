@@ -8,8 +8,8 @@ import torch
 from serve.served import ColorNetwork, as_file, color_segmenter, model_file, scene, served
 from torch import Tensor
 
-from unimask.config import Tiles
-from unimask.segmenter import Segmenter
+from unimask.config.images import Tiles
+from unimask.inference.segmenter import Segmenter
 from unimask.serve.engine import Engine, fastest_batch_size
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.seen import Seen, Thresholds, read_result

@@ -10,10 +10,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from serve.served import as_file, color_segmenter, random_segmenter, scene, served
 
-from unimask.config import TASKS, Tiles
+from unimask.config.images import TASKS, Tiles
 from unimask.serve.gate import LOOPBACK_NAMES, Access
+from unimask.serve.images import FORMATS, display_name
 from unimask.serve.limits import Limits
-from unimask.serve.pictures import FORMATS, display_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 PICTURE = scene(1)

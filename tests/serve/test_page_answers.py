@@ -23,9 +23,9 @@ from serve.served import (
     unmasked_segmenter,
 )
 
-from unimask.box_results import BoxResult
-from unimask.config import TASKS, Tiles
-from unimask.segmenter import Segmenter
+from unimask.config.images import TASKS, Tiles
+from unimask.inference.segmenter import Segmenter
+from unimask.results.boxes import BoxResult
 from unimask.serve.examples import shipped_examples
 from unimask.serve.layers import describe, on_canvas, query_of, watch
 from unimask.serve.seen import look

@@ -16,8 +16,8 @@ import uvicorn
 from PIL import Image
 from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene
 
-from unimask.box_results import BoxResult
-from unimask.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter
+from unimask.results.boxes import BoxResult
 from unimask.serve.app import create_app
 from unimask.serve.examples import shipped_examples
 from unimask.serve.gate import LOOPBACK_NAMES, Access

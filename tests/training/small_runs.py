@@ -14,12 +14,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from unimask.config import Experiment, Task, override
-from unimask.data.shapes import ShapesDataset
+from unimask.config.images import Experiment, Task, override
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.losses.build import build_criterion
-from unimask.presets import tiny
+from unimask.presets.own_data import tiny
 from unimask.structures import Losses
-from unimask.training import loop, masks
+from unimask.training import image_job as masks
+from unimask.training import loop
 from unimask.training.loop import train
 from unimask.training.progress import Reporter, SilentReporter
 from unimask.training.result import TrainingResult

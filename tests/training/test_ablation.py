@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.config import Experiment, TrainingConfig, override
+from unimask.config.images import Experiment, TrainingConfig, override
 from unimask.errors import ConfigError, DataError
-from unimask.presets import PRESETS, tiny
-from unimask.presets_maskformer import MASKFORMER_LOSSES, maskformer_model
-from unimask.training import ablation, ablation_row
-from unimask.training.ablation import ROWS, ablate, collect, row_experiment, with_budget
-from unimask.training.ablation_report import RowResult, plot, table
-from unimask.training.memory import memory_now, peak_memory
+from unimask.machine import memory_now, peak_memory
+from unimask.presets import PRESETS
+from unimask.presets.maskformer import MASKFORMER_LOSSES, maskformer_model
+from unimask.presets.own_data import tiny
+from unimask.training.ablation import row as ablation_row
+from unimask.training.ablation import run as ablation
+from unimask.training.ablation.report import RowResult, plot, table
+from unimask.training.ablation.run import ROWS, ablate, collect, row_experiment, with_budget
 from unimask.training.progress import SilentReporter, StepReport
 
 BASE = with_budget(tiny(), 40)
 
 
 def changed(before: Experiment, after: Experiment) -> set[str]:
-    from unimask.config import experiment_to_dict
+    from unimask.config.images import experiment_to_dict
     from unimask.training.run_folder import flatten
 
     old, new = flatten(experiment_to_dict(before)), flatten(experiment_to_dict(after))
@@ -199,7 +201,7 @@ def test_a_real_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_says_why_it_fails(tmp_path: Path) -> None:
-    from unimask.config import experiment_to_dict
+    from unimask.config.images import experiment_to_dict
 
     request = {
         "experiment": experiment_to_dict(BASE),

@@ -4,12 +4,12 @@ import torch
 
 from unimask.data.loader import batch_images
 from unimask.data.open import open_box_dataset
-from unimask.detr_presets import detr_tiny
 from unimask.losses.build import build_box_criterion
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.models.build import build_model
 from unimask.ops.boxes import xyxy_to_cxcywh
-from unimask.postprocess_boxes import read_boxes
+from unimask.postprocess.boxes import read_boxes
+from unimask.presets.detr import detr_tiny
 from unimask.structures import BoxTargets, Placement
 
 SIDE = 64

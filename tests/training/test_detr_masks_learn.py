@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.checkpoint import load_model
-from unimask.config import BackboneConfig, DetrConfig, Experiment, override
+from unimask.checkpoints.images import load_model
+from unimask.config.images import BackboneConfig, DetrConfig, Experiment, override
 from unimask.data.box_views import box_mask_targets
 from unimask.data.loader import training_loader
 from unimask.data.open import open_dataset
-from unimask.detr_presets import detr_tiny
 from unimask.errors import ConfigError
 from unimask.losses.build import build_box_mask_criterion
 from unimask.models.build import build_model
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.ops.boxes import cxcywh_to_xyxy, scale_of
+from unimask.presets.detr import detr_tiny
 from unimask.structures import Batch, BoxMaskTargets
 from unimask.training.checks import check_model
 from unimask.training.initial import load_initial

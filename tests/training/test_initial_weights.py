@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.checkpoint import ModelFile, save_model
-from unimask.config import Experiment, override
-from unimask.data.shapes import CATEGORIES
+from unimask.checkpoints.images import ModelFile, save_model
+from unimask.config.images import Experiment, override
+from unimask.data.formats.shapes import CATEGORIES
 from unimask.errors import WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
-from unimask.presets import tiny
+from unimask.presets.own_data import tiny
 from unimask.structures import Categories
 from unimask.training.initial import load_initial
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.config import TrainingConfig, override
+from unimask.config.images import TrainingConfig, override
 from unimask.models.build import build_model
-from unimask.presets import tiny
+from unimask.presets.own_data import tiny
 from unimask.training.optimizer import ParameterGroup, build_optimizer, parameter_groups, set_learning_rate
 
 

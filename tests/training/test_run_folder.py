@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.config import experiment_from_dict, experiment_to_dict
+from unimask.config.images import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError
 from unimask.training.record import RunRecord
 from unimask.training.run_folder import RunFolder, differences
@@ -94,7 +94,7 @@ def test_a_half_written_or_broken_checkpoint_does_not_count(tmp_path: Path) -> N
     folder.begin(description(), resume=False)
     for step in (5, 10):
         folder.save_checkpoint(step, {"step": step})
-    temporary = tmp_path / "checkpoints" / ".step_15.tmp"
+    temporary = tmp_path / "checkpoints" / ".step_15.part"
     temporary.mkdir()
     (temporary / "state.pt").write_bytes(b"half")
     broken = tmp_path / "checkpoints" / "step_10" / "state.pt"

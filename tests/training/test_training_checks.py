@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from unimask.config import TrainingConfig
+from unimask.config.images import TrainingConfig
 from unimask.errors import ConfigError
 from unimask.training.checks import check_device, check_settings, check_task
 

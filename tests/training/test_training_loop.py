@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training.small_runs import SMOOTH, broken_losses, run, small_data, small_experiment
 
-from unimask.checkpoint import load_model
+from unimask.checkpoints.images import load_model
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model

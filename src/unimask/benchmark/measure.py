@@ -28,13 +28,13 @@ from unimask.benchmark.sides import (
 from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
-from unimask.checkpoint import load_model_file, resolve_weights
-from unimask.config import Task
-from unimask.data.shapes import ShapesDataset
+from unimask.checkpoints.images import load_model_file, resolve_weights
+from unimask.config.images import Task
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.errors import ConfigError
-from unimask.segmenter import find_device
+from unimask.inference.segmenter import find_device
+from unimask.machine import describe_machine
 from unimask.structures import Size
-from unimask.training.machine import describe_machine
 
 MEGABYTE = 2**20
 _WARM_UP_SIZE = (64, 96)  # loads code and makes threads, but no large memory

@@ -11,13 +11,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unimask.benchmark.timing import Stopwatch
-from unimask.checkpoint import ModelFile, load_model
-from unimask.config import Scale, Task, Whole, tasks_of
+from unimask.checkpoints.images import ModelFile, load_model
+from unimask.config.images import Scale, Task, Whole, tasks_of
 from unimask.data.loader import placement_for
 from unimask.errors import ConfigError
-from unimask.postprocess import read
-from unimask.results import Result
-from unimask.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter
+from unimask.postprocess.masks import read
+from unimask.results.segments import Result
 from unimask.structures import ImageBatch, MaskPrediction
 
 STAGES = ("pre", "forward", "post", "encode")

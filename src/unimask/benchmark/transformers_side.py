@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from unimask.benchmark.sides import FULL, Logits, side_name
 from unimask.benchmark.timing import Stopwatch
-from unimask.checkpoint import ModelFile
-from unimask.config import Task
+from unimask.checkpoints.images import ModelFile
+from unimask.config.images import Task
+from unimask.conversion.run import convert
 from unimask.errors import ConfigError, WeightsError
-from unimask.segmenter import find_device
-from unimask.weights.conversion import convert
+from unimask.inference.segmenter import find_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from unimask.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unimask.config import Experiment
-    from unimask.sequence_config import TranslationExperiment
+    from unimask.config.images import Experiment
+    from unimask.config.text import TranslationExperiment
     from unimask.training.result import TrainingResult
 
 
@@ -21,12 +21,12 @@ def training_of(
     Raises:
         ConfigError: there is no such preset or setting.
     """
-    from unimask.config import ALL_TASKS, override
-    from unimask.sequence_config import TranslationExperiment, override_translation
+    from unimask.config.images import ALL_TASKS, override
+    from unimask.config.text import TranslationExperiment, override_translation
 
     experiment = preset_of(preset)
     if isinstance(experiment, TranslationExperiment):
-        from unimask.training.sequences import train_translation
+        from unimask.training.text_job import train_translation
 
         changed = override_translation(experiment, changes)
         return partial(train_translation, changed), 'unimask translate "A sentence." --weights {model}'

@@ -96,7 +96,7 @@ def evaluate(
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
     from unimask.data.open import open_box_dataset, open_dataset
-    from unimask.evaluation import evaluate as measure
+    from unimask.inference.evaluation import evaluate as measure
 
     if output is not None:
         if output.is_dir():
@@ -150,9 +150,9 @@ def ablate(
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
       unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
     """
-    from unimask.config import Experiment, override
-    from unimask.training.ablation import ablate as run
-    from unimask.training.ablation import with_budget
+    from unimask.config.images import Experiment, override
+    from unimask.training.ablation.run import ablate as run
+    from unimask.training.ablation.run import with_budget
 
     names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
     experiment = preset_of(preset)

@@ -9,7 +9,7 @@ from unimask.cli.experiments import preset_of
 from unimask.cli.translation import convert_translator, is_marian_folder, writes_tokens
 
 if TYPE_CHECKING:
-    from unimask.config import DetrConfig, ModelConfig
+    from unimask.config.images import DetrConfig, ModelConfig
 
 
 def convert(
@@ -28,7 +28,7 @@ def convert(
       unimask convert facebook/mask2former-swin-tiny-coco-panoptic models/tiny
       unimask convert models/tiny exported --to transformers
     """
-    from unimask.weights.conversion import convert as run
+    from unimask.conversion.run import convert as run
 
     if writes_tokens(source) or is_marian_folder(source):
         provenance = convert_translator(source, target, to.value, licence)
@@ -90,7 +90,7 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
       unimask presets
       unimask presets small
     """
-    from unimask.config import settings_to_dict
+    from unimask.config.values import settings_to_dict
     from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
 
     if name:

@@ -18,11 +18,11 @@ from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
-    from unimask.box_results import BoxResult
-    from unimask.evaluation import Evaluation
     from unimask.export.parity import ParityReport
-    from unimask.large import LargeResult
-    from unimask.results import Result
+    from unimask.inference.evaluation import Evaluation
+    from unimask.inference.large import LargeResult
+    from unimask.results.boxes import BoxResult
+    from unimask.results.segments import Result
     from unimask.structures import Categories
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -94,7 +94,7 @@ class PictureSummary:
 
 def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
     """The row or rows of a picture, categories by falling area."""
-    from unimask.box_results import BoxResult
+    from unimask.results.boxes import BoxResult
 
     found = []
     parts = result.boxes if isinstance(result, BoxResult) else result.segments

@@ -14,11 +14,11 @@ from unimask.cli.failures import BAD_INPUT, check_folder
 from unimask.errors import UnimaskError
 
 if TYPE_CHECKING:
-    from unimask.box_results import BoxResult
-    from unimask.cli.pictures import Named
-    from unimask.config import Task
-    from unimask.results import Result
-    from unimask.segmenter import Segmenter
+    from unimask.cli.images import Named
+    from unimask.config.images import Task
+    from unimask.inference.segmenter import Segmenter
+    from unimask.results.boxes import BoxResult
+    from unimask.results.segments import Result
 
 
 def output_names(files: list[Path]) -> list[str]:
@@ -50,8 +50,8 @@ def load_as_asked(
     weights: str, device: str, precision: str, *, tile: int, overlap: int, tta: str
 ) -> "Segmenter":
     """The model of the options that `predict` and `evaluate` share; `tile` 0 and `tta` "" change nothing."""
-    from unimask.config import Tiles
-    from unimask.segmenter import load
+    from unimask.config.images import Tiles
+    from unimask.inference.segmenter import load
 
     segmenter = load(weights, device=device, precision=precision)
     if tile:
@@ -91,9 +91,8 @@ def predict(
       unimask predict slide.tif --tile 1024 --overlap 128
       torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
-    from unimask.cli.sharing import find_team, meeting
     from unimask.data.read import image_files
-    from unimask.training.processes import gather
+    from unimask.processes import find_team, gather, meeting
 
     team = find_team()
     asked = _Asked(
@@ -149,7 +148,7 @@ class _Found:
 
 def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _Found:
     """Segments and writes the pictures of this process."""
-    from unimask.cli.pictures import Work, are_large, segment_all, segment_large_pictures
+    from unimask.cli.images import Work, are_large, segment_all, segment_large_pictures
 
     check_folder(asked.output)
     segmenter = load_as_asked(

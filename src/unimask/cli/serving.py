@@ -11,7 +11,7 @@ from unimask.cli import output as show
 from unimask.errors import ConfigError, DataError, WeightsError
 
 if TYPE_CHECKING:
-    from unimask.segmenter import Segmenter
+    from unimask.inference.segmenter import Segmenter
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_VARIABLE = "UNIMASK_TOKEN"
@@ -87,7 +87,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _load_all(weights: list[str], device: str, precision: str) -> dict[str, "Segmenter"]:
-    from unimask.segmenter import load
+    from unimask.inference.segmenter import load
 
     models: dict[str, Segmenter] = {}
     for one in weights:

@@ -1,17 +1,16 @@
 """The command `unimask translate`: lines come in and go out."""
 
 import json
-import os
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder
-from unimask.data.pairs import decode_lines, read_lines
+from unimask.data.text.pairs import decode_lines, read_lines
 from unimask.errors import DataError, WeightsError
+from unimask.files import complete_file
 
 
 def translate(
@@ -35,10 +34,10 @@ def translate(
       echo "Two dogs play in the snow." | unimask translate
       unimask translate --file captions.en --output captions.de --weights runs/first/best
     """
-    from unimask.config import settings_from_dict, settings_to_dict
-    from unimask.segmenter import find_device
-    from unimask.sequence_config import DecodingConfig
-    from unimask.translator import load_translator
+    from unimask.config.text import DecodingConfig
+    from unimask.config.values import settings_from_dict, settings_to_dict
+    from unimask.inference.segmenter import find_device
+    from unimask.inference.translator import load_translator
 
     if output is not None:
         check_folder(output.absolute().parent)
@@ -97,19 +96,16 @@ def write_lines(lines: Sequence[str], output: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, output)
+        with complete_file(output) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise DataError(output, f"cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def writes_tokens(weights: str) -> bool:
     """Whether a name or folder is that of a model that writes tokens; what is none is complained of later."""
-    from unimask.checkpoint import ASSETS, CONFIG_NAME, SEQUENCES
+    from unimask.checkpoints.images import ASSETS, CONFIG_NAME, SEQUENCES
 
     for folder in (Path(weights), ASSETS / weights):
         path = folder / CONFIG_NAME
@@ -120,7 +116,7 @@ def writes_tokens(weights: str) -> bool:
 
 def is_marian_folder(source: str) -> bool:
     """Whether a folder holds a Marian model of transformers."""
-    from unimask.weights.marian import is_marian
+    from unimask.conversion.marian import is_marian
 
     return is_marian(Path(source))
 
@@ -133,10 +129,10 @@ def evaluate_translator(
     Raises:
         DataError, WeightsError, ConfigError: something cannot be read.
     """
-    from unimask.data.pairs import read_pairs
-    from unimask.line_evaluation import evaluate_lines
-    from unimask.segmenter import find_device
-    from unimask.translator import load_translator
+    from unimask.data.text.pairs import read_pairs
+    from unimask.inference.segmenter import find_device
+    from unimask.inference.text_evaluation import evaluate_lines
+    from unimask.inference.translator import load_translator
 
     translator = load_translator(weights, find_device(device))
     config = translator.model_file.experiment
@@ -159,9 +155,9 @@ def convert_translator(source: str, target: Path, to: str, licence: str) -> str:
     Raises:
         WeightsError, ConfigError: something cannot be read or has no counterpart.
     """
-    from unimask.checkpoint import resolve_weights
-    from unimask.sequence_checkpoint import load_sequence_model, save_sequence_model
-    from unimask.weights.marian import export_folder, import_folder
+    from unimask.checkpoints.images import resolve_weights
+    from unimask.checkpoints.text import load_sequence_model, save_sequence_model
+    from unimask.conversion.marian import export_folder, import_folder
 
     if to == "original" or target.is_file():
         raise WeightsError(target, "must be a folder, of unimask or of transformers (--to)")

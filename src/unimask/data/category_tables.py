@@ -6,7 +6,7 @@ from pathlib import Path
 from unimask.errors import ConfigError
 from unimask.structures import Categories
 
-CATEGORY_TABLES = Path(__file__).parents[1] / "categories"
+CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 
 def categories_from_json(records: object) -> Categories:
@@ -25,6 +25,15 @@ def categories_from_json(records: object) -> Categories:
         file_ids=tuple(record["file_id"] for record in records),
         colors=tuple((record["color"][0], record["color"][1], record["color"][2]) for record in records),
     )
+
+
+def categories_to_json(categories: Categories) -> list[dict[str, object]]:
+    """One record per category, in the order of the labels; `categories_from_json` is the inverse."""
+    rows = zip(categories.names, categories.is_thing, categories.file_ids, categories.colors, strict=True)
+    return [
+        {"name": name, "is_thing": is_thing, "file_id": file_id, "color": list(color)}
+        for name, is_thing, file_id, color in rows
+    ]
 
 
 def _check_category(record: object, path: str) -> None:

@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from unimask.data.coco_file import default_color
-from unimask.data.messages import some_of
+from unimask.data.formats.coco_file import default_color
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
 from unimask.data.read import PICTURE_SUFFIXES, read_image
-from unimask.errors import DataError
+from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Size
 
 ELLIPSE_POINTS = 72

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from unimask.config import DataConfig, Scale
+from unimask.config.images import DataConfig, Scale
+from unimask.data.augmentation import augment, augment_boxes, resize_picture
 from unimask.data.seeds import seeded_generator
-from unimask.data.transforms import augment, augment_boxes, resize_picture
 from unimask.errors import UnimaskError
 from unimask.ops.boxes import scale_of, xyxy_to_cxcywh
 from unimask.structures import (

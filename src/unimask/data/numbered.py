@@ -10,11 +10,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from unimask.data.messages import some_of
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import read_image
-from unimask.errors import DataError
-from unimask.ops.masks import MOST_SEGMENTS
+from unimask.errors import DataError, some_of
+from unimask.ops.id_maps import MOST_SEGMENTS
 from unimask.structures import Categories, Sample, Segments
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
-from unimask.config import Task
+from unimask.config.images import Task
 from unimask.data.box_views import BoxesAround
-from unimask.data.layouts import BOXES, LAYOUTS, SEGMENTS, Opener, sets_around, sets_in
-from unimask.data.shapes import ShapesDataset
+from unimask.data.formats.layouts import BOXES, LAYOUTS, SEGMENTS, Opener, sets_around, sets_in
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.data.sources import Found, Source, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError

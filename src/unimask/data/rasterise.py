@@ -9,7 +9,7 @@ from jaxtyping import Int16, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from unimask.ops.masks import MOST_SEGMENTS
+from unimask.ops.id_maps import MOST_SEGMENTS
 from unimask.structures import Segments, Size
 
 Polygons = tuple[ndarray, ...]

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from unimask.config import Task
-from unimask.data.messages import some_of
-from unimask.errors import DataError
-from unimask.ops.masks import renumber
+from unimask.config.images import Task
+from unimask.errors import DataError, some_of
+from unimask.ops.id_maps import renumber
 from unimask.structures import Categories, Dataset, Sample, Segments
 
 BACKGROUND = "background"

@@ -8,8 +8,8 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import ExportedProgram
 
+from unimask.checkpoints.onnx import DESCRIPTION_KEY, Face
 from unimask.errors import WeightsError
-from unimask.exported import DESCRIPTION_KEY, Face
 
 OPSET = 20  # the first whose GridSample has the modes of PyTorch
 DIMENSIONS = {

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from unimask.config import Task, tasks_of
-from unimask.exported import ExportedNetwork, final_tensors
+from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
+from unimask.config.images import Task, tasks_of
+from unimask.inference.segmenter import Segmenter
 from unimask.metrics.overlaps import segment_overlaps
 from unimask.ops.boxes import box_iou
-from unimask.segmenter import Segmenter
 from unimask.structures import Segments
 
 SHAPES = ((1, 96, 64), (1, 96, 160), (3, 160, 96), (2, 224, 288))  # batch, height, width of random inputs

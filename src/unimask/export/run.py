@@ -17,14 +17,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from unimask.checkpoint import model_file_text, write_atomically
-from unimask.data.shapes import ShapesDataset
+from unimask.checkpoints.images import model_file_text
+from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
+from unimask.data.formats.shapes import ShapesDataset
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.export.parity import ParityReport, compare
 from unimask.export.program import save_program, trace
 from unimask.export.wrappers import CANVAS_STEP, exportable, smallest_step
-from unimask.exported import ExportedNetwork, Face, face_of, is_exported, load_exported
-from unimask.segmenter import Segmenter, load
+from unimask.files import write_text
+from unimask.inference.segmenter import Segmenter, load
 
 Format = Literal["onnx", "onnx-int8", "pt2"]
 GENERATED = 4  # pictures of shapes to compare results on, where none are given
@@ -66,7 +67,7 @@ def export(
             report = compare(segmenter, _open(made, face), images, format=format, megabytes=megabytes)
             made.chmod(0o644)
             os.replace(made, output)
-        write_atomically(
+        write_text(
             output.with_name(f"{output.name}.parity.json"), json.dumps(asdict(report), indent=1) + "\n"
         )
     except OSError as error:

@@ -8,7 +8,7 @@ from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.exported import final_tensors
+from unimask.checkpoints.onnx import final_tensors
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.nn.fused import SamePadding

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from unimask.config import LossConfig
+from unimask.config.images import LossConfig
 from unimask.errors import ConfigError
-from unimask.losses.box_masks import BoxMaskComparison
-from unimask.losses.boxes import BoxComparison
+from unimask.losses.box_comparison import BoxComparison
+from unimask.losses.box_mask_comparison import BoxMaskComparison
 from unimask.losses.criterion import Average, Criterion
-from unimask.losses.masks import MaskComparison
+from unimask.losses.mask_comparison import MaskComparison
 from unimask.losses.pixels import PixelCriterion
 from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, FocalTerm, MaskTerm

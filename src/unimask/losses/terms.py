@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.ops.boxes import cxcywh_to_xyxy, generalized_box_iou
-from unimask.ops.masks import pairwise_binary_cross_entropy, pairwise_dice, pairwise_focal
+from unimask.ops.id_maps import pairwise_binary_cross_entropy, pairwise_dice, pairwise_focal
 
 
 class ClassTerm(nn.Module):

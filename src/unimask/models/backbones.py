@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d, Format
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from unimask.config import BackboneConfig
+from unimask.config.images import BackboneConfig
 from unimask.errors import ConfigError
 from unimask.nn.swin import Swin
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from unimask.config import DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.images import DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.text import SequenceModelConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.detr import Detr, with_positions, without_positions
@@ -39,7 +40,6 @@ from unimask.nn.transformer import (
     Residual,
     SelfSublayer,
 )
-from unimask.sequence_config import SequenceModelConfig
 
 ENCODER_INPUT = {"attention": without_positions, "input_and_attention": with_positions}
 MOST_OCTAVES = 10  # finer waves than any map has cells

@@ -9,8 +9,8 @@ from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
 from unimask.nn.attention import Attention
+from unimask.ops.cpu.fused import Activation
 from unimask.ops.dispatch import convolve, packed, project, transformed_kernel, unpacked
-from unimask.ops.fused import Activation
 
 
 class SamePadding(nn.Module):

@@ -14,10 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from unimask.ops.deformable import deformable_sampling
-from unimask.ops.deformable_bags import BagReader, bag_sampling
-from unimask.ops.deformable_cuda import kernel_sampling, kernels_serve
-from unimask.ops.fused import (
+from unimask.ops.cpu.fused import (
     Activation,
     Steps,
     convolution,
@@ -26,10 +23,13 @@ from unimask.ops.fused import (
     linear,
     pack_linear,
 )
-from unimask.ops.norms import CELLS_AT_ONCE, overwrite_with_group_norm
+from unimask.ops.cpu.norms import CELLS_AT_ONCE, overwrite_with_group_norm
+from unimask.ops.cpu.winograd import transform_kernel, winograd_convolution, winograd_serves
+from unimask.ops.deformable.cpu import BagReader, bag_sampling
+from unimask.ops.deformable.cuda import kernel_sampling, kernels_serve
+from unimask.ops.deformable.plain import deformable_sampling
 from unimask.ops.points import sample_features
 from unimask.ops.positions import cell_centers
-from unimask.ops.winograd import transform_kernel, winograd_convolution, winograd_serves
 from unimask.structures import Size
 
 TOKENS_AT_ONCE = 1024

@@ -10,11 +10,11 @@ from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
 
-from unimask.box_results import BoxResult
-from unimask.config import Task
-from unimask.results import Result, category_records
+from unimask.config.images import Task
+from unimask.results.boxes import BoxResult
+from unimask.results.drawing import inner_point, segment_colors
+from unimask.results.segments import Result, category_records
 from unimask.serve.seen import Thresholds
-from unimask.visualize import inner_point, segment_colors
 
 Record = dict[str, object]  # of JSON
 

@@ -12,16 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from unimask import __version__
-from unimask.config import ALL_TASKS, Task
+from unimask.config.images import ALL_TASKS, Task
 from unimask.errors import UnimaskError
-from unimask.results import Result
-from unimask.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter
+from unimask.results.segments import Result
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
 from unimask.serve.engine import Engine, full
 from unimask.serve.gate import Access, Gate, refused
+from unimask.serve.images import png
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.page_routes import page_router
-from unimask.serve.pictures import png
 from unimask.serve.seen import Seen, read_result
 from unimask.serve.service import Service
 

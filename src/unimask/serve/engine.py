@@ -14,9 +14,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config import Tiles
+from unimask.config.images import Tiles
 from unimask.data.loader import placement_for
-from unimask.segmenter import Segmenter, tiles_of
+from unimask.inference.segmenter import Segmenter, tiles_of
 from unimask.serve.limits import Limits, Refusal, too_late
 from unimask.serve.seen import Seen, look
 

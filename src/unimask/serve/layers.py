@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from unimask.inference.segmenter import Segmenter
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.query_decoder import QueryDecoder
 from unimask.nn.attention import Attention, watched
 from unimask.nn.transformer import CrossSublayer
-from unimask.segmenter import Segmenter
 from unimask.serve.answers import Record, packed
 from unimask.serve.limits import Refusal
 from unimask.serve.seen import View

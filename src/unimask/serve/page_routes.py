@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Bool
 from torch import Tensor
 
-from unimask.box_results import BoxResult
-from unimask.results import Result
+from unimask.results.boxes import BoxResult
+from unimask.results.segments import Result
 from unimask.serve.answers import coco_document, id_map, page_answer
+from unimask.serve.images import encode, png
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
-from unimask.serve.pictures import encode, png
 from unimask.serve.seen import Seen, View, read_result
 from unimask.serve.service import Service
 from unimask.serve.store import Kept, Store

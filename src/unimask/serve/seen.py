@@ -8,21 +8,21 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.box_results import BoxResult
-from unimask.config import ALL_TASKS, TASKS, PostprocessConfig, Task, Tiles, tasks_of
+from unimask.config.images import ALL_TASKS, TASKS, PostprocessConfig, Task, Tiles, tasks_of
 from unimask.data.box_views import boxes_around
-from unimask.postprocess_boxes import read_boxes
-from unimask.results import Result
-from unimask.segmenter import (
+from unimask.inference.segmenter import (
     Prediction,
     Segmenter,
     categories_united,
     read_segments,
     tiles_of,
 )
-from unimask.stitching import stitch
+from unimask.inference.stitching import stitch
+from unimask.inference.tiles import Tile
+from unimask.postprocess.boxes import read_boxes
+from unimask.results.boxes import BoxResult
+from unimask.results.segments import Result
 from unimask.structures import BoxMaskPrediction, BoxPrediction, Detections, MaskPrediction, Placement
-from unimask.tiles import Tile
 
 
 @dataclass(frozen=True, kw_only=True)

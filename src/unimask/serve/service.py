@@ -8,13 +8,13 @@ from typing import Any
 from fastapi import UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from unimask.config import ALL_TASKS, Task
-from unimask.results import category_records
-from unimask.segmenter import Segmenter
+from unimask.config.images import ALL_TASKS, Task
+from unimask.inference.segmenter import Segmenter
+from unimask.results.segments import category_records
 from unimask.serve.answers import Record
 from unimask.serve.engine import Engine
+from unimask.serve.images import decode, display_name
 from unimask.serve.limits import Refusal, too_late
-from unimask.serve.pictures import decode, display_name
 from unimask.serve.seen import Offer, Seen, Thresholds, offers_of
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from unimask.config import ALL_TASKS, DetrConfig, ModelConfig, TrainingConfig, tasks_of
+from unimask.config.images import ALL_TASKS, DetrConfig, ModelConfig, TrainingConfig, tasks_of
 from unimask.errors import ConfigError
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask.checkpoint import load_model, resolve_weights
-from unimask.config import BackboneConfig
+from unimask.checkpoints.images import load_model, resolve_weights
+from unimask.config.images import BackboneConfig
+from unimask.conversion.imagenet import ImageNetSource, load_imagenet
 from unimask.errors import WeightsError
 from unimask.models.build import Model
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.structures import Categories
-from unimask.weights.imagenet import ImageNetSource, load_imagenet
 
 _DETECTOR = "detr."  # where a `DetrWithMasks` has its detector
 _CLASS_HEAD = ("query_decoder.heads.classes.weight", "query_decoder.heads.classes.bias")

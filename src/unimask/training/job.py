@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from unimask.config import TrainingConfig
+from unimask.config.images import TrainingConfig
 from unimask.losses.criterion import Average
 
 BatchType = TypeVar("BatchType")

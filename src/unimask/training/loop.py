@@ -16,14 +16,14 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 import unimask
-from unimask.config import Experiment, Task, TrainingConfig
+from unimask.config.images import Experiment, Task, TrainingConfig
+from unimask.machine import describe_machine
+from unimask.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.average import MovingAverage
 from unimask.training.checks import check_device, check_model, check_settings, check_task
+from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob, Measure
-from unimask.training.machine import describe_machine
-from unimask.training.masks import MaskJob
 from unimask.training.optimizer import build_optimizer, set_learning_rate
-from unimask.training.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord
 from unimask.training.result import TrainingError, TrainingResult

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unimask.config import TrainingConfig
+from unimask.config.images import TrainingConfig
 from unimask.training.schedule import learning_rate_factor
 
 _NORMS = (

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from unimask.checkpoint import write_atomically
-from unimask.config import experiment_from_dict, experiment_to_dict
+from unimask.config.images import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError, UnimaskError
+from unimask.files import complete_file, write_text
 
 KEPT_CHECKPOINTS = 2
 # Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
@@ -127,9 +127,9 @@ class RunFolder:
             self._checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
-        for leftover in self._checkpoints.glob(".step_*.tmp"):  # of a kill
+        for leftover in self._checkpoints.glob(".step_*.part"):  # of a kill
             shutil.rmtree(leftover, ignore_errors=True)
-        write_atomically(self._description, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        write_text(self._description, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
 
     def _check_same(self, description: dict[str, object]) -> None:
         try:
@@ -157,17 +157,13 @@ class RunFolder:
             DataError: the disk is full or does not let itself be written to.
         """
         target = self._checkpoints / f"step_{step}"
-        temporary = self._checkpoints / f".step_{step}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
-            with open(temporary / "state.pt", "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
+            with complete_file(target) as temporary:
+                temporary.mkdir(parents=True)
+                with open(temporary / "state.pt", "wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
             raise DataError(target, f"cannot be written ({error}); make room for it, then resume") from None
         for old in self._steps()[KEPT_CHECKPOINTS:]:
@@ -216,7 +212,7 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops the lines beyond `step`; gives those that stay."""
         records = [record for record in self.read_metrics() if record["step"] <= step]
-        write_atomically(self._metrics, "".join(json.dumps(record) + "\n" for record in records))
+        write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
@@ -226,4 +222,4 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """`results.json`, at the end."""
-        write_atomically(self._results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        write_text(self._results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")

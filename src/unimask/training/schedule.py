@@ -1,6 +1,6 @@
 """The learning rate as a function of the step: nothing to save, nothing to restore."""
 
-from unimask.config import TrainingConfig
+from unimask.config.images import TrainingConfig
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -8,17 +8,18 @@ from typing import cast
 import torch
 
 import unimask
-from unimask.checkpoint import ModelFile, categories_to_json
-from unimask.config import Experiment, Task, experiment_to_dict
+from unimask.checkpoints.images import ModelFile
+from unimask.config.images import Experiment, Task, experiment_to_dict
 from unimask.data.box_views import match_box_categories
+from unimask.data.category_tables import categories_to_json
 from unimask.data.open import open_box_dataset, open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
-from unimask.evaluation import TaskMetrics, measure
+from unimask.inference.evaluation import TaskMetrics, measure
+from unimask.inference.segmenter import Segmenter
+from unimask.machine import command_line
 from unimask.models.build import Model
-from unimask.segmenter import Segmenter
 from unimask.structures import BoxDataset, Categories, Dataset
-from unimask.training.machine import command_line
 
 HEADLINES: dict[Task, tuple[str, ...]] = {
     "panoptic": ("PQ", "SQ", "RQ", "mIoU"),

@@ -1,0 +1,174 @@
+"""A model is a folder: `model.safetensors` and `config.json`.
+
+`config.json` holds the experiment (with the normalisation of pixels), the categories, the licence and the
+provenance. Weights are read with safetensors only, which cannot run code.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
+from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.data.category_tables import categories_from_json, categories_to_json
+from unimask.errors import ConfigError, WeightsError
+from unimask.files import write_text
+from unimask.models.build import Model, build_model
+from unimask.structures import Categories
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+ASSETS = Path(__file__).parents[1] / "assets"
+
+_CONFIG_KEYS = ("format", "experiment", "categories", "licence", "provenance")
+_FORMAT = 1
+SEQUENCES = "sequences"  # the `kind` of models that write tokens (`checkpoints/text.py`)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """What a model folder says about its weights."""
+
+    experiment: Experiment
+    categories: Categories
+    licence: str  # of the weights, for instance "CC0-1.0"
+    provenance: str  # where the weights come from: data, command, or the file they were converted from
+
+
+def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = False) -> None:
+    """Write a model folder that `load_model` reads.
+
+    Both files are written completely under temporary names before they take their own; an existing model in
+    the folder is replaced, other files in it stay. With `half`, matrices and kernels are stored in float16
+    (vectors, such as the statistics of norms, stay as they are): half the size, and loaded as float32.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = model_file_text(model_file)
+    state = model.state_dict()
+    if half:
+        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
+    save_tensors(folder / WEIGHTS_NAME, state)
+    write_text(folder / CONFIG_NAME, text)
+
+
+def model_file_text(model_file: ModelFile) -> str:
+    """The JSON of a `config.json`; `parse_model_file` is the inverse."""
+    config = {
+        "format": _FORMAT,
+        "experiment": experiment_to_dict(model_file.experiment),
+        "categories": categories_to_json(model_file.categories),
+        "licence": model_file.licence,
+        "provenance": model_file.provenance,
+    }
+    return json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse_model_file(text: str, path: Path) -> ModelFile:
+    """What the JSON of a `config.json` says; `path` is where it was found, for messages.
+
+    Raises:
+        WeightsError: it is not JSON.
+        ConfigError: it holds an unknown, missing or impossible setting; the message names file and setting.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(path, f"is not valid JSON ({error})") from None
+    try:
+        return _model_file_from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.path}", error.reason) from None
+
+
+def load_model_file(folder: Path) -> ModelFile:
+    """What the `config.json` of a model folder says.
+
+    Raises:
+        WeightsError: the file is missing or is not JSON.
+        ConfigError: it holds an unknown, missing or impossible setting; the message names file and setting.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise WeightsError(
+            path,
+            f"there is no such file; a model folder holds {WEIGHTS_NAME} and {CONFIG_NAME}",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise WeightsError(path, f"is not valid JSON ({error})") from None
+    return parse_model_file(text, path)
+
+
+def _model_file_from_dict(values: object) -> ModelFile:
+    if not isinstance(values, dict):
+        raise ConfigError("config", "must be a JSON object")
+    if values.get("kind") == SEQUENCES:
+        raise ConfigError(
+            "kind", "is a model that writes tokens, not segments; it is for `unimask translate`"
+        )
+    wrong = sorted(set(values) ^ set(_CONFIG_KEYS))
+    if wrong:
+        raise ConfigError(", ".join(wrong), f"the file must have exactly the keys {', '.join(_CONFIG_KEYS)}")
+    if values["format"] != _FORMAT:
+        raise ConfigError("format", f"is {values['format']!r}, this version of unimask reads {_FORMAT}")
+    for key in ("licence", "provenance"):
+        if not isinstance(values[key], str):
+            raise ConfigError(key, f"must be text; got {values[key]!r}")
+    if not isinstance(values["experiment"], dict):
+        raise ConfigError("experiment", "must be a JSON object")
+    return ModelFile(
+        experiment=experiment_from_dict(values["experiment"]),
+        categories=categories_from_json(values["categories"]),
+        licence=values["licence"],
+        provenance=values["provenance"],
+    )
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, ModelFile]:
+    """The model of a folder, in eval mode on `device`, and what the folder says about it.
+
+    The random state of the caller is left alone.
+
+    Raises:
+        WeightsError: a file is missing or broken, or the tensors do not fit the model of `config.json`.
+        ConfigError: `config.json` holds a setting that does not exist or is impossible.
+    """
+    model_file = load_model_file(folder)
+    tensors = load_tensors(folder / WEIGHTS_NAME)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(model_file.experiment.model, len(model_file.categories))
+    fill(model, tensors, folder / WEIGHTS_NAME)
+    return model.eval().to(device), model_file
+
+
+def shipped_models() -> tuple[str, ...]:
+    """The names of the models inside the package."""
+    return tuple(sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}")))
+
+
+def resolve_weights(name_or_folder: str | Path) -> Path:
+    """The model folder that a name or a path means: a folder first, then a model inside the package.
+
+    Raises:
+        WeightsError: it is neither; the message lists the names and says how to make a folder.
+    """
+    path = Path(name_or_folder).expanduser()
+    if path.is_dir():
+        return path
+    if str(name_or_folder) in shipped_models():
+        return ASSETS / str(name_or_folder)
+    if path.is_file():
+        if path.name in (WEIGHTS_NAME, CONFIG_NAME):
+            return path.parent
+        raise WeightsError(
+            path, "is a file, not a model folder; `unimask convert FILE FOLDER` makes one of it"
+        )
+    names = ", ".join(shipped_models()) or "none"
+    raise WeightsError(
+        name_or_folder,
+        f"no such folder, and no model of this name is inside the package (there are: {names}); give a "
+        f"folder with {WEIGHTS_NAME} and {CONFIG_NAME}, as `unimask train` and `unimask convert` write it",
+    )

@@ -1,0 +1,195 @@
+"""Models that were exported to an ONNX file, run by onnxruntime behind the face of the model.
+
+The file holds the settings and categories that a model folder has in its `config.json`. What goes in:
+
+- `pixels` (batch, 3, height, width): normalised, padded
+- `valid` (batch, height, width), models of boxes only: True where a pixel is no padding
+
+and what comes out, always the final prediction:
+
+- `class_logits` (batch, queries, classes + 1)
+- of models of masks `mask_embeddings` (batch, queries, channels) and `mask_features`
+  (batch, channels, height / 4, width / 4): masks stay factorised
+- of models of boxes `boxes` (batch, queries, 4), and with a mask head also `mask_logits`
+  (batch, queries, height / 4, width / 4)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from unimask.checkpoints.images import ModelFile, parse_model_file
+from unimask.config.images import DetrConfig, ModelConfig
+from unimask.errors import ConfigError, WeightsError
+from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+ONNX_SUFFIX = ".onnx"
+DESCRIPTION_KEY = "unimask"  # the entry of the file's metadata that holds the text of a `config.json`
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """What goes into an exported model and what comes out, by name, and the prediction that it makes up."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    prediction: Callable[..., Prediction]  # of the outputs, in their order
+
+
+def _masks(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> MaskPrediction:
+    return MaskPrediction(
+        class_logits=class_logits[None], mask_embeddings=mask_embeddings[None], mask_features=mask_features
+    )
+
+
+def _boxes(class_logits: Tensor, boxes: Tensor) -> BoxPrediction:
+    return BoxPrediction(class_logits=class_logits[None], boxes=boxes[None])
+
+
+def _boxes_and_masks(class_logits: Tensor, boxes: Tensor, mask_logits: Tensor) -> BoxMaskPrediction:
+    return BoxMaskPrediction(class_logits=class_logits[None], boxes=boxes[None], mask_logits=mask_logits)
+
+
+MASKS = Face(
+    inputs=("pixels",), outputs=("class_logits", "mask_embeddings", "mask_features"), prediction=_masks
+)
+BOXES = Face(inputs=("pixels", "valid"), outputs=("class_logits", "boxes"), prediction=_boxes)
+BOXES_AND_MASKS = Face(
+    inputs=("pixels", "valid"),
+    outputs=("class_logits", "boxes", "mask_logits"),
+    prediction=_boxes_and_masks,
+)
+
+
+def face_of(config: ModelConfig | DetrConfig) -> Face:
+    """How a model of this kind is exported."""
+    if isinstance(config, ModelConfig):
+        return MASKS
+    return BOXES_AND_MASKS if config.mask_head else BOXES
+
+
+def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:
+    """The final prediction as plain tensors, in the order of the outputs of its `Face`."""
+    if isinstance(prediction, MaskPrediction):
+        return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+    if isinstance(prediction, BoxPrediction):
+        return prediction.class_logits[-1], prediction.boxes[-1]
+    return prediction.class_logits[-1], prediction.boxes[-1], prediction.mask_logits
+
+
+class ExportedNetwork(nn.Module):
+    """An exported model. It has no parameters: moving it to a device does nothing.
+
+    `run` takes the inputs that `face` names and gives its outputs, all in their order and on the CPU.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Tensor]], Sequence[Tensor]], face: Face) -> None:
+        super().__init__()
+        self.run = run
+        self.face = face
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        valid: Bool[Tensor, "batch height width"] | None = None,
+    ) -> Prediction:
+        """The final prediction, on the CPU; no other layer's is in the file. None: all pixels are valid."""
+        if valid is None:
+            valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool)
+        given = {"pixels": pixels.float(), "valid": valid}
+        return self.face.prediction(*self.run([given[name].cpu().contiguous() for name in self.face.inputs]))
+
+
+def is_exported(name_or_path: str | Path) -> bool:
+    """Whether the name means an ONNX file rather than a model folder."""
+    path = Path(name_or_path)
+    return path.suffix.lower() == ONNX_SUFFIX and not path.is_dir()
+
+
+def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, ModelFile]:
+    """The model in an ONNX file, and what the file says about it.
+
+    `device` is `auto` (CUDA if this onnxruntime can, else the CPU), `cpu`, `cuda` or `cuda:1`. It uses as
+    many threads as torch does.
+
+    Raises:
+        WeightsError: onnxruntime is not installed, or the file is missing, broken or not exported by unimask.
+        ConfigError: this onnxruntime does not know the device.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise WeightsError(
+            path, "needs onnxruntime, which is not installed; pip install 'unimask[export]'"
+        ) from None
+    if not path.is_file():
+        raise WeightsError(path, "there is no such file")
+    chosen = _find_device(device, onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    settings = {"device_id": str(chosen.index or 0)} if chosen.type == "cuda" else {}
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[(PROVIDERS[chosen.type], settings)]
+        )
+    except Exception as error:  # onnxruntime has an error class for each status code, all under Exception
+        raise WeightsError(
+            path, f"cannot be read, it may be cut off or no ONNX file ({_first_line(error)}); export it again"
+        ) from None
+    about = _description(session, path)
+    face = face_of(about.experiment.model)
+    _check_face(session, face, path)
+    return ExportedNetwork(_runner(session, face), face), about
+
+
+def _runner(session: "InferenceSession", face: Face) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+    def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        named = {name: values.numpy() for name, values in zip(face.inputs, inputs, strict=True)}
+        return [torch.from_numpy(values) for values in session.run(list(face.outputs), named)]
+
+    return run
+
+
+def _description(session: "InferenceSession", path: Path) -> ModelFile:
+    text = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION_KEY)
+    if text is None:
+        raise WeightsError(
+            path, "does not say what its model is; only files that `unimask export` wrote can be loaded"
+        )
+    return parse_model_file(text, path)
+
+
+def _check_face(session: "InferenceSession", face: Face, path: Path) -> None:
+    given = [one.name for one in session.get_outputs()]
+    taken = [one.name for one in session.get_inputs()]
+    if not set(given) >= set(face.outputs) or set(taken) != set(face.inputs):
+        raise WeightsError(
+            path,
+            f"gives {given} from {taken}, but its model gives {list(face.outputs)} from {list(face.inputs)}",
+        )
+
+
+def _find_device(name: str, providers: list[str]) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if PROVIDERS["cuda"] in providers else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError("device", f"{name!r} does not exist; try auto or cpu") from None
+    if PROVIDERS.get(device.type) not in providers:
+        raise ConfigError("device", f"this onnxruntime cannot use {name!r} (it has {', '.join(providers)})")
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,77 @@
+"""Weights as safetensors files, which cannot run code, and weights put into a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unimask.errors import WeightsError
+from unimask.files import complete_file
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a safetensors file that is complete when it appears."""
+    # Cloned, because safetensors refuses tensors that share memory.
+    copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
+    with complete_file(path) as temporary:
+        save_file(copies, temporary, dict(metadata))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing, cut off, or not a safetensors file.
+    """
+    if not path.is_file():
+        raise WeightsError(path, "there is no such file")
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            path, f"cannot be read, it may be cut off or of another format ({error}); copy or save it again"
+        ) from None
+    return tensors
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model whose state dict has exactly these keys and shapes.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or of another shape; nothing is copied then. A wrong number
+            of classes is named as such.
+    """
+    own = model.state_dict()
+    missing = tuple(key for key in own if key not in tensors)
+    unexpected = tuple(key for key in tensors if key not in own)
+    mismatched = tuple(
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    )
+    if missing or unexpected or mismatched:
+        raise WeightsError(
+            path,
+            _class_count_reason(own, tensors) or "does not fit the model that its config.json describes",
+            missing=missing,
+            unexpected=unexpected,
+            mismatched=mismatched,
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """A sentence on the number of classes where that is what differs, else nothing."""
+    for key, tensor in tensors.items():
+        if key.endswith("heads.classes.weight") and key in own and tensor.shape[0] != own[key].shape[0]:
+            return (
+                f"the weights are for {tensor.shape[0] - 1} classes, config.json lists "
+                f"{own[key].shape[0] - 1} categories; list there those that the weights were trained "
+                "on, or train a model on the new ones"
+            )
+    return ""

@@ -1,0 +1,321 @@
+"""Every knob of the library: frozen dataclasses, one line of why per field.
+
+The defaults are those of Mask2Former with ResNet-50 on COCO panoptic (arXiv 2112.01527, Sec. 4).
+Modules take modules and numbers; a config is read where things are built, opened and started.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Tag
+
+from unimask.config.values import NO_SUCH_KIND, kind_of, settings_from_dict, settings_to_dict, with_changes
+from unimask.errors import ConfigError
+
+Task = Literal["panoptic", "instance", "semantic", "detection"]
+TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # whose results are segments
+ALL_TASKS: tuple[Task, ...] = (*TASKS, "detection")  # whose results are boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
+
+    name: str = "resnet50"  # `swin_tiny|small|base|large` and `resnet50|101_deeplab` are ours; others timm's
+    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
+    image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
+    freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
+    drop_path_rate: float = 0.0  # stochastic depth; 0.3 for Swin in the paper
+    dilated: bool = False  # the last stage keeps the size of the one before (DETR's "DC5"); ResNets only
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDecoderConfig:
+    """The multi-scale deformable attention pixel decoder (Sec. 3.2.2 and Sec. 4.1), or MaskFormer's."""
+
+    # deformable: deformable attention over several maps, then a pyramid; pyramid: dense attention over the
+    # coarsest map alone (`layers` may be 0), then a pyramid (MaskFormer, Sec. 4.1; Table 4e here)
+    kind: Literal["deformable", "pyramid"] = "deformable"
+    channels: int = 256  # width of the encoder and of the maps it gives
+    mask_channels: int = 256  # width of the mask features (per-pixel embedding) at stride 4
+    strides: tuple[int, ...] = (32, 16, 8)  # maps that the encoder refines, from low to high resolution
+    layers: int = 6  # encoder layers
+    heads: int = 8  # attention heads
+    points: int = 4  # sampling points per head and level; of deformable attention
+    feedforward_channels: int = 1024  # hidden width of the encoder's feed-forward
+    dropout: float = 0.0  # in the encoder; 0.1 in MaskFormer
+    # octaves of waves that tell the mask features their place; 0, as in the paper: only what they see. For
+    # pictures full of objects that look alike
+    position_octaves: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryDecoderConfig:
+    """The masked-attention decoder (Sec. 3.2). Its settings are the ablation axes of the paper's Table 4."""
+
+    queries: int = 100  # 200 for Swin-L panoptic and instance
+    channels: int = 256  # width of queries and memory
+    heads: int = 8  # attention heads
+    feedforward_channels: int = 2048  # hidden width of the feed-forward
+    layers: int = 9  # three rounds over three strides
+    dropout: float = 0.0  # the paper takes dropout out (Sec. 3.2.3, Table 4b)
+    memory_strides: tuple[int, ...] = (32, 16, 8)  # the memory of each layer, in turn (Sec. 3.2.2, Table 4d)
+    level_embedding: bool = True  # a learned vector per stride is added to the memory (Sec. 3.2.2)
+    visibility: Literal["masked", "full"] = "masked"  # masked attention (Sec. 3.2.1, Table 4c)
+    order: tuple[Literal["cross", "self", "feedforward"], ...] = ("cross", "self", "feedforward")  # Table 4b
+    query_features: Literal["learned", "zeros"] = "learned"  # learned features act as proposals (Table 4b)
+    predict_before_layers: bool = True  # the query features themselves are supervised (Sec. 3.2.3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A mask classification model: backbone, pixel decoder, query decoder."""
+
+    kind: Literal["masks"] = "masks"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    pixel_decoder: PixelDecoderConfig = field(default_factory=PixelDecoderConfig)
+    query_decoder: QueryDecoderConfig = field(default_factory=QueryDecoderConfig)
+    # masks: a query is a mask with a class; pixels: there is a query per category and each pixel chooses one
+    # (the per-pixel baselines of MaskFormer, Sec. 4.1; with query_decoder.layers=0 without a Transformer)
+    classification: Literal["masks", "pixels"] = "masks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetrConfig:
+    """DETR (arXiv 2005.12872): boxes, and with the mask head panoptic segments. Defaults are the paper's."""
+
+    kind: Literal["detr"] = "detr"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    channels: int = 256  # width of the transformer (Sec. A.4)
+    heads: int = 8  # attention heads
+    feedforward_channels: int = 2048  # hidden width of the feed-forwards
+    dropout: float = 0.1  # in encoder and decoder (Sec. 4)
+    encoder_layers: int = 6  # over the map of the last stage (Sec. 4, Table 2)
+    decoder_layers: int = 6  # each of them is supervised
+    queries: int = 100  # the most objects that a picture can have
+    mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
+    stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small pictures
+    # where cells are told their place: in queries and keys of each attention, as in the paper, or also once
+    # in the encoder's input, for a backbone too shallow to see the picture's borders from everywhere
+    positions: Literal["attention", "input_and_attention"] = "attention"
+
+
+def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
+    """What a model of this kind can do."""
+    if isinstance(model, ModelConfig):
+        # pixels that choose a category each tell no objects apart
+        return TASKS if model.classification == "masks" else ("semantic",)
+    return ("panoptic", "instance", "detection") if model.mask_head else ("detection",)
+
+
+def _kind_of_model(values: object) -> str:
+    """The model's kind; one that does not say it is a mask classifier, as all were once."""
+    return str(kind_of(values) or "masks")
+
+
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("masks")] | Annotated[DetrConfig, Tag("detr")],
+    Discriminator(
+        _kind_of_model,
+        custom_error_type=NO_SUCH_KIND,
+        custom_error_message="no such kind of model; there are: masks, detr",
+    ),
+]
+"""The models there are; `kind` says which one an experiment has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Matching and losses (Sec. 3.3 and Sec. 4.1); matching costs have the weights of the losses."""
+
+    class_weight: float = 2.0  # cross-entropy over K + 1 classes
+    mask_term: Literal["cross_entropy", "focal"] = "cross_entropy"  # focal in MaskFormer (Sec. 4.1)
+    mask_weight: float = 5.0  # of the mask term
+    dice_weight: float = 5.0  # Dice of the mask
+    box_weight: float = 5.0  # L1 distance of the boxes, of models that predict them (DETR, Sec. A.4)
+    overlap_weight: float = 2.0  # generalised IoU of the boxes (DETR, Sec. A.4)
+    no_object_weight: float = 0.1  # weight of the no-object class in the cross-entropy
+    # masks are compared on sampled points, on every stride-4 cell (dense), or on every pixel of the target
+    # as in MaskFormer (Table 5)
+    sampling: Literal["points", "dense", "pixels"] = "points"
+    points: int = 12544  # 112 x 112 (Sec. 3.3)
+    oversampling: float = 3.0  # candidates per kept point (PointRend)
+    importance: float = 0.75  # share of points taken where the mask is least certain (PointRend)
+    deep_supervision: bool = True  # every layer is supervised, not only the last
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortSide:
+    """Resize so that the short side has `size` pixels, but the long side at most `longest`."""
+
+    kind: Literal["short_side"] = "short_side"
+    size: int = 800
+    longest: int = 1333
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Resize by a fixed factor: for pictures whose pixels have a physical size (microscopy, satellites)."""
+
+    kind: Literal["scale"] = "scale"
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A picture is seen in one piece."""
+
+    kind: Literal["whole"] = "whole"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """A picture is seen in overlapping squares, and what they show is joined (`inference/stitching.py`)."""
+
+    kind: Literal["tiles"] = "tiles"
+    size: int = 512  # side of a square in pixels of the file; each is then resized like a picture
+    overlap: int = 128  # pixels that neighbours share at least; as wide as most objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitter:
+    """Random resizing before the crop: a factor drawn uniformly from [low, high]."""
+
+    low: float = 0.1
+    high: float = 2.0
+    # crop: the picture fits into factor x crop (large-scale jitter); short_side: its short side becomes
+    # factor x the crop's (semantic training); file: factor x its own size (pixels of a physical size)
+    relative_to: Literal["crop", "short_side", "file"] = "crop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How pictures reach the model."""
+
+    crop: tuple[int, int] = (1024, 1024)  # (height, width) of a training picture; smaller ones are padded
+    jitter: ScaleJitter = field(default_factory=ScaleJitter)
+    horizontal_flip: float = 0.5  # probability
+    vertical_flip: float = 0.0  # probability; 0.5 where up and down mean nothing
+    color: float = 0.0  # strength of the brightness, contrast, saturation and hue jitter; 0 is off
+    resize: ShortSide | Scale = field(default_factory=ShortSide)  # of a picture to predict on
+    view: Whole | Tiles = field(default_factory=Whole)  # tiles where one view holds more objects than queries
+    divisor: int = 32  # the canvas is padded to a multiple of it
+    background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessConfig:
+    """How a prediction is read."""
+
+    object_threshold: float = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
+    overlap_threshold: float = 0.8  # panoptic: visible share of the query's own mask
+    # panoptic: a segment has the pixels of its query that lie in the query's mask (probability 0.5 or more),
+    # or all that the query wins, as in MaskFormer
+    fill: Literal["mask", "winner"] = "mask"
+    # semantic: the values of the classes are resized to the picture instead of the masks, as the originals do
+    # for models that read nothing else
+    resize_classes: bool = False
+    duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
+    max_instances: int = 100  # instance: the best (query, class) pairs
+    instance_threshold: float = (
+        0.5  # instance: results with a score below it are left out (AP takes them all)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The optimiser, its schedule and the bookkeeping (Sec. 4.1)."""
+
+    steps: int = 368_750  # optimiser steps; 50 epochs of COCO at batch 16
+    batch_size: int = 16  # pictures per optimiser step, over all processes and accumulation steps
+    accumulate: int = 1  # forward-backward passes per optimiser step
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    backbone_multiplier: float = 0.1  # of the learning rate
+    gradient_clip: float = 0.01  # largest norm of the gradient of all parameters
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam: decay of the means of gradient and squared gradient
+    epsilon: float = 1e-8  # of Adam
+    schedule: Literal["step", "poly", "noam"] = "step"
+    milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: after these shares the rate falls tenfold
+    power: float = 0.9  # poly
+    warmup_steps: int = 10  # linear, from zero
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    ema_decay: float = 0.0  # exponential moving average of the weights; 0 is off
+    evaluate_every: int = 5000  # steps
+    checkpoint_every: int = 1000  # steps
+    log_every: int = 20  # steps
+    workers: int = 2  # loader processes
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that names a run: a preset is a function that gives one."""
+
+    model: AnyModelConfig = field(default_factory=ModelConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def experiment_to_dict(experiment: Experiment) -> dict[str, object]:
+    """The experiment as plain values, ready for JSON; `experiment_from_dict` is its inverse."""
+    return settings_to_dict(experiment)
+
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "model.backbone.image_std": (0.001, 1_000_000),
+    "data.crop": (1, 100_000),
+    "data.jitter.low": (0.001, 1000),
+    "data.jitter.high": (0.001, 1000),
+    "data.horizontal_flip": (0, 1),
+    "data.vertical_flip": (0, 1),
+    "data.color": (0, 100),
+    "data.resize.size": (1, 100_000),
+    "data.resize.longest": (1, 100_000),
+    "data.resize.factor": (0.001, 1000),
+    "data.view.size": (1, 100_000),
+    "data.view.overlap": (0, 100_000),
+    "data.divisor": (1, 100_000),
+    "postprocess.object_threshold": (0, 1),
+    "postprocess.overlap_threshold": (0, 1),
+    "postprocess.max_instances": (1, 32_767),
+    "postprocess.instance_threshold": (0, 1),
+}
+"""Path -> lowest and highest value, of settings that nothing else checks before they are used."""
+
+
+def _check_ranges(values: object, path: str) -> None:
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _check_ranges(value, f"{path}.{key}" if path else key)
+    elif path in _RANGES:
+        lowest, highest = _RANGES[path]
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, int | float) and not lowest <= value <= highest:
+                raise ConfigError(path, f"must be from {lowest} to {highest}; got {values!r}")
+
+
+def experiment_from_dict(values: dict[str, object]) -> Experiment:
+    """The experiment that plain values describe; missing keys take their defaults.
+
+    Raises:
+        ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
+    """
+    experiment = settings_from_dict(Experiment, values)
+    _check_ranges(experiment_to_dict(experiment), "")
+    view = experiment.data.view
+    if isinstance(view, Tiles) and view.overlap >= view.size:
+        raise ConfigError("data.view.overlap", f"must be below data.view.size; got {view.overlap}")
+    return experiment
+
+
+def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
+    """The experiment with some settings changed, each named by its dotted path (`training.steps`).
+
+    Raises:
+        ConfigError: no setting has this path, or the value has the wrong type.
+    """
+    return experiment_from_dict(with_changes(experiment_to_dict(experiment), changes))

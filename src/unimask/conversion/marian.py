@@ -1,0 +1,265 @@
+"""Marian models of Hugging Face transformers: their names, their settings, in both directions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unimask.checkpoints.tensors import save_tensors
+from unimask.checkpoints.text import VOCABULARY_NAME, SequenceModelFile
+from unimask.config.text import DecodingConfig, SequenceModelConfig, TextConfig, TranslationExperiment
+from unimask.conversion.hugging_face_files import read_tensors
+from unimask.conversion.rules import Rule, to_ours, to_theirs
+from unimask.data.text.vocabulary import Vocabulary
+from unimask.errors import DataError, WeightsError
+from unimask.files import write_text
+from unimask.models.build import build_sequence_model
+from unimask.models.seq2seq import Seq2Seq
+from unimask.structures import Special
+
+Json = dict[str, object]
+
+
+def _attention(ours: str, theirs: str, norm: tuple[str, str]) -> tuple[Rule, ...]:
+    parts = ("q_proj", "k_proj", "v_proj")
+    return (
+        *(
+            Rule(f"{ours}.input_{kind}", tuple(f"{theirs}.{part}.{kind}" for part in parts))
+            for kind in ("weight", "bias")
+        ),
+        Rule(f"{ours}.output.{{parameter}}", f"{theirs}.out_proj.{{parameter}}"),
+        Rule(f"{norm[0]}.{{parameter}}", f"{norm[1]}.{{parameter}}"),
+    )
+
+
+def _feedforward(ours: str, theirs: str, norm: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{ours}.expand.{{parameter}}", f"{theirs}.fc1.{{parameter}}"),
+        Rule(f"{ours}.contract.{{parameter}}", f"{theirs}.fc2.{{parameter}}"),
+        Rule(f"{norm}.{{parameter}}", f"{theirs}.final_layer_norm.{{parameter}}"),
+    )
+
+
+_ENCODER, _THEIR_ENCODER = "encoder_layers.{layer}", "model.encoder.layers.{layer}"
+_DECODER, _THEIR_DECODER = "decoder_layers.{layer}", "model.decoder.layers.{layer}"
+
+RULES: tuple[Rule, ...] = (
+    Rule("embedding.weight", "model.shared.weight"),
+    Rule("embedding.bias", "final_logits_bias"),
+    *_attention(
+        f"{_ENCODER}.attention.attention",
+        f"{_THEIR_ENCODER}.self_attn",
+        (f"{_ENCODER}.attention_residual.norm", f"{_THEIR_ENCODER}.self_attn_layer_norm"),
+    ),
+    *_feedforward(f"{_ENCODER}.feedforward", _THEIR_ENCODER, f"{_ENCODER}.feedforward_residual.norm"),
+    *_attention(
+        f"{_DECODER}.self.attention",
+        f"{_THEIR_DECODER}.self_attn",
+        (f"{_DECODER}.self.residual.norm", f"{_THEIR_DECODER}.self_attn_layer_norm"),
+    ),
+    *_attention(
+        f"{_DECODER}.cross.attention",
+        f"{_THEIR_DECODER}.encoder_attn",
+        (f"{_DECODER}.cross.residual.norm", f"{_THEIR_DECODER}.encoder_attn_layer_norm"),
+    ),
+    *_feedforward(f"{_DECODER}.feedforward.update", _THEIR_DECODER, f"{_DECODER}.feedforward.residual.norm"),
+)
+"""Our names and theirs."""
+
+_COPIES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+_CONSTANTS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+_ACTIVATIONS = {"relu": "relu", "swish": "silu", "silu": "silu", "gelu": "gelu"}
+_FIXED: Mapping[str, object] = {
+    "model_type": "marian",
+    "scale_embedding": True,
+    "share_encoder_decoder_embeddings": True,
+    "normalize_embedding": False,
+    "normalize_before": False,
+    "add_final_layer_norm": False,
+    "static_position_embeddings": True,
+}
+"""What their configuration may say where our model has no choice."""
+
+
+def is_marian(folder: Path) -> bool:
+    """Whether a folder holds the configuration of a Marian model."""
+    path = folder / "config.json"
+    return path.is_file() and '"marian"' in path.read_text(encoding="utf-8", errors="replace")
+
+
+def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, path: Path) -> Seq2Seq:
+    """The model with weights of Marian, in eval mode.
+
+    Raises:
+        WeightsError: they do not fit the settings; keys are named as in the file.
+    """
+    shared = theirs.get("model.shared.weight")
+    if shared is None:
+        shared = theirs.get("model.encoder.embed_tokens.weight")
+    if shared is None:
+        raise WeightsError(path, "no name in it is one of a Marian model", unexpected=tuple(theirs))
+    apart = tuple(key for key in _COPIES if key in theirs and not torch.equal(theirs[key], shared))
+    if apart:
+        raise WeightsError(path, "embeddings are not shared, as they are in our model", unexpected=apart)
+    tensors = {key: value for key, value in theirs.items() if key not in (*_COPIES, *_CONSTANTS)}
+    tensors["model.shared.weight"] = shared
+    with torch.random.fork_rng(devices=[]):
+        model = build_sequence_model(config, len(shared))
+    wanted = to_theirs(model.state_dict(), RULES).tensors
+    tensors["final_logits_bias"] = tensors.get("final_logits_bias", shared.new_zeros(len(shared))).flatten()
+    missing = tuple(key for key in wanted if key not in tensors)
+    unexpected = tuple(key for key in tensors if key not in wanted)
+    mismatched = tuple(
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in tensors and tensors[key].shape != wanted[key].shape
+    )
+    if missing or unexpected or mismatched:
+        raise WeightsError(
+            path,
+            "does not fit the model that its config.json describes",
+            missing=missing,
+            unexpected=unexpected,
+            mismatched=mismatched,
+        )
+    model.load_state_dict(to_ours(tensors, RULES).tensors)
+    return model.eval()
+
+
+def export_tensors(model: Seq2Seq) -> dict[str, Tensor]:
+    """The weights under the names of Marian."""
+    tensors = to_theirs(model.state_dict(), RULES).tensors
+    weight = tensors["model.shared.weight"]
+    bias = tensors.get("final_logits_bias", weight.new_zeros(len(weight)))
+    return {**tensors, "final_logits_bias": bias[None]}
+
+
+def read_settings(values: Json, path: Path) -> tuple[TranslationExperiment, Special]:
+    """Our settings for a `config.json` of theirs, and its special tokens.
+
+    Raises:
+        WeightsError: it asks for what our model does not have.
+    """
+    for key, fixed in _FIXED.items():
+        if values.get(key, fixed) != fixed:
+            raise WeightsError(path, f"{key} is {values[key]!r}; only {fixed!r} can be converted")
+    for key in ("attention_heads", "ffn_dim"):
+        both = (values.get(f"encoder_{key}"), values.get(f"decoder_{key}"))
+        if both[0] != both[1]:
+            raise WeightsError(path, f"encoder and decoder differ in {key} ({both[0]}, {both[1]})")
+    activation = values.get("activation_function")
+    if activation not in _ACTIVATIONS:
+        raise WeightsError(
+            path, f"activation_function is {activation!r}, not one of {', '.join(_ACTIVATIONS)}"
+        )
+    model = SequenceModelConfig(
+        channels=_number(values, "d_model", path),
+        heads=_number(values, "encoder_attention_heads", path),
+        feedforward_channels=_number(values, "encoder_ffn_dim", path),
+        encoder_layers=_number(values, "encoder_layers", path),
+        decoder_layers=_number(values, "decoder_layers", path),
+        activation=_ACTIVATIONS[str(activation)],  # type: ignore[arg-type]
+        position_layout="halves",
+        output_bias=True,
+    )
+    beams, penalty = values.get("num_beams", 4), values.get("length_penalty", 1.0)
+    decoding = DecodingConfig(
+        beams=beams if isinstance(beams, int) else 4,
+        length_penalty=float(penalty) if isinstance(penalty, int | float) else 1.0,
+    )
+    special = Special(
+        padding=_number(values, "pad_token_id", path),
+        begin=_number(values, "decoder_start_token_id", path),
+        end=_number(values, "eos_token_id", path),
+    )
+    text = TextConfig(split_words=False, longest=_number(values, "max_position_embeddings", path))
+    return TranslationExperiment(model=model, decoding=decoding, data=text), special
+
+
+def _number(values: Json, key: str, path: Path) -> int:
+    value = values.get(key)
+    if not isinstance(value, int):
+        raise WeightsError(path, f"{key} is {value!r}, not a number")
+    return value
+
+
+def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFile]:
+    """The model of a folder that transformers wrote, with its `tokenizer.json`.
+
+    Raises:
+        WeightsError: a file is missing or broken, or asks for what our model does not have.
+    """
+    path, vocabulary = folder / "config.json", folder / VOCABULARY_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(path, f"cannot be read as JSON ({error})") from None
+    experiment, special = read_settings(values, path)
+    if not vocabulary.is_file():
+        raise WeightsError(
+            vocabulary,
+            "is missing: the vocabulary as the tokenizers library keeps it (a sentencepiece model is not "
+            "read here); AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER) writes it",
+        )
+    model = import_tensors(read_tensors(folder), experiment.model, folder)
+    try:
+        known = Vocabulary(vocabulary.read_text(encoding="utf-8"), lowercase=False, split=False)
+    except DataError as error:
+        raise WeightsError(vocabulary, error.reason) from None
+    return model, SequenceModelFile(
+        experiment=experiment,
+        vocabulary=known,
+        special=special,
+        licence=licence,
+        provenance=f"converted from {folder.name} (Marian of transformers)",
+    )
+
+
+def export_folder(folder: Path, model: Seq2Seq, model_file: SequenceModelFile) -> None:
+    """Write a folder that `MarianMTModel.from_pretrained` reads.
+
+    Raises:
+        WeightsError: Marian has no such model.
+    """
+    config = model_file.experiment.model
+    usual = replace(config, norm="post", source="tokens", source_features=0, position_layout="halves")
+    if config != usual:
+        raise WeightsError(
+            folder,
+            "Marian knows post-norm layers over tokens with positions in halves (model.position_layout) only",
+        )
+    written = _their_settings(model_file, len(model.embedding.weight))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / "model.safetensors", export_tensors(model), {"format": "pt"})
+    write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
+    write_text(folder / "config.json", json.dumps(written, indent=2) + "\n")
+
+
+def _their_settings(model_file: SequenceModelFile, vocabulary: int) -> Json:
+    config, special = model_file.experiment.model, model_file.special
+    return {
+        **_FIXED,
+        "architectures": ["MarianMTModel"],
+        "vocab_size": vocabulary,
+        "decoder_vocab_size": vocabulary,
+        "d_model": config.channels,
+        "encoder_layers": config.encoder_layers,
+        "decoder_layers": config.decoder_layers,
+        "encoder_attention_heads": config.heads,
+        "decoder_attention_heads": config.heads,
+        "encoder_ffn_dim": config.feedforward_channels,
+        "decoder_ffn_dim": config.feedforward_channels,
+        "activation_function": {"silu": "swish"}.get(config.activation, config.activation),
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.hidden_dropout,
+        "max_position_embeddings": model_file.experiment.data.longest,
+        "pad_token_id": special.padding,
+        "decoder_start_token_id": special.begin,
+        "eos_token_id": special.end,
+        "forced_eos_token_id": None,
+        "tie_word_embeddings": True,
+    }

@@ -1,0 +1,195 @@
+"""Augmentation of pictures and their id maps, drawn from a generator and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from unimask.config.images import DataConfig, ScaleJitter
+from unimask.ops.boxes import box_areas, clip_boxes, scale_of
+from unimask.ops.id_maps import renumber
+from unimask.structures import BoxSample, Sample, Segments, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which part of a picture is taken, and the size it is brought to."""
+
+    top: int
+    left: int
+    taken: Size  # in pixels of the file
+    resized: Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where a picture's pixels go."""
+
+    window: Window
+    horizontal: bool  # flipped left to right
+    vertical: bool  # flipped upside down
+
+    def move(self, maps: Tensor, *, picture: bool) -> Tensor:
+        """A picture (bilinear, antialiased) or an id map (nearest), cut, resized and flipped."""
+        maps = _cut(maps, self.window, picture=picture)
+        if self.horizontal:
+            maps = functional.horizontal_flip(maps)
+        if self.vertical:
+            maps = functional.vertical_flip(maps)
+        return maps
+
+    def move_boxes(self, boxes: Float[Tensor, "boxes 4"]) -> Float[Tensor, "boxes 4"]:
+        """Boxes (xyxy, pixels) after the same, cut off at the borders; some may be empty."""
+        window, (height, width) = self.window, self.window.resized
+        scale = scale_of(window.resized, boxes) / scale_of(window.taken, boxes)
+        boxes = (boxes - boxes.new_tensor([window.left, window.top] * 2)) * scale
+        boxes = clip_boxes(boxes, window.resized)
+        if self.horizontal:
+            boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
+        if self.vertical:
+            boxes = torch.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), dim=1)
+        return boxes
+
+
+def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> Sample:
+    """The sample as training sees it: resized, cropped, flipped, recolored; at most of size `config.crop`.
+
+    Picture and id map go through the same geometry. Crowd regions become void, segments without a pixel are
+    dropped, and the rest is renumbered. Deterministic in the generator's state; the number of draws is the
+    same for every sample of one configuration.
+    """
+    geometry = draw_geometry(sample.segments.size, config, generator)
+    layers = geometry.move(sample.segments.layers, picture=False)
+    return Sample(
+        image=_picture(sample.image, geometry, config, generator),
+        segments=drop_unseen(replace(sample.segments, layers=layers)),
+        image_id=sample.image_id,
+    )
+
+
+def augment_boxes(sample: BoxSample, config: DataConfig, generator: torch.Generator) -> BoxSample:
+    """As `augment`, for boxes: crowd is dropped, and what has less than a pixel's width or height left."""
+    geometry = draw_geometry((sample.image.shape[1], sample.image.shape[2]), config, generator)
+    given = sample.detections
+    boxes = geometry.move_boxes(given.boxes)
+    seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~given.is_crowd
+    return BoxSample(
+        image=_picture(sample.image, geometry, config, generator),
+        detections=replace(given, boxes=boxes, areas=box_areas(boxes)).select(seen),
+        image_id=sample.image_id,
+    )
+
+
+def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) -> Geometry:
+    """A random window and random flips."""
+    return Geometry(
+        window=draw_window(size, config, generator),
+        horizontal=_draw(generator) < config.horizontal_flip,
+        vertical=_draw(generator) < config.vertical_flip,
+    )
+
+
+def _picture(
+    image: UInt8[Tensor, "3 height width"], geometry: Geometry, config: DataConfig, generator: torch.Generator
+) -> UInt8[Tensor, "3 _height _width"]:
+    image = geometry.move(image, picture=True)
+    if config.color > 0:
+        image = jitter_color(image, config.color, generator)
+    return image.contiguous()
+
+
+def drop_unseen(segments: Segments) -> Segments:
+    """Without crowd regions (their pixels become void) and without segments that have no pixel."""
+    keep = (segments.areas() > 0) & ~segments.is_crowd
+    return renumber(segments, keep)
+
+
+def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> Window:
+    """A random window: the picture resized by a jittered factor, and of that a random crop.
+
+    The crop is taken in the file's pixels and only then resized. A picture that becomes smaller than the
+    crop is taken whole.
+
+    Source: large-scale jittering, arXiv 2012.07177, Sec. 3 (`relative_to="crop"`).
+    """
+    factor = scale_factor(size, config.jitter, config.crop, _draw(generator))
+    resized = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+    out = (min(resized[0], config.crop[0]), min(resized[1], config.crop[1]))
+    taken = (_share(size[0], out[0], resized[0]), _share(size[1], out[1], resized[1]))
+    top = int(_draw(generator) * (size[0] - taken[0] + 1))
+    left = int(_draw(generator) * (size[1] - taken[1] + 1))
+    return Window(top=top, left=left, taken=taken, resized=out)
+
+
+def scale_factor(size: Size, jitter: ScaleJitter, crop: Size, uniform: float) -> float:
+    """By how much a picture is resized, for a number from [0, 1)."""
+    factor = jitter.low + (jitter.high - jitter.low) * uniform
+    if jitter.relative_to == "crop":
+        return factor * min(crop[0] / size[0], crop[1] / size[1])
+    if jitter.relative_to == "short_side":
+        return factor * min(crop) / min(size)
+    return factor
+
+
+def _share(side: int, out: int, resized: int) -> int:
+    return side if out == resized else min(side, max(1, round(side * out / resized)))
+
+
+def _cut(maps: Tensor, window: Window, *, picture: bool) -> Tensor:
+    part = functional.crop_image(maps, window.top, window.left, *window.taken)
+    if window.taken == window.resized:
+        return part
+    if picture:
+        return resize_picture(part, window.resized)
+    return functional.resize_image(part, list(window.resized), interpolation=InterpolationMode.NEAREST_EXACT)
+
+
+def resize_picture(
+    image: UInt8[Tensor, "3 height width"], size: Size
+) -> UInt8[Tensor, "3 new_height new_width"]:
+    """Resized bilinearly with antialiasing, for training and prediction alike.
+
+    A result one pixel wide is made in two steps, height first: in one step torch (2.13) gives wrong values
+    for it, or an internal error.
+    """
+    if tuple(image.shape[1:]) == size:
+        return image
+    if size[1] > 1:
+        return functional.resize_image(image, list(size), antialias=True)
+    wide = image.repeat(1, 1, 2) if image.shape[2] == 1 else image
+    tall = functional.resize_image(wide, [size[0], wide.shape[2]], antialias=True)
+    return functional.resize_image(tall, list(size), antialias=True)
+
+
+def jitter_color(
+    image: UInt8[Tensor, "3 height width"], strength: float, generator: torch.Generator
+) -> UInt8[Tensor, "3 height width"]:
+    """Brightness, contrast, saturation and hue, each changed with probability one half, in random order.
+
+    At strength 1 the first three are scaled by 0.5 to 1.5 and the hue is turned by up to 18 degrees.
+
+    Source: SSD, arXiv 1512.02325, and the original's color augmentation; there, brightness is added.
+    """
+    order = torch.randperm(4, generator=generator).tolist()
+    used = torch.rand(4, generator=generator) < 0.5
+    change = (2 * torch.rand(4, generator=generator) - 1) * strength
+    for which in order:
+        if used[which]:
+            image = _COLOR_CHANGES[which](image, float(change[which]))
+    return image
+
+
+_COLOR_CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    lambda image, change: functional.adjust_brightness(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_contrast(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_saturation(image, max(0.0, 1 + 0.5 * change)),
+    lambda image, change: functional.adjust_hue(image, max(-0.5, min(0.5, 0.05 * change))),
+)
+
+
+def _draw(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))

@@ -1,0 +1,271 @@
+"""What the two JSON formats of COCO share: pictures, categories, and the checks of both."""
+
+import colorsys
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from unimask.data.read import read_image
+from unimask.errors import DataError, some_of
+from unimask.structures import Categories, Size
+
+Record = Mapping[str, object]
+ImageId = int | str
+"""COCO counts its pictures; scripts that write its format for other sets name them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoImage:
+    """One entry of `images`."""
+
+    id: ImageId
+    path: Path
+    size: Size
+
+
+def load_json(path: Path) -> Record:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: the file is missing, no JSON, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(path, "no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"is no valid JSON ({error}); export or copy it again") from None
+    if not isinstance(content, dict):
+        raise DataError(
+            path, f"holds a {type(content).__name__}; expected an object with images, annotations"
+        )
+    return content
+
+
+def records(path: Path, content: Record, key: str) -> list[Record]:
+    """The list of objects under a key of a COCO file.
+
+    Raises:
+        DataError: the key is missing, or is no list of objects, or the list is empty.
+    """
+    found = content.get(key)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise DataError(
+            path, f"has no list of objects {key!r}; expected a COCO file (images, annotations, ...)"
+        )
+    if not found:
+        raise DataError(path, f"{key!r} is empty: there is nothing to learn or to measure; export it again")
+    return found
+
+
+def whole(path: Path, record: Record, key: str, what: str) -> int:
+    """The integer under a key of a record.
+
+    Raises:
+        DataError: it is missing or no integer.
+    """
+    value = record.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int):
+        raise DataError(path, f"{what} has {key} {value!r}; expected an integer")
+    return value
+
+
+def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
+    """The id of a picture under a key of a record: an integer, or text.
+
+    Raises:
+        DataError: it is missing or neither.
+    """
+    value = record.get(key)
+    return value if isinstance(value, str) and value else whole(path, record, key, what)
+
+
+def unique(path: Path, ids: Iterable[ImageId], what: str) -> None:
+    """Raises: DataError, when an id occurs twice."""
+    seen: set[ImageId] = set()
+    for number in ids:
+        if number in seen:
+            raise DataError(path, f"{what} {number} occurs twice; every id must be unique")
+        seen.add(number)
+
+
+def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Categories:
+    """The categories in the order of the file; without `isthing` they are things.
+
+    Roboflow writes the name of the whole set as category 0, the parent of all others. Such an entry is left
+    out when no annotation has it (`used`).
+
+    Raises:
+        DataError: a name or id is missing, or occurs twice.
+    """
+    entries = records(path, content, "categories")
+    parents = {entry.get("supercategory") for entry in entries}
+    kept = []
+    for entry in entries:
+        is_header = (
+            entry.get("supercategory") == "none" and entry.get("id") == 0 and entry.get("name") in parents
+        )
+        if not (is_header and 0 not in used and len(entries) > 1):
+            kept.append(entry)
+    file_ids = tuple(whole(path, entry, "id", f"category {entry.get('name')!r}") for entry in kept)
+    unique(path, file_ids, "category id")
+    names = tuple(str(entry.get("name", "")).strip() for entry in kept)
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise DataError(path, f"category name {name!r} is empty or occurs twice; names must be unique")
+    return Categories(
+        names=names,
+        is_thing=tuple(bool(entry.get("isthing", 1)) for entry in kept),
+        file_ids=file_ids,
+        colors=tuple(color_or_default(entry.get("color"), index) for index, entry in enumerate(kept)),
+    )
+
+
+def used_categories(entries: Sequence[Record]) -> frozenset[int]:
+    """The category ids that occur in annotations."""
+    return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int))
+
+
+def annotations_of_images(
+    path: Path, entries: Sequence[Record], images: Sequence[CocoImage], categories: Categories
+) -> dict[ImageId, list[tuple[Record, int]]]:
+    """Image id -> its annotations in the order of the file, each with its label.
+
+    Raises:
+        DataError: an id occurs twice, or an annotation has an unknown picture or category.
+    """
+    unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
+    labels = {file_id: label for label, file_id in enumerate(categories.file_ids)}
+    groups: dict[ImageId, list[tuple[Record, int]]] = {image.id: [] for image in images}
+    for entry in entries:
+        what = f"annotation {entry['id']}"
+        image, category = image_id(path, entry, "image_id", what), whole(path, entry, "category_id", what)
+        if image not in groups:
+            raise DataError(
+                path,
+                f"{what} is for image {image}, which is not in 'images'; remove one or add the other",
+            )
+        if category not in labels:
+            raise DataError(
+                path,
+                f"{what} has category {category}, which is not in 'categories' ({some_of(labels)}); "
+                "correct it or add the category",
+            )
+        groups[image].append((entry, labels[category]))
+    return groups
+
+
+def color_or_default(given: object, index: int) -> tuple[int, int, int]:
+    """The color that a file gives as [r, g, b], else the default one of category number `index`."""
+    if isinstance(given, list) and len(given) == 3 and all(isinstance(value, int) for value in given):
+        return (given[0] & 255, given[1] & 255, given[2] & 255)
+    return default_color(index)
+
+
+def default_color(index: int) -> tuple[int, int, int]:
+    """A color for category number `index`: hues apart by the golden ratio, three grades of lightness."""
+    hue = (0.58 + index * 0.61803398875) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, (0.55, 0.4, 0.7)[index % 3], 0.75)
+    return (round(red * 255), round(green * 255), round(blue * 255))
+
+
+def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[CocoImage, ...]:
+    """The pictures of a COCO file, looked for in the given folders.
+
+    Raises:
+        DataError: an entry is incomplete or occurs twice, or pictures are missing.
+    """
+    entries = records(path, content, "images")
+    ids = [image_id(path, entry, "id", f"image {entry.get('file_name')!r}") for entry in entries]
+    unique(path, ids, "image id")
+    names = [str(entry.get("file_name", "")) for entry in entries]
+    files = _find_pictures(path, names, folders)
+    sizes = [
+        (whole(path, entry, "height", f"image {id_}"), whole(path, entry, "width", f"image {id_}"))
+        for entry, id_ in zip(entries, ids)
+    ]
+    for id_, (height, width) in zip(ids, sizes):
+        if height < 1 or width < 1:
+            raise DataError(path, f"image {id_} is {width} x {height}; expected at least 1 x 1")
+    return tuple(CocoImage(id=i, path=f, size=s) for i, f, s in zip(ids, files, sizes))
+
+
+def _find_pictures(path: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    """Each picture's file: all in the one folder that has the most of the first few."""
+    looked = list(dict.fromkeys(folders))
+    probes = names[:20]
+    hits = [sum((folder / name).is_file() for name in probes) for folder in looked]
+    if max(hits) == 0 and any("/" in name or "\\" in name for name in probes):
+        names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in names]
+        hits = [sum((folder / name).is_file() for name in names[:20]) for folder in looked]
+    if max(hits) == 0:
+        raise DataError(
+            path, f"its pictures are not found ({names[0]!r}, ...); looked in {some_of(looked, 20)}"
+        )
+    folder = looked[hits.index(max(hits))]
+    present = {entry.name for entry in folder.iterdir()}
+    missing = [n for n in names if n not in present and not ("/" in n and (folder / n).is_file())]
+    if missing:
+        raise DataError(
+            path,
+            f"{len(missing)} of {len(names)} pictures are missing in {folder}, the first is {missing[0]!r}; "
+            "copy them there or take them out of the JSON",
+        )
+    return [folder / name for name in names]
+
+
+def picture_folders(path: Path) -> list[Path]:
+    """Where the pictures of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
+
+    With `instances_train2017.json` in `annotations/`: `.`, `images`, `train2017`, `images/train2017`,
+    `train2017/images`, the same without the year, each seen from the JSON's folder and from its parent.
+    """
+    split = split_of(path)
+    plain = split.rstrip("0123456789")
+    inside = [
+        "",
+        "images",
+        *(f"{a}{b}" for s in (split, plain) if s for a, b in _AROUND for a, b in [(a + s, b)]),
+    ]
+    inside += ["JPEGImages", "img", "imgs", "data"]
+    return [root / name for root in (path.parent, path.parent.parent) for name in inside]
+
+
+_AROUND = (("", ""), ("images/", ""), ("", "/images"))
+
+
+def split_of(path: Path) -> str:
+    """The part of a COCO file's name that names the split: `train2017` of `instances_train2017.json`."""
+    stem = path.name.removesuffix(".json").removesuffix(".coco").removeprefix("_")
+    for prefix in ("instances_", "panoptic_", "annotations_", "instances", "panoptic", "annotations"):
+        if stem.startswith(prefix):
+            return stem.removeprefix(prefix)
+    return stem
+
+
+def read_coco_picture(path: Path, image: CocoImage) -> UInt8[Tensor, "3 height width"]:
+    """The picture of an entry, at the size that the JSON states.
+
+    Where the file has an EXIF orientation and only its stored pixels fit that size, it is not rotated: the
+    annotations were then made without looking at the orientation.
+
+    Raises:
+        DataError: the picture cannot be read or has another size.
+    """
+    pixels = read_image(image.path)
+    if tuple(pixels.shape[1:]) != image.size:
+        pixels = read_image(image.path, rotate=False)
+    if tuple(pixels.shape[1:]) != image.size:
+        height, width = image.size
+        raise DataError(
+            image.path,
+            f"is {pixels.shape[2]} x {pixels.shape[1]} pixels, but {path.name} says {width} x {height} "
+            f"(image {image.id}); use the pictures that the annotations were made on",
+        )
+    return pixels

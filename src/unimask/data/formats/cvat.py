@@ -1,0 +1,189 @@
+"""CVAT for images 1.1: one XML of polygons, masks, boxes and ellipses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+import numpy as np
+
+from unimask.data.drawn import (
+    Drawn,
+    DrawnPicture,
+    DrawnPictures,
+    Outline,
+    Patch,
+    Region,
+    box_ring,
+    ellipse_ring,
+    find_picture,
+    ring,
+)
+from unimask.errors import DataError, some_of
+
+CVAT_FILE = "annotations.xml"
+SHAPES = ("polygon", "mask", "box", "ellipse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvatShape:
+    """An element with an area."""
+
+    kind: str
+    line: int
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvatImage:
+    """An `image` element."""
+
+    line: int
+    attributes: Mapping[str, str]
+    shapes: list[CvatShape] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvatFile:
+    """What the XML holds: the labels in its order (without a list of them: those that occur, sorted)."""
+
+    path: Path
+    names: tuple[str, ...]
+    images: tuple[CvatImage, ...]
+
+
+def is_cvat(path: Path) -> bool:
+    """Whether the file begins as an XML of CVAT."""
+    if path.suffix.lower() != ".xml" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b"<annotations" in file.read(4096)
+
+
+def read_cvat(path: Path) -> CvatFile:
+    """The labels and images of the file.
+
+    Raises:
+        DataError: it is no XML, or has no images, or a shape has no label; the line is named.
+    """
+    images: list[CvatImage] = []
+    names: list[str] = []
+    open_tags: list[str] = []
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        open_tags.append(tag)
+        line = parser.CurrentLineNumber
+        if tag == "image":
+            images.append(CvatImage(line=line, attributes=attributes))
+        elif tag in SHAPES and images:
+            if not attributes.get("label"):
+                raise DataError(path, f"line {line}: a {tag} has no label")
+            images[-1].shapes.append(CvatShape(kind=tag, line=line, attributes=attributes))
+
+    def text(content: str) -> None:
+        if open_tags[-2:] == ["label", "name"] and content.strip():
+            names.append(content.strip())
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda tag: open_tags.pop()
+    parser.CharacterDataHandler = text
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise DataError(
+            path, f"line {error.lineno}: is no valid XML ({expat.ErrorString(error.code)}); export it again"
+        ) from None
+    if not images:
+        raise DataError(path, "has no images; expected an export of kind 'CVAT for images 1.1'")
+    used = {shape.attributes["label"] for image in images for shape in image.shapes}
+    unknown = sorted(used - set(names))
+    if names and unknown:
+        raise DataError(path, f"has shapes with labels that it does not list: {some_of(unknown)}")
+    return CvatFile(path=path, names=tuple(dict.fromkeys(names)) or tuple(sorted(used)), images=tuple(images))
+
+
+def cvat_subsets(file: CvatFile) -> dict[str, tuple[CvatImage, ...]]:
+    """The images by their `subset`, in small letters; "" where there are none."""
+    found: dict[str, list[CvatImage]] = {}
+    for image in file.images:
+        subset = image.attributes.get("subset", "").lower()
+        found.setdefault("" if subset == "default" else subset, []).append(image)
+    return {subset: tuple(images) for subset, images in found.items()}
+
+
+def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> DrawnPictures:
+    """One sample per image. Shapes of one label and group (`group_id`, not 0) are one object.
+
+    Raises:
+        DataError: nothing is drawn, or a shape is broken (the line is named), or a picture is missing.
+    """
+    if not file.names:
+        raise DataError(file.path, "has no labels and no shapes with an area")
+    labels = {name: label for label, name in enumerate(file.names)}
+    return DrawnPictures(file.names, [_picture(file.path, image, labels) for image in images])
+
+
+def _picture(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnPicture:
+    name, subset = image.attributes.get("name", ""), image.attributes.get("subset", "")
+    folders = [path.parent / "images" / subset, path.parent / "images", path.parent]
+    width, height = (_number(path, image.line, image.attributes, key) for key in ("width", "height"))
+    groups: dict[tuple[str, str], list[CvatShape]] = {}
+    for index, shape in enumerate(image.shapes):
+        group = shape.attributes.get("group_id", "0")
+        own = f"shape {index}" if group in ("", "0") or shape.kind == "mask" else group
+        groups.setdefault((shape.attributes["label"], own), []).append(shape)
+    objects = []
+    for (label, _), members in groups.items():
+        regions = [_region(path, member) for member in members]
+        rings = tuple(one for region in regions if isinstance(region, Outline) for one in region.rings)
+        region = Outline(rings=rings) if rings else regions[0]
+        objects.append(Drawn(label=labels[label], region=region, where=f"line {members[0].line}"))
+    return DrawnPicture(
+        picture=find_picture(path, name, folders),
+        source=path,
+        size=((round(height), round(width)),),
+        objects=tuple(objects),
+    )
+
+
+def _number(path: Path, line: int, attributes: Mapping[str, str], key: str, default: str = "") -> float:
+    try:
+        return float(attributes.get(key, default))
+    except ValueError:
+        raise DataError(path, f"line {line}: {key} is {attributes.get(key)!r}; expected a number") from None
+
+
+def _region(path: Path, shape: CvatShape) -> Region:
+    line, given = shape.line, shape.attributes
+
+    def number(key: str, default: str = "") -> float:
+        return _number(path, line, given, key, default)
+
+    if shape.kind == "polygon":
+        points = given.get("points", "").replace(";", ",").split(",")
+        return Outline(rings=(ring(path, f"line {line}", points),))
+    if shape.kind == "box":
+        left, top, right, bottom = (number(key) for key in ("xtl", "ytl", "xbr", "ybr"))
+        turned = _turn(box_ring(left, top, right, bottom), number("rotation", "0"))
+        return Outline(rings=(turned,))
+    if shape.kind == "ellipse":
+        x, y, across, down = (number(key) for key in ("cx", "cy", "rx", "ry"))
+        return Outline(rings=(ellipse_ring(x, y, across, down, number("rotation", "0")),))
+    left, top, width, height = (round(number(key)) for key in ("left", "top", "width", "height"))
+    runs = given.get("rle", "").split(",")
+    if not all(run.strip().isdecimal() for run in runs) or sum(map(int, runs)) != width * height:
+        raise DataError(path, f"line {line}: the runs of a mask do not fill its {width} x {height} pixels")
+    lengths = np.array([int(run) for run in runs])
+    values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)  # row by row, beginning with a run of zeros
+    return Patch(mask=values.reshape(height, width), left=left, top=top)
+
+
+def _turn(corners: np.ndarray, degrees: float) -> np.ndarray:
+    """A polygon turned clockwise around its centre."""
+    points = corners.reshape(-1, 2)
+    center, angle = points.mean(axis=0), np.deg2rad(degrees)
+    matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned: np.ndarray = ((points - center) @ matrix + center).ravel()
+    return turned

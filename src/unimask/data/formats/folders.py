@@ -1,0 +1,307 @@
+"""Folders of pictures and label pictures: a class per pixel, or an instance number per pixel."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy import ndarray
+
+from unimask.data.formats.coco_file import (
+    Record,
+    color_or_default,
+    default_color,
+    load_json,
+    records,
+    unique,
+    whole,
+)
+from unimask.data.numbered import (
+    LabelPair,
+    NumberScheme,
+    picture_of_size,
+    segments_of_numbers,
+    select_numbers,
+)
+from unimask.data.read import PICTURE_SUFFIXES, open_picture, pictures_in, read_labels
+from unimask.errors import DataError, some_of
+from unimask.ops.id_maps import MOST_SEGMENTS
+from unimask.structures import Categories, Sample, Segments
+
+CLASSES_FILE = "classes.json"
+EXAMPLE = '{"kind": "semantic", "classes": [{"id": 0, "name": "road"}, ...], "ignore_label": 255}'
+
+_LARGEST_NUMBER = 2**24 - 1  # of an instance; numbers are looked up in a table
+_LABEL_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """What the numbers in label pictures mean.
+
+    "semantic": a number is a class (`categories.file_ids`), and classes are stuff. "instances": a number
+    other than 0 is one object of the only class; 0 is background. Pixels with an ignored number are void.
+    """
+
+    kind: Literal["semantic", "instances"]
+    categories: Categories
+    ignored: tuple[int, ...]
+
+
+class LabelFolder:
+    """Pictures with label pictures, read when a sample is asked for.
+
+    Where an instance scheme ignores a number, the background is a stuff category of its own, so that ignored
+    pixels stay void when it is asked for.
+
+    Raises:
+        DataError: a picture cannot be read, has another size than its labels, or holds a number that the
+            scheme does not know.
+    """
+
+    def __init__(self, pairs: Sequence[LabelPair], scheme: LabelScheme) -> None:
+        self._pairs, self._scheme = tuple(pairs), scheme
+        self._with_background = scheme.kind == "instances" and bool(scheme.ignored)
+        given = scheme.categories
+        self._categories = _append_background(given) if self._with_background else given
+        self._numbers = NumberScheme(
+            categories=given,
+            classes=given.file_ids,
+            ignored=scheme.ignored,
+            plain=0,
+            divisor=1,
+            way_out=f"list them in {CLASSES_FILE}",
+        )
+
+    @property
+    def categories(self) -> Categories:
+        """The classes of the scheme."""
+        return self._categories
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The id of every sample, without reading it."""
+        return tuple(pair.picture.stem for pair in self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self._pairs[index]
+        numbers = read_labels(pair.labels)
+        image = picture_of_size(pair, numbers.shape)
+        if self._scheme.kind == "semantic":
+            segments = segments_of_numbers(numbers, pair.labels, self._numbers)
+        else:
+            segments = self._instances(numbers, pair.labels)
+        return Sample(image=image, segments=segments, image_id=pair.picture.stem)
+
+    def _instances(self, numbers: ndarray, path: Path) -> Segments:
+        present = np.unique(numbers)
+        if present[0] < 0 or present[-1] > _LARGEST_NUMBER:
+            wrong = present[0] if present[0] < 0 else present[-1]
+            raise DataError(path, f"has the label {wrong}; instance numbers go from 0 to {_LARGEST_NUMBER}")
+        kept = [number for number in present.tolist() if number != 0 and number not in self._scheme.ignored]
+        if len(kept) >= MOST_SEGMENTS:
+            raise DataError(path, f"has {len(kept)} instances; at most {MOST_SEGMENTS - 1} are possible")
+        if self._with_background and 0 in present:
+            kept, labels = [*kept, 0], [0] * len(kept) + [1]
+        else:
+            labels = [0] * len(kept)
+        return select_numbers(numbers, kept, labels, [False] * len(labels))
+
+
+def _append_background(categories: Categories) -> Categories:
+    return Categories(
+        names=(*categories.names, "background"),
+        is_thing=(*categories.is_thing, False),
+        file_ids=(*categories.file_ids, max(categories.file_ids) + 1),
+        colors=(*categories.colors, (40, 40, 40)),
+    )
+
+
+def pair_up(pictures: Path, labels: Path, names: Sequence[str] | None = None) -> list[LabelPair]:
+    """Every picture of a folder with the label picture of the same name; `names` (stems) chooses some.
+
+    Label pictures may end in `_mask`, `_label`, `_gt`, `_seg` or `_L` after the picture's name.
+
+    Raises:
+        DataError: a picture has no labels, or labels have no picture.
+    """
+    stems = {path.stem: path for path in _label_files(labels)}
+    by_name = {path.stem: path for path in pictures_in(pictures)}
+    wanted = list(by_name) if names is None else list(names)
+    absent = [name for name in wanted if name not in by_name]
+    if absent:
+        raise DataError(
+            pictures, f"{len(absent)} pictures of the split are missing, the first is {absent[0]!r}"
+        )
+    pairs, unlabelled, used = [], [], set()
+    for name in wanted:
+        found = next((stems[name + ending] for ending in _LABEL_ENDINGS if name + ending in stems), None)
+        if found is None:
+            unlabelled.append(name)
+        else:
+            used.add(found.stem)
+            pairs.append(LabelPair(picture=by_name[name], labels=found))
+    if unlabelled:
+        raise DataError(
+            labels,
+            f"{len(unlabelled)} of {len(wanted)} pictures in {pictures} have no label picture, the first is "
+            f"{unlabelled[0]!r}; label them or move them out",
+        )
+    orphans = [stem for stem in stems if stem not in used] if names is None else []
+    if orphans:
+        raise DataError(
+            pictures,
+            f"{len(orphans)} label pictures in {labels} have no picture here, the first is {orphans[0]!r}; "
+            "add the pictures or move the labels out",
+        )
+    return pairs
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return [path for path in pictures_in(folder) if path.suffix.lower() not in (".jpg", ".jpeg", ".webp")]
+
+
+def read_splits(root: Path) -> dict[str, list[str]]:
+    """The picture names (without suffix) of each split, as `splits.json` lists them; empty without the file.
+
+    Raises:
+        DataError: the file does not hold lists of names.
+    """
+    path = root / "splits.json"
+    if not path.exists():
+        return {}
+    content = load_json(path)
+    splits = {}
+    for split, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(path, f"{split!r} is no list of picture names")
+        splits[split] = [_without_suffix(name) for name in names]
+    return splits
+
+
+def _without_suffix(name: str) -> str:
+    return Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
+
+
+def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
+    """What the labels mean: from `classes.json` in the folder, else guessed from some label pictures.
+
+    `classes.json` holds an object: "classes" is a list of {"id": number, "name": text, "color": [r, g, b]}
+    (the color may be left out), "kind" is "semantic" (the default) or "instances" (then there is one class,
+    and its id does not matter), "ignore_label" is a number or a list of numbers (255 by default for
+    "semantic", where no class has it).
+
+    Without the file: 16-bit labels are instance numbers of one class "object"; labels with no numbers but 0
+    and 255, or 0 and 1, are the classes "background" and "foreground". Anything else needs the file.
+
+    Raises:
+        DataError: the file cannot be used, or is needed.
+    """
+    path = folder / CLASSES_FILE
+    return _scheme_from_file(path) if path.exists() else _guess_scheme(path, pairs)
+
+
+def _scheme_from_file(path: Path) -> LabelScheme:
+    content = load_json(path)
+    entries = records(path, content, "classes")
+    kind = content.get("kind", "semantic")
+    if kind not in ("semantic", "instances"):
+        raise DataError(path, f"kind is {kind!r}; expected 'semantic' or 'instances'")
+    if kind == "instances" and len(entries) != 1:
+        raise DataError(
+            path, f"has {len(entries)} classes; label pictures of instances hold one class, use COCO for more"
+        )
+    ids = tuple(whole(path, entry, "id", f"class {entry.get('name')!r}") for entry in entries)
+    unique(path, ids, "class id")
+    categories = Categories(
+        names=tuple(_name(path, entry) for entry in entries),
+        is_thing=(kind == "instances",) * len(entries),
+        file_ids=ids,
+        colors=tuple(color_or_default(entry.get("color"), index) for index, entry in enumerate(entries)),
+    )
+    if len(set(categories.names)) < len(entries):
+        raise DataError(path, "two classes have the same name")
+    default = [255] if kind == "semantic" and 255 not in ids else []
+    given = content.get("ignore_label", default)
+    listed = given if isinstance(given, list) else [given]
+    ignored = tuple(number for number in listed if isinstance(number, int) and number not in ids)
+    if len(ignored) < len(listed):
+        raise DataError(path, f"ignore_label is {given!r}; expected numbers that are no class")
+    return LabelScheme(
+        kind="instances" if kind == "instances" else "semantic", categories=categories, ignored=ignored
+    )
+
+
+def _name(path: Path, entry: Record) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        raise DataError(path, f"class {entry.get('id')} has the name {name!r}; expected text")
+    return name
+
+
+def _guess_scheme(path: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
+    chosen = pairs[:: max(1, len(pairs) // 20)]
+    if open_picture(chosen[0].labels, rotate=False).mode.startswith("I"):
+        return LabelScheme(
+            kind="instances", categories=_plain_categories(("object",), (1,), thing=True), ignored=()
+        )
+    present = sorted(set().union(*(np.unique(read_labels(pair.labels)).tolist() for pair in chosen)))
+    if set(present) <= {0, 1} or set(present) <= {0, 255}:
+        categories = _plain_categories(("background", "foreground"), (0, max(1, present[-1])), thing=False)
+        return LabelScheme(kind="semantic", categories=categories, ignored=())
+    raise DataError(
+        path,
+        f"no such file, and the labels (8-bit numbers {some_of(present, 12)}) do not say what they mean; "
+        f"add it, for example {EXAMPLE}, or of kind 'instances' where the numbers count objects of a class",
+    )
+
+
+def _plain_categories(names: tuple[str, ...], ids: tuple[int, ...], *, thing: bool) -> Categories:
+    colors = tuple(default_color(index) for index in range(len(names)))
+    return Categories(names=names, is_thing=(thing,) * len(names), file_ids=ids, colors=colors)
+
+
+PICTURE_FOLDERS = ("images", "image", "img", "imgs", "pictures", "JPEGImages")
+LABEL_FOLDERS = (
+    *("labels", "label", "masks", "mask", "annotations", "annot"),
+    *("semantic", "instances", "gt", "SegmentationClass"),
+)
+
+
+def find_folders(root: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, tuple[Path, Path]]:
+    """The pairs of folders (pictures, labels) below a folder, by split; "" is a set that is not split.
+
+    For a split called `train`: `images/train` with `labels/train`, `train/images` with `train/labels`, or
+    `train` with `train_labels` or `trainannot`; without splits `images` with `labels`.
+    """
+    found = {}
+    for split, names in splits.items():
+        for pictures, labels in _candidates(root, names):
+            if _holds_both(pictures, labels):
+                found[split] = (pictures, labels)
+                break
+    if not found:
+        for pictures, labels in ((root / p, root / m) for p in PICTURE_FOLDERS for m in LABEL_FOLDERS):
+            if _holds_both(pictures, labels):
+                return {"": (pictures, labels)}
+    return found
+
+
+def _candidates(root: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    for name in names:
+        for labels in LABEL_FOLDERS:
+            for pictures in PICTURE_FOLDERS:
+                yield root / pictures / name, root / labels / name
+                yield root / name / pictures, root / name / labels
+            yield root / name, root / f"{name}_{labels}"
+            yield root / name, root / f"{name}{labels}"
+
+
+def _holds_both(pictures: Path, labels: Path) -> bool:
+    return (
+        pictures.is_dir() and labels.is_dir() and bool(_label_files(labels)) and bool(pictures_in(pictures))
+    )

@@ -1,0 +1,241 @@
+"""Label Studio: a JSON list of tasks with polygons, brushes, rectangles and ellipses, in percent."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from unimask.data.drawn import (
+    Drawn,
+    DrawnPicture,
+    DrawnPictures,
+    Outline,
+    Region,
+    box_ring,
+    ellipse_ring,
+    find_picture,
+    ring,
+)
+from unimask.data.formats.coco_file import Record
+from unimask.data.read import PICTURE_SUFFIXES
+from unimask.errors import DataError
+from unimask.structures import Size
+
+KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+_WIDTHS = (3, 4, 8, 16)  # bits of the four kinds of length that are written
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what the server puts before the name of a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brush:
+    """A painted mask in Label Studio's run lengths, which hold four channels; the last one is the mask.
+
+    Source: github.com/thi-ng/umbrella, packages/rle-pack, which the tool uses.
+    """
+
+    runs: tuple[int, ...]  # bytes
+    size: Size
+
+    def pixels(self, size: Size) -> ndarray:
+        """Raises: ValueError, where the runs are damaged or of a picture of another size."""
+        values = unpack_brush(self.runs)
+        if self.size != size or values.size != 4 * size[0] * size[1]:
+            raise ValueError(f"a brush holds {values.size // 4} pixels, the picture {size[0] * size[1]}")
+        return np.flatnonzero(values[3::4])
+
+
+def unpack_brush(data: Sequence[int]) -> ndarray:
+    """The values that Label Studio's packed run lengths hold.
+
+    A header of bits: how many values (32), bits of a value minus one (5), bits of four kinds of length minus
+    one (4 each). Then stretches: a bit that says whether it is one value repeated, the kind of its length
+    (2), the length minus one, and the value or the values.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    bits = np.unpackbits(np.array(data, dtype=np.uint8))
+    place = 0
+
+    def read(width: int, count: int = 1) -> ndarray:
+        nonlocal place
+        if place + width * count > bits.size:
+            raise ValueError("the runs of a brush are cut off")
+        taken = bits[place : place + width * count].reshape(count, width).astype(np.int64)
+        place += width * count
+        powers: ndarray = taken @ (1 << np.arange(width - 1, -1, -1, dtype=np.int64))
+        return powers
+
+    total, width = int(read(32)[0]), int(read(5)[0]) + 1
+    lengths = read(4, 4) + 1
+    if total > 2**31:
+        raise ValueError("the runs of a brush are damaged")
+    values, filled = np.zeros(total, dtype=np.int64), 0
+    while filled < total:
+        repeated, kind = int(read(1)[0]), int(read(2)[0])
+        count = int(read(int(lengths[kind]))[0]) + 1
+        stretch = read(width) if repeated else read(width, count)
+        if filled + count > total:
+            raise ValueError("the runs of a brush are damaged")
+        values[filled : filled + count] = stretch
+        filled += count
+    return values
+
+
+def pack_brush(values: Bool[ndarray, " values"]) -> list[int]:
+    """A mask, 0 or 255 for each value, in run lengths that `unpack_brush` reads: repeated values only."""
+    numbers = np.asarray(values, dtype=np.uint8)
+    ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, numbers.size)
+    starts = np.append(0, ends[:-1])
+    bits = [f"{numbers.size:032b}00111", *(f"{width - 1:04b}" for width in _WIDTHS)]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        value = f"{255 * int(numbers[start]):08b}"
+        for first in range(start, end, 1 << _WIDTHS[-1]):
+            count = min(end - first, 1 << _WIDTHS[-1])
+            kind = next(index for index, width in enumerate(_WIDTHS) if count <= 1 << width)
+            bits.append(f"1{kind:02b}{count - 1:0{_WIDTHS[kind]}b}{value}")
+    text = "".join(bits)
+    text += "0" * (8 - len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def is_label_studio(path: Path) -> bool:
+    """Whether a JSON begins as a list of tasks."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(1 << 14)
+    return bool(
+        re.match(rb"\s*\[", start) and re.search(rb'"(annotations|completions|data|image)"\s*:', start)
+    )
+
+
+def open_label_studio(path: Path) -> DrawnPictures:
+    """One sample per task; of several annotations of a task the first that was not cancelled.
+
+    Labels are those that occur, sorted. Points, lines and whole-picture choices are left out. Pictures are
+    looked for beside the JSON and in `images`, under the name in the task or the one before the upload.
+
+    Raises:
+        DataError: the file is no export of kind JSON, nothing is drawn in it, or a result is broken.
+    """
+    tasks = _tasks(path)
+    results = [(task, _results(path, task)) for task in tasks]
+    names = sorted({name for _, entries in results for _, name, _ in entries})
+    if not names:
+        raise DataError(path, f"{len(tasks)} tasks hold no polygons, brushes, rectangles or ellipses")
+    labels = {name: label for label, name in enumerate(names)}
+    return DrawnPictures(names, [_picture(path, task, entries, labels) for task, entries in results])
+
+
+def _tasks(path: Path) -> list[Record]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"is no valid JSON ({error}); export or copy it again") from None
+    if not isinstance(content, list) or not content or not all(isinstance(task, dict) for task in content):
+        raise DataError(path, "is no list of tasks; expected an export of Label Studio")
+    if not all(isinstance(task.get("data"), dict) for task in content):
+        raise DataError(path, "has tasks without 'data'; export as JSON, not as JSON-MIN or CSV")
+    return content
+
+
+def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
+    """The results with an area: what messages call them, their label, and themselves."""
+    given = task.get("annotations", task.get("completions", []))
+    annotations = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    for annotation in annotations:
+        if annotation.get("was_cancelled"):
+            continue
+        found = []
+        for number, result in enumerate(annotation.get("result") or [], 1):
+            kind = result.get("type")
+            if kind not in KINDS:
+                continue
+            where = f"task {task.get('id')}, result {number}"
+            value = result.get("value")
+            names = value.get(kind) if isinstance(value, dict) else None
+            if not isinstance(names, list) or not names:
+                raise DataError(path, f"{where} has no {kind}")
+            found.append((where, str(names[0]), result))
+        return found
+    return []
+
+
+def _picture(
+    path: Path, task: Record, entries: Sequence[tuple[str, str, Record]], labels: Mapping[str, int]
+) -> DrawnPicture:
+    data = task["data"]
+    assert isinstance(data, dict)  # `_tasks` has checked it
+    texts = [_file_name(value) for value in data.values() if isinstance(value, str)]
+    names = [text for text in texts if Path(text).suffix.lower() in PICTURE_SUFFIXES]
+    if not names:
+        raise DataError(path, f"task {task.get('id')} names no picture in its data")
+    sizes = {_size(path, where, result) for where, _, result in entries}
+    if len(sizes) > 1:
+        raise DataError(path, f"task {task.get('id')} has results for pictures of different sizes")
+    objects = tuple(
+        Drawn(label=labels[name], region=_region(path, where, result), where=where)
+        for where, name, result in entries
+    )
+    return DrawnPicture(picture=_find(path, names[0]), source=path, size=tuple(sizes), objects=objects)
+
+
+def _file_name(text: str) -> str:
+    """The path in an address: that after `?d=` (local files), else that before `?`."""
+    before, _, after = text.partition("?")
+    return unquote(after.removeprefix("d=")) if after.startswith("d=") else unquote(before)
+
+
+def _find(path: Path, name: str) -> Path:
+    folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    try:
+        return find_picture(path, name, folders)
+    except DataError:
+        if not _UPLOADED.match(last):
+            raise
+        return find_picture(path, _UPLOADED.sub("", last), folders)
+
+
+def _size(path: Path, where: str, result: Record) -> Size:
+    height, width = result.get("original_height"), result.get("original_width")
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise DataError(path, f"{where} has no original_width and original_height")
+    return height, width
+
+
+def _region(path: Path, where: str, result: Record) -> Region:
+    value, kind = result["value"], result["type"]
+    assert isinstance(value, dict)  # `_results` has checked it
+    height, width = _size(path, where, result)
+    if kind == "brushlabels":
+        runs = value.get("rle")
+        if not isinstance(runs, list) or not all(isinstance(r, int) and 0 <= r < 256 for r in runs):
+            raise DataError(path, f"{where}: its rle is no list of bytes")
+        return Brush(runs=tuple(runs), size=(height, width))
+    if kind == "polygonlabels":
+        points = value.get("points")
+        if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+            raise DataError(path, f"{where}: points is no list of [x, y]")
+        shares = ring(path, where, [number for point in points for number in point]) / 100
+        return Outline(rings=(shares,), relative=True)
+    keys = ("x", "y", "width", "height") if kind == "rectanglelabels" else ("x", "y", "radiusX", "radiusY")
+    numbers = [value.get(key) for key in keys] + [value.get("rotation", 0), 0]
+    x, y, across, down, degrees = ring(path, where, numbers)[:5].tolist()
+    x, across = x * width / 100, across * width / 100
+    y, down = y * height / 100, down * height / 100
+    if kind == "ellipselabels":
+        return Outline(rings=(ellipse_ring(x, y, across, down, degrees),))
+    turn = np.deg2rad(degrees)  # around the upper left corner, clockwise
+    right = np.array([np.cos(turn), np.sin(turn)]) * across
+    below = np.array([-np.sin(turn), np.cos(turn)]) * down
+    corner = np.array([x, y])
+    corners = np.stack([corner, corner + right, corner + right + below, corner + below])
+    return Outline(rings=(corners.ravel() if degrees else box_ring(x, y, x + across, y + down),))

@@ -1,0 +1,131 @@
+"""LabelMe: a JSON per picture with its shapes."""
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unimask.data.drawn import (
+    Drawn,
+    DrawnPicture,
+    DrawnPictures,
+    Outline,
+    Patch,
+    Region,
+    box_ring,
+    ellipse_ring,
+    find_picture,
+    ring,
+)
+from unimask.data.formats.coco_file import Record, load_json
+from unimask.errors import DataError
+
+IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
+
+
+def labelme_files(folder: Path) -> list[Path]:
+    """The JSON files of LabelMe directly in a folder, known by their `shapes`."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+        if re.search(rb'"shapes"\s*:', start):
+            found.append(path)
+    return found
+
+
+def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
+    """All labels in the files, sorted.
+
+    Raises:
+        DataError: a file is no JSON of LabelMe, or there are no shapes.
+    """
+    names = {str(shape.get("label", "")) for path in files for _, shape in _shapes(path, load_json(path))}
+    if not names - {""}:
+        raise DataError(files[0].parent, f"{len(files)} JSON files of LabelMe hold no shapes with an area")
+    return tuple(sorted(names))
+
+
+def open_labelme(names: Sequence[str], files: Sequence[Path]) -> DrawnPictures:
+    """One sample per file. Shapes of one label and group (`group_id`) are one object.
+
+    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out.
+
+    Raises:
+        DataError: a file or a shape cannot be used, or a picture is missing.
+    """
+    labels = {name: label for label, name in enumerate(names)}
+    return DrawnPictures(names, [_picture(path, labels) for path in files])
+
+
+def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
+    """The shapes with an area, and how messages name them."""
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise DataError(path, "has no list of objects 'shapes'; expected a JSON of LabelMe")
+    found = []
+    for number, shape in enumerate(shapes, 1):
+        where = f"shape {number} ({shape.get('label', '')!r})"
+        if not shape.get("label"):
+            raise DataError(path, f"{where} has no label")
+        if shape.get("shape_type", "polygon") not in IGNORED:
+            found.append((where, shape))
+    return found
+
+
+def _picture(path: Path, labels: dict[str, int]) -> DrawnPicture:
+    content = load_json(path)
+    groups: dict[object, list[tuple[str, int, Region]]] = {}
+    for where, shape in _shapes(path, content):
+        name, group = str(shape["label"]), shape.get("group_id")
+        key = (name, group) if group is not None else where
+        groups.setdefault(key, []).append((where, labels[name], _region(path, where, shape)))
+    objects = []
+    for members in groups.values():
+        outlines = [region for _, _, region in members if isinstance(region, Outline)]
+        rings = tuple(one for outline in outlines for one in outline.rings)
+        regions: list[Region] = [Outline(rings=rings)] if rings else []
+        regions += [region for _, _, region in members if not isinstance(region, Outline)]
+        objects += [Drawn(label=members[0][1], region=region, where=members[0][0]) for region in regions]
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    size = ((height, width),) if isinstance(height, int) and isinstance(width, int) else ()
+    name = str(content.get("imagePath") or path.stem)
+    folders = [path.parent, path.parent.parent / "images", path.parent.parent, path.parent / "images"]
+    try:
+        picture = find_picture(path, name, folders)
+    except DataError:
+        picture = find_picture(path, path.stem, folders)
+    return DrawnPicture(picture=picture, source=path, size=size, objects=tuple(objects))
+
+
+def _region(path: Path, where: str, shape: Record) -> Region:
+    kind, points = shape.get("shape_type", "polygon"), shape.get("points")
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise DataError(path, f"{where}: points is no list of [x, y]")
+    numbers = [number for point in points for number in point]
+    if kind in ("polygon", "oriented_rectangle"):
+        return Outline(rings=(ring(path, where, numbers),))
+    if len(points) != 2:
+        raise DataError(path, f"{where}: a {kind} has {len(points)} points; expected 2")
+    x1, y1, x2, y2 = ring(path, where, [*numbers, 0, 0])[:4].tolist()
+    if kind == "rectangle":
+        return Outline(rings=(box_ring(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)),))
+    if kind == "circle":
+        radius = float(np.hypot(x2 - x1, y2 - y1))
+        return Outline(rings=(ellipse_ring(x1, y1, radius, radius),))
+    if kind == "mask":
+        return Patch(mask=_mask(path, where, shape), left=round(min(x1, x2)), top=round(min(y1, y2)))
+    raise DataError(path, f"{where}: shapes of type {kind!r} are not known")
+
+
+def _mask(path: Path, where: str, shape: Record) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(str(shape.get("mask", ""))))) as image:
+            return np.asarray(image.convert("L")) > 0
+    except (OSError, ValueError, binascii.Error) as error:
+        raise DataError(path, f"{where}: its mask is no picture in base64 ({error})") from None

@@ -1,0 +1,157 @@
+"""YOLO segmentation: a text file per picture, one polygon per line as shares of width and height."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from unimask.data.drawn import Drawn, DrawnPicture, DrawnPictures, Outline, box_ring, ring
+from unimask.data.read import pictures_in
+from unimask.errors import DataError, some_of
+
+NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloSet:
+    """The names of the classes, and where pictures are, by the key of the file (`train`, `val`, ...).
+
+    A place is a folder of pictures, or a text file with the path of one on each line.
+    """
+
+    names: tuple[str, ...]
+    folders: Mapping[str, tuple[Path, ...]]
+
+
+def find_yolo(root: Path) -> Path | None:
+    """The file that names the classes of a YOLO folder, or none where there is no such folder."""
+    for name in NAMES_FILES:
+        if (root / name).is_file() and any(root.glob("**/labels/**/*.txt")):
+            return root / name
+    return None
+
+
+def read_yolo_names(path: Path) -> YoloSet:
+    """What `data.yaml` says (`names`, where the pictures of each part are), or `classes.txt` (a name a line).
+
+    Raises:
+        DataError: the file cannot be read, or does not say the names, or a folder is not there.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read ({error})") from None
+    if path.suffix == ".txt":
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        return YoloSet(names=_checked(path, names), folders={"": (path.parent / "images",)})
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(path, f"is no valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise DataError(path, "holds no keys; expected names, train and val")
+    given = content.get("names")
+    if isinstance(given, dict) and sorted(given) == list(range(len(given))):
+        given = [given[index] for index in range(len(given))]
+    if not isinstance(given, list):
+        raise DataError(path, f"names is {given!r}; expected a list, or numbers from 0 with a name each")
+    names = _checked(path, tuple(str(name) for name in given))
+    base = path.parent / str(content.get("path") or "")
+    folders = {}
+    for key in ("train", "val", "test"):
+        value = content.get(key)
+        listed = value if isinstance(value, list) else [value]
+        if value:
+            folders[key] = tuple(_place(path, base, key, str(one)) for one in listed)
+    return YoloSet(names=names, folders=folders or {"": (path.parent / "images",)})
+
+
+def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len(set(names)) < len(names) or not all(names):
+        raise DataError(path, f"the names are {some_of(names)}; expected at least one, all different")
+    return names
+
+
+def _place(path: Path, base: Path, key: str, text: str) -> Path:
+    """Where the pictures of a part are; exports of some tools are off by one `..`."""
+    tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
+    for place in tried:
+        if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
+            return place
+    raise DataError(path, f"{key} is {text!r}, which is no folder here; looked for {some_of(tried)}")
+
+
+def _pictures(place: Path) -> list[Path]:
+    """The pictures in a folder, or those that a text file lists.
+
+    Paths begin at the list's folder, or higher up: CVAT writes `data/images/train/a.jpg` for
+    `images/train/a.jpg`.
+    """
+    if place.is_dir():
+        return list(pictures_in(place))
+    found = []
+    for number, line in enumerate(place.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        parts = [part for part in line.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        ends = [place.parent.joinpath(*parts[start:]) for start in range(len(parts))]
+        found += [next((end for end in ends if end.is_file()), Path())][: bool(parts)]
+        if parts and found[-1] == Path():
+            raise DataError(place, f"line {number}: there is no picture {line.strip()!r} here")
+    return found
+
+
+def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
+    """The pictures of some places (`YoloSet`).
+
+    Labels lie in the folder of the same path with `labels` for `images`.
+    A picture without a text file, or with an empty one, has no objects. A line `class x y width height` is a
+    box, taken as a filled rectangle.
+
+    Raises:
+        DataError: there are no pictures, or a line is neither a polygon nor a box; file and line are named.
+    """
+    entries = []
+    for folder in folders:
+        for picture in _pictures(folder):
+            source = _labels_beside(picture.parent) / f"{picture.stem}.txt"
+            objects = _objects(source, names) if source.is_file() else ()
+            entries.append(DrawnPicture(picture=picture, source=source, size=(), objects=objects))
+    if not any(entry.objects for entry in entries):
+        raise DataError(
+            folders[0],
+            f"has {len(entries)} pictures and no labels; looked in "
+            + some_of(sorted({str(entry.source.parent) for entry in entries})),
+        )
+    return DrawnPictures(names, entries)
+
+
+def _labels_beside(folder: Path) -> Path:
+    parts = list(folder.parts)
+    for index in reversed(range(len(parts))):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            return Path(*parts)
+    return folder.parent / "labels"
+
+
+def _objects(source: Path, names: Sequence[str]) -> tuple[Drawn, ...]:
+    found = []
+    for number, line in enumerate(source.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        words = line.split()
+        where = f"line {number}"
+        if not words:
+            continue
+        if not words[0].isdecimal() or int(words[0]) >= len(names):
+            raise DataError(source, f"{where}: class {words[0]!r} is none of 0 to {len(names) - 1}")
+        if len(words) == 5:
+            x, y, width, height = ring(source, where, [*words[1:], 0, 0])[:4]
+            shape = box_ring(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        else:
+            shape = ring(source, where, words[1:])
+        if shape.min() < -0.01 or shape.max() > 1.01:
+            raise DataError(
+                source,
+                f"{where}: a coordinate is {shape.max():g}; expected shares of width and height, 0 to 1",
+            )
+        found.append(Drawn(label=int(words[0]), region=Outline(rings=(shape,), relative=True), where=where))
+    return tuple(found)

@@ -1,0 +1,107 @@
+"""Text as tokens: byte pairs of a vocabulary that is learned from text."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from unimask.data.text.words import join_words, split_words
+from unimask.errors import DataError
+from unimask.structures import Special
+
+PADDING, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+_END_OF_WORD = "</w>"
+
+
+class Vocabulary:
+    """Tokens of text, as numbers. Made by `learn_vocabulary`, or from the text of a `tokenizer.json`.
+
+    `lowercase`: it knows small letters only. `split`: it knows words and marks, which are split and joined
+    here; vocabularies of others take lines as they are. A letter never seen becomes the unknown token.
+    """
+
+    def __init__(self, text: str, *, lowercase: bool, split: bool) -> None:
+        """From what `to_json` gave, or another `tokenizer.json` of the tokenizers library.
+
+        Raises:
+            DataError: the text is none.
+        """
+        try:
+            self._inner: Tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare exceptions
+            raise DataError("tokenizer.json", f"cannot be read ({str(error).splitlines()[0]})") from None
+        self._text = text
+        self.lowercase = lowercase
+        self.split = split
+
+    def __len__(self) -> int:
+        return int(self._inner.get_vocab_size())
+
+    def to_json(self) -> str:
+        """The content of a `tokenizer.json`."""
+        return self._text
+
+    def encode(self, line: str, language: str) -> list[int]:
+        """The tokens of a line, without begin and end; none of an empty line."""
+        tokens: list[int] = self._inner.encode(self.prepare(line, language), add_special_tokens=False).ids
+        return tokens
+
+    def encode_all(self, lines: Sequence[str], language: str) -> list[list[int]]:
+        """`encode` of many lines at once, which is faster."""
+        prepared = [self.prepare(line, language) for line in lines]
+        return [one.ids for one in self._inner.encode_batch(prepared, add_special_tokens=False)]
+
+    def prepare(self, line: str, language: str) -> str:
+        """A line as its words with blanks between them, in small letters if the vocabulary has only those."""
+        words = split_words(line, language) if self.split else line
+        return words.lower() if self.lowercase else words
+
+    def words(self, tokens: Sequence[int]) -> str:
+        """The words of tokens with blanks between them."""
+        text: str = self._inner.decode(list(tokens), skip_special_tokens=True)
+        return " ".join(text.split())
+
+    def line(self, tokens: Sequence[int]) -> str:
+        """The text of tokens as one writes it, on one line."""
+        words = self.words(tokens)
+        return join_words(words) if self.split else words
+
+    def unknown(self, line: str, language: str) -> tuple[str, ...]:
+        """The letters and marks of a line that are not in the vocabulary, each once, in their order."""
+        unknown = self._inner.token_to_id(UNKNOWN)
+        words = self.prepare(line, language).split()
+        if unknown is None or unknown not in self.encode(line, language):
+            return ()
+        return tuple(
+            dict.fromkeys(
+                letter
+                for word in words
+                for letter in word
+                if unknown in self._inner.encode(f"{letter}", add_special_tokens=False).ids
+                and unknown in self._inner.encode(word, add_special_tokens=False).ids
+            )
+        )
+
+
+SPECIAL = Special(padding=0, begin=1, end=2)
+"""The special tokens of vocabularies that `learn_vocabulary` makes."""
+
+
+def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool, split: bool = True) -> Vocabulary:
+    """A vocabulary of at most `size` tokens with the pairs that are most frequent in lines of split words.
+
+    The same lines need not give the same vocabulary twice: pairs of equal frequency come in any order. So a
+    vocabulary is kept with what was trained on it.
+
+    Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units (1508.07909), 3.2.
+    """
+    inner = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=_END_OF_WORD))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoders.BPEDecoder(suffix=_END_OF_WORD)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PADDING, BEGIN, END, UNKNOWN],
+        end_of_word_suffix=_END_OF_WORD,
+        show_progress=False,
+    )
+    inner.train_from_iterator((line.lower() if lowercase else line for line in lines), trainer)
+    return Vocabulary(inner.to_str(), lowercase=lowercase, split=split)

@@ -1,0 +1,281 @@
+"""How good a segmenter is on labelled pictures: the measures of a task, at the size of the files."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+from torch import Tensor
+
+from unimask.config.images import Task
+from unimask.data.box_views import match_box_categories
+from unimask.data.views import match_categories
+from unimask.errors import DataError
+from unimask.files import write_text
+from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
+from unimask.metrics.matched_precision import MatchedPrecision
+from unimask.metrics.mean_iou import MeanIoU
+from unimask.metrics.overlaps import NOT_MEASURED
+from unimask.metrics.panoptic_quality import PanopticQuality
+from unimask.ops.id_maps import renumber
+from unimask.structures import BoxDataset, Categories, Dataset, Detections, Segments
+
+Progress = Callable[[int, int], object]
+"""Called after each picture with the number of pictures done and of all pictures."""
+
+
+Same = TypeVar("Same")
+
+
+@runtime_checkable
+class PictureSegmenter(Protocol):
+    """What can be evaluated; `segmenter.Segmenter` is one."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of its segments index."""
+
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on an instance counts as found."""
+
+    def segment(
+        self, images: Sequence[Tensor], task: Task, *, threshold: float | None = None
+    ) -> list[Segments]:
+        """The segments of each picture (uint8, 3 x height x width), at its size."""
+
+
+@runtime_checkable
+class PictureDetector(Protocol):
+    """What can be evaluated for boxes; `segmenter.Segmenter` is one."""
+
+    @property
+    def categories(self) -> Categories:
+        """The categories that the labels of its boxes index."""
+
+    @property
+    def instance_threshold(self) -> float:
+        """The score from which on a box counts as found."""
+
+    def detect(self, images: Sequence[Tensor], *, threshold: float | None = None) -> list[Detections]:
+        """The boxes of each picture, in its pixels."""
+
+
+@runtime_checkable
+class Values(Protocol):
+    """What a metric has measured."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Flat names and their values."""
+
+    def by_class(self) -> dict[str, tuple[float, ...]]:
+        """Names and their value for each category."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A state that counts pictures and adds."""
+
+    def update(self, result: Any, truth: Any) -> None:
+        """Counts one picture; both are segments, or both are boxes, as the task has them."""
+
+    def merge(self: Same, other: Same) -> None:
+        """Adds what another state has counted."""
+
+    def compute(self) -> Values:
+        """The values over all pictures so far."""
+
+
+METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
+    "panoptic": (PanopticQuality, MeanIoU, MatchedPrecision),
+    "instance": (MaskAveragePrecision, MatchedPrecision),
+    "semantic": (MeanIoU,),
+    "detection": (BoxAveragePrecision,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured, as shares in [0, 1]; -1 where there was nothing to measure.
+
+    `values` holds, by task:
+    - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result;
+      AP@0.50 ... of its things
+    - instance: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (COCO's standard, with 100
+      detections per picture and class); AP_all, AP50_all, AP75_all, AR_all (with 1000), both over instances
+      of every score; AP@0.50 ... AP@0.90, which are matched / (matched + wrong + missed), over instances from
+      the segmenter's threshold on, and their means over pictures, AP_per_picture@0.50 ...
+    - semantic: mIoU, pixel_accuracy
+    - detection: COCO's numbers as for instance, of boxes: AP to ARl, and AP_all to AR_all
+
+    `per_category` holds PQ, SQ, RQ and IoU, or AP, or IoU, by the category's name; categories that occur
+    neither in the truth nor in the results are left out.
+    """
+
+    task: Task
+    values: Mapping[str, float]
+    per_category: Mapping[str, Mapping[str, float]]
+    pictures: int
+    seconds: float  # for reading, predicting and measuring
+
+    def save(self, path: str | Path) -> None:
+        """Writes the evaluation as JSON; the file is complete when it appears.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        path = Path(path)
+        try:
+            write_text(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise DataError(path, f"the evaluation cannot be written ({error.strerror or error})") from None
+
+
+class TaskMetrics:
+    """All metrics of a task as one state that adds: processes can count pictures of their own and merge."""
+
+    def __init__(self, task: Task, categories: Categories, instance_threshold: float) -> None:
+        self.task = task
+        self.categories = categories
+        self.instance_threshold = instance_threshold
+        self.pictures = 0
+        self._metrics = [metric(categories) for metric in METRICS[task]]
+
+    def update(self, result: Segments | Detections, truth: Segments | Detections) -> None:
+        """Counts one picture; labels index the categories of the state.
+
+        Raises:
+            ValueError: result and truth do not fit each other or the categories.
+        """
+        found = result
+        if self.task == "instance" and isinstance(result, Segments):
+            found = renumber(result, result.scores >= self.instance_threshold)
+        for metric in self._metrics:
+            metric.update(found if isinstance(metric, MatchedPrecision) else result, truth)
+        self.pictures += 1
+
+    def merge(self, other: "TaskMetrics") -> None:
+        """Adds the pictures that another state has counted.
+
+        Raises:
+            ValueError: it counts another task or other categories.
+        """
+        if other.task != self.task:
+            raise ValueError(f"metrics of {self.task} and of {other.task} cannot be merged")
+        for metric, added in zip(self._metrics, other._metrics):
+            metric.merge(added)
+        self.pictures += other.pictures
+
+    def compute(self, seconds: float = 0.0) -> Evaluation:
+        """The evaluation over all pictures so far."""
+        values: dict[str, float] = {}
+        per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
+        for metric in self._metrics:
+            measured = metric.compute()
+            values |= measured.as_dict()
+            for measure, numbers in measured.by_class().items():
+                for name, number in zip(self.categories.names, numbers):
+                    if number != NOT_MEASURED:
+                        per_category[name][measure] = number
+        return Evaluation(
+            task=self.task,
+            values=values,
+            per_category={name: numbers for name, numbers in per_category.items() if numbers},
+            pictures=self.pictures,
+            seconds=seconds,
+        )
+
+
+def evaluate(
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
+    task: Task,
+    progress: Progress = lambda done, total: None,
+    *,
+    batch_size: int = 1,
+) -> Evaluation:
+    """The measures of the task over a data set, each picture at its own size; the truth is never resized.
+
+    The data set is seen as truth of the task (`data.open.open_dataset` does that). Its categories are matched
+    by name to the segmenter's; a category that only the segmenter has counts as wrong where it is predicted.
+
+    Raises:
+        DataError: there is no picture, one cannot be read, or a category is unknown to the segmenter.
+    """
+    start = time.perf_counter()
+    metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
+    if metrics.pictures == 0:
+        raise DataError("data", "there is no picture to evaluate on")
+    return metrics.compute(time.perf_counter() - start)
+
+
+def measure(
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
+    task: Task,
+    indices: Sequence[int],
+    progress: Progress = lambda done, total: None,
+    *,
+    batch_size: int = 1,
+) -> TaskMetrics:
+    """The state of all metrics after some of the pictures: the share of one process, to be merged.
+
+    Merged states give the values of one process; only where instances of different pictures have equal scores
+    can the order of merging move AP, as it does in COCO's own evaluation.
+
+    Raises:
+        DataError: a picture cannot be read, or a category is unknown to the segmenter.
+    """
+    metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
+    for result, truth in _pairs(segmenter, dataset, task, indices, max(1, batch_size)):
+        metrics.update(result, truth)
+        progress(metrics.pictures, len(indices))
+    return metrics
+
+
+def _pairs(
+    segmenter: PictureSegmenter | PictureDetector,
+    dataset: Dataset | BoxDataset,
+    task: Task,
+    indices: Sequence[int],
+    batch_size: int,
+) -> Iterator[tuple[Segments, Segments] | tuple[Detections, Detections]]:
+    """Result and truth of each picture; what has a score is asked for with every score."""
+    if task == "detection":
+        detector = cast(PictureDetector, segmenter)
+        boxes = match_box_categories(cast(BoxDataset, dataset), segmenter.categories)
+        for group in _batches(boxes, indices, batch_size):
+            found = detector.detect([sample.image for sample in group], threshold=0.0)
+            yield from zip(found, [sample.detections for sample in group], strict=True)
+        return
+    masks = cast(PictureSegmenter, segmenter)
+    truth = match_categories(cast(Dataset, dataset), segmenter.categories)
+    threshold = 0.0 if task == "instance" else None
+    for samples in _batches(truth, indices, batch_size):
+        results = masks.segment([sample.image for sample in samples], task, threshold=threshold)
+        yield from zip(results, [sample.segments for sample in samples], strict=True)
+
+
+AnySample = TypeVar("AnySample", covariant=True)
+
+
+@runtime_checkable
+class _Samples(Protocol[AnySample]):
+    def __getitem__(self, index: int) -> AnySample: ...
+
+
+def _batches(dataset: _Samples[AnySample], indices: Sequence[int], size: int) -> Iterator[list[AnySample]]:
+    """The samples in their order; a thread reads the next batch while this one is worked on."""
+    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
+    waiting: deque[Future[list[AnySample]]] = deque()
+    with ThreadPoolExecutor(1) as reader:
+        for group in groups:
+            waiting.append(reader.submit(lambda group: [dataset[index] for index in group], group))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,172 @@
+"""Translation: load a model, hand it lines, get lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unimask.checkpoints.images import resolve_weights
+from unimask.checkpoints.text import SequenceModelFile, load_sequence_model
+from unimask.config.text import DecodingConfig
+from unimask.data.seeds import seeded_generator
+from unimask.data.text.loader import pad
+from unimask.models.decoding import Written, beam_search, decode, likeliest, sampler
+from unimask.models.seq2seq import Seq2Seq
+from unimask.structures import Special
+
+TOKENS_AT_ONCE = 4096
+"""Source tokens, with padding and hypotheses, that are worked on together."""
+
+
+def load_translator(name_or_folder: str | Path, device: torch.device | str = "cpu") -> "Translator":
+    """A translator from a model that ships with the package or from a model folder.
+
+    Raises:
+        WeightsError: there is no such model, or its files are broken or do not fit each other.
+        ConfigError: its `config.json` holds an impossible setting.
+    """
+    model, model_file = load_sequence_model(resolve_weights(name_or_folder), device)
+    return Translator(model, model_file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Something about a line that one should know."""
+
+    line: int  # counted from 1
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """One line for each line that was given, and what is to be said about some of them."""
+
+    lines: tuple[str, ...]
+    words: tuple[str, ...]  # the same as words with blanks between them, as measures want it
+    notes: tuple[Note, ...]
+
+
+class Translator:
+    """A model that is ready to translate."""
+
+    def __init__(self, model: Seq2Seq, model_file: SequenceModelFile) -> None:
+        self.model = model.eval()
+        self.model_file = model_file
+        self.device = model.embedding.weight.device
+
+    def translate(self, line: str) -> str:
+        """The translation of one line; empty of an empty one."""
+        return self.translate_all([line]).lines[0]
+
+    def translate_all(
+        self, lines: Sequence[str], decoding: DecodingConfig | None = None, seed: int = 0
+    ) -> Translation:
+        """Line N is the translation of line N, whatever the lines hold.
+
+        A line is translated in pieces where it is longer than the model's `data.longest`; letters that the
+        model has never seen cannot be translated. Notes tell of both. `decoding` replaces the model's own.
+        """
+        experiment = self.model_file.experiment
+        vocabulary, config = self.model_file.vocabulary, experiment.data
+        pieces: list[tuple[int, list[int]]] = []
+        notes: list[Note] = []
+        for index, line in enumerate(lines):
+            tokens = vocabulary.encode(" ".join(line.split()), config.source_language)
+            parts = _pieces(tokens, config.longest - 1, self._stops())
+            pieces += [(index, part) for part in parts]
+            if len(parts) > 1:
+                text = f"has {len(tokens)} tokens, more than {config.longest - 1}: in {len(parts)} pieces"
+                notes.append(Note(line=index + 1, text=text))
+            unknown = vocabulary.unknown(line, config.source_language) if tokens else ()
+            if unknown:
+                shown = " ".join(unknown[:8]) + (" ..." if len(unknown) > 8 else "")
+                notes.append(Note(line=index + 1, text=f"the model does not know {shown}"))
+        written = self.write([part for _, part in pieces], decoding or experiment.decoding, seed)
+        found: list[list[int]] = [[] for _ in lines]
+        for (index, _), one in zip(pieces, written, strict=True):
+            found[index] += one.tokens
+        return Translation(
+            lines=tuple(vocabulary.line(tokens) for tokens in found),
+            words=tuple(vocabulary.words(tokens) for tokens in found),
+            notes=tuple(notes),
+        )
+
+    def write(
+        self, sources: Sequence[Sequence[int]], decoding: DecodingConfig, seed: int = 0
+    ) -> list[Written]:
+        """What the model writes for sources that are tokens, without their end token."""
+        special = self.model_file.special
+        ended = [torch.tensor([*source, special.end]) for source in sources]
+        return write_all(self.model, ended, special, decoding, seed)
+
+    def _stops(self) -> frozenset[int]:
+        """The tokens that end a sentence."""
+        language = self.model_file.experiment.data.source_language
+        marks = (self.model_file.vocabulary.encode(mark, language) for mark in ".!?;")
+        return frozenset(mark[0] for mark in marks if len(mark) == 1)
+
+
+def write_all(
+    model: Seq2Seq,
+    sources: Sequence[torch.Tensor],
+    special: Special,
+    decoding: DecodingConfig,
+    seed: int = 0,
+) -> list[Written]:
+    """What a model writes for each source (tokens with their end token, or vectors), in their order.
+
+    Sources of about the same length are worked on together; what comes out does not depend on that, but for
+    sampling, which depends on `seed` too.
+    """
+    width = decoding.beams if decoding.method == "beam" else 1
+    order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+    found: dict[int, Written] = {}
+    while order:
+        count = max(1, TOKENS_AT_ONCE // (len(sources[order[0]]) * width))
+        members, order = order[:count], order[count:]
+        written = _write([sources[index] for index in members], model, special, decoding, seed + len(order))
+        found.update(zip(members, written, strict=True))
+    return [found[index] for index in range(len(sources))]
+
+
+def _write(
+    sources: Sequence[torch.Tensor], model: Seq2Seq, special: Special, decoding: DecodingConfig, seed: int
+) -> list[Written]:
+    device = model.embedding.weight.device
+    source, valid = (tensor.to(device) for tensor in pad(sources))
+    limits = (valid.sum(dim=1) * decoding.limit_factor).long() + decoding.limit_extra
+    if decoding.method == "beam":
+        return beam_search(
+            model,
+            source,
+            valid,
+            limits,
+            special,
+            beams=decoding.beams,
+            length_penalty=decoding.length_penalty,
+        )
+    generator = seeded_generator(seed)
+    drawn = sampler(
+        lambda shape: torch.rand(shape, generator=generator).to(device),
+        temperature=decoding.temperature,
+        top=decoding.top,
+    )
+    choose = {"greedy": likeliest, "sample": drawn}[decoding.method]
+    return decode(model, source, valid, limits, special, choose)
+
+
+def greedy(decoding: DecodingConfig) -> DecodingConfig:
+    """The same limits, without a beam: fast, for measuring on the way."""
+    return replace(decoding, method="greedy")
+
+
+def _pieces(tokens: list[int], longest: int, stops: frozenset[int]) -> list[list[int]]:
+    """The tokens in pieces of at most `longest`, cut after the last end of a sentence where there is one."""
+    pieces = []
+    while len(tokens) > longest:
+        ends = [place + 1 for place, token in enumerate(tokens[:longest]) if token in stops]
+        cut = ends[-1] if ends else longest
+        pieces.append(tokens[:cut])
+        tokens = tokens[cut:]
+    return [*pieces, tokens] if tokens else pieces

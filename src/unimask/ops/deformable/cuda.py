@@ -1,0 +1,238 @@
+"""Deformable sampling on CUDA: Triton kernels, forward and backward, as operators that PyTorch knows.
+
+As operators of `torch.library` they neither break the graph of `torch.compile` nor keep the host waiting, so
+they can be captured in a CUDA graph. This file can be imported without Triton and without a GPU.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unimask.structures import Size
+
+HAS_TRITON = find_spec("triton") is not None
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+BLOCK_VALUES = 256
+"""Numbers that one program makes: a power of 2, channels of a head times queries."""
+WARPS = 1
+"""Of one program. With one, no program ever waits at a barrier."""
+WIDE_FROM = 2**30
+"""Offsets inside a picture are 64 bits wide from here on; masked places need some room above."""
+
+Whole = int | torch.SymInt
+
+
+def kernels_serve(values: Tensor, locations: Tensor, weights: Tensor) -> bool:
+    """Whether the kernels can take these tensors: on a CUDA device, at most 32 bits, Triton installed.
+
+    Not where deterministic algorithms are demanded: the gradient of the values is summed in any order.
+    """
+    return (
+        HAS_TRITON
+        and values.is_cuda
+        and values.dtype in TYPES
+        and locations.dtype in TYPES
+        and weights.dtype in TYPES
+        and not torch.are_deterministic_algorithms_enabled()
+    )
+
+
+def kernel_sampling(
+    values: Float[Tensor, "batch cells heads channels"],
+    sizes: tuple[Size, ...],
+    locations: Float[Tensor, "batch queries heads levels points 2"],
+    weights: Float[Tensor, "batch queries heads levels points"],
+) -> Float[Tensor, "batch queries heads*channels"]:
+    """As `ops.deformable.deformable_sampling`, with its gradients, to rounding; by the Triton kernels.
+
+    The three tensors may differ in type: with values in half precision and locations and weights in float32
+    only the result is rounded, to the type of `values`. All sums are float32. Gradients have the type of what
+    they belong to; that of the values is summed in any order, so it can change from run to run by rounding.
+    There are no second derivatives.
+
+    Raises:
+        ValueError: shapes do not belong together, or a type has more than 32 bits.
+        RuntimeError: Triton is not installed, or the tensors are not on a CUDA device.
+
+    Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
+    """
+    heights, widths = [height for height, _ in sizes], [width for _, width in sizes]
+    result: Tensor = _sample(values, heights, widths, locations, weights)
+    return result
+
+
+@torch.library.custom_op("unimask::deformable_sampling", mutates_args=())
+def _sample(
+    values: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    _check(values, heights, widths, locations, weights)
+    batch, _, heads, channels = values.shape
+    result = values.new_empty((batch, locations.shape[1], heads * channels))
+    if result.numel() == 0:
+        return result
+    values = _with_channels_last(values)
+    with torch.cuda.device_of(values):
+        _kernels(values).forward_kernel[_grid(values, locations)](
+            values,
+            locations,
+            weights,
+            result,
+            locations.shape[1],
+            tuple(map(float, heights)),
+            tuple(map(float, widths)),
+            *values.stride()[:3],
+            *locations.stride(),
+            *weights.stride(),
+            *result.stride()[:2],
+            **_constants(values, locations),
+            WIDE=_is_wide(values, locations, weights, result),
+            num_warps=WARPS,
+        )
+    return result
+
+
+@_sample.register_fake
+def _(
+    values: Tensor, heights: Sequence[Whole], widths: Sequence[Whole], locations: Tensor, weights: Tensor
+) -> Tensor:
+    return values.new_empty((values.shape[0], locations.shape[1], values.shape[2] * values.shape[3]))
+
+
+@torch.library.custom_op("unimask::deformable_sampling_gradients", mutates_args=())
+def _gradients(
+    gradient: Tensor,
+    values: Tensor,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_values = values.new_zeros(values.shape, dtype=torch.float32)
+    of_locations, of_weights = locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+    if gradient.numel() == 0:
+        return of_values.to(values.dtype), of_locations.zero_(), of_weights.zero_()
+    values, gradient = _with_channels_last(values), gradient.contiguous()
+    with torch.cuda.device_of(values):
+        _kernels(values).backward_kernel[_grid(values, locations)](
+            gradient,
+            values,
+            locations,
+            weights,
+            of_values,
+            of_locations,
+            of_weights,
+            locations.shape[1],
+            values.shape[2],
+            tuple(map(float, heights)),
+            tuple(map(float, widths)),
+            *gradient.stride()[:2],
+            *values.stride()[:3],
+            *locations.stride(),
+            *weights.stride(),
+            *of_values.stride()[:2],
+            **_constants(values, locations),
+            VECTOR=min(4, _block_channels(values)),
+            WIDE=_is_wide(values, locations, weights, gradient, of_values),
+            num_warps=WARPS,
+        )
+    return of_values.to(values.dtype), of_locations, of_weights
+
+
+@_gradients.register_fake
+def _(
+    gradient: Tensor,
+    values: Tensor,
+    heights: Sequence[Whole],
+    widths: Sequence[Whole],
+    locations: Tensor,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        values.new_empty(values.shape),
+        locations.new_empty(locations.shape),
+        weights.new_empty(weights.shape),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    values, ctx.heights, ctx.widths, locations, weights = inputs
+    ctx.save_for_backward(values, locations, weights)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor]:
+    values, locations, weights = ctx.saved_tensors
+    of_values, of_locations, of_weights = _gradients(
+        gradient, values, ctx.heights, ctx.widths, locations, weights
+    )
+    return of_values, None, None, of_locations, of_weights
+
+
+_sample.register_autograd(_backward, setup_context=_keep)
+
+
+def _kernels(values: Tensor) -> ModuleType:
+    """The kernels, loaded where they are needed first."""
+    if not HAS_TRITON:
+        raise RuntimeError("the kernels of deformable sampling need Triton, which is not installed")
+    if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(f"the kernels of deformable sampling need a CUDA device, not {values.device}")
+    from unimask.ops.deformable import triton as deformable_kernels
+
+    return deformable_kernels
+
+
+def _check(
+    values: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
+) -> None:
+    """The kernels read memory at computed places, so shapes have to be right."""
+    cells = sum(height * width for height, width in zip(heights, widths, strict=True))
+    batch, queries, _, _, points, _ = locations.shape
+    expected = (batch, queries, values.shape[2], len(heights), points)
+    if values.shape[:2] != (batch, cells) or locations.shape != (*expected, 2) or weights.shape != expected:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (values, locations, weights))
+        raise ValueError(f"values, locations and weights do not fit together in {cells} cells: {shapes}")
+    if any(tensor.dtype not in TYPES for tensor in (values, locations, weights)):
+        raise ValueError("values, locations and weights must be float32, bfloat16 or float16")
+
+
+def _with_channels_last(values: Tensor) -> Tensor:
+    return values if values.stride(3) == 1 else values.contiguous()
+
+
+def _block_channels(values: Tensor) -> int:
+    return 1 << (values.shape[3] - 1).bit_length()
+
+
+def _block_queries(values: Tensor) -> int:
+    return max(1, BLOCK_VALUES // _block_channels(values))
+
+
+def _grid(values: Tensor, locations: Tensor) -> tuple[int, int, int]:
+    """Blocks of queries change fastest, so programs that run together read one head's map."""
+    return -(-locations.shape[1] // _block_queries(values)), values.shape[2], values.shape[0]
+
+
+def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
+    """What the kernels are compiled for."""
+    return {
+        "LEVELS": locations.shape[3],
+        "POINTS": locations.shape[4],
+        "CHANNELS": values.shape[3],
+        "BLOCK_QUERIES": _block_queries(values),
+        "BLOCK_CHANNELS": _block_channels(values),
+    }
+
+
+def _is_wide(*tensors: Tensor) -> bool:
+    """Whether an offset inside a picture needs 64 bits."""
+    reaches = (
+        sum(size * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
+        for tensor in tensors
+    )
+    return any(reach >= WIDE_FROM for reach in reaches)

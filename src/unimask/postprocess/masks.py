@@ -1,0 +1,386 @@
+"""How a prediction is read: panoptic, instance or semantic segments at the size of the picture.
+
+The rules are those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`), to the pixel;
+its way of computing them is not. Masks stay factorised: logits are made for a window of the picture, or for
+the window that one query covers, and never for all queries on the whole picture at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int16, Int64
+from torch import Tensor
+
+from unimask.config.images import PostprocessConfig, Task
+from unimask.ops.dispatch import in_small_parts, look_up
+from unimask.ops.id_maps import LayerPacker
+from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
+from unimask.structures import Categories, MaskPrediction, Placement, Segments
+
+ELEMENTS_AT_ONCE = (
+    2**21
+)  # of a tensor with a value per query (or class) and pixel of a window: 8 MB in float32
+
+
+CONTENDED_SIDE = 128  # of the square windows in which queries compete for pixels: in each only a few do
+
+
+def read(
+    prediction: MaskPrediction,
+    image: int,
+    placement: Placement,
+    categories: Categories,
+    config: PostprocessConfig,
+    task: Task,
+) -> Segments:
+    """What the final prediction says about one picture of the batch, at the size of its file.
+
+    Computed in float32 also under mixed precision. An instance result has things only: pairs of a query and a
+    stuff category are dropped after the best pairs are taken, as in the original.
+
+    Raises:
+        ValueError: the prediction has another number of classes than `categories`.
+    """
+    class_logits = prediction.class_logits[-1, image].float()
+    if class_logits.shape[1] != len(categories) + 1:
+        raise ValueError(
+            f"{class_logits.shape[1] - 1} classes predicted, but there are {len(categories)} categories"
+        )
+    embeddings = prediction.mask_embeddings[-1, image].float()
+    features = prediction.mask_features[image].float()
+    with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
+        if task == "semantic":
+            return semantic(
+                class_logits, embeddings, features, placement, resize_classes=config.resize_classes
+            )
+        if config.duplicate_iou < 1:
+            one_each = distinct(class_logits, embeddings, features, config.duplicate_iou)
+            class_logits, embeddings = class_logits[one_each], embeddings[one_each]
+        if task == "panoptic":
+            return panoptic(
+                class_logits,
+                embeddings,
+                features,
+                placement,
+                categories.is_thing,
+                object_threshold=config.object_threshold,
+                overlap_threshold=config.overlap_threshold,
+                fill=config.fill,
+            )
+        return instance(
+            class_logits,
+            embeddings,
+            features,
+            placement,
+            categories.is_thing,
+            max_instances=config.max_instances,
+            threshold=config.instance_threshold,
+        )
+
+
+def distinct(
+    class_logits: Float[Tensor, "queries classes_and_none"],
+    mask_embeddings: Float[Tensor, "queries channels"],
+    mask_features: Float[Tensor, "channels map_height map_width"],
+    largest_iou: float,
+) -> Int64[Tensor, " kept"]:
+    """The queries, in their order, without those that repeat a better one of the same class.
+
+    A query repeats another if the IoU of their masks (probability above 0.5, at stride 4) is larger than
+    `largest_iou`; better is the larger product of class and mean mask probability. Queries whose mask is
+    empty repeat nothing.
+
+    Source: greedy non-maximum suppression, on masks. The papers have none: a model that is trained to the end
+    repeats little. One that is not loses both of two equal masks to the panoptic overlap rule.
+    """
+    scores, labels = class_logits.softmax(dim=1)[:, :-1].max(dim=1)
+    logits = (mask_embeddings @ mask_features.flatten(1)).float()
+    masks = (logits > 0).float()
+    areas = masks.sum(dim=1)
+    scores = scores * (logits.sigmoid() * masks).sum(dim=1) / areas.clamp(min=1)
+    both = masks @ masks.T
+    iou = both / (areas[:, None] + areas[None] - both).clamp(min=1)
+    repeats = ((iou > largest_iou) & (labels[:, None] == labels[None])).cpu()
+    kept = torch.zeros(len(scores), dtype=torch.bool)
+    for query in scores.argsort(descending=True, stable=True).tolist():
+        kept[query] = not bool((repeats[query] & kept).any())
+    return kept.nonzero()[:, 0].to(class_logits.device)
+
+
+def semantic(
+    class_logits: Float[Tensor, "queries classes_and_none"],
+    mask_embeddings: Float[Tensor, "queries channels"],
+    mask_features: Float[Tensor, "channels map_height map_width"],
+    placement: Placement,
+    *,
+    resize_classes: bool = False,
+) -> Segments:
+    """One segment per category that is the best one somewhere, in the order of the labels; no pixel is void.
+
+    The value of a category at a pixel is the sum over queries of its probability times the mask's. A
+    segment's score is its category's share of the values of all categories, averaged over its pixels.
+
+    Mask logits are resized to the picture. With `resize_classes` the values of the categories on the canvas
+    are resized instead, which is what the original does for models that read semantic segments only
+    (`config.PostprocessConfig.resize_classes`).
+
+    Source: MaskFormer (2107.06278), Sec. 3.4; the score is ours.
+    """
+    probabilities = class_logits.softmax(dim=1)[:, :-1]
+    queries, classes = probabilities.shape
+    size = mask_features.shape[1], mask_features.shape[2]
+    restored = from_canvas(placement) if resize_classes else restoration(placement, size)
+    canvas = to_canvas(placement, size)
+    best = torch.empty(placement.original, dtype=torch.int64, device=class_logits.device)
+    shares = torch.zeros(classes, dtype=torch.float32, device=class_logits.device)
+    for rows, columns in restored.tiles(_side(queries + classes)):
+        if resize_classes:
+            source = restored.source(rows, columns)
+            on_canvas = _window_logits(mask_embeddings, mask_features, canvas, *source).sigmoid()
+            values = restored.resize(torch.einsum("qk,qhw->khw", probabilities, on_canvas), rows, columns)
+        else:
+            masks = _window_logits(mask_embeddings, mask_features, restored, rows, columns).sigmoid()
+            values = torch.einsum("qk,qhw->khw", probabilities, masks)
+        highest, labels = values.max(dim=0)
+        best[rows, columns] = labels
+        share = highest / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
+        shares += torch.zeros_like(shares).index_add_(
+            0, labels.flatten(), share.flatten()
+        )  # small sums first
+    areas = torch.bincount(best.flatten(), minlength=classes)
+    present = areas.nonzero()[:, 0]
+    numbers = torch.zeros(classes, dtype=torch.int16, device=best.device)
+    numbers[present] = torch.arange(1, len(present) + 1, dtype=torch.int16, device=best.device)
+    return _segments(numbers[best][None], present, (shares[present] / areas[present]).float())
+
+
+def panoptic(
+    class_logits: Float[Tensor, "queries classes_and_none"],
+    mask_embeddings: Float[Tensor, "queries channels"],
+    mask_features: Float[Tensor, "channels map_height map_width"],
+    placement: Placement,
+    is_thing: Sequence[bool],
+    *,
+    object_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+    fill: Literal["mask", "winner"] = "mask",
+) -> Segments:
+    """Segments that do not overlap, in the order of their queries; pixels of none are void (0).
+
+    A query takes part if no-object is not its best class and its score is above `object_threshold`. A pixel
+    goes to the query with the largest score times mask probability, and stays void where that probability is
+    below 0.5. A query is dropped, and its pixels stay void, if the pixels that it wins (those below 0.5
+    included) are fewer than `overlap_threshold` times the pixels of its own mask. Queries of one stuff
+    category are one segment, whose score is the best of theirs. With `fill` = "winner" a segment has all the
+    pixels that its query wins, as in MaskFormer; only those of dropped queries are void.
+
+    Source: MaskFormer (2107.06278), Sec. 3.4; that void pixels below 0.5 count as won is only in the code.
+    """
+    scores, labels = class_logits.softmax(dim=1).max(dim=1)
+    queries = ((labels != len(is_thing)) & (scores > object_threshold)).nonzero()[:, 0]
+    scores, labels, embeddings = scores[queries], labels[queries], mask_embeddings[queries]
+    if len(queries) == 0:
+        empty = torch.zeros((1, *placement.original), dtype=torch.int16, device=class_logits.device)
+        return _segments(empty, labels, scores)
+    winner, inside, own_areas = _compete(scores, embeddings, mask_features, placement)
+    if fill == "winner":
+        inside = torch.ones_like(inside)
+    won = torch.bincount(winner.flatten(), minlength=len(queries))
+    visible = torch.bincount(winner[inside], minlength=len(queries))
+    kept = (own_areas > 0) & (visible > 0) & (won / own_areas.clamp_min(1) >= overlap_threshold)
+    numbers, segment_labels, segment_scores = _number(
+        kept.tolist(), labels.tolist(), scores.tolist(), is_thing
+    )
+    table = torch.tensor(numbers, dtype=torch.int16, device=winner.device)
+    layer = look_up(winner, table).masked_fill_(inside.logical_not_(), 0)
+    return _segments(layer[None], labels.new_tensor(segment_labels), scores.new_tensor(segment_scores))
+
+
+def _compete(
+    scores: Float[Tensor, " queries"],
+    embeddings: Float[Tensor, "queries channels"],
+    features: Float[Tensor, "channels map_height map_width"],
+    placement: Placement,
+) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
+    """For each pixel the query with the largest score x probability, and whether that query's mask holds it;
+    for each query the pixels of its own mask."""
+    windows = restoration(placement, (features.shape[1], features.shape[2]))
+    winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
+    inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
+    own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
+    side = min(_side(len(scores)), CONTENDED_SIDE) if in_small_parts(features) else _side(len(scores))
+    for rows, columns in windows.tiles(side):
+        cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *windows.source(rows, columns)])
+        queries = _contenders(scores, cells)
+        probabilities = windows.resize(cells[queries], rows, columns).sigmoid_()
+        masks = probabilities >= 0.5
+        best = (scores[queries, None, None] * probabilities).max(dim=0).indices  # much faster than argmax
+        winner[rows, columns] = queries.short()[best]
+        inside[rows, columns] = masks.gather(0, best[None])[0]
+        areas = masks.float().sum(dim=(1, 2)).long()  # exact: a window has fewer than 2^24 pixels
+        own_areas.index_add_(0, queries, areas)
+    return winner, inside, own_areas
+
+
+def _contenders(
+    scores: Float[Tensor, " queries"], cells: Float[Tensor, "queries rows columns"]
+) -> Int64[Tensor, " contenders"]:
+    """The queries that may win a pixel made of these cells, or whose mask may hold one; at least one query.
+
+    Resizing makes no value beyond those it is made of. So a query has no say if even its largest value is
+    below 0 and below what another one has everywhere; the margins are for rounding.
+    """
+    lowest, highest = cells.amin(dim=(1, 2)), cells.amax(dim=(1, 2))
+    everywhere = (scores * lowest.sigmoid()).max()
+    somewhere = scores * highest.sigmoid()
+    return ((highest > -1e-3) | (somewhere * (1 + 1e-4) >= everywhere)).nonzero()[:, 0]
+
+
+def _number(
+    kept: list[bool], labels: list[int], scores: list[float], is_thing: Sequence[bool]
+) -> tuple[list[int], list[int], list[float]]:
+    """The number of each query's segment (0: none), and the label and score of each segment."""
+    numbers: list[int] = []
+    segment_labels: list[int] = []
+    segment_scores: list[float] = []
+    stuff: dict[int, int] = {}
+    for keep, label, score in zip(kept, labels, scores, strict=True):
+        if not keep:
+            numbers.append(0)
+        elif label in stuff:
+            numbers.append(stuff[label])
+            segment_scores[stuff[label] - 1] = max(segment_scores[stuff[label] - 1], score)
+        else:
+            segment_labels.append(label)
+            segment_scores.append(score)
+            numbers.append(len(segment_labels))
+            if not is_thing[label]:
+                stuff[label] = len(segment_labels)
+    return numbers, segment_labels, segment_scores
+
+
+def instance(
+    class_logits: Float[Tensor, "queries classes_and_none"],
+    mask_embeddings: Float[Tensor, "queries channels"],
+    mask_features: Float[Tensor, "channels map_height map_width"],
+    placement: Placement,
+    is_thing: Sequence[bool],
+    *,
+    max_instances: int = 100,
+    threshold: float = 0.0,
+) -> Segments:
+    """Things that may overlap, by falling score, packed into as few layers as a greedy packing finds.
+
+    The best `max_instances` pairs of a query and a category are taken (all where there are fewer), and those
+    of stuff dropped after that. The mask is where the logit is above 0; the score is the probability of the
+    category times the mean mask probability over the mask. Instances whose score is below `threshold` are
+    left out. A mask may be empty; its score is 0.
+
+    Source: the original code (`instance_inference`); the papers do not say how instances are scored.
+    """
+    classes = len(is_thing)
+    probabilities = class_logits.softmax(dim=1)[:, :-1].flatten()
+    pair_scores, pairs = probabilities.topk(min(max_instances, len(probabilities)))
+    things = torch.tensor(list(is_thing), device=pairs.device)
+    # The mean of a probability is at most 1, so a pair that is below the threshold here stays below it.
+    candidates = things[pairs % classes] & (pair_scores >= threshold)
+    pair_scores, labels = pair_scores[candidates], (pairs % classes)[candidates]
+    queries, which = (pairs // classes)[candidates].unique(return_inverse=True)
+    windows = restoration(placement, (mask_features.shape[1], mask_features.shape[2]))
+    found = [
+        (*_foreground(logits, windows, window), window)
+        for logits, window in _foreground_windows(mask_embeddings[queries], mask_features, windows)
+    ]
+    means = torch.stack([mean for _, mean, _ in found]) if found else pair_scores[:0]
+    scores = pair_scores * means[which]
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] >= threshold]
+    packer = LayerPacker(placement.original, mask_features.device)
+    next_layer = [0] * len(found)  # pairs of one query have the same pixels
+    last = {query: number for number, query in enumerate(which[order].tolist(), 1)}
+    left = {query: [(found[query][0], found[query][2])] for query in last if means[query] > 0}
+    del found
+    for number, query in enumerate(which[order].tolist(), 1):
+        if query in left:
+            next_layer[query] = packer.add(number, left[query], next_layer[query]) + 1
+            if number == last[query]:
+                del left[query]
+    return _segments(packer.layers(), labels[order], scores[order])
+
+
+def _foreground_windows(
+    embeddings: Float[Tensor, "queries channels"],
+    features: Float[Tensor, "channels map_height map_width"],
+    windows: Windows,
+) -> Iterator[tuple[Float[Tensor, "map_height map_width"], tuple[slice, slice]]]:
+    """For each query its mask logits, and the window of the picture outside of which they are not above 0.
+
+    Bilinear resizing makes no value that is larger than all it is made of, so only pixels that touch a
+    positive cell of the map can be positive.
+    """
+    cells = features.shape[1] * features.shape[2]
+    for chunk in embeddings.split(max(1, ELEMENTS_AT_ONCE // cells)):
+        logits = (chunk @ features.flatten(1)).unflatten(1, features.shape[1:])
+        positive = logits > 0
+        row_ranges, column_ranges = _ranges(positive.any(dim=2)), _ranges(positive.any(dim=1))
+        for one, rows, columns in zip(logits, row_ranges, column_ranges, strict=True):
+            yield one, windows.reach(rows, columns)
+
+
+def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
+    """From the first to the last occupied cell of each query; an empty slice where there is none."""
+    count = occupied.shape[1]
+    start = occupied.int().argmax(dim=1)
+    stop = count - occupied.flip(1).int().argmax(dim=1)
+    stop = torch.where(occupied.any(dim=1), stop, start)
+    return [slice(low, high) for low, high in zip(start.tolist(), stop.tolist(), strict=True)]
+
+
+def _foreground(
+    logits: Float[Tensor, "map_height map_width"], windows: Windows, window: tuple[slice, slice]
+) -> tuple[Bool[Tensor, "rows columns"], Float[Tensor, ""]]:
+    """The mask of one query inside its window, and the mean probability over the mask (0 if it is empty)."""
+    rows, columns = window
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    mask = torch.empty((height, width), dtype=torch.bool, device=logits.device)
+    probability, area = logits.new_zeros(()), logits.new_zeros(())
+    if mask.numel() == 0:
+        return mask, probability
+    at_once = BLOCK if in_small_parts(logits) else height
+    for start in range(rows.start, rows.stop, at_once):
+        strip = slice(start, min(start + at_once, rows.stop))
+        values = windows.resize(logits[None][:, *windows.source(strip, columns)], strip, columns)[0]
+        inside = mask[strip.start - rows.start : strip.stop - rows.start]
+        torch.gt(values, 0, out=inside)
+        area += torch.count_nonzero(inside)
+        probability += values.sigmoid_().where(inside, 0).sum()
+    return mask, probability / (area + 1e-6)
+
+
+def _side(depth: int) -> int:
+    """The side of a square window in which `depth` values per pixel are `ELEMENTS_AT_ONCE`."""
+    return max(16, int((ELEMENTS_AT_ONCE / depth) ** 0.5))
+
+
+def _window_logits(
+    embeddings: Float[Tensor, "queries channels"],
+    features: Float[Tensor, "channels map_height map_width"],
+    windows: Windows,
+    rows: slice,
+    columns: slice,
+) -> Float[Tensor, "queries rows columns"]:
+    """The mask logits of all given queries in a window of the resized maps."""
+    source_rows, source_columns = windows.source(rows, columns)
+    cells = torch.einsum("qc,chw->qhw", embeddings, features[:, source_rows, source_columns])
+    return windows.resize(cells, rows, columns)
+
+
+def _segments(
+    layers: Int16[Tensor, "layers height width"],
+    labels: Int64[Tensor, " segments"],
+    scores: Float[Tensor, " segments"],
+) -> Segments:
+    return Segments(
+        layers=layers, labels=labels, scores=scores, is_crowd=torch.zeros_like(labels, dtype=torch.bool)
+    )

@@ -1,0 +1,117 @@
+"""Named experiments of Mask2Former, with the settings of its release, and the paper's ablations as overrides.
+
+Source: Mask2Former (2112.01527), Sec. 4.1, and the configurations of the original release.
+"""
+
+from collections.abc import Callable, Mapping
+
+from unimask.config.images import (
+    BackboneConfig,
+    Experiment,
+    ModelConfig,
+    PostprocessConfig,
+    QueryDecoderConfig,
+    TrainingConfig,
+)
+from unimask.presets.shared import BACKBONES, poly_training, semantic_data
+
+
+def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
+    """The model of the paper with one of `BACKBONES`; Swin has a drop path rate of 0.3.
+
+    `freeze_norm` matters for ResNet only, Swin has no batch norms.
+    """
+    swin = backbone.startswith("swin")
+    return ModelConfig(
+        backbone=BackboneConfig(name=backbone, freeze_norm=freeze_norm, drop_path_rate=0.3 if swin else 0.0),
+        query_decoder=QueryDecoderConfig(queries=queries),
+    )
+
+
+def coco(backbone: str) -> Experiment:
+    """COCO, panoptic and instance: 50 epochs, large-scale jitter; 200 queries and 100 epochs for Swin-L."""
+    large = backbone == "swin_large"
+    return Experiment(
+        model=published_model(backbone, queries=200 if large else 100),
+        training=TrainingConfig(steps=737_500 if large else 368_750),
+    )
+
+
+def ade20k_semantic(backbone: str) -> Experiment:
+    """ADE20K semantic: crops of 512, of 640 for Swin-B and Swin-L; 160,000 steps.
+
+    The original trains the batch norms of ResNet-101 here (synchronised over 8 devices), not of ResNet-50.
+    """
+    side = 640 if backbone in ("swin_base", "swin_large") else 512
+    return Experiment(
+        model=published_model(backbone, freeze_norm=backbone != "resnet101"),
+        data=semantic_data((side, side), side, 4 * side),
+        postprocess=PostprocessConfig(resize_classes=True),
+        training=poly_training(160_000),
+    )
+
+
+def ade20k_panoptic(backbone: str) -> Experiment:
+    """ADE20K panoptic: crops of 640; 160,000 steps; Swin-L has 200 queries."""
+    return Experiment(
+        model=published_model(backbone, queries=200 if backbone == "swin_large" else 100),
+        data=semantic_data((640, 640), 640, 2560),
+        training=poly_training(160_000),
+    )
+
+
+def cityscapes(backbone: str) -> Experiment:
+    """Cityscapes: crops of 512 x 1024, 90,000 steps; the batch norms of ResNet are trained.
+
+    The original synchronises them over 8 devices, and has 200 queries for Swin-L (panoptic and instance).
+    """
+    return Experiment(
+        model=published_model(backbone, queries=200 if backbone == "swin_large" else 100, freeze_norm=False),
+        data=semantic_data((512, 1024), 1024, 2048),
+        training=poly_training(90_000),
+    )
+
+
+def mapillary_vistas(backbone: str) -> Experiment:
+    """Mapillary Vistas: crops of 1024, 300,000 steps; every query that is not no-object is kept."""
+    return Experiment(
+        model=published_model(backbone, queries=200 if backbone == "swin_large" else 100),
+        data=semantic_data((1024, 1024), 2048, 2048),
+        postprocess=PostprocessConfig(object_threshold=0.0),
+        training=poly_training(300_000),
+    )
+
+
+PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]] = {
+    "coco_panoptic": ("COCO panoptic (133 categories)", coco, tuple(BACKBONES)),
+    "coco_instance": ("COCO instance (80 categories)", coco, tuple(BACKBONES)),
+    "ade20k_semantic": ("ADE20K semantic (150 categories)", ade20k_semantic, tuple(BACKBONES)),
+    "ade20k_panoptic": ("ADE20K panoptic (150 categories)", ade20k_panoptic, ("resnet50", "swin_large")),
+    "cityscapes_panoptic": ("Cityscapes (19 categories)", cityscapes, tuple(BACKBONES)),
+    "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
+}
+"""Start of the preset's name -> what its description says, the function, and the backbones there are."""
+
+
+ABLATIONS: dict[str, dict[str, object]] = {
+    # masked attention (Table 4a and 4c): cross-attention sees the whole memory
+    "full_attention": {"model.query_decoder.visibility": "full"},
+    # efficient multi-scale features (Table 4a and 4d): every layer sees the same scale
+    "single_scale_32": {"model.query_decoder.memory_strides": (32,)},
+    "single_scale_16": {"model.query_decoder.memory_strides": (16,)},
+    "single_scale_8": {"model.query_decoder.memory_strides": (8,)},
+    # cross before self attention (Table 4b): the order of DETR
+    "self_attention_first": {"model.query_decoder.order": ("self", "cross", "feedforward")},
+    # learned query features (Table 4b): zeros, which say nothing before the first layer
+    "zero_query_features": {
+        "model.query_decoder.query_features": "zeros",
+        "model.query_decoder.predict_before_layers": False,
+    },
+    # supervised query features (Sec. 3.2.3): learned, but no prediction is made from them
+    "unsupervised_query_features": {"model.query_decoder.predict_before_layers": False},
+    # no dropout (Table 4b): the rate of DETR
+    "dropout": {"model.query_decoder.dropout": 0.1},
+    # losses on points (Table 5): matching and losses on every cell of the stride-4 maps
+    "dense_losses": {"losses.sampling": "dense"},
+}
+"""Claim of the paper -> the settings that take it away; apply one with `config.override`."""

@@ -1,0 +1,269 @@
+"""The way from MaskFormer to Mask2Former, one step at a time, on the same data with the same budget.
+
+Each row has what the row above it has, and one thing more; the last one is the experiment that was asked for.
+So a row is the experiment with the settings of all later steps taken back.
+
+Source: Mask2Former (2112.01527), Tables 4 and 5, which take one thing away from the whole model instead.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from unimask.config.images import Experiment, ModelConfig, Task, experiment_to_dict, override
+from unimask.errors import ConfigError, DataError
+from unimask.files import write_text
+from unimask.training.ablation import row as ablation_row
+from unimask.training.ablation.report import RowResult, write_report
+from unimask.training.checks import check_settings, check_task
+from unimask.training.run_folder import RunFolder, differences
+from unimask.training.task import HEADLINES, open_task
+
+STANDARD_ERROR = 2  # the number of the stream
+
+EVALUATIONS = 4  # on the way, where the settings do not say otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A step of the story."""
+
+    name: str
+    title: str
+    before: Mapping[str, object]  # the settings without it
+
+
+ROWS: tuple[Row, ...] = (
+    Row(name="maskformer", title="MaskFormer", before={}),
+    # Sec. 3.2.1, Table 4a and c
+    Row(
+        name="masked_attention",
+        title="+ masked attention",
+        before={"model.query_decoder.visibility": "full"},
+    ),
+    # Sec. 3.2.2, Table 4a and d
+    Row(
+        name="multi_scale",
+        title="+ high-resolution features in turn",
+        before={"model.query_decoder.memory_strides": (32,), "model.query_decoder.level_embedding": False},
+    ),
+    # Sec. 4.1, Table 4e
+    Row(
+        name="deformable",
+        title="+ deformable pixel decoder",
+        before={"model.pixel_decoder.kind": "pyramid", "model.pixel_decoder.strides": (32,)},
+    ),
+    # Sec. 3.2.3, Table 4b: the next three
+    Row(
+        name="cross_attention_first",
+        title="+ cross-attention first",
+        before={"model.query_decoder.order": ("self", "cross", "feedforward")},
+    ),
+    Row(
+        name="learned_queries",
+        title="+ learned, supervised query features",
+        before={
+            "model.query_decoder.query_features": "zeros",
+            "model.query_decoder.predict_before_layers": False,
+        },
+    ),
+    Row(
+        name="no_dropout",
+        title="+ no dropout",
+        before={"model.query_decoder.dropout": 0.1, "model.pixel_decoder.dropout": 0.1},
+    ),
+    # Sec. 4.1
+    Row(
+        name="cross_entropy",
+        title="+ cross-entropy instead of focal loss, other weights",
+        before={
+            "losses.mask_term": "focal",
+            "losses.class_weight": 1.0,
+            "losses.mask_weight": 20.0,
+            "losses.dice_weight": 1.0,
+        },
+    ),
+    # Sec. 3.3, Table 5
+    Row(
+        name="points",
+        title="+ points instead of full masks",
+        before={"losses.sampling": "pixels"},
+    ),
+)
+
+
+def row_experiment(base: Experiment, name: str) -> Experiment:
+    """The experiment of a row: `base` without the steps after it.
+
+    Raises:
+        ConfigError: there is no such row, or `base` is no Mask2Former.
+    """
+    names = [row.name for row in ROWS]
+    if name not in names:
+        raise ConfigError(name, f"no such row; there are {', '.join(names)}")
+    if not isinstance(base.model, ModelConfig):
+        raise ConfigError("model.kind", "the last row is a Mask2Former; take 'masks'")
+    if base.model.pixel_decoder.kind != "deformable":
+        raise ConfigError("model.pixel_decoder.kind", "the last row is a Mask2Former; take 'deformable'")
+    later = ROWS[names.index(name) + 1 :]
+    return override(base, {path: value for row in later for path, value in row.before.items()})
+
+
+def with_budget(base: Experiment, budget: int) -> Experiment:
+    """The experiment with so many steps, evaluated `EVALUATIONS` times on the way.
+
+    Raises:
+        ConfigError: the budget is not positive.
+    """
+    if budget < 1:
+        raise ConfigError("budget", f"steps of each row; must be at least 1, not {budget}")
+    every = -(-budget // EVALUATIONS)
+    training = replace(base.training, steps=budget, evaluate_every=every, checkpoint_every=every)
+    return replace(base, training=training)
+
+
+def ablate(
+    base: Experiment,
+    task: Task,
+    data: str | Path,
+    output: Path,
+    *,
+    rows: Sequence[str] = (),
+    initial: str | None = None,
+    device: str = "auto",
+    message: Callable[[str], None] = print,
+) -> list[RowResult]:
+    """Trains the rows of the story, all of them or some, and writes table and plot after each.
+
+    `base` is the last row. Each row is a training of its own in a process of its own, with the same seed and
+    the same data. `output` gets `ablation.json`, `table.md`, `results.json`, `plot.svg`, and a folder per
+    row. Where it holds the same ablation already, rows that are done are kept and others go on. A row that
+    fails is named in the results, and the others go on.
+
+    Raises:
+        ConfigError: a row does not exist, or the folder holds an ablation with other settings.
+        DataError: the data or the folder cannot be used.
+        KeyboardInterrupt: it was stopped; the row that was under way has a checkpoint.
+    """
+    wanted = [row for row in ROWS if row.name in (rows or [row.name for row in ROWS])]
+    for name in rows:
+        row_experiment(base, name)
+    requests: dict[str, dict[str, object]] = {
+        row.name: {
+            "experiment": experiment_to_dict(row_experiment(base, row.name)),
+            "task": task,
+            "data": str(data),
+            "initial": initial,
+            "device": device,
+        }
+        for row in wanted
+    }
+    check_task(task)
+    check_settings(base.training, processes=1)
+    open_task(data, task, base)
+    _begin(output, base, requests)
+    for number, row in enumerate(wanted, start=1):
+        message(f"row {number} of {len(wanted)}: {row.title}")
+        _train(output / row.name, requests[row.name], message)
+        results = collect(output, task)
+        write_report(output, results, HEADLINES[task][0], base.training)
+    return collect(output, task)
+
+
+def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, object]]) -> None:
+    """Makes the folder, or checks that it holds the same ablation."""
+    path = output / "ablation.json"
+    if output.exists() and not output.is_dir():
+        raise DataError(output, "is a file; name a folder for the ablation")
+    if output.exists() and any(output.iterdir()) and not path.exists():
+        raise DataError(output, "holds other files but no ablation; name another folder")
+    same = next(iter(requests.values()))
+    description = {**same, "experiment": experiment_to_dict(base)}
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        changed = differences(old, description)
+        if old["experiment"]["training"]["steps"] != base.training.steps:
+            changed.append(f"budget: {old['experiment']['training']['steps']} -> {base.training.steps}")
+        if changed:
+            reason = "holds an ablation with other settings; name another folder:\n  "
+            raise ConfigError(str(output), reason + "\n  ".join(changed))
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(description, indent=1) + "\n")
+
+
+def _train(folder: Path, request: dict[str, object], message: Callable[[str], None]) -> None:
+    """Trains one row, unless that is done."""
+    if _measured(folder).get("completed"):
+        message("  done before")
+        return
+    folder.mkdir(exist_ok=True)
+    write_text(folder / "request.json", json.dumps(request, indent=1) + "\n")
+    code = run_in_process(folder)
+    if code != ablation_row.DONE:
+        if not (folder / "error.txt").exists():
+            reason = (
+                "the process was killed; is there not enough memory?" if code < 0 else f"exit code {code}"
+            )
+            (folder / "error.txt").write_text(f"{reason}\n", encoding="utf-8")
+        message(f"  failed: {(folder / 'error.txt').read_text(encoding='utf-8').strip()}")
+
+
+def run_in_process(folder: Path) -> int:
+    """Trains the row that a folder asks for; gives the exit code. It writes to standard error only.
+
+    A Ctrl-C reaches the row as well, which then saves its state and ends.
+
+    Raises:
+        KeyboardInterrupt: the row was stopped, and has ended.
+    """
+    stopped = False
+    command = [sys.executable, "-m", ablation_row.__name__, str(folder)]
+    with subprocess.Popen(command, stdout=STANDARD_ERROR) as process:
+        while process.poll() is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:
+                stopped = True
+    asked = (ablation_row.STOPPED, -signal.SIGINT, -signal.SIGTERM)
+    if stopped or process.returncode in asked:
+        raise KeyboardInterrupt
+    return int(process.returncode)
+
+
+def _measured(folder: Path) -> dict[str, int]:
+    path = folder / "measured.json"
+    if not path.exists():
+        return {}
+    measured: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+    return measured
+
+
+def collect(output: Path, task: Task) -> list[RowResult]:
+    """What is known of each row that has been started, in the order of the story."""
+    return [_row_result(row, output / row.name, task) for row in ROWS if (output / row.name).is_dir()]
+
+
+def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    batch_size = request["experiment"]["training"]["batch_size"]
+    records = RunFolder(folder / "run").read_metrics()
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    speeds = [r["pictures_per_second"] for r in records if r["kind"] == "step" and r["pictures_per_second"]]
+    failure = folder / "error.txt"
+    measured = _measured(folder)
+    return RowResult(
+        name=row.name,
+        title=row.title,
+        completed=bool(measured.get("completed")),
+        failure=failure.read_text(encoding="utf-8").strip() if failure.exists() else "",
+        curve=tuple((r["step"], float(r["values"][HEADLINES[task][0]] or 0)) for r in evaluations),
+        values=evaluations[-1]["values"] if evaluations else {},
+        seconds_per_step=batch_size / median(speeds) if speeds else 0.0,
+        memory=measured.get("memory_of_training", 0),
+        peak_memory=measured.get("peak_memory", 0),
+    )

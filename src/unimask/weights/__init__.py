@@ -1,5 +1,0 @@
-"""Weights of others: importers and exporters, each with one table of rename rules used in both directions."""
-
-from unimask.weights.conversion import convert
-
-__all__ = ["convert"]

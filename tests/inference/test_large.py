@@ -1,0 +1,219 @@
+"""Pictures that do not fit into memory, against the same picture seen at once."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli.command_line import CATEGORIES, save_tiny_model, unimask
+from jaxtyping import UInt8
+from torch import Tensor
+
+from unimask.checkpoints.images import ModelFile
+from unimask.config.images import Task, Tiles
+from unimask.data.windows import InMemory, open_large
+from unimask.errors import DataError
+from unimask.inference import large
+from unimask.inference.large import segment_large
+from unimask.inference.segmenter import Segmenter
+from unimask.ops.id_maps import pack_masks
+from unimask.presets.own_data import tiny
+from unimask.structures import Segments
+
+tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+
+
+class Blobs(Segmenter):
+    """Finds connected bright spots, each an object; what a tile's border cuts off it sees in part."""
+
+    def __init__(self) -> None:
+        about = ModelFile(experiment=tiny(), categories=CATEGORIES, licence="", provenance="")
+        super().__init__(torch.nn.Identity(), about)
+
+    def segment(
+        self,
+        images: list[UInt8[Tensor, "3 _height _width"]],
+        task: Task,
+        *,
+        threshold: float | None = None,
+        batch_size: int = 8,
+    ) -> list[Segments]:
+        from scipy import ndimage
+
+        found = []
+        for image in images:
+            numbers, count = ndimage.label(image[0].numpy() > 128)
+            masks = torch.from_numpy(numbers[None] == np.arange(1, count + 1)[:, None, None])
+            found.append(
+                Segments(
+                    layers=pack_masks(masks),
+                    labels=torch.zeros(count, dtype=torch.int64),
+                    scores=masks.flatten(1).sum(1).float() / 10_000,
+                    is_crowd=torch.zeros(count, dtype=torch.bool),
+                )
+            )
+        return found
+
+
+def spots(height: int, width: int, step: int = 41, radius: int = 14) -> UInt8[Tensor, "3 height width"]:
+    """Discs on a skewed grid, some of them on every border between tiles."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    skewed = x + y // 5
+    inside = ((y % step - step // 2) ** 2 + (skewed % step - step // 2) ** 2) < radius**2
+    return (inside.to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+@pytest.mark.parametrize(("side", "overlap"), [(128, 48), (97, 61)])
+def test_tiles_give_what_the_whole_gives(tmp_path: Path, task: Task, side: int, overlap: int) -> None:
+    """An object on a border between tiles is one object, also where an overlap reaches over two tiles."""
+    image = spots(307, 401)
+    blobs = Blobs()
+    (whole,) = blobs.segment([image], task)
+    result = segment_large(blobs, InMemory(image), task, tmp_path / "map.tif", side=side, overlap=overlap)
+    found = tifffile.imread(tmp_path / "map.tif")
+    assert found.dtype == np.uint32
+    assert len(result.segments) == len(whole) == found.max()
+    joint = whole.layers[0].long() * 10_000 + torch.from_numpy(found.astype(np.int64))
+    assert len(joint.unique()) == len(whole) + 1  # one to one, and so is the background
+    areas = np.bincount(found.ravel(), minlength=len(result.segments) + 1)
+    for segment in result.segments:
+        rows, columns = np.nonzero(found == segment.id)
+        assert areas[segment.id] == segment.area
+        assert segment.bbox == (
+            columns.min(), rows.min(), columns.max() - columns.min() + 1, rows.max() - rows.min() + 1
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == [tmp_path / "map.tif"]
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_a_category_without_objects_is_one_segment_over_all_tiles(tmp_path: Path, task: Task) -> None:
+    """Of a category that reaches a tile's core with a few pixels only, too: no border cuts it off."""
+
+    class Halves(Blobs):
+        def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
+            bright = (images[0][0] > 128).to(torch.int16)
+            return [
+                Segments(
+                    layers=2 - bright[None],
+                    labels=torch.tensor([2, 1 if task == "semantic" else 2]),
+                    scores=torch.tensor([0.5, 0.9]),
+                    is_crowd=torch.zeros(2, dtype=torch.bool),
+                )
+            ]
+
+    image = torch.zeros(3, 150, 211, dtype=torch.uint8)
+    image[:, 70:76, 80:140] = 255  # in the overlap of all tiles
+    result = segment_large(Halves(), InMemory(image), task, tmp_path / "map.tif", side=120, overlap=60)
+    found = tifffile.imread(tmp_path / "map.tif")
+    assert (found > 0).all()
+    areas = [360, 150 * 211 - 360] if task == "semantic" else [150 * 211]
+    assert sorted(one.area for one in result.segments) == areas
+    if task == "semantic":
+        assert (found == found[72, 100]).sum() == 360
+
+
+@pytest.mark.parametrize("layout", ["strips", "tiles", "grey"])
+def test_windows_of_a_tiff(tmp_path: Path, layout: str) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (203, 157, 3), dtype=np.uint8)
+    options = {"strips": {"rowsperstrip": 16}, "tiles": {"tile": (64, 64), "compression": "zlib"}, "grey": {}}
+    stored = pixels[..., 0] if layout == "grey" else pixels
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options[layout])
+    with open_large(tmp_path / "a.tif") as picture:
+        assert picture.size == (203, 157)
+        window = picture.read(slice(50, 141), slice(13, 157))
+    expected = pixels[50:141, 13:157, :1].repeat(3, 2) if layout == "grey" else pixels[50:141, 13:157]
+    assert (window.numpy() == expected.transpose(2, 0, 1)).all()
+
+
+def test_tiffs_of_other_pixels_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), dtype=np.float32))
+    with pytest.raises(DataError, match=r"a\.tif: is a TIFF of shape \(20, 30\) and type float32"):
+        open_large(tmp_path / "a.tif").__enter__()
+    (tmp_path / "b.tif").write_bytes(b"II*\0 broken")
+    with pytest.raises(DataError, match=r"b\.tif: the TIFF cannot be read"):
+        open_large(tmp_path / "b.tif").__enter__()
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_the_command_line_takes_large_tiffs(
+    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zarr", reason="zarr is not installed")
+    model = save_tiny_model(tmp_path / "model")
+    image = np.kron(np.random.default_rng(0).integers(0, 256, (5, 7, 3)), np.ones((29, 31, 1))).astype(
+        np.uint8
+    )
+    tifffile.imwrite(tmp_path / "slide.tif", image, tile=(64, 64))
+    monkeypatch.setattr("unimask.cli.images.MOST_PIXELS", 20_000)
+    outcome = unimask(
+        "predict", tmp_path / "slide.tif", "--weights", model, "--output", tmp_path / "out",
+        "--task", task, "--tile", 96, "--overlap", 32,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    about = json.loads((tmp_path / "out" / "slide.json").read_text())
+    numbers = tifffile.imread(tmp_path / "out" / "slide.segments.tif")
+    assert numbers.shape == image.shape[:2] == (about["height"], about["width"])
+    areas = np.bincount(numbers.ravel(), minlength=len(about["segments"]) + 1)
+    assert [one["area"] for one in about["segments"]] == areas[1:].tolist()
+    if task == "semantic":
+        names = [one["category"] for one in about["segments"]]
+        assert len(set(names)) == len(names)
+        assert areas[0] == 0
+
+
+def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are made up as they are read; the larger one has 9 times the pixels.
+
+    The pixels of the larger one would be 22 MB and its id map 30 MB.
+    """
+
+    class Dots(Blobs):
+        def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
+            layers = torch.zeros((1, *images[0].shape[1:]), dtype=torch.int16)
+            layers[0, 100:110, 100:110] = 1
+            none = torch.zeros(1, dtype=torch.bool)
+            label, score = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+            return [Segments(layers=layers, labels=label, scores=score, is_crowd=none)]
+
+    class Watched(large._Overlaps):
+        def add(self, seen: large._Seen) -> None:
+            super().add(seen)
+            maps = [one.segments.layers for one in (*self._above, *self._here, *self._left)]
+            kept.append(sum(one.untyped_storage().nbytes() for one in maps))
+
+    class Endless:
+        def __init__(self, height: int, width: int) -> None:
+            self.size = (height, width)
+
+        def read(self, rows: slice, columns: slice) -> Tensor:
+            shape = (3, rows.stop - rows.start, columns.stop - columns.start)
+            return torch.zeros(shape, dtype=torch.uint8)
+
+    monkeypatch.setattr(large, "_Overlaps", Watched)
+    peaks: list[int] = []
+    of_torch: list[int] = []
+    for height, width in ((928, 928), (2_720, 2_720)):
+        kept: list[int] = []
+        tracemalloc.start()
+        result = segment_large(
+            Dots(), Endless(height, width), "instance", tmp_path / "map.tif", side=256, overlap=32
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        of_torch.append(max(kept))
+        tracemalloc.stop()
+        assert len(result.segments) == ((height - 32) // 224) ** 2
+        with tifffile.TiffFile(tmp_path / "map.tif") as file:
+            assert file.pages[0].shape == (height, width)
+    assert peaks[1] < peaks[0] + 4e6  # of NumPy: 256 rows of the map, which are 1 and 3 MB
+    # of torch: the overlaps below 12 tiles and above them, and beside one; whole tiles would be 3 MB
+    assert of_torch[1] <= (2 * 12 + 2) * 32 * 256 * 2
+
+
+def test_tiles_are_checked() -> None:
+    with pytest.raises(Exception, match="below the size"):
+        Blobs().seeing(Tiles(size=10, overlap=10))
