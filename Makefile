@@ -24,7 +24,7 @@ lint: .venv/ready
 types: .venv/ready
 	$(RUN)mypy
 
-contract: .venv/ready  ## a file imports only from floors below its own
+contract: .venv/ready  ## a file imports only from layers below its own
 	$(RUN)lint-imports --no-cache
 
 format: .venv/ready

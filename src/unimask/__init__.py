@@ -1,27 +1,59 @@
-"""A picture becomes segments: Mask2Former for panoptic, instance and semantic segmentation."""
+"""An image becomes segments: Mask2Former for panoptic, instance and semantic segmentation."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from unimask import presets
+    from unimask.config.images import override
+    from unimask.conversion.run import convert
+    from unimask.exporting.run import export
+    from unimask.inference.evaluation import evaluate
     from unimask.inference.segmenter import Segmenter, load
+    from unimask.inference.translator import load_translator
     from unimask.results.segments import Result
+    from unimask.structures import Dataset, Sample
+    from unimask.training.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["Result", "Segmenter", "__version__", "load"]
+__all__ = [
+    "Dataset",
+    "Result",
+    "Sample",
+    "Segmenter",
+    "__version__",
+    "convert",
+    "evaluate",
+    "export",
+    "load",
+    "load_translator",
+    "override",
+    "presets",
+    "train",
+]
 
-_HOMES = {
+_MODULES = {
+    "Dataset": "unimask.structures",
     "Result": "unimask.results.segments",
+    "Sample": "unimask.structures",
     "Segmenter": "unimask.inference.segmenter",
+    "convert": "unimask.conversion.run",
+    "evaluate": "unimask.inference.evaluation",
+    "export": "unimask.exporting.run",
     "load": "unimask.inference.segmenter",
+    "load_translator": "unimask.inference.translator",
+    "override": "unimask.config.images",
+    "train": "unimask.training.loop",
 }
 
 
 def __getattr__(name: str) -> object:
-    """The public names, imported when they are first used: `import unimask` alone does not load torch."""
-    if name not in _HOMES:
+    """Import a public name when it is first used: `import unimask` alone does not load torch."""
+    if name == "presets":
+        return import_module("unimask.presets")
+    if name not in _MODULES:
         raise AttributeError(f"module 'unimask' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -1,5 +1,7 @@
 """What stands in the README about Python works as it stands there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,29 @@ from PIL import Image
 
 import unimask
 from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
+
+
+def test_exactly_these_names_are_public() -> None:
+    functions = {"convert", "evaluate", "export", "load", "load_translator", "override", "train"}
+    types = {"Dataset", "Result", "Sample", "Segmenter"}
+    assert set(unimask.__all__) == functions | types | {"presets", "__version__"}
+    for name in functions | types:
+        public = getattr(unimask, name)
+        assert public.__doc__
+        assert public.__name__ == name
+        assert callable(public)
+    assert unimask.presets.PRESETS["tiny"]()
+
+
+def test_the_public_names_are_imported_when_they_are_used() -> None:
+    """In a fresh process; a package of the library that is imported first hides none of them."""
+    code = (
+        "import sys, unimask; assert not {'torch', 'numpy', 'pydantic'} & sys.modules.keys()\n"
+        "import unimask.exporting.run, unimask.training.loop, unimask.conversion.run\n"
+        "assert all(callable(getattr(unimask, name)) for name in ('export', 'train', 'convert', 'evaluate'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_kind_of_picture_gives_the_same(model: Path, tmp_path: Path) -> None:

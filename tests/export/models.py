@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.config.images import Experiment, override
-from unimask.export import parity, program, run
+from unimask.exporting import parity, program, run
 from unimask.models.build import build_model
 from unimask.presets.detr import detr_tiny
 from unimask.presets.own_data import tiny

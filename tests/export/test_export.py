@@ -15,8 +15,8 @@ from unimask.checkpoints.images import load_model, load_model_file, model_file_t
 from unimask.checkpoints.onnx import face_of, final_tensors, load_exported
 from unimask.config.images import Tiles, tasks_of
 from unimask.errors import ConfigError, WeightsError
-from unimask.export.parity import box_agreement
-from unimask.export.wrappers import CANVAS_STEP, exportable, fixed_convolution, fixed_pool, smallest_step
+from unimask.exporting.parity import box_agreement
+from unimask.exporting.wrappers import CANVAS_STEP, exportable, fixed_convolution, fixed_pool, smallest_step
 from unimask.inference.segmenter import Segmenter, load
 from unimask.models.build import build_model
 from unimask.presets import PRESETS
@@ -160,7 +160,7 @@ def test_the_command_line_takes_it(onnx_file: Path, tmp_path: Path) -> None:
 def test_eight_bits(exports: Exports, onnx_file: Path, tmp_path: Path) -> None:
     import onnx
 
-    from unimask.export.onnx_file import quantise
+    from unimask.exporting.onnx_file import quantise
 
     quantise(onnx_file, tmp_path / "small.onnx")
     network, about = load_exported(tmp_path / "small.onnx", "cpu")

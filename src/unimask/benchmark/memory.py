@@ -4,7 +4,6 @@ import ctypes
 import gc
 import math
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +14,11 @@ from typing import TypeVar
 
 import torch
 
+from unimask.machine import memory_now, peak_memory
+
 Given = TypeVar("Given")
 
-_STATUS = Path("/proc/self/status")
+_CPU = torch.device("cpu")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -56,7 +57,7 @@ def measure_peak(work: Callable[[], object], device: torch.device) -> Peak:
     _return_free_memory()
     before = _reset_peak()
     work()
-    return Peak(before=before, highest=max(before, _peak_bytes()))
+    return Peak(before=before, highest=max(before, peak_memory(_CPU)))
 
 
 def _return_free_memory() -> None:
@@ -67,27 +68,12 @@ def _return_free_memory() -> None:
 
 
 def _reset_peak() -> int:
-    """Forgets the earlier peak where the system can; the bytes from which to count come out."""
+    """Forget the earlier peak where the system can; return the bytes from which to count."""
     try:
         _CLEAR.write_text("5", encoding="ascii")
     except OSError:
-        return _peak_bytes()
-    return _status_bytes("VmRSS")
-
-
-def _peak_bytes() -> int:
-    if _STATUS.exists():
-        return _status_bytes("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status_bytes(name: str) -> int:
-    for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024
-    raise RuntimeError(f"{_STATUS} does not say {name}")
+        return peak_memory(_CPU)
+    return memory_now(_CPU)
 
 
 def in_fresh_process(function: Callable[..., Given], *arguments: object) -> Given:

@@ -71,7 +71,7 @@ def export(
       unimask predict photo.jpg --weights nuclei.onnx
     """
     from unimask.data.read import image_files, read_image
-    from unimask.export.run import export as run
+    from unimask.exporting.run import export as run
 
     images = [read_image(file) for file in image_files(pictures)] if pictures else []
     report = run(weights, output, format.value, images)

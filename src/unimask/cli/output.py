@@ -18,7 +18,7 @@ from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
-    from unimask.export.parity import ParityReport
+    from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
     from unimask.inference.large import LargeResult
     from unimask.results.boxes import BoxResult
@@ -208,7 +208,7 @@ def show_bench(found: "Bench") -> None:
 
 def show_parity(report: "ParityReport", path: str) -> None:
     """The report on an exported model."""
-    from unimask.export.parity import Agreement
+    from unimask.exporting.parity import Agreement
 
     show_line(f"{path}: {report.format}, {report.megabytes:.1f} MB")
     table = _table(("output",), ("largest difference", "largest value"))

@@ -21,9 +21,9 @@ from unimask.checkpoints.images import model_file_text
 from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.data.formats.shapes import ShapesDataset
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.export.parity import ParityReport, compare
-from unimask.export.program import save_program, trace
-from unimask.export.wrappers import CANVAS_STEP, exportable, smallest_step
+from unimask.exporting.parity import ParityReport, compare
+from unimask.exporting.program import save_program, trace
+from unimask.exporting.wrappers import CANVAS_STEP, exportable, smallest_step
 from unimask.files import write_text
 from unimask.inference.segmenter import Segmenter, load
 
@@ -112,7 +112,7 @@ def _write(program: ExportedProgram, face: Face, path: Path, format: Format, tex
     if format == "pt2":
         save_program(program, path, text)
         return
-    from unimask.export.onnx_file import quantise, save_onnx
+    from unimask.exporting.onnx_file import quantise, save_onnx
 
     if format == "onnx":
         save_onnx(program, path, text, face)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from unimask.checkpoints.onnx import DESCRIPTION_KEY, Face
-from unimask.export.wrappers import CANVAS_STEP
+from unimask.exporting.wrappers import CANVAS_STEP
 
 BATCH, EXAMPLE = 2, (103, 167)  # no two dimensions alike, so none is taken for another
 SMALLEST, LARGEST, LARGEST_BATCH = 64, 4096 * CANVAS_STEP, 1024
