@@ -9,7 +9,15 @@ import torch
 from cli.command_line import save_tiny_model
 
 from unimask.benchmark import measure as measuring
-from unimask.benchmark.measure import Conditions, Measured, bench, measure, rows_of, to_plain, to_table
+from unimask.benchmark.measure import (
+    Conditions,
+    ModelMeasurement,
+    bench,
+    measure,
+    rows_of,
+    to_plain,
+    to_table,
+)
 from unimask.benchmark.memory import NOT_DONE, Peak
 from unimask.benchmark.sides import STAGES, Logits, UnimaskSide, agreement
 from unimask.benchmark.tables import Table, shown, to_markdown
@@ -74,7 +82,7 @@ def test_agreement_counts_masks_of_queries_that_found_something() -> None:
 
 def test_rows_compare_with_the_first_side(model: Path) -> None:
     times = {"first": (0.4, 0.6), "second": (0.1, 0.2)}
-    measured = Measured(
+    measured = ModelMeasurement(
         sides=("first", "second"),
         rounds=Rounds(
             seconds={name: dict.fromkeys((*STAGES, TOTAL), numbers) for name, numbers in times.items()}

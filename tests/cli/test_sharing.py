@@ -12,7 +12,7 @@ import torch
 from cli.command_line import picture, unimask
 
 from unimask import processes
-from unimask.cli.prediction import _Found
+from unimask.cli.prediction import _ProcessReport
 from unimask.errors import ConfigError
 from unimask.processes import Team, find_team
 
@@ -70,12 +70,12 @@ def test_two_processes_give_what_one_gives(model: Path, tmp_path: Path) -> None:
 def test_what_keeps_all_from_starting_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture().save(tmp_path / "a.png")
     given = ("predict", tmp_path, "--weights", "no_such_model", "--output", tmp_path / "out")
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _Found(error=mine.error)])
+    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _ProcessReport(error=mine.error)])
     outcome = unimask(*given)
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.count("no_such_model") == 1
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _Found(error="device: has none")])
+    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _ProcessReport(error="device: has none")])
     assert "device: has none" in unimask(*given).err
 
 

@@ -13,7 +13,7 @@ from unimask.conversion import original_detr
 from unimask.conversion.rules import to_ours, to_theirs
 from unimask.models.build import build_model
 from unimask.models.detr import Detr, valid_cells
-from unimask.models.detr_masks import AttentionMaps, DetrWithMasks, MaskPyramid
+from unimask.models.detr_masks import DetrWithMasks, MaskPyramid, QueryAttentionMaps
 from unimask.ops.positions import padded_sine_positions
 
 MANIFESTS = {
@@ -92,7 +92,7 @@ def test_padding_at_the_size_of_maps(stored: dict[str, Tensor]) -> None:
 def test_mask_head(golden: Path) -> None:
     tensors = load_file(golden / "detr_mask_head_small.safetensors")
     facts = json.loads((golden / "detr_mask_head_small.json").read_text())["hyper_parameters"]
-    attention = AttentionMaps(64, 8)
+    attention = QueryAttentionMaps(64, 8)
     pyramid = MaskPyramid(
         channels=64, heads=8, widest=facts["context_dim"], in_channels=tuple(facts["fpn_dims"])
     )

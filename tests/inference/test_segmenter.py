@@ -22,9 +22,10 @@ from unimask.config.images import (
     QueryDecoderConfig,
     ShortSide,
     Task,
+    check_task,
 )
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.inference.segmenter import Segmenter, check_task, find_device, load
+from unimask.inference.segmenter import Segmenter, find_device, load
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.results.segments import Result

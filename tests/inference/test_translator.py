@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from unimask.checkpoints.images import load_model
@@ -258,3 +259,41 @@ def test_the_command_writes_lines_and_tells_the_licence(
     captured = capfdbinary.readouterr()
     assert b"research only" in captured.err
     assert captured.out.decode() == f"{lines[0]}\n"
+
+
+def test_attention_is_that_of_the_translation() -> None:
+    translator = small_translator(decoding__limit_extra=3)
+    found = translator.attention("A dog runs.")
+    written = translator.translate_all(["A dog runs."]).words[0].split()
+    assert found.source_pieces[-1] == "</s>"
+    assert found.target_pieces[0] == "<s>"
+    assert "".join(found.target_pieces[1:]) == "".join(written)
+    source, target = len(found.source_pieces), len(found.target_pieces)
+    for maps, shape in (
+        (found.maps.encoder, (1, 2, source, source)),
+        (found.maps.decoder, (1, 2, target, target)),
+        (found.maps.cross, (1, 2, target, source)),
+    ):
+        assert [layer.shape for layer in maps] == [shape]
+        torch.testing.assert_close(maps[0].sum(-1), torch.ones(shape[:-1]))
+    assert not found.maps.decoder[0].triu(1).any()  # no token attends to a later one
+    with pytest.raises(DataError, match="empty"):
+        translator.attention("  ")
+
+
+def test_the_command_draws_attention(tmp_path: Path) -> None:
+    translator = small_translator(decoding__limit_extra=3)
+    save_sequence_model(tmp_path / "model", translator.model, translator.model_file)
+    translation.translate(
+        ["A dog runs.", "", "Two men."], str(tmp_path / "model"), attention=tmp_path / "drawn", device="cpu"
+    )
+    names = [f"{line}.{kind}.png" for line in (1, 3) for kind in ("cross", "decoder", "encoder")]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+    for name in names:
+        with Image.open(tmp_path / "drawn" / name) as sheet:
+            assert min(sheet.convert("L").getextrema()) < 128  # something is drawn
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        translation.translate(
+            ["A dog."], str(tmp_path / "model"), attention=tmp_path / "file" / "drawn", device="cpu"
+        )

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unimask.config.images import Tiles
 from unimask.inference.segmenter import Segmenter
+from unimask.serve.cached import CachedPrediction, Thresholds, read_result
 from unimask.serve.engine import Engine, fastest_batch_size
 from unimask.serve.limits import Limits, Refusal
-from unimask.serve.seen import Seen, Thresholds, read_result
 from unimask.serve.store import Kept, Store
 from unimask.structures import MaskPrediction
 
@@ -36,7 +36,7 @@ def image(seed: int, height: int = 61, width: int = 83) -> Tensor:
     return torch.from_numpy(scene(seed, height, width)).permute(2, 0, 1).contiguous()
 
 
-def itself(seen: Seen) -> Seen:
+def itself(seen: CachedPrediction) -> CachedPrediction:
     return seen
 
 
@@ -44,7 +44,7 @@ def engine_with(network: ColorNetwork, batch_size: int, **limits: float) -> Engi
     return Engine({"one": Segmenter(network, model_file())}, Limits(**limits), batch_size)  # type: ignore[arg-type]
 
 
-def submit(engine: Engine, picture: Tensor) -> "Future[Seen]":
+def submit(engine: Engine, picture: Tensor) -> "Future[CachedPrediction]":
     return engine.submit("one", "name", picture, itself)
 
 

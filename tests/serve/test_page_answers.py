@@ -26,9 +26,9 @@ from serve.served import (
 from unimask.config.images import TASKS, Tiles
 from unimask.inference.segmenter import Segmenter
 from unimask.results.boxes import BoxResult
+from unimask.serve.cached import look
 from unimask.serve.examples import shipped_examples
 from unimask.serve.layers import describe, on_canvas, query_of, watch
-from unimask.serve.seen import look
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 PICTURE = scene(4)

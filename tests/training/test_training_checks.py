@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from unimask.config.images import TrainingConfig
+from unimask.config.images import TrainingConfig, check_task
 from unimask.errors import ConfigError
-from unimask.training.checks import check_device, check_settings, check_task
+from unimask.training.checks import check_device, check_settings
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from unimask.benchmark.memory import (
 from unimask.benchmark.sides import (
     FULL,
     STAGES,
-    Agreement,
+    LogitAgreement,
     Pipeline,
     Side,
     UnimaskSide,
@@ -54,12 +54,12 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class ModelMeasurement:
     """What was measured of several sides on the same picture."""
 
     sides: tuple[str, ...]  # the first is the one that the others are compared with
     rounds: Rounds
-    agreements: Mapping[str, Agreement]  # of each other side with the first
+    agreements: Mapping[str, LogitAgreement]  # of each other side with the first
     peaks: Mapping[str, Peak]
     segments: Mapping[str, int]  # how many each found
 
@@ -74,11 +74,11 @@ class _Timed:
     """What one process measured."""
 
     rounds: Rounds
-    agreements: Mapping[str, Agreement]
+    agreements: Mapping[str, LogitAgreement]
     segments: Mapping[str, int]
 
 
-def measure(sides: Sequence[Side], conditions: Conditions) -> Measured:
+def measure(sides: Sequence[Side], conditions: Conditions) -> ModelMeasurement:
     """Logits are compared first, then times are taken in turn, then each side's peak in a new process.
 
     How fast a side is depends also on what the allocator of its process does, as long as it lives: several
@@ -89,7 +89,7 @@ def measure(sides: Sequence[Side], conditions: Conditions) -> Measured:
     """
     timed = [in_fresh_process(_take_times, sides, conditions) for _ in range(conditions.processes)]
     timed = timed or [_take_times(sides, conditions)]
-    return Measured(
+    return ModelMeasurement(
         sides=tuple(side.name for side in sides),
         rounds=Rounds.joined([one.rounds for one in timed]),
         agreements=timed[0].agreements,
@@ -116,7 +116,7 @@ def _take_times(sides: Sequence[Side], conditions: Conditions) -> _Timed:
 
 def _compare(
     pipelines: Mapping[str, Pipeline], image: UInt8[Tensor, "3 height width"]
-) -> dict[str, Agreement]:
+) -> dict[str, LogitAgreement]:
     first, *others = pipelines
     scaled = (image.float()[None] - 127.5) / 64
     expected = pipelines[first].logits(scaled)
@@ -162,7 +162,7 @@ _ABOUT_COMPARED = (
 )
 
 
-def rows_of(measured: Measured) -> tuple[tuple[Cell, ...], ...]:
+def rows_of(measured: ModelMeasurement) -> tuple[tuple[Cell, ...], ...]:
     """A row for each side, with the cells of `COLUMNS`."""
     first, rounds = measured.sides[0], measured.rounds
     rows: list[tuple[Cell, ...]] = []
@@ -187,14 +187,14 @@ def rows_of(measured: Measured) -> tuple[tuple[Cell, ...], ...]:
     return tuple(rows)
 
 
-def about(measured: Measured) -> str:
+def about(measured: ModelMeasurement) -> str:
     """What the cells say."""
     count = len(measured.rounds.seconds[measured.sides[0]][TOTAL])
     text = f"Milliseconds are p50 / p95 over {count} rounds. Peak: memory above the loaded model."
     return text if len(measured.sides) == 1 else f"{text} {_ABOUT_COMPARED}"
 
 
-def to_table(title: str, measured: Measured) -> Table:
+def to_table(title: str, measured: ModelMeasurement) -> Table:
     """The table of one measurement."""
     return Table(title=title, about=about(measured), columns=COLUMNS, rows=rows_of(measured))
 
@@ -207,7 +207,7 @@ class Bench:
     conditions: Conditions
     task: Task
     machine: Mapping[str, object]
-    measured: Measured
+    measured: ModelMeasurement
 
 
 def bench(
@@ -280,7 +280,7 @@ def to_plain(found: Bench) -> dict[str, object]:
     }
 
 
-def plain_side(measured: Measured, name: str) -> dict[str, object]:
+def plain_side(measured: ModelMeasurement, name: str) -> dict[str, object]:
     """What was measured of one side, as plain values."""
     peak = measured.peaks.get(name, NOT_DONE)
     close = measured.agreements.get(name)

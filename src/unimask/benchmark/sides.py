@@ -147,7 +147,7 @@ class UnimaskPipeline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class LogitAgreement:
     """How far the logits of one side are from those of another."""
 
     class_difference: float  # largest
@@ -155,7 +155,7 @@ class Agreement:
     mask_iou: float  # mean over queries of the masks where the logit is above 0
 
 
-def agreement(mine: Logits, theirs: Logits) -> Agreement:
+def agreement(mine: Logits, theirs: Logits) -> LogitAgreement:
     """How far two sides are apart on one picture; two empty masks agree.
 
     Masks are those of the queries that found something (no-object is not their best class in `theirs`), or of
@@ -168,7 +168,7 @@ def agreement(mine: Logits, theirs: Logits) -> Agreement:
     both = (first & second).sum(dim=(1, 2))
     either = (first | second).sum(dim=(1, 2))
     iou = torch.where(either > 0, both / either.clamp(min=1), 1.0)
-    return Agreement(
+    return LogitAgreement(
         class_difference=float((mine.classes - theirs.classes).abs().max()),
         mask_difference=float((mine.masks - theirs.masks).abs().max()),
         mask_iou=float(iou.mean()),

@@ -187,6 +187,14 @@ TextFile = Annotated[
 TranslationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the result to this file, not to standard output.")
 ]
+AttentionFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Also draw here what attends to what, an image per line for the encoder's self-attention, the "
+        "decoder's masked self-attention and its cross-attention: a row of heads for each layer.",
+    ),
+]
 Decoding = Annotated[
     DecodingMethod | None,
     typer.Option(

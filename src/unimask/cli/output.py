@@ -74,7 +74,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class CategorySummary:
     """The segments of one category in one picture."""
 
     category: str
@@ -89,7 +89,7 @@ class PictureSummary:
 
     name: str
     size: str
-    found: tuple[Found, ...]
+    found: tuple[CategorySummary, ...]
 
 
 def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
@@ -101,7 +101,7 @@ def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
     for category in {part.category for part in parts}:
         members = [part for part in parts if part.category == category]
         found.append(
-            Found(
+            CategorySummary(
                 category=category,
                 segments=len(members),
                 score=sum(member.score for member in members) / len(members),
@@ -119,7 +119,7 @@ def summarise_large(name: str, result: "LargeResult", categories: "Categories") 
     for label in {segment.label for segment in result.segments}:
         members = [segment for segment in result.segments if segment.label == label]
         found.append(
-            Found(
+            CategorySummary(
                 category=categories.names[label],
                 segments=len(members),
                 score=sum(member.score for member in members) / len(members),

@@ -114,7 +114,7 @@ def predict(
             pictures = list(zip(files, output_names(files), strict=True))
             mine = _segment(asked, team.share(pictures), team.device(device), quiet=not team.speaks)
         except UnimaskError as error:
-            mine = _Found(error=str(error))
+            mine = _ProcessReport(error=str(error))
         reports = gather(mine)
     if team.speaks:
         _show(asked, pictures, reports)
@@ -137,7 +137,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _ProcessReport:
     """What a process tells the others: plain data. Summaries and records are by the name of their results."""
 
     summaries: dict[str, show.PictureSummary] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class _Found:
     error: str = ""  # what kept it from starting
 
 
-def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _Found:
+def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _ProcessReport:
     """Segments and writes the pictures of this process."""
     from unimask.cli.images import Work, are_large, segment_all, segment_large_pictures
 
@@ -154,7 +154,7 @@ def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -
     segmenter = load_as_asked(
         asked.weights, device, asked.precision, tile=asked.tile, overlap=asked.overlap, tta=asked.tta
     )
-    found = _Found()
+    found = _ProcessReport()
 
     def done(named: "Named", result: "Result | BoxResult") -> None:
         file, name = named
@@ -189,7 +189,7 @@ def _nothing() -> None:
     """The progress of a process that shows none."""
 
 
-def _show(asked: _Asked, pictures: list["Named"], reports: list[_Found]) -> None:
+def _show(asked: _Asked, pictures: list["Named"], reports: list[_ProcessReport]) -> None:
     """What all processes have found, in the order of the pictures, and what failed.
 
     Raises:

@@ -4,13 +4,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder
 from unimask.data.text.pairs import decode_lines, read_lines
 from unimask.errors import DataError, WeightsError
-from unimask.files import complete_file
+from unimask.files import complete_file, complete_files
+
+if TYPE_CHECKING:
+    from unimask.config.text import DecodingConfig
+    from unimask.inference.translator import Translator
 
 
 def translate(
@@ -18,6 +23,7 @@ def translate(
     weights: options.TranslationWeights = "en-de",
     file: options.TextFile = None,
     output: options.TranslationFile = None,
+    attention: options.AttentionFolder = None,
     method: options.Decoding = None,
     beams: options.Beams = None,
     device: options.Device = "auto",
@@ -32,6 +38,7 @@ def translate(
     Examples:
       unimask translate "A man is riding a bike."
       echo "Two dogs play in the snow." | unimask translate
+      unimask translate "A man is riding a bike." --attention attention
       unimask translate --file captions.en --output captions.de --weights runs/first/best
     """
     from unimask.config.text import DecodingConfig
@@ -52,12 +59,44 @@ def translate(
     if about.licence != "not stated":
         show.errors.print(f"licence of the weights {weights}: {about.licence}")
     found = translator.translate_all(lines, decoding, seed)
+    if attention is not None:
+        draw_attention_of(translator, lines, decoding, attention)
     for note in found.notes:
         show.errors.print(f"line {note.line}: {note.text}")
     if as_json:
         show.show_json([{"source": a, "translation": b} for a, b in zip(lines, found.lines, strict=True)])
     else:
         write_lines(found.lines, output)
+
+
+def draw_attention_of(
+    translator: "Translator", lines: Sequence[str], decoding: "DecodingConfig", folder: Path
+) -> None:
+    """Write `N.encoder.png`, `N.decoder.png` and `N.cross.png` for each line N that is not empty.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    from unimask.results.attention_drawing import draw_attention_layers
+
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found = translator.attention(line, decoding)
+        source, target, maps = found.source_pieces, found.target_pieces, found.maps
+        sheets = {
+            "encoder": draw_attention_layers([layer[0] for layer in maps.encoder], source, source),
+            "decoder": draw_attention_layers([layer[0] for layer in maps.decoder], target, target),
+            "cross": draw_attention_layers([layer[0] for layer in maps.cross], target, source),
+        }
+        paths = [folder / f"{number}.{name}.png" for name in sheets]
+        try:
+            with complete_files(paths) as temporary:
+                for part, sheet in zip(temporary, sheets.values(), strict=True):
+                    sheet.save(part, format="PNG")
+        except OSError as error:
+            raise DataError(folder, f"cannot be written to ({error.strerror or error})") from None
+        show.errors.print(f"line {number}: attention drawn in {folder}")
 
 
 def gather_lines(texts: list[str], file: Path | None) -> list[str]:

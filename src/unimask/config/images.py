@@ -109,6 +109,16 @@ def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
     return ("panoptic", "instance", "detection") if model.mask_head else ("detection",)
 
 
+def check_task(task: str) -> None:
+    """Check that there is such a task.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if task not in ALL_TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
+
+
 def _kind_of_model(values: object) -> str:
     """The model's kind; one that does not say it is a mask classifier, as all were once."""
     return str(kind_of(values) or "masks")

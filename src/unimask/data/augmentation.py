@@ -16,7 +16,7 @@ from unimask.structures import BoxSample, Sample, Segments, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class CropWindow:
     """Which part of a picture is taken, and the size it is brought to."""
 
     top: int
@@ -29,7 +29,7 @@ class Window:
 class Geometry:
     """Where a picture's pixels go."""
 
-    window: Window
+    window: CropWindow
     horizontal: bool  # flipped left to right
     vertical: bool  # flipped upside down
 
@@ -108,7 +108,7 @@ def drop_unseen(segments: Segments) -> Segments:
     return renumber(segments, keep)
 
 
-def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> Window:
+def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> CropWindow:
     """A random window: the picture resized by a jittered factor, and of that a random crop.
 
     The crop is taken in the file's pixels and only then resized. A picture that becomes smaller than the
@@ -122,7 +122,7 @@ def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> W
     taken = (_share(size[0], out[0], resized[0]), _share(size[1], out[1], resized[1]))
     top = int(_draw(generator) * (size[0] - taken[0] + 1))
     left = int(_draw(generator) * (size[1] - taken[1] + 1))
-    return Window(top=top, left=left, taken=taken, resized=out)
+    return CropWindow(top=top, left=left, taken=taken, resized=out)
 
 
 def scale_factor(size: Size, jitter: ScaleJitter, crop: Size, uniform: float) -> float:
@@ -139,7 +139,7 @@ def _share(side: int, out: int, resized: int) -> int:
     return side if out == resized else min(side, max(1, round(side * out / resized)))
 
 
-def _cut(maps: Tensor, window: Window, *, picture: bool) -> Tensor:
+def _cut(maps: Tensor, window: CropWindow, *, picture: bool) -> Tensor:
     part = functional.crop_image(maps, window.top, window.left, *window.taken)
     if window.taken == window.resized:
         return part

@@ -15,7 +15,7 @@ from unimask.structures import Categories, Dataset, Sample, Segments
 BACKGROUND = "background"
 
 
-class View:
+class TaskView:
     """A data set whose samples are changed on the way out; pictures stay as they are."""
 
     def __init__(
@@ -61,7 +61,7 @@ def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
     """
     categories, add_background = _with_background(dataset.categories, background)
     stuff = [label for label, thing in enumerate(categories.is_thing) if not thing]
-    return View(dataset, categories, _Flatten(merged=tuple(stuff), background=add_background))
+    return TaskView(dataset, categories, _Flatten(merged=tuple(stuff), background=add_background))
 
 
 def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
@@ -70,7 +70,7 @@ def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
     Overlaps and background as in `as_panoptic`. A crowd region is of its category like any other.
     """
     categories, add_background = _with_background(dataset.categories, background)
-    return View(dataset, categories, _Semantic(num_categories=len(categories), background=add_background))
+    return TaskView(dataset, categories, _Semantic(num_categories=len(categories), background=add_background))
 
 
 def as_instance(dataset: Dataset) -> Dataset:
@@ -87,7 +87,7 @@ def as_instance(dataset: Dataset) -> Dataset:
         )
     if len(things) == len(given):
         return dataset
-    return View(dataset, _select(given, things), _Relabel(_lookup(len(given), things)))
+    return TaskView(dataset, _select(given, things), _Relabel(_lookup(len(given), things)))
 
 
 def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
@@ -98,8 +98,8 @@ def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
     """
     table = labels_of_model(dataset.categories, categories)
     if dataset.categories.names == categories.names:
-        return View(dataset, categories, _unchanged)
-    return View(dataset, categories, _Relabel(table))
+        return TaskView(dataset, categories, _unchanged)
+    return TaskView(dataset, categories, _Relabel(table))
 
 
 def labels_of_model(given: Categories, categories: Categories) -> Int64[Tensor, " categories"]:

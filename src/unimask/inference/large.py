@@ -82,7 +82,7 @@ class _Book:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
+class _TileSegments:
     """A tile that has been seen, or a part of it, and the provisional number of its first segment."""
 
     tile: Tile
@@ -90,17 +90,17 @@ class _Seen:
     first: int
 
 
-class _Overlaps:
+class _TileOverlaps:
     """Of the tiles seen so far, what later ones see too. They come row by row, each row from the left."""
 
     def __init__(self, tiles: list[Tile]) -> None:
         self._starts = [sorted({tile.window[axis].start for tile in tiles}) for axis in (0, 1)]
         self._row = -1
-        self._above: list[_Seen] = []  # lower parts of tiles in rows above
-        self._here: list[_Seen] = []  # lower parts of those in this row
-        self._left: list[_Seen] = []  # right parts of those in this row
+        self._above: list[_TileSegments] = []  # lower parts of tiles in rows above
+        self._here: list[_TileSegments] = []  # lower parts of those in this row
+        self._left: list[_TileSegments] = []  # right parts of those in this row
 
-    def with_tile(self, tile: Tile) -> list[_Seen]:
+    def with_tile(self, tile: Tile) -> list[_TileSegments]:
         """All that may share pixels with the tile that comes next."""
         if tile.window[0].start != self._row:
             self._row = tile.window[0].start
@@ -110,12 +110,12 @@ class _Overlaps:
         self._left = [one for one in self._left if one.tile.window[1].stop > tile.window[1].start]
         return [*self._above, *self._left]
 
-    def add(self, seen: _Seen) -> None:
+    def add(self, seen: _TileSegments) -> None:
         """Keeps what the tiles below and to the right see of this one."""
         self._here += self._later_part(seen, 0)
         self._left += self._later_part(seen, 1)
 
-    def _later_part(self, seen: _Seen, axis: int) -> list[_Seen]:
+    def _later_part(self, seen: _TileSegments, axis: int) -> list[_TileSegments]:
         """From where the next tile starts along the axis; nothing for the last one."""
         window = seen.tile.window
         later = [start for start in self._starts[axis] if start > window[axis].start]
@@ -171,13 +171,13 @@ def segment_large(
     tiles = grid(picture.size, side, overlap)
     unites = categories_united(segmenter.categories, task).tolist()
     book, stuff = _Book(), dict[int, int]()
-    overlaps = _Overlaps(tiles)
+    overlaps = _TileOverlaps(tiles)
     try:
         with tempfile.TemporaryDirectory(dir=map_file.parent, prefix=f".{map_file.name}.") as folder:
             provisional = _Map(Path(folder) / "map", picture.size)
             for index, tile in enumerate(tiles):
                 (segments,) = segmenter.segment([picture.read(*tile.window)], task, threshold=threshold)
-                seen = _Seen(tile=tile, segments=segments, first=book.add(segments))
+                seen = _TileSegments(tile=tile, segments=segments, first=book.add(segments))
                 _join(book, stuff, unites, overlaps.with_tile(tile), seen)
                 overlaps.add(seen)
                 _paint(provisional, book, tile, segments, seen.first)
@@ -195,8 +195,8 @@ def _join(
     book: _Book,
     stuff: dict[int, int],
     unites: list[bool],
-    earlier: list[_Seen],
-    seen: _Seen,
+    earlier: list[_TileSegments],
+    seen: _TileSegments,
 ) -> None:
     """Joins the segments of a tile with those of stuff, and with those that earlier tiles saw too."""
     for number, label in enumerate(seen.segments.labels.tolist(), start=seen.first):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
 from unimask.checkpoints.onnx import is_exported, load_exported
-from unimask.config.images import ALL_TASKS, DataConfig, PostprocessConfig, Task, Tiles, Whole, tasks_of
+from unimask.config.images import DataConfig, PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
@@ -39,7 +39,7 @@ from unimask.structures import (
 )
 
 SegmentTask = Literal["panoptic", "instance", "semantic"]
-Found = TypeVar("Found")
+Postprocessed = TypeVar("Postprocessed")
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -319,15 +319,15 @@ class Segmenter:
     def read_each(
         self,
         images: Sequence[UInt8[Tensor, "3 _height _width"]],
-        read_one: Callable[[Prediction, int, Placement], Found],
+        read_one: Callable[[Prediction, int, Placement], Postprocessed],
         batch_size: int,
-    ) -> list[Found]:
+    ) -> list[Postprocessed]:
         """What `read_one` makes of the prediction about each picture; those of one canvas go together."""
         config = self.model_file.experiment.data
         placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
         # versions of another scale fit one canvas only if the plain ones have one size
         sizes = [one.canvas if self.variants == (PLAIN,) else one.resized for one in placements]
-        found: dict[int, Found] = {}
+        found: dict[int, Postprocessed] = {}
         for members in _batches(sizes, batch_size):
             prediction = self._predict_variants(
                 [images[member] for member in members], [placements[member] for member in members]
@@ -376,16 +376,6 @@ class Segmenter:
         """The context in which `model` is to be called: its weights may have the type of the precision."""
         dtype = _AUTOCAST[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-
-
-def check_task(task: str) -> None:
-    """Nothing, if the task exists.
-
-    Raises:
-        ConfigError: it does not; the message lists those that do.
-    """
-    if task not in ALL_TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
 
 
 def read_segments(

@@ -47,7 +47,7 @@ def stitch(parts: Parts, size: Size, unites: Bool[Tensor, " classes"], *, overla
 
 
 @dataclass(frozen=True, kw_only=True)
-class _View:
+class _SeenThing:
     """A thing as one tile sees it."""
 
     tile: int
@@ -75,9 +75,9 @@ class _Thing:
     mask: Bool[ndarray, "rows columns"]  # in the box
 
 
-def _views(parts: Parts, size: Size, unites: Bool[Tensor, " classes"]) -> list[_View]:
+def _views(parts: Parts, size: Size, unites: Bool[Tensor, " classes"]) -> list[_SeenThing]:
     """The things of all tiles, the better ones first."""
-    found: list[_View] = []
+    found: list[_SeenThing] = []
     for number, (tile, segments) in enumerate(parts):
         for index, (top, left), mask in _masks(segments):
             label = int(segments.labels[index])
@@ -91,7 +91,7 @@ def _views(parts: Parts, size: Size, unites: Bool[Tensor, " classes"]) -> list[_
                 columns.start + left + mask.shape[1],
             )
             found.append(
-                _View(
+                _SeenThing(
                     tile=number,
                     index=index,
                     label=label,
@@ -132,7 +132,7 @@ def _inside(
     )
 
 
-def _seen_whole(views: Sequence[_View], tiles: Sequence[Tile], size: Size) -> list[_Thing]:
+def _seen_whole(views: Sequence[_SeenThing], tiles: Sequence[Tile], size: Size) -> list[_Thing]:
     """The things that tiles see whole: the best view of one takes the same thing from every other tile."""
     whole = [view for view in views if view.whole]
     if not whole:
@@ -183,7 +183,7 @@ def _common(box: Box, mask: ndarray, other_box: Box, other_mask: ndarray) -> int
     return int((here & there).sum())
 
 
-def _agreement(members: Sequence[_View], seers: int) -> _Thing:
+def _agreement(members: Sequence[_SeenThing], seers: int) -> _Thing:
     """One thing from the views of it, where `seers` tiles could see it."""
     boxes = np.array([view.box for view in members])
     top, left = boxes[:, 0].min(), boxes[:, 2].min()
@@ -204,7 +204,7 @@ def _agreement(members: Sequence[_View], seers: int) -> _Thing:
 
 
 def _larger_than_tiles(
-    parts: Parts, views: Sequence[_View], things: Sequence[_Thing], size: Size
+    parts: Parts, views: Sequence[_SeenThing], things: Sequence[_Thing], size: Size
 ) -> list[_Thing]:
     """The things that no tile sees whole, from those of their views that are no part of another thing."""
     tiles = [tile for tile, _ in parts]
@@ -223,7 +223,7 @@ def _larger_than_tiles(
     return found
 
 
-def _explained(view: _View, things: Sequence[_Thing], boxes: Int64[ndarray, "things 4"]) -> bool:
+def _explained(view: _SeenThing, things: Sequence[_Thing], boxes: Int64[ndarray, "things 4"]) -> bool:
     """Whether a view is a part of a thing of its category that another tile sees whole."""
     near = np.flatnonzero(_box_iou(np.array(view.box), boxes) > 0)
     return any(
@@ -233,7 +233,7 @@ def _explained(view: _View, things: Sequence[_Thing], boxes: Int64[ndarray, "thi
     )
 
 
-def _groups(parts: Parts, pieces: Sequence[_View]) -> list[list[_View]]:
+def _groups(parts: Parts, pieces: Sequence[_SeenThing]) -> list[list[_SeenThing]]:
     """The pieces, those together that neighbouring tiles agree on."""
     by_tile: dict[int, dict[int, int]] = {}
     for number, piece in enumerate(pieces):
@@ -253,13 +253,13 @@ def _groups(parts: Parts, pieces: Sequence[_View]) -> list[list[_View]]:
                 a, b = by_tile[one].get(mine), by_tile[other].get(theirs)
                 if a is not None and b is not None and pieces[a].label == pieces[b].label:
                     parent[root(b)] = root(a)
-    groups: dict[int, list[_View]] = {}
+    groups: dict[int, list[_SeenThing]] = {}
     for number, piece in enumerate(pieces):
         groups.setdefault(root(number), []).append(piece)
     return list(groups.values())
 
 
-def _in_cores(group: Sequence[_View], tiles: Sequence[Tile]) -> _Thing | None:
+def _in_cores(group: Sequence[_SeenThing], tiles: Sequence[Tile]) -> _Thing | None:
     """What of the pieces lies in the cores of their tiles; None if nothing does."""
     boxes = np.array([view.box for view in group])
     top, bottom = int(boxes[:, 0].min()), int(boxes[:, 1].max())

@@ -11,9 +11,10 @@ from unimask.checkpoints.text import SequenceModelFile, load_sequence_model
 from unimask.config.text import DecodingConfig
 from unimask.data.seeds import seeded_generator
 from unimask.data.text.loader import pad
+from unimask.errors import DataError
 from unimask.models.decoding import Written, beam_search, decode, likeliest, sampler
 from unimask.models.seq2seq import Seq2Seq
-from unimask.structures import Special
+from unimask.structures import AttentionMaps, Special
 
 TOKENS_AT_ONCE = 4096
 """Source tokens, with padding and hypotheses, that are worked on together."""
@@ -45,6 +46,15 @@ class Translation:
     lines: tuple[str, ...]
     words: tuple[str, ...]  # the same as words with blanks between them, as measures want it
     notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationAttention:
+    """What attends to what while one line is translated; `pieces` name the rows and columns of `maps`."""
+
+    source_pieces: tuple[str, ...]  # S tokens that the encoder reads, the end token last
+    target_pieces: tuple[str, ...]  # T tokens that the decoder reads, the begin token first
+    maps: AttentionMaps  # of a batch of one
 
 
 class Translator:
@@ -99,6 +109,33 @@ class Translator:
         special = self.model_file.special
         ended = [torch.tensor([*source, special.end]) for source in sources]
         return write_all(self.model, ended, special, decoding, seed)
+
+    def attention(self, line: str, decoding: DecodingConfig | None = None) -> TranslationAttention:
+        """Return the attention of every layer and head while a line is translated.
+
+        The line is translated first; then the decoder reads its own translation at once, which gives the same
+        attention as writing it token by token, because no token attends to a later one. A line longer than
+        the model's `data.longest` is cut there.
+
+        Raises:
+            DataError: the line is empty.
+        """
+        vocabulary, special = self.model_file.vocabulary, self.model_file.special
+        experiment = self.model_file.experiment
+        tokens = vocabulary.encode(" ".join(line.split()), experiment.data.source_language)
+        if not tokens:
+            raise DataError("the line", "is empty, so there is no attention to show; give it some text")
+        source = tokens[: experiment.data.longest - 1]
+        (written,) = self.write([source], decoding or experiment.decoding)
+        read = [*source, special.end]
+        begun = [special.begin, *written.tokens]
+        places = torch.tensor([read], device=self.device)
+        maps = self.model.attention_maps(
+            places, torch.ones_like(places, dtype=torch.bool), torch.tensor([begun], device=self.device)
+        )
+        return TranslationAttention(
+            source_pieces=vocabulary.pieces(read), target_pieces=vocabulary.pieces(begun), maps=maps
+        )
 
     def _stops(self) -> frozenset[int]:
         """The tokens that end a sentence."""

@@ -60,14 +60,14 @@ class _Instances:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Picture:
+class _ImageRecord:
     size: Size
     truth: _Instances
     result: _Instances
 
 
 @dataclass
-class _Dataset:
+class _GroundTruth:
     """COCO's tables, as hotcoco takes them."""
 
     images: list[dict[str, object]] = field(default_factory=list)
@@ -93,7 +93,7 @@ class MaskAveragePrecision:
             raise ValueError(f"most_detections is {most_detections}; at least {_LIMITS[-1]} are needed")
         self.categories = categories
         self.most_detections = most_detections
-        self._pictures: list[_Picture] = []
+        self._pictures: list[_ImageRecord] = []
 
     def update(self, result: Segments, truth: Segments) -> None:
         """Counts one picture.
@@ -105,7 +105,7 @@ class MaskAveragePrecision:
         if not bool(result.scores.isfinite().all()):
             raise ValueError("a score of the result is not finite")
         is_thing = np.array(self.categories.is_thing, dtype=bool)
-        picture = _Picture(
+        picture = _ImageRecord(
             size=result.size, truth=_instances(truth, is_thing), result=_instances(result, is_thing)
         )
         self._pictures.append(picture)
@@ -121,7 +121,7 @@ class MaskAveragePrecision:
 
     def compute(self) -> AveragePrecisionValues:
         """The values over all pictures so far."""
-        tables = _Dataset()
+        tables = _GroundTruth()
         for number, picture in enumerate(self._pictures, start=1):
             _append(tables, number, picture)
         return _measure(tables, "segm", self.categories, self.most_detections)
@@ -164,7 +164,7 @@ class BoxAveragePrecision:
 
     def compute(self) -> AveragePrecisionValues:
         """The values over all pictures so far."""
-        tables = _Dataset()
+        tables = _GroundTruth()
         is_thing = np.array(self.categories.is_thing, dtype=bool)
         for number, (result, truth) in enumerate(self._pictures, start=1):
             tables.images.append({"id": number, "height": 1, "width": 1})  # boxes have no picture
@@ -189,7 +189,7 @@ def _box_records(
 
 
 def _measure(
-    tables: _Dataset, kind: str, categories: Categories, most_detections: int
+    tables: _GroundTruth, kind: str, categories: Categories, most_detections: int
 ) -> AveragePrecisionValues:
     """All values of COCO's evaluation of a kind ("segm" or "bbox")."""
     things = [label for label, is_thing in enumerate(categories.is_thing) if is_thing]
@@ -211,7 +211,7 @@ def _measure(
 
 
 def _curves(
-    tables: _Dataset, kind: str, things: list[tuple[int, str]], most_detections: int
+    tables: _GroundTruth, kind: str, things: list[tuple[int, str]], most_detections: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit); -1 = no truth."""
     names = [{"id": label + 1, "name": name} for label, name in things]
@@ -234,7 +234,7 @@ def _at_thresholds(precision: NDArray[np.float64], suffix: str) -> dict[str, flo
     return {f"AP50{suffix}": _mean(precision[_IOU_50]), f"AP75{suffix}": _mean(precision[_IOU_75])}
 
 
-def _append(tables: _Dataset, number: int, picture: _Picture) -> None:
+def _append(tables: _GroundTruth, number: int, picture: _ImageRecord) -> None:
     height, width = picture.size
     tables.images.append({"id": number, "height": height, "width": width})
     for annotation, area, crowd in zip(

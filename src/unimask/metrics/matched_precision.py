@@ -116,7 +116,7 @@ class MatchedPrecision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pairs:
+class _OverlapPairs:
     """Truths and results (counted from 0) of one class that overlap, and their IoU."""
 
     truth: Integers
@@ -124,7 +124,7 @@ class _Pairs:
     iou: NDArray[np.float64]
 
 
-def _compare(result: Segments, truth: Segments) -> tuple[_Pairs, NDArray[np.bool_]]:
+def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[np.bool_]]:
     """The overlapping pairs of one class, and which results lie mostly in crowd of their class."""
     overlaps = segment_overlaps(result, truth)
     first, second = overlaps.truth - 1, overlaps.result - 1
@@ -135,7 +135,7 @@ def _compare(result: Segments, truth: Segments) -> tuple[_Pairs, NDArray[np.bool
     in_crowd = truth.is_crowd.cpu().numpy()[first]
     crowd_pixels = np.zeros(len(result), dtype=np.int64)
     np.maximum.at(crowd_pixels, second[in_crowd], shared[in_crowd])
-    return _Pairs(truth=first, result=second, iou=shared / union), 2 * crowd_pixels > areas
+    return _OverlapPairs(truth=first, result=second, iou=shared / union), 2 * crowd_pixels > areas
 
 
 def _partners(truth: Integers, result: Integers, truths: int, results: int) -> Integers:

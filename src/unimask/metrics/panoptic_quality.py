@@ -156,7 +156,7 @@ def _mean(qualities: tuple[Quality, ...]) -> Quality:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Matches:
+class _SegmentMatches:
     """Matched segments, counted from 0, and their IoU."""
 
     truth: Integers
@@ -186,7 +186,7 @@ def _crowd_of_class(
     return pixels
 
 
-def _matches(overlaps: Overlaps, void: Integers, result: Segments, truth: Segments) -> _Matches:
+def _matches(overlaps: Overlaps, void: Integers, result: Segments, truth: Segments) -> _SegmentMatches:
     real = (overlaps.truth > 0) & (overlaps.result > 0)
     truth_index, result_index = overlaps.truth[real] - 1, overlaps.result[real] - 1
     shared = overlaps.pixels[real]
@@ -195,6 +195,6 @@ def _matches(overlaps: Overlaps, void: Integers, result: Segments, truth: Segmen
     )
     same_class = as_numbers(truth.labels)[truth_index] == as_numbers(result.labels)[result_index]
     matched = same_class & ~truth.is_crowd.cpu().numpy()[truth_index] & (2 * shared > union)
-    return _Matches(
+    return _SegmentMatches(
         truth=truth_index[matched], result=result_index[matched], iou=shared[matched] / union[matched]
     )

@@ -13,7 +13,7 @@ from unimask.config.text import SequenceModelConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.detr import Detr, with_positions, without_positions
-from unimask.models.detr_masks import GROUPS, AttentionMaps, DetrWithMasks, MaskPyramid
+from unimask.models.detr_masks import GROUPS, DetrWithMasks, MaskPyramid, QueryAttentionMaps
 from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.per_pixel import CategoryEmbeddings, CategoryHeads
@@ -247,7 +247,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         widest=config.channels,
         in_channels=tuple(in_channels[stride] for stride in (16, 8, 4) if stride < config.stride),
     )
-    return DetrWithMasks(detr, AttentionMaps(config.channels, config.heads), pyramid)
+    return DetrWithMasks(detr, QueryAttentionMaps(config.channels, config.heads), pyramid)
 
 
 def _query_decoder(

@@ -15,7 +15,7 @@ from unimask.structures import BoxPrediction, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class DetrStates:
     """All that happens in the model on the way to its prediction; a mask head starts from it."""
 
     maps: Mapping[int, Tensor]  # of the backbone, by stride
@@ -93,7 +93,7 @@ class Detr(nn.Module):
         self,
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None,
-    ) -> Seen:
+    ) -> DetrStates:
         """As `forward`, with all that lies on the way."""
         if valid is None:
             valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device)
@@ -104,7 +104,7 @@ class Detr(nn.Module):
         self,
         maps: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
         valid: Bool[Tensor, "batch height width"],
-    ) -> Seen:
+    ) -> DetrStates:
         """What the transformer makes of the backbone's maps; `valid` has the size of the one it works on."""
         projected = self.projection(maps[self.stride])
         positions = padded_sine_positions(valid, projected.shape[1])
@@ -113,7 +113,7 @@ class Detr(nn.Module):
         class_logits, boxes, queries = self.query_decoder(
             {self.stride: memory}, see_everything, {self.stride: valid}
         )
-        return Seen(
+        return DetrStates(
             maps=maps,
             projected=projected,
             memory=memory,

@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.models.detr import Detr, Seen
+from unimask.models.detr import Detr, DetrStates
 from unimask.structures import BoxMaskPrediction
 
 GROUPS = 8  # of the norms
 QUERIES_AT_ONCE = 25  # whose masks are refined together: it bounds the memory, the results stay the same
 
 
-class AttentionMaps(nn.Module):
+class QueryAttentionMaps(nn.Module):
     """Where each query looks in the memory: the weights of a multi-head attention without values.
 
     Source: DETR (2005.12872), Sec. 4.2, Fig. 8. In the code the softmax runs over all heads and cells of a
@@ -98,7 +98,7 @@ class DetrWithMasks(nn.Module):
     Source: DETR, Sec. 4.2.
     """
 
-    def __init__(self, detr: Detr, attention: AttentionMaps, pyramid: MaskPyramid) -> None:
+    def __init__(self, detr: Detr, attention: QueryAttentionMaps, pyramid: MaskPyramid) -> None:
         super().__init__()
         self.detr = detr
         self.attention = attention
@@ -128,7 +128,7 @@ class DetrWithMasks(nn.Module):
             class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=torch.cat(masks)
         )
 
-    def finer_maps(self, seen: Seen) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
+    def finer_maps(self, seen: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
         """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""
         strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
         return tuple(seen.maps[stride] for stride in strides)

@@ -1,6 +1,7 @@
 """Attention drawn: who looks at whom in a sequence, and where queries may look in a picture."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -29,7 +30,7 @@ def draw_attention(
         raise ValueError(f"{len(takers)} and {len(taken)} words for a map of {rows} x {columns}")
     width = MARGIN + heads * (columns * CELL + GAP)
     sheet = Image.new("RGB", (width, MARGIN + rows * CELL + GAP), "white")
-    font, pen = ImageFont.load_default(12), ImageDraw.Draw(sheet)
+    font, pen = _font(), ImageDraw.Draw(sheet)
     for row, word in enumerate(takers):
         pen.text((MARGIN - 6, MARGIN + (row + 0.5) * CELL), word[:16], fill="black", font=font, anchor="rm")
     above = _words_above(taken, font)
@@ -38,6 +39,32 @@ def draw_attention(
         sheet.paste(above, (left, 0))
         sheet.paste(_heat(shares[head]), (left, MARGIN))
     return sheet
+
+
+def draw_attention_layers(
+    layers: Sequence[Float[Tensor, "heads takers taken"]], takers: Sequence[str], taken: Sequence[str]
+) -> Image.Image:
+    """The maps of several layers as `draw_attention` draws them, one below the other from the first on.
+
+    Raises:
+        ValueError: there are not as many words as rows and columns.
+    """
+    drawn = [draw_attention(layer, takers, taken) for layer in layers]
+    sheet = Image.new("RGB", (drawn[0].width, sum(one.height for one in drawn)), "white")
+    font, pen = _font(), ImageDraw.Draw(sheet)
+    for index, one in enumerate(drawn):
+        top = sum(other.height for other in drawn[:index])
+        sheet.paste(one, (0, top))
+        pen.text((6, top + 6), f"layer {index + 1}", fill="black", font=font)
+    return sheet
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return a font with the letters of many languages where the system has one, else Pillow's own."""
+    for name in ("DejaVuSans.ttf", "LiberationSans-Regular.ttf", "Arial.ttf", "arial.ttf"):
+        with suppress(OSError):
+            return ImageFont.truetype(name, 12)
+    return ImageFont.load_default(12)
 
 
 def _heat(shares: Float[Tensor, "takers taken"]) -> Image.Image:

@@ -14,7 +14,7 @@ from unimask.config.images import Task
 from unimask.results.boxes import BoxResult
 from unimask.results.drawing import inner_point, segment_colors
 from unimask.results.segments import Result, category_records
-from unimask.serve.seen import Thresholds
+from unimask.serve.cached import Thresholds
 
 Record = dict[str, object]  # of JSON
 

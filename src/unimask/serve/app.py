@@ -17,12 +17,12 @@ from unimask.errors import UnimaskError
 from unimask.inference.segmenter import Segmenter
 from unimask.results.segments import Result
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
+from unimask.serve.cached import CachedPrediction, read_result
 from unimask.serve.engine import Engine, full
 from unimask.serve.gate import Access, Gate, refused
 from unimask.serve.images import png
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.page_routes import page_router
-from unimask.serve.seen import Seen, read_result
 from unimask.serve.service import Service
 
 OutputName = Literal["json", "overlay", "ids"]
@@ -112,7 +112,7 @@ def _interface(app: FastAPI, service: Service) -> None:
         chosen: Task = service.offer(name, task).task
         segmenter = service.engine.segmenters[name]
 
-        def finish(seen: Seen) -> Response:
+        def finish(seen: CachedPrediction) -> Response:
             result = read_result(segmenter, seen, chosen, thresholds)
             if output == "json":
                 return JSONResponse(answer(name, result))

@@ -17,8 +17,8 @@ from torch import Tensor
 from unimask.config.images import Tiles
 from unimask.data.loader import placement_for
 from unimask.inference.segmenter import Segmenter, tiles_of
+from unimask.serve.cached import CachedPrediction, look
 from unimask.serve.limits import Limits, Refusal, too_late
-from unimask.serve.seen import Seen, look
 
 BATCH_SIZES = (1, 2, 4, 8)  # that are tried
 WORTH = 0.9  # a larger batch is taken if a view costs at most this share of what it cost before
@@ -26,13 +26,13 @@ LONGEST_TRIAL = 1.0  # seconds; where one pass takes longer, larger batches are 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Job:
+class _Request:
     """A picture for a model, and what is to be made of what it says."""
 
     model: str
     name: str
     image: UInt8[Tensor, "3 height width"]
-    finish: Callable[[Seen], object]
+    finish: Callable[[CachedPrediction], object]
     views: int
     shape: tuple[int, ...]  # jobs of one shape can share a batch
     deadline: float
@@ -52,7 +52,7 @@ class Engine:
         self.batch_sizes = dict.fromkeys(segmenters, max(1, batch_size))
         self.largest_batch = 0  # requests that shared one, so far
         self._measure = batch_size == 0
-        self._line: deque[_Job] = deque()
+        self._line: deque[_Request] = deque()
         self._change = threading.Condition()
         self._open = True
         self._running = 0
@@ -74,7 +74,7 @@ class Engine:
         model: str,
         name: str,
         image: UInt8[Tensor, "3 height width"],
-        finish: Callable[[Seen], object],
+        finish: Callable[[CachedPrediction], object],
     ) -> "Future[Any]":
         """What `finish` makes of what the model says, once it is there; `finish` runs in the engine's thread.
 
@@ -90,7 +90,7 @@ class Engine:
                 "taken. Send it in parts, or use `unimask predict`.",
             )
         canvas = placement_for((image.shape[1], image.shape[2]), config).canvas
-        job = _Job(
+        job = _Request(
             model=model,
             name=name,
             image=image,
@@ -136,7 +136,7 @@ class Engine:
             share = (time.monotonic() - started) / len(jobs)
             self._seconds += 0.2 * (share - self._seconds)
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[_Request]:
         """The first job of the line and those that can share its batch; none when the engine is closed."""
         with self._change:
             while self._open and not self._line:
@@ -153,7 +153,7 @@ class Engine:
             self._running = len(jobs)
             return jobs
 
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _answer(self, jobs: list[_Request]) -> None:
         wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         for job in wanted:
             if _late(job):
@@ -176,7 +176,7 @@ class Engine:
         for job, one in zip(wanted, seen, strict=True):
             _finish(job, one)
 
-    def _answer_alone(self, job: _Job) -> None:
+    def _answer_alone(self, job: _Request) -> None:
         try:
             (seen,) = self._look([job])
         except Exception as error:
@@ -184,7 +184,7 @@ class Engine:
         else:
             _finish(job, seen)
 
-    def _look(self, jobs: list[_Job]) -> list[Seen]:
+    def _look(self, jobs: list[_Request]) -> list[CachedPrediction]:
         def check_time() -> None:
             if all(_late(job) for job in jobs):
                 raise too_late(self.limits)
@@ -208,16 +208,16 @@ def full(seconds: int) -> Refusal:
     )
 
 
-def _late(job: _Job) -> bool:
+def _late(job: _Request) -> bool:
     return time.monotonic() > job.deadline
 
 
-def _refuse(job: _Job, error: Exception) -> None:
+def _refuse(job: _Request, error: Exception) -> None:
     if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
         job.future.set_exception(error)
 
 
-def _finish(job: _Job, seen: Seen) -> None:
+def _finish(job: _Request, seen: CachedPrediction) -> None:
     try:
         job.future.set_result(job.finish(seen))
     except Exception as error:

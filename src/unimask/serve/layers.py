@@ -13,8 +13,8 @@ from unimask.models.query_decoder import QueryDecoder
 from unimask.nn.attention import Attention, watched
 from unimask.nn.transformer import CrossSublayer
 from unimask.serve.answers import Record, packed
+from unimask.serve.cached import CachedView
 from unimask.serve.limits import Refusal
-from unimask.serve.seen import View
 from unimask.structures import Categories, MaskPrediction, Size
 
 MOST_QUERIES = 12  # that are offered beside the chosen one
@@ -35,7 +35,7 @@ class Step:
 class Watched:
     """What happened in the decoder while the model looked at one view of a picture."""
 
-    view: View
+    view: CachedView
     steps: tuple[Step, ...]
     prediction: MaskPrediction  # of all layers; a batch of one
 
@@ -51,7 +51,7 @@ def why_not(segmenter: Segmenter) -> str:
     return ""
 
 
-def watch(segmenter: Segmenter, picture: Tensor, view: View) -> Watched:
+def watch(segmenter: Segmenter, picture: Tensor, view: CachedView) -> Watched:
     """The view of the picture once more through the model, with all that its decoder does.
 
     Raises:

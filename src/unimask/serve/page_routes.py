@@ -15,10 +15,10 @@ from torch import Tensor
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
 from unimask.serve.answers import coco_document, id_map, page_answer
+from unimask.serve.cached import CachedPrediction, CachedView, read_result
 from unimask.serve.images import encode, png
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
-from unimask.serve.seen import Seen, View, read_result
 from unimask.serve.service import Service
 from unimask.serve.store import Kept, Store
 
@@ -146,11 +146,11 @@ class Desk:
         return watched
 
 
-def _best_view(seen: Seen, mask: Bool[Tensor, "height width"]) -> int:
+def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> int:
     """The view in which most of the segment lies; of several the one whose middle is nearest."""
     rows, columns = mask.nonzero().float().mean(dim=0).tolist()
 
-    def worth(view: View) -> tuple[int, float]:
+    def worth(view: CachedView) -> tuple[int, float]:
         height, width = view.tile.size
         top, left = (part.start for part in view.tile.window)
         distance = (rows - top - height / 2) ** 2 + (columns - left - width / 2) ** 2
@@ -162,7 +162,7 @@ def _best_view(seen: Seen, mask: Bool[Tensor, "height width"]) -> int:
 def _pictures(router: APIRouter, desk: Desk) -> None:
     service = desk.service
 
-    def about(name: str, model: str, seen: Seen) -> JSONResponse:
+    def about(name: str, model: str, seen: CachedPrediction) -> JSONResponse:
         height, width = seen.image.shape[1:]
         return JSONResponse(
             {
@@ -181,14 +181,14 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         picture: Annotated[UploadFile, File()], model: Annotated[str, Form()] = ""
     ) -> JSONResponse:
         chosen = service.model(model)
-        seen: Seen = await service.ask(chosen, picture, lambda seen: seen)
+        seen: CachedPrediction = await service.ask(chosen, picture, lambda seen: seen)
         return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
 
     @router.post("/page/pictures/{name}/model")
     async def again(name: str, model: Annotated[str, Form()]) -> JSONResponse:
         kept, chosen = desk.store.get(name), service.model(model)
         future = service.engine.submit(chosen, kept.seen.name, kept.seen.image, lambda seen: seen)
-        seen: Seen = await service.wait(future)
+        seen: CachedPrediction = await service.wait(future)
         return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
 
     @router.get("/page/pictures/{name}/picture.png")

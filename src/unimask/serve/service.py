@@ -12,10 +12,10 @@ from unimask.config.images import ALL_TASKS, Task
 from unimask.inference.segmenter import Segmenter
 from unimask.results.segments import category_records
 from unimask.serve.answers import Record
+from unimask.serve.cached import CachedPrediction, Offer, Thresholds, offers_of
 from unimask.serve.engine import Engine
 from unimask.serve.images import decode, display_name
 from unimask.serve.limits import Refusal, too_late
-from unimask.serve.seen import Offer, Seen, Thresholds, offers_of
 
 
 class Service:
@@ -72,7 +72,7 @@ class Service:
             raise Refusal(422, found.reason)
         return found
 
-    async def ask(self, model: str, upload: UploadFile, finish: Callable[[Seen], object]) -> Any:
+    async def ask(self, model: str, upload: UploadFile, finish: Callable[[CachedPrediction], object]) -> Any:
         """What `finish` makes of what a model says about an uploaded picture.
 
         Raises:

@@ -5,8 +5,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from unimask.serve.cached import CachedPrediction
 from unimask.serve.limits import Refusal
-from unimask.serve.seen import Seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -14,7 +14,7 @@ class Kept:
     """A picture that was uploaded, and the model that saw it."""
 
     model: str
-    seen: Seen
+    seen: CachedPrediction
 
 
 class Store:

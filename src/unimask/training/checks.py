@@ -2,18 +2,8 @@
 
 import torch
 
-from unimask.config.images import ALL_TASKS, DetrConfig, ModelConfig, TrainingConfig, tasks_of
+from unimask.config.images import DetrConfig, ModelConfig, TrainingConfig, tasks_of
 from unimask.errors import ConfigError
-
-
-def check_task(task: str) -> None:
-    """Nothing comes out; there is such a task.
-
-    Raises:
-        ConfigError: there is not.
-    """
-    if task not in ALL_TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
 
 
 def check_settings(config: TrainingConfig, processes: int) -> None:

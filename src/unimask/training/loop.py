@@ -16,11 +16,11 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
 import unimask
-from unimask.config.images import Experiment, Task, TrainingConfig
+from unimask.config.images import Experiment, Task, TrainingConfig, check_task
 from unimask.machine import describe_machine
 from unimask.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.average import MovingAverage
-from unimask.training.checks import check_device, check_model, check_settings, check_task
+from unimask.training.checks import check_device, check_model, check_settings
 from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob, Measure
 from unimask.training.optimizer import build_optimizer, set_learning_rate

@@ -32,7 +32,7 @@ _IDS = 256**3  # what three channels can hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Picture:
+class _PanopticRecord:
     image: CocoImage
     png: Path
     ids: tuple[int, ...]
@@ -88,7 +88,7 @@ class CocoPanoptic:
         image = read_coco_picture(self._path, picture.image)
         return Sample(image=image, segments=self._segments(picture), image_id=picture.image.path.stem)
 
-    def _segments(self, picture: _Picture) -> Segments:
+    def _segments(self, picture: _PanopticRecord) -> Segments:
         ids = read_panoptic_ids(picture.png)
         if ids.shape != picture.image.size:
             height, width = picture.image.size
@@ -105,7 +105,7 @@ class CocoPanoptic:
         segments = truth_segments(torch.from_numpy(numbers[None]), picture.labels, picture.is_crowd)
         return segments if self._strict else renumber(segments, segments.areas() > 0)
 
-    def _check_ids(self, picture: _Picture, ids: ndarray, numbers: ndarray) -> None:
+    def _check_ids(self, picture: _PanopticRecord, ids: ndarray, numbers: ndarray) -> None:
         unknown = np.unique(ids[(numbers == 0) & (ids != 0)])
         if unknown.size:
             raise DataError(
@@ -140,7 +140,7 @@ class CocoPanoptic:
 
     def _group(
         self, entries: Sequence[Record], images: Sequence[CocoImage], folder: Path
-    ) -> tuple[_Picture, ...]:
+    ) -> tuple[_PanopticRecord, ...]:
         by_id = {image.id: image for image in images}
         labels = {file_id: label for label, file_id in enumerate(self._categories.file_ids)}
         seen: set[ImageId] = set()
@@ -160,7 +160,7 @@ class CocoPanoptic:
             pictures.append(self._picture(entry, by_id[number], png, labels))
         return tuple(pictures)
 
-    def _picture(self, entry: Record, image: CocoImage, png: Path, labels: dict[int, int]) -> _Picture:
+    def _picture(self, entry: Record, image: CocoImage, png: Path, labels: dict[int, int]) -> _PanopticRecord:
         path, where = self._path, f"a segment of image {image.id}"
         listed = entry.get("segments_info")
         if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
@@ -178,7 +178,7 @@ class CocoPanoptic:
                     f"segment {number} of image {image.id} has category {category}, "
                     "which is not in 'categories'; add it there",
                 )
-        return _Picture(
+        return _PanopticRecord(
             image=image,
             png=png,
             ids=ids,

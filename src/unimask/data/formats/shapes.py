@@ -73,7 +73,7 @@ class ShapesDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Thing:
+class _DrawnThing:
     label: int
     inside: Bool[Tensor, "height width"]
     color: Float[Tensor, " 3"]
@@ -106,7 +106,7 @@ def _scenery(
     return image, torch.where(is_sky, float(_SKY), float(below))
 
 
-def _thing(size: Size, generator: torch.Generator) -> _Thing:
+def _thing(size: Size, generator: torch.Generator) -> _DrawnThing:
     """A circle, a square or a triangle that has its middle in the picture."""
     y, x = _grid(size)
     label = int(torch.randint(0, 3, (), generator=generator))
@@ -121,4 +121,4 @@ def _thing(size: Size, generator: torch.Generator) -> _Thing:
         angles = [turn + 2 * math.pi * side / sides for side in range(sides)]
         distances = torch.stack([math.sin(angle) * down + math.cos(angle) * right for angle in angles])
         inside = distances.amax(0) <= radius * (0.85 if label == 1 else 0.7)
-    return _Thing(label=label, inside=inside, color=torch.rand(3, generator=generator))
+    return _DrawnThing(label=label, inside=inside, color=torch.rand(3, generator=generator))

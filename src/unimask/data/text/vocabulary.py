@@ -65,6 +65,11 @@ class Vocabulary:
         words = self.words(tokens)
         return join_words(words) if self.split else words
 
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token alone, special tokens by their names; for people to look at."""
+        texts = (str(self._inner.id_to_token(token)) for token in tokens)
+        return tuple(text.removesuffix(_END_OF_WORD).lstrip("\u2581") for text in texts)
+
     def unknown(self, line: str, language: str) -> tuple[str, ...]:
         """The letters and marks of a line that are not in the vocabulary, each once, in their order."""
         unknown = self._inner.token_to_id(UNKNOWN)

@@ -54,7 +54,7 @@ class BagReader:
         dtype: torch.dtype,  # of locations and weights
     ) -> None:
         _, _, heads, channels = project(tokens[:, :1]).shape
-        self.table = _Table(sizes, heads, points, tokens.device, dtype)
+        self.table = _CellTable(sizes, heads, points, tokens.device, dtype)
         self.rows = [self.table.fill_projected(one, project, channels) for one in tokens]
 
     def __call__(
@@ -87,7 +87,7 @@ class _Corners:
     free: tuple[Tensor, Tensor]  # where the coordinates x and y are not cut at the border
 
 
-class _Table:
+class _CellTable:
     """Where the cells of all levels are in the table; a slot is a (head, level, point) of a query."""
 
     def __init__(
@@ -196,7 +196,7 @@ class _BagSampling(torch.autograd.Function):
         context.save_for_backward(values, locations, weights)
         context.sizes = sizes
         batch, queries, heads, _, points, _ = locations.shape
-        table = _Table(sizes, heads, points, values.device, values.dtype)
+        table = _CellTable(sizes, heads, points, values.device, values.dtype)
         result = values.new_empty(batch, queries, heads * values.shape[3])
         for image in range(batch):
             rows = table.fill(values[image])
@@ -210,7 +210,7 @@ class _BagSampling(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         values, locations, weights = context.saved_tensors
         _, _, heads, _, points, _ = locations.shape
-        table = _Table(context.sizes, heads, points, values.device, values.dtype)
+        table = _CellTable(context.sizes, heads, points, values.device, values.dtype)
         gradient = gradients[0].contiguous()
         of_values, of_locations, of_weights = (
             torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
@@ -235,7 +235,7 @@ class _BagSampling(torch.autograd.Function):
 
 
 def _parts(
-    table: _Table, locations: Tensor, weights: Tensor, *others: Tensor
+    table: _CellTable, locations: Tensor, weights: Tensor, *others: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
     """Views of a few queries at a time, locations and all that has their shape by slot."""
     queries = len(locations)
@@ -246,7 +246,7 @@ def _parts(
 
 
 def _sum(
-    table: _Table, rows: Tensor, corners: _Corners, weights: tuple[Tensor, Tensor, Tensor, Tensor]
+    table: _CellTable, rows: Tensor, corners: _Corners, weights: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> Float[Tensor, "bags channels"]:
     """For each bag, a head of a query, the weighted sum of its rows."""
     indices = (corners.upper, corners.upper, corners.lower, corners.lower)
@@ -263,7 +263,7 @@ def _sum(
     return sums[0].add_(sums[1]).add_(sums[2]).add_(sums[3])
 
 
-def _backward(table: _Table, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
+def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
     """The gradient of a picture's values; those of locations and weights are written into their parts."""
     rows = table.fill(values)
     found: list[tuple[Tensor, ...]] = []
@@ -279,7 +279,7 @@ def _backward(table: _Table, values: Tensor, parts: tuple[tuple[Tensor, ...], ..
     return table.take(_scatter(table, upper, weights, gradients))
 
 
-def _products(table: _Table, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
+def _products(table: _CellTable, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
     """The product of each row that was read with the gradient of the bag it went into, by corner."""
     bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
     bag_of_entry = bags.repeat_interleave(table.entries)
@@ -295,7 +295,7 @@ def _products(table: _Table, rows: Tensor, corners: _Corners, gradient: Tensor) 
 
 
 def _write_gradients(
-    table: _Table,
+    table: _CellTable,
     corners: _Corners,
     shares: Tensor,
     products: list[Tensor],
@@ -312,7 +312,7 @@ def _write_gradients(
     of_places[..., 1] = (lower - upper) * (shares * table.height * free_y)
 
 
-def _scatter(table: _Table, upper: Tensor, weights: list[Tensor], gradients: Tensor) -> Tensor:
+def _scatter(table: _CellTable, upper: Tensor, weights: list[Tensor], gradients: Tensor) -> Tensor:
     """The gradient of the table: for each row the weighted sum of the gradients of the bags that read it.
 
     The transposed bags: entries sorted by the row that they read. The order is the same for all corners.

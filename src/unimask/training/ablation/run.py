@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from unimask.config.images import Experiment, ModelConfig, Task, experiment_to_dict, override
+from unimask.config.images import Experiment, ModelConfig, Task, check_task, experiment_to_dict, override
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_text
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
-from unimask.training.checks import check_settings, check_task
+from unimask.training.checks import check_settings
 from unimask.training.run_folder import RunFolder, differences
 from unimask.training.task import HEADLINES, open_task
 

@@ -26,7 +26,7 @@ from unimask.structures import BoxMaskPrediction, BoxPrediction, Detections, Mas
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class CachedView:
     """A part of a picture, and the model's final prediction about it: a batch of one."""
 
     tile: Tile
@@ -35,12 +35,12 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class CachedPrediction:
     """A picture and all that is needed to read results about it without the model."""
 
     name: str
     image: UInt8[Tensor, "3 height width"]
-    views: tuple[View, ...]
+    views: tuple[CachedView, ...]
 
     @property
     def bytes(self) -> int:
@@ -121,7 +121,7 @@ def look(
     names: Sequence[str],
     batch_size: int,
     after_each: Callable[[], None],
-) -> list[Seen]:
+) -> list[CachedPrediction]:
     """What the model says about pictures; views of one size go through it together.
 
     `after_each` is called after each view, and may raise to end the work.
@@ -134,13 +134,13 @@ def look(
         after_each()
         return _alone(prediction, position), placement
 
-    views: list[list[View]] = [[] for _ in images]
+    views: list[list[CachedView]] = [[] for _ in images]
     for (index, tile), (prediction, placement) in zip(
         places, segmenter.read_each(windows, keep, batch_size), strict=True
     ):
-        views[index].append(View(tile=tile, placement=placement, prediction=prediction))
+        views[index].append(CachedView(tile=tile, placement=placement, prediction=prediction))
     return [
-        Seen(name=name, image=image, views=tuple(row))
+        CachedPrediction(name=name, image=image, views=tuple(row))
         for name, image, row in zip(names, images, views, strict=True)
     ]
 
@@ -162,7 +162,9 @@ def _alone(prediction: Prediction, position: int) -> Prediction:
     return BoxPrediction(class_logits=class_logits, boxes=boxes)
 
 
-def read_result(segmenter: Segmenter, seen: Seen, task: Task, thresholds: Thresholds) -> Result | BoxResult:
+def read_result(
+    segmenter: Segmenter, seen: CachedPrediction, task: Task, thresholds: Thresholds
+) -> Result | BoxResult:
     """The result of a task, equal to what `segmenter.predict` gives with these thresholds.
 
     Detection by a model of masks is the boxes around its instances.
@@ -182,7 +184,7 @@ def read_result(segmenter: Segmenter, seen: Seen, task: Task, thresholds: Thresh
     return BoxResult(name=seen.name, image=seen.image, prediction=found, categories=segmenter.categories)
 
 
-def _segments(segmenter: Segmenter, seen: Seen, task: Task, config: PostprocessConfig) -> Result:
+def _segments(segmenter: Segmenter, seen: CachedPrediction, task: Task, config: PostprocessConfig) -> Result:
     categories = segmenter.categories
     parts = [
         (view.tile, read_segments(view.prediction, 0, view.placement, categories, config, task).cpu())
@@ -194,7 +196,7 @@ def _segments(segmenter: Segmenter, seen: Seen, task: Task, config: PostprocessC
 
 
 @torch.inference_mode()
-def _boxes(seen: Seen, threshold: float) -> Detections:
+def _boxes(seen: CachedPrediction, threshold: float) -> Detections:
     (view,) = seen.views
     assert not isinstance(view.prediction, MaskPrediction)
     found = read_boxes(view.prediction, 0, view.placement, threshold)
