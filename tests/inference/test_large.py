@@ -180,7 +180,7 @@ def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pyte
             label, score = torch.zeros(1, dtype=torch.int64), torch.ones(1)
             return [Segments(layers=layers, labels=label, scores=score, is_crowd=none)]
 
-    class Watched(large._Overlaps):
+    class Watched(large._TileOverlaps):
         def add(self, seen: large._Seen) -> None:
             super().add(seen)
             maps = [one.segments.layers for one in (*self._above, *self._here, *self._left)]
@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pyte
             shape = (3, rows.stop - rows.start, columns.stop - columns.start)
             return torch.zeros(shape, dtype=torch.uint8)
 
-    monkeypatch.setattr(large, "_Overlaps", Watched)
+    monkeypatch.setattr(large, "_TileOverlaps", Watched)
     peaks: list[int] = []
     of_torch: list[int] = []
     for height, width in ((928, 928), (2_720, 2_720)):
