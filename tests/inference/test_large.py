@@ -181,7 +181,7 @@ def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pyte
             return [Segments(layers=layers, labels=label, scores=score, is_crowd=none)]
 
     class Watched(large._TileOverlaps):
-        def add(self, seen: large._Seen) -> None:
+        def add(self, seen: large._TileSegments) -> None:
             super().add(seen)
             maps = [one.segments.layers for one in (*self._above, *self._here, *self._left)]
             kept.append(sum(one.untyped_storage().nbytes() for one in maps))
