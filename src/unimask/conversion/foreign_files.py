@@ -1,56 +1,15 @@
 """Reads the files of others without running what is in them."""
 
-import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy._core.multiarray import _reconstruct, scalar
-from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 from torch import Tensor
 
 from unimask.checkpoints.tensors import load_tensors
+from unimask.conversion.pickled_arrays import STAND_INS, PickledArray, unpickle_arrays
 from unimask.errors import WeightsError
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_PERMITTED: dict[tuple[str, str], Callable[..., object]] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode_latin1,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-}
-
-_NUMPY: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")),
-    *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]
-"""What a training checkpoint may hold besides tensors, for instance in the state of its schedule."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds plain values and numpy arrays; every other name in the file is refused."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., object]:
-        """What the name stands for, if it is permitted."""
-        if (module, name) not in _PERMITTED:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}, only numpy arrays are permitted")
-        return _PERMITTED[module, name]
 
 
 def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
@@ -66,7 +25,7 @@ def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(path, "there is no such file")
     if path.suffix == ".safetensors":
         return load_tensors(path)
-    read = _read_arrays if path.suffix == ".pkl" else _read_torch
+    read = unpickle_arrays if path.suffix == ".pkl" else _read_torch
     try:
         with path.open("rb") as file:
             content = read(file)
@@ -79,12 +38,9 @@ def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
     return _tensors(path, content)
 
 
-def _read_arrays(file: BinaryIO) -> object:
-    return _ArrayUnpickler(file, encoding="latin1").load()
-
-
 def _read_torch(file: BinaryIO) -> object:
-    with torch.serialization.safe_globals(_NUMPY):
+    named = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    with torch.serialization.safe_globals([*named, PickledArray]):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -104,6 +60,7 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
 def _tensor(value: object) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    if isinstance(value, PickledArray):
+        array = value.array
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
     return None
