@@ -183,6 +183,30 @@ def test_missing_unexpected_and_mismatched_tensors_are_listed(folder: Path) -> N
     assert caught.value.mismatched == ("query_decoder.norm.bias (3,) instead of (32,)",)
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8], ids=str
+)
+def test_another_kind_of_number_is_refused(folder: Path, dtype: torch.dtype) -> None:
+    path = folder / WEIGHTS_NAME
+    tensors = load_tensors(path)
+    tensors["query_decoder.norm.weight"] = tensors["query_decoder.norm.weight"].to(dtype)
+    save_tensors(path, tensors)
+    with pytest.raises(WeightsError, match=r"another kind of number .*query_decoder\.norm\.weight") as caught:
+        load_model(folder)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    path = folder / WEIGHTS_NAME
+    tensors = load_tensors(path)
+    tensors["query_decoder.norm.weight"][3] = value
+    save_tensors(path, tensors)
+    with pytest.raises(WeightsError, match=r"not finite.*query_decoder\.norm\.weight") as caught:
+        load_model(folder)
+    assert str(path) in str(caught.value)
+
+
 def test_a_folder_or_a_file_in_it_is_found(folder: Path) -> None:
     assert resolve_weights(str(folder)) == folder
     assert resolve_weights(folder / WEIGHTS_NAME) == folder

@@ -5,10 +5,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unimask.errors import WeightsError
+from unimask.errors import WeightsError, some_of
 from unimask.files import complete_file
 
 
@@ -62,7 +63,38 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
             unexpected=unexpected,
             mismatched=mismatched,
         )
+    check_numbers(own, tensors, path)
     model.load_state_dict(dict(tensors))
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: object) -> None:
+    """Check that tensors can be the weights of a model: floats where its own are floats, and all finite.
+
+    `own` is the model's state dict; keys that are only in one of the two are left alone.
+
+    Raises:
+        WeightsError: a tensor is of another kind of number, or holds NaN or infinity; all of them are named.
+    """
+    shared = [key for key in tensors if key in own]
+    kinds = tuple(
+        f"{key} ({str(tensors[key].dtype).removeprefix('torch.')})"
+        for key in shared
+        if (tensors[key].dtype in _FLOATS) != own[key].is_floating_point()
+    )
+    if kinds:
+        raise WeightsError(path, f"holds another kind of number than the model has: {some_of(kinds)}")
+    broken = tuple(
+        key for key in shared if own[key].is_floating_point() and not tensors[key].isfinite().all()
+    )
+    if broken:
+        raise WeightsError(
+            path,
+            f"holds numbers that are not finite (NaN or infinity), in {some_of(broken)}; the training that "
+            "made it failed, take an earlier checkpoint",
+        )
 
 
 def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
