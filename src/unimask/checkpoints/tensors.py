@@ -70,7 +70,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: object) -> None:
+def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Check that tensors can be the weights of a model: floats where its own are floats, and all finite.
 
     `own` is the model's state dict; keys that are only in one of the two are left alone.

@@ -1,5 +1,6 @@
 """Reads the files of others without running what is in them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +40,9 @@ def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(file: BinaryIO) -> object:
-    named = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+    named: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+        (stand_in, name) for name, stand_in in STAND_INS.items()
+    ]
     with torch.serialization.safe_globals([*named, PickledArray]):
         return torch.load(file, map_location="cpu", weights_only=True)
 

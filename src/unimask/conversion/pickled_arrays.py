@@ -9,7 +9,7 @@ fixed width (floats, integers, booleans) and exactly as many bytes as the shape 
 import math
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -48,7 +48,7 @@ class PickledNumbers(metaclass=_Sealed):
 
     def numpy(self) -> np.dtype:
         """Return the dtype."""
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(f"{self.order}{self.code}")
 
 
 class PickledArray(metaclass=_Sealed):
@@ -111,7 +111,7 @@ def _encode_latin1(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
-STAND_INS: Mapping[str, object] = {
+STAND_INS: Mapping[str, Callable[..., object]] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": PickledNumbers,
     **{f"numpy.{core}.multiarray._reconstruct": new_array for core in ("core", "_core")},
@@ -120,7 +120,11 @@ STAND_INS: Mapping[str, object] = {
 }
 """Name in a pickle -> what is called in its place."""
 
-_PERMITTED = {**STAND_INS, "collections.OrderedDict": OrderedDict, "_codecs.encode": _encode_latin1}
+_PERMITTED: Mapping[str, Callable[..., object]] = {
+    **STAND_INS,
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _encode_latin1,
+}
 
 
 class _ArrayUnpickler(pickle._Unpickler):
@@ -129,7 +133,7 @@ class _ArrayUnpickler(pickle._Unpickler):
     The unpickler in Python, because the one in C asks for as much memory as a file of a few bytes names.
     """
 
-    def find_class(self, module: str, name: str) -> object:
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         """Return what the name stands for, if it is permitted."""
         permitted = _PERMITTED.get(f"{module}.{name}")
         if permitted is None:
