@@ -35,7 +35,7 @@ clean:
 	rm -rf .venv .uv output .pytest_cache .mypy_cache .ruff_cache
 
 .venv/ready: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --locked --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
+	$(UV) sync --locked --all-extras --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
 	touch $@
 
 .uv/bin/uv:

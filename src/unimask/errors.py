@@ -1,6 +1,7 @@
 """The errors a user can meet. Each has one message that names the file and the way out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -53,6 +54,33 @@ class WeightsError(UnimaskError):
         self.missing = missing
         self.unexpected = unexpected
         self.mismatched = mismatched
+
+
+class MissingPackageError(UnimaskError):
+    """A package that only an extra installs is needed; `extra` is the extra's name."""
+
+    def __init__(self, what: str | Path, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what}: needs {package}, which is not installed; install unimask[{extra}] "
+            f"(pip install 'unimask[{extra}]')"
+        )
+        self.package = package
+        self.extra = extra
+
+
+@contextmanager
+def needs_extra(extra: str, what: str | Path) -> Iterator[None]:
+    """Import the packages of an extra inside; `what` is the file or the command that needs them.
+
+    Raises:
+        MissingPackageError: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("unimask"):
+            raise
+        raise MissingPackageError(what, error.name.partition(".")[0], extra) from None
 
 
 def some_of(things: Iterable[object], most: int = 8) -> str:

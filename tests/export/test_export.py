@@ -1,7 +1,6 @@
 """Exported models against the model they were made from."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -311,10 +310,3 @@ def test_broken_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load(tmp_path / "foreign.onnx")
     with pytest.raises(ConfigError, match="device: 'gpu' does not exist"):
         load(tmp_path / "foreign.onnx", device="gpu")
-
-
-def test_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(WeightsError, match=r"needs onnxruntime, which is not installed; pip install"):
-        load(tmp_path / "a.onnx")
-    assert isinstance(load("nuclei", "cpu"), Segmenter)

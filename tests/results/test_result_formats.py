@@ -143,14 +143,6 @@ def test_supervision_detections() -> None:
     assert len(result(empty=True).to_supervision()) == 0
 
 
-def test_supervision_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
-    with pytest.raises(
-        ConfigError, match=r"supervision: is not installed; pip install 'unimask\[supervision\]'"
-    ):
-        result().to_supervision()
-
-
 def test_label_studio_is_read_back_to_the_pixel(tmp_path: Path) -> None:
     one = result()
     Image.fromarray(one.image.permute(1, 2, 0).numpy()).save(tmp_path / "one.png")

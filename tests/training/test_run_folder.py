@@ -118,7 +118,7 @@ def test_broken_checkpoints_only(tmp_path: Path) -> None:
 def test_the_log_is_rewound_to_the_step_of_the_checkpoint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.begin(description(), resume=False)
-    record = RunRecord(folder, 0, "pq")
+    record = RunRecord(folder, 0, "pq", print)
     for step in (1, 2, 3):
         record.log_step(step, {"loss": 1.0 / step})
         record.log_evaluation(step, {"pq": (0.5, 0.9, 0.7)[step - 1], "sq": float("nan")}, 0.1)
@@ -131,7 +131,7 @@ def test_the_log_is_rewound_to_the_step_of_the_checkpoint(tmp_path: Path) -> Non
     lines = folder.read_metrics()
     assert [line["kind"] for line in lines] == ["step", "evaluation"] * 3 + ["skipped"]
     assert lines[1]["values"] == {"pq": 0.5, "sq": None}
-    again = RunRecord(folder, 1, "pq")
+    again = RunRecord(folder, 1, "pq", print)
     again.close()
     assert [line["step"] for line in folder.read_metrics()] == [1, 1]
     assert again.has_evaluation(1)

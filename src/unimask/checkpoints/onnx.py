@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, parse_model_file
 from unimask.config.images import DetrConfig, ModelConfig
-from unimask.errors import ConfigError, WeightsError
+from unimask.errors import ConfigError, WeightsError, needs_extra
 from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
 
 if TYPE_CHECKING:
@@ -122,15 +122,12 @@ def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, Mo
     many threads as torch does.
 
     Raises:
-        WeightsError: onnxruntime is not installed, or the file is missing, broken or not exported by unimask.
+        MissingPackageError: onnxruntime is not installed.
+        WeightsError: the file is missing, broken or not exported by unimask.
         ConfigError: this onnxruntime does not know the device.
     """
-    try:
+    with needs_extra("export", path):
         import onnxruntime
-    except ImportError:
-        raise WeightsError(
-            path, "needs onnxruntime, which is not installed; pip install 'unimask[export]'"
-        ) from None
     if not path.is_file():
         raise WeightsError(path, "there is no such file")
     chosen = _find_device(device, onnxruntime.get_available_providers())

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unimask.cli import output as show
-from unimask.errors import DataError
+from unimask.errors import DataError, MissingPackageError, UnimaskError
 
 BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
 
@@ -43,11 +43,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def collected(failed: list[DataError], file: Path) -> Iterator[None]:
+def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
     """Inside, an error of one picture is kept for later and does not stop the others."""
     try:
         yield
-    except DataError as error:
+    except (DataError, MissingPackageError) as error:
         failed.append(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -14,7 +14,7 @@ from unimask.cli.failures import collected, is_out_of_memory
 from unimask.config.images import Task, Tiles
 from unimask.data.read import MOST_PIXELS, read_image
 from unimask.data.windows import open_large, pixels_in
-from unimask.errors import DataError
+from unimask.errors import UnimaskError
 from unimask.inference.large import LargeResult, save_large, segment_large
 from unimask.inference.segmenter import Segmenter
 from unimask.results.boxes import BoxResult
@@ -40,7 +40,7 @@ class Work:
     output: Path
     done: Callable[[Named, AnyResult], object]
     advance: Callable[[], None]
-    failed: list[DataError] = field(default_factory=list)
+    failed: list[UnimaskError] = field(default_factory=list)
 
 
 def segment_all(work: Work, pictures: Sequence[Named]) -> None:

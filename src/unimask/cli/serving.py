@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from unimask.cli import options
 from unimask.cli import output as show
-from unimask.errors import ConfigError, DataError, WeightsError
+from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 
 if TYPE_CHECKING:
     from unimask.inference.segmenter import Segmenter
@@ -40,12 +40,11 @@ def serve(
       unimask serve --weights runs/first/best --examples my_pictures --port 9000
       curl -F picture=@photo.jpg -F task=instance http://127.0.0.1:8000/v1/segment
     """
-    try:
+    with needs_extra("serve", "unimask serve"):
+        import python_multipart  # noqa: F401  # forms, for FastAPI
         import uvicorn
 
         from unimask.serve.app import create_app
-    except ImportError as error:
-        raise ConfigError("serve", f"needs the package {error.name}; install unimask again") from None
     from unimask.serve.gate import LOOPBACK_NAMES, Access
     from unimask.serve.limits import Limits
 

@@ -1,5 +1,6 @@
 """Pictures that are read window by window: they may be larger than memory."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
-from unimask.data.read import read_image
-from unimask.errors import DataError
+from unimask.data.read import MOST_PIXELS, read_image
+from unimask.errors import DataError, needs_extra
 from unimask.structures import Size
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -79,7 +81,22 @@ def pixels_in(path: Path) -> int:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
             return int(page.shape[0]) * int(page.shape[1])
-    except Exception:  # it will be said better by the reader
+    except ModuleNotFoundError:
+        return _pixels_by_pillow(path)
+    except Exception:  # the reader reports it
+        return 0
+
+
+def _pixels_by_pillow(path: Path) -> int:
+    """The same without tifffile; what Pillow refuses to open for its size counts as too large."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images
+            with Image.open(path) as image:
+                return image.width * image.height
+    except Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except Exception:  # the reader reports it
         return 0
 
 
@@ -88,20 +105,15 @@ def open_large(path: Path) -> Iterator[LargePicture]:
     """A TIFF in windows, open inside the context; other pictures are read at once, up to `read.MOST_PIXELS`.
 
     Raises:
-        DataError: it cannot be read, or is a TIFF of other pixels than 8-bit grey or RGB, or the packages for
-            windows are not installed.
+        DataError: it cannot be read, or is a TIFF of other pixels than 8-bit grey or RGB.
+        MissingPackageError: the packages for windows are not installed.
     """
     if path.suffix.lower() not in TIFF_SUFFIXES:
         yield InMemory(read_image(path))
         return
-    try:
+    with needs_extra("tiff", path):
         import tifffile
         import zarr
-    except ImportError as error:
-        raise DataError(
-            path,
-            f"is read in windows, for which {error.name} is not installed; pip install 'unimask[tiff]'",
-        ) from None
     with ExitStack() as stack:
         try:
             file = stack.enter_context(tifffile.TiffFile(path))

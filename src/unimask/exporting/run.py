@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from unimask.checkpoints.images import model_file_text
 from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.data.formats.shapes import ShapesDataset
-from unimask.errors import ConfigError, DataError, WeightsError
+from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
 from unimask.exporting.wrappers import CANVAS_STEP, exportable, smallest_step
@@ -44,7 +44,8 @@ def export(
     compared on `images`, or on a few generated pictures of shapes. Both files are complete when they appear.
 
     Raises:
-        WeightsError: the model cannot be loaded, or the packages of the extra `export` are not installed.
+        WeightsError: the model cannot be loaded.
+        MissingPackageError: the packages of the extra `export` are not installed.
         ConfigError: its canvases are no multiples of what its layers need (32 pixels for models of masks).
         DataError: the output cannot be written.
     """
@@ -89,14 +90,10 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
             f"{step} into its config.json: pictures are padded to that, and results change a little",
         )
     if format != "pt2":
-        try:
+        with needs_extra("export", weights):
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise WeightsError(
-                weights, f"to write ONNX {error.name} is needed; pip install 'unimask[export]'"
-            ) from None
 
 
 def canvas_step(segmenter: Segmenter) -> int:

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from unimask.config.images import Task
 from unimask.data.windows import LargePicture
-from unimask.errors import DataError
+from unimask.errors import DataError, needs_extra
 from unimask.files import write_text
 from unimask.inference.segmenter import Segmenter, categories_united
 from unimask.inference.tiles import SEEN, Tile, grid, same_segments
@@ -166,7 +166,8 @@ def segment_large(
     The file appears when it is complete.
 
     Raises:
-        DataError: the picture cannot be read, or the file cannot be written, or tifffile is not installed.
+        DataError: the picture cannot be read, or the file cannot be written.
+        MissingPackageError: tifffile is not installed.
     """
     tiles = grid(picture.size, side, overlap)
     unites = categories_united(segmenter.categories, task).tolist()
@@ -269,12 +270,8 @@ def _number(
 
 
 def _write_map(provisional: _Map, numbers: UInt32[ndarray, " provisional"], path: Path) -> None:
-    try:
+    with needs_extra("tiff", path):
         import tifffile
-    except ImportError:
-        raise DataError(
-            path, "tifffile is not installed, which writes it; pip install 'unimask[tiff]'"
-        ) from None
     height, width = provisional.size
 
     def blocks() -> Iterator[ndarray]:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sacrebleu.metrics import BLEU
+from unimask.errors import needs_extra
+
+with needs_extra("text", "BLEU"):
+    from sacrebleu.metrics import BLEU
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from unimask.data.formats.label_studio import pack_brush
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, needs_extra
 from unimask.ops.outlines import Ring, one_ring, outlines, signed_area
 from unimask.structures import Categories, Segments
 
@@ -36,12 +36,10 @@ def as_supervision(segments: Segments, categories: Categories) -> "Detections":
     """`supervision.Detections` with masks; `class_id` is the index of the category.
 
     Raises:
-        ConfigError: supervision is not installed.
+        MissingPackageError: supervision is not installed.
     """
-    try:
+    with needs_extra("supervision", "to_supervision"):
         import supervision
-    except ImportError:
-        raise ConfigError("supervision", "is not installed; pip install 'unimask[supervision]'") from None
     found = present(segments)
     masks = np.stack([mask for _, mask in found]) if found else np.zeros((0, *segments.size), dtype=bool)
     kept = [index for index, _ in found]

@@ -155,7 +155,11 @@ class _Training:
         self.started = time.monotonic()
         self.evaluation_seconds = 0.0
         self.stop_asked = self.stopped = False
-        self.record = RunRecord(folder, self.step, job.primary_metric) if fabric.is_global_zero else None
+        self.record = (
+            RunRecord(folder, self.step, job.primary_metric, reporter.message)
+            if fabric.is_global_zero
+            else None
+        )
         self.stream = self._stream()
 
     def ask_to_stop(self) -> None:

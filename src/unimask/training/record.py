@@ -1,11 +1,15 @@
 """What is written down while a training runs: `metrics.jsonl`, TensorBoard, and which evaluation was best."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.utils.tensorboard import SummaryWriter
-
+from unimask.errors import MissingPackageError, needs_extra
 from unimask.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def _plain(value: int | float) -> int | float | None:
@@ -13,10 +17,21 @@ def _plain(value: int | float) -> int | float | None:
     return value if math.isfinite(value) else None
 
 
+def _open_tensorboard(folder: Path, step: int, message: Callable[[str], None]) -> "SummaryWriter | None":
+    """Open a log that goes on after `step`; without the extra `tensorboard`, say so and log nothing there."""
+    try:
+        with needs_extra("tensorboard", "the log for TensorBoard"):
+            from torch.utils.tensorboard import SummaryWriter
+    except MissingPackageError as error:
+        message(str(error))
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
 class RunRecord:
     """The record of a run up to `step`; what was written beyond it (before a kill) is dropped."""
 
-    def __init__(self, folder: RunFolder, step: int, primary: str) -> None:
+    def __init__(self, folder: RunFolder, step: int, primary: str, message: Callable[[str], None]) -> None:
         self._folder = folder
         self._primary = primary
         self._evaluations: dict[int, dict[str, float]] = {}
@@ -25,15 +40,19 @@ class RunRecord:
                 self._evaluations[line["step"]] = {
                     name: math.nan if value is None else value for name, value in line["values"].items()
                 }
-        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
+        self._tensorboard = _open_tensorboard(folder.tensorboard, step, message)
+
+    def _add_scalars(self, group: str, step: int, values: Mapping[str, int | float]) -> None:
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
 
     def log_step(self, step: int, values: Mapping[str, int | float]) -> None:
         """A line of losses, rates and speed."""
         self._folder.append_metrics(
             {"kind": "step", "step": step, **{k: _plain(v) for k, v in values.items()}}
         )
-        for name, value in values.items():
-            self._writer.add_scalar(f"training/{name}", value, step)
+        self._add_scalars("training", step, values)
 
     def log_skip(self, step: int, problems: tuple[str, ...]) -> None:
         """A step that was not taken, and why."""
@@ -44,9 +63,9 @@ class RunRecord:
         self._evaluations[step] = dict(values)
         plain = {name: _plain(value) for name, value in values.items()}
         self._folder.append_metrics({"kind": "evaluation", "step": step, "seconds": seconds, "values": plain})
-        for name, value in values.items():
-            self._writer.add_scalar(f"evaluation/{name}", value, step)
-        self._writer.flush()
+        self._add_scalars("evaluation", step, values)
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the model after this step has been evaluated."""
@@ -77,7 +96,8 @@ class RunRecord:
 
     def close(self) -> None:
         """No more lines."""
-        self._writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def summary(self) -> dict[str, object]:
         """The final and the best evaluation, ready for JSON."""

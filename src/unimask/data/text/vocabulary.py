@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from unimask.data.text.words import join_words, split_words
-from unimask.errors import DataError
+from unimask.errors import DataError, needs_extra
 from unimask.structures import Special
+
+with needs_extra("text", "translation"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 PADDING, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 _END_OF_WORD = "</w>"
