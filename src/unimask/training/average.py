@@ -1,38 +1,31 @@
 """The exponential moving average of a model's weights."""
 
-import copy
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-Model = TypeVar("Model", bound=nn.Module)
 
+def decay_at(averaged: int, decay: float) -> float:
+    """Return the decay with which the average of `averaged` weights takes in the next ones.
 
-def decay_at(update: int, decay: float) -> float:
-    """The decay of update number `update` (counted from 0): a running mean at first, then `decay`.
-
-    `min(decay, (1 + update) / (10 + update))`: without it the random initial weights would stay in the
-    average for the first `1 / (1 - decay)` updates.
+    `min(decay, averaged / (averaged + 9))`: a running mean at first. Otherwise the random initial weights
+    would stay in the average for the first `1 / (1 - decay)` updates.
     """
-    return min(decay, (1.0 + update) / (10.0 + update))
+    return min(decay, averaged / (averaged + 9.0))
 
 
-class MovingAverage(Generic[Model]):
-    """A copy of a model whose parameters follow slowly: `average += (1 - decay) (model - average)`.
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an average that starts with the weights of `model` and follows: `a += (1 - decay) (model - a)`.
 
-    Buffers (statistics of batch norms) and tensors that are not floating point are copied as they are.
+    Call `update_parameters(model)` after each update. Buffers (statistics of batch norms) are copied.
     """
-
-    def __init__(self, model: Model, decay: float) -> None:
-        self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: Model, number: int) -> None:
-        """Moves the average towards `model`; `number` counts the updates so far."""
-        own: list[Tensor] = list(self.model.parameters())
-        others: list[Tensor] = list(model.parameters())
-        torch._foreach_lerp_(own, others, 1.0 - decay_at(number, self.decay))
-        for mine, other in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(other)
+    def move(own: Sequence[Tensor], others: Sequence[Tensor], averaged: Tensor | int) -> None:
+        torch._foreach_lerp_(own, others, 1.0 - decay_at(int(averaged), decay))
+
+    average = AveragedModel(model, multi_avg_fn=move).eval().requires_grad_(False)
+    average.update_parameters(model)  # the initial weights count as averaged
+    return average

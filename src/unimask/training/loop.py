@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 import unimask
 from unimask.config.images import Experiment, Task, TrainingConfig, check_task
 from unimask.machine import describe_machine
 from unimask.processes import first_alone, first_says, gather, sum_of_all
-from unimask.training.average import MovingAverage
+from unimask.training.average import average_of
 from unimask.training.checks import check_device, check_model, check_settings
 from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob, Measure
@@ -145,7 +145,7 @@ class _Training:
         self.statistics = NormStatistics(model)
         optimizer = build_optimizer(model, self.config)
         self.module, self.optimizer = fabric.setup(LossModule(model), optimizer)
-        self.average = MovingAverage(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
+        self.average = average_of(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
         self.targets_per_pass = torch.ones((), device=fabric.device)
         self.criterion = job.criterion(fabric.device, lambda count: self.targets_per_pass)
         self.step, self.skipped, self.skipped_in_row, self.seconds_before = 0, 0, 0, 0.0
@@ -267,7 +267,7 @@ class _Training:
         if not finite:
             return ("the gradient",)
         if self.average is not None:
-            self.average.update(self.model, self.step - self.skipped)
+            self.average.update_parameters(self.model)
         self.window.add_update(self.losses_of_step, norm)
         return ()
 
@@ -319,7 +319,7 @@ class _Training:
     def _evaluate(self) -> None:
         """Each process measures its share of the data; the first one adds them up and writes."""
         started = time.monotonic()
-        model = self.average.model if self.average is not None else self.model
+        model = self._best_weights()
         share = self.job.evaluate(
             model, self.reporter.evaluating, rank=self.fabric.global_rank, world=self.fabric.world_size
         )
@@ -336,6 +336,11 @@ class _Training:
         record.log_evaluation(self.step, values, self.evaluation_seconds)
         self.reporter.message(f"evaluation after step {self.step}: {self.job.headline(values)}")
 
+    def _best_weights(self) -> nn.Module:
+        """Return the model whose weights are evaluated and saved: the average where there is one."""
+        averaged: nn.Module = self.model if self.average is None else self.average.module
+        return averaged
+
     def _provenance(self) -> str:
         return (
             f"trained with unimask {unimask.__version__} on {self.job.source}, step {self.step}; "
@@ -344,7 +349,6 @@ class _Training:
 
     def _save_checkpoint(self) -> None:
         if self.fabric.is_global_zero:
-            average = self.average.model if self.average is not None else None
             self.folder.save_checkpoint(
                 self.step,
                 {
@@ -354,20 +358,19 @@ class _Training:
                     "seconds": self._seconds(),
                     "origin": self.origin,
                     "model": self.model.state_dict(),
-                    "average": average.state_dict() if average is not None else {},
+                    "average": self.average.state_dict() if self.average is not None else {},
                     "optimizer": self.optimizer.state_dict(),
                     "precision": self.fabric.strategy.precision.state_dict(),
                     "window": self.window.state(),
                 },
             )
-            saved = average if average is not None else self.model
-            self.job.save(self.folder.model, saved, self._provenance())
+            self.job.save(self.folder.model, self._best_weights(), self._provenance())
         self.fabric.barrier()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.step, self.skipped = int(state["step"]), int(state["skipped"])
         self.skipped_in_row, self.seconds_before = int(state["skipped_in_row"]), float(state["seconds"])
