@@ -14,7 +14,7 @@ from unimask.config.images import (
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, description
-from unimask.presets.mask2former import ABLATIONS
+from unimask.presets.ablation import ROWS, Row
 from unimask.presets.own_data import tiny
 from unimask.structures import Segments
 
@@ -89,12 +89,12 @@ def target() -> Segments:
     )
 
 
-@pytest.mark.parametrize("name", ["", *ABLATIONS])
-def test_ablations_learn(name: str) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_each_thing_taken_away_leaves_a_model_that_learns(row: Row) -> None:
     """Each one runs forward and backward, and the gradient reaches every parameter that has a say."""
     torch.manual_seed(11)
-    experiment = override(tiny(), ABLATIONS.get(name, {}))
-    assert bool(name) == (experiment != tiny())
+    experiment = override(tiny(), dict(row.without))
+    assert bool(row.without) == (experiment != tiny())
     model = build_model(experiment.model, CLASSES).train()
     for parameter in model.parameters():
         if not parameter.any():  # some start as zero and let no gradient through
@@ -117,8 +117,8 @@ def test_ablations_learn(name: str) -> None:
 
 
 def test_every_ablation_names_existing_settings_of_any_preset() -> None:
-    for changes in ABLATIONS.values():
-        assert override(PRESETS["coco_panoptic_resnet50"](), changes) != Experiment()
+    for row in ROWS[1:]:
+        assert override(PRESETS["coco_panoptic_resnet50"](), dict(row.without)) != Experiment()
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -12,12 +12,13 @@ from unimask.config.images import Experiment, TrainingConfig, override
 from unimask.errors import ConfigError, DataError
 from unimask.machine import memory_now, peak_memory
 from unimask.presets import PRESETS
+from unimask.presets.ablation import ROWS, row_experiment
 from unimask.presets.maskformer import MASKFORMER_LOSSES, maskformer_model
 from unimask.presets.own_data import tiny
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation import run as ablation
 from unimask.training.ablation.report import RowResult, plot, table
-from unimask.training.ablation.run import ROWS, ablate, collect, row_experiment, with_budget
+from unimask.training.ablation.run import ablate, collect, with_budget
 from unimask.training.progress import SilentReporter, StepReport
 
 BASE = with_budget(tiny(), 40)
@@ -37,8 +38,8 @@ def test_each_row_has_one_thing_more_and_the_last_is_the_experiment(preset: str)
     experiments = [row_experiment(base, row.name) for row in ROWS]
     assert experiments[-1] == base
     for row, before, after in zip(ROWS[1:], experiments, experiments[1:]):
-        assert changed(before, after) == set(row.before)
-        assert row.before
+        assert changed(before, after) == set(row.without)
+        assert row.without
     first = experiments[0]
     assert first.losses == replace(MASKFORMER_LOSSES, points=first.losses.points)
     published = maskformer_model("resnet50", encoder_layers=6)

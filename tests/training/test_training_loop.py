@@ -167,7 +167,9 @@ def averaged(state: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The averaged weights of a checkpoint."""
     prefix = "module."
     return {
-        name.removeprefix(prefix): value for name, value in state["average"].items() if name.startswith(prefix)
+        name.removeprefix(prefix): value
+        for name, value in state["average"].items()
+        if name.startswith(prefix)
     }
 
 

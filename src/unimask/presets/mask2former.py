@@ -1,4 +1,4 @@
-"""Named experiments of Mask2Former, with the settings of its release, and the paper's ablations as overrides.
+"""Named experiments of Mask2Former, with the settings of its release.
 
 Source: Mask2Former (2112.01527), Sec. 4.1, and the configurations of the original release.
 """
@@ -91,27 +91,3 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
 """Start of the preset's name -> what its description says, the function, and the backbones there are."""
-
-
-ABLATIONS: dict[str, dict[str, object]] = {
-    # masked attention (Table 4a and 4c): cross-attention sees the whole memory
-    "full_attention": {"model.query_decoder.visibility": "full"},
-    # efficient multi-scale features (Table 4a and 4d): every layer sees the same scale
-    "single_scale_32": {"model.query_decoder.memory_strides": (32,)},
-    "single_scale_16": {"model.query_decoder.memory_strides": (16,)},
-    "single_scale_8": {"model.query_decoder.memory_strides": (8,)},
-    # cross before self attention (Table 4b): the order of DETR
-    "self_attention_first": {"model.query_decoder.order": ("self", "cross", "feedforward")},
-    # learned query features (Table 4b): zeros, which say nothing before the first layer
-    "zero_query_features": {
-        "model.query_decoder.query_features": "zeros",
-        "model.query_decoder.predict_before_layers": False,
-    },
-    # supervised query features (Sec. 3.2.3): learned, but no prediction is made from them
-    "unsupervised_query_features": {"model.query_decoder.predict_before_layers": False},
-    # no dropout (Table 4b): the rate of DETR
-    "dropout": {"model.query_decoder.dropout": 0.1},
-    # losses on points (Table 5): matching and losses on every cell of the stride-4 maps
-    "dense_losses": {"losses.sampling": "dense"},
-}
-"""Claim of the paper -> the settings that take it away; apply one with `config.override`."""

@@ -1,23 +1,18 @@
-"""The way from MaskFormer to Mask2Former, one step at a time, on the same data with the same budget.
-
-Each row has what the row above it has, and one thing more; the last one is the experiment that was asked for.
-So a row is the experiment with the settings of all later steps taken back.
-
-Source: Mask2Former (2112.01527), Tables 4 and 5, which take one thing away from the whole model instead.
-"""
+"""Train the rows of `presets/ablation.py` on the same data with the same budget, one after another."""
 
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from unimask.config.images import Experiment, ModelConfig, Task, check_task, experiment_to_dict, override
+from unimask.config.images import Experiment, Task, check_task, experiment_to_dict
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_text
+from unimask.presets.ablation import ROWS, Row, row_experiment
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
 from unimask.training.checks import check_settings
@@ -27,91 +22,6 @@ from unimask.training.task import HEADLINES, open_task
 STANDARD_ERROR = 2  # the number of the stream
 
 EVALUATIONS = 4  # on the way, where the settings do not say otherwise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A step of the story."""
-
-    name: str
-    title: str
-    before: Mapping[str, object]  # the settings without it
-
-
-ROWS: tuple[Row, ...] = (
-    Row(name="maskformer", title="MaskFormer", before={}),
-    # Sec. 3.2.1, Table 4a and c
-    Row(
-        name="masked_attention",
-        title="+ masked attention",
-        before={"model.query_decoder.visibility": "full"},
-    ),
-    # Sec. 3.2.2, Table 4a and d
-    Row(
-        name="multi_scale",
-        title="+ high-resolution features in turn",
-        before={"model.query_decoder.memory_strides": (32,), "model.query_decoder.level_embedding": False},
-    ),
-    # Sec. 4.1, Table 4e
-    Row(
-        name="deformable",
-        title="+ deformable pixel decoder",
-        before={"model.pixel_decoder.kind": "pyramid", "model.pixel_decoder.strides": (32,)},
-    ),
-    # Sec. 3.2.3, Table 4b: the next three
-    Row(
-        name="cross_attention_first",
-        title="+ cross-attention first",
-        before={"model.query_decoder.order": ("self", "cross", "feedforward")},
-    ),
-    Row(
-        name="learned_queries",
-        title="+ learned, supervised query features",
-        before={
-            "model.query_decoder.query_features": "zeros",
-            "model.query_decoder.predict_before_layers": False,
-        },
-    ),
-    Row(
-        name="no_dropout",
-        title="+ no dropout",
-        before={"model.query_decoder.dropout": 0.1, "model.pixel_decoder.dropout": 0.1},
-    ),
-    # Sec. 4.1
-    Row(
-        name="cross_entropy",
-        title="+ cross-entropy instead of focal loss, other weights",
-        before={
-            "losses.mask_term": "focal",
-            "losses.class_weight": 1.0,
-            "losses.mask_weight": 20.0,
-            "losses.dice_weight": 1.0,
-        },
-    ),
-    # Sec. 3.3, Table 5
-    Row(
-        name="points",
-        title="+ points instead of full masks",
-        before={"losses.sampling": "pixels"},
-    ),
-)
-
-
-def row_experiment(base: Experiment, name: str) -> Experiment:
-    """The experiment of a row: `base` without the steps after it.
-
-    Raises:
-        ConfigError: there is no such row, or `base` is no Mask2Former.
-    """
-    names = [row.name for row in ROWS]
-    if name not in names:
-        raise ConfigError(name, f"no such row; there are {', '.join(names)}")
-    if not isinstance(base.model, ModelConfig):
-        raise ConfigError("model.kind", "the last row is a Mask2Former; take 'masks'")
-    if base.model.pixel_decoder.kind != "deformable":
-        raise ConfigError("model.pixel_decoder.kind", "the last row is a Mask2Former; take 'deformable'")
-    later = ROWS[names.index(name) + 1 :]
-    return override(base, {path: value for row in later for path, value in row.before.items()})
 
 
 def with_budget(base: Experiment, budget: int) -> Experiment:
