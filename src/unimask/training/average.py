@@ -1,10 +1,10 @@
 """The exponential moving average of a model's weights."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+Parameters = tuple[Tensor, ...] | list[Tensor]
 
 
 def decay_at(averaged: int, decay: float) -> float:
@@ -23,7 +23,7 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def move(own: Sequence[Tensor], others: Sequence[Tensor], averaged: Tensor | int) -> None:
+    def move(own: Parameters, others: Parameters, averaged: Tensor | int) -> None:
         torch._foreach_lerp_(own, others, 1.0 - decay_at(int(averaged), decay))
 
     average = AveragedModel(model, multi_avg_fn=move).eval().requires_grad_(False)
