@@ -13,7 +13,8 @@ class DataError(UnimaskError):
     """A picture or an annotation cannot be used."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
+        reason = shown(reason)
+        super().__init__(f"{_printable(str(path))}: {reason}")
         self.path = str(path)
         self.reason = reason
 
@@ -25,6 +26,7 @@ class ConfigError(UnimaskError):
     """A setting does not exist or has an impossible value; `path` is dotted, as in `training.steps`."""
 
     def __init__(self, path: str, reason: str) -> None:
+        path, reason = shown(path), shown(reason)
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
@@ -43,12 +45,13 @@ class WeightsError(UnimaskError):
         mismatched: tuple[str, ...] = (),
     ) -> None:
         groups = {"missing": missing, "unexpected": unexpected, "mismatched": mismatched}
+        reason = shown(reason)
         details = [
-            f"{len(keys)} {name}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+            shown(f"{len(keys)} {name}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
             for name, keys in groups.items()
             if keys
         ]
-        super().__init__("\n  ".join([f"{path}: {reason}", *details]))
+        super().__init__("\n  ".join([f"{_printable(str(path))}: {reason}", *details]))
         self.path = str(path)
         self.reason = reason
         self.missing = missing
@@ -87,3 +90,24 @@ def some_of(things: Iterable[object], most: int = 8) -> str:
     """The first few of many, joined by commas: "1, 2, 3, ..."; "none" where there are none."""
     listed = [str(thing) for thing in things]
     return ", ".join(listed[:most] + ["..."] * (len(listed) > most)) or "none"
+
+
+def shown(text: str) -> str:
+    """What a message may echo of a file: characters that print, words of at most 200, about 1,200 in all."""
+    text = re.sub(
+        rf"\S{{{_LONGEST_WORD},}}", lambda word: word[0][: _LONGEST_WORD - 3] + "...", _printable(text)
+    )
+    if len(text) <= _LONGEST_REASON:
+        return text
+    end = 250  # what to do stands at the end of a sentence
+    return f"{text[: _LONGEST_REASON - end]} ... {text[-end:]}"
+
+
+def _printable(text: str) -> str:
+    """The text with control characters, half characters and changes of direction written as escapes."""
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(letter) in ("Cc", "Cf", "Cs") and letter != "\n"
+        else letter
+        for letter in text
+    )

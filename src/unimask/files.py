@@ -1,11 +1,18 @@
-"""Files and folders that appear complete: written under a temporary name beside their own, then renamed."""
+"""Files that appear complete (written beside their own name, then renamed), and files read with care."""
 
+import codecs
+import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from unimask.errors import DataError, WeightsError
+
+MOST_BYTES = 4 << 30  # of a file that is read at once
 
 
 @contextmanager
@@ -49,3 +56,67 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_bytes(
+    path: Path, error: type[DataError] | type[WeightsError] = DataError, most: int = MOST_BYTES
+) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        DataError: the file is missing, a folder, a device or a pipe, may not be read, or has more than `most`
+            bytes. `error` is raised in its place.
+    """
+    try:
+        about = path.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise error(path, "is a folder, expected a file")
+        if not stat.S_ISREG(about.st_mode):
+            raise error(path, "is no regular file (a pipe or a device); copy what it gives into a file")
+        if about.st_size > most:
+            raise error(path, f"has {about.st_size:,} bytes, more than the {most:,} that are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise error(path, "no such file") from None
+    except PermissionError:
+        raise error(path, "may not be read; check its permissions") from None
+    except MemoryError:
+        raise error(path, "does not fit into memory") from None
+    except (OSError, ValueError) as reason:  # a name too long or with a null, a loop of links, a failing disk
+        raise error(path, f"cannot be read ({_first_line(reason)})") from None
+
+
+def read_text(
+    path: Path, error: type[DataError] | type[WeightsError] = DataError, most: int = MOST_BYTES
+) -> str:
+    """Return the text of a file in UTF-8, or in UTF-16 where a byte order mark says so; the mark is left out.
+
+    Raises:
+        DataError: as `read_bytes`, or the bytes are no such text. `error` is raised in its place.
+    """
+    content = read_bytes(path, error, most)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(path, f"is no text in UTF-8 (byte {reason.start}); save it as UTF-8") from None
+
+
+def read_json(path: Path, error: type[DataError] | type[WeightsError] = DataError) -> object:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: as `read_text`, or it is not valid JSON. `error` is raised in its place.
+    """
+    text = read_text(path, error)
+    try:
+        content: object = json.loads(text)
+    except RecursionError:
+        raise error(path, "is not valid JSON (nested too deeply)") from None
+    except ValueError as reason:  # also a number of more digits than are converted
+        raise error(path, f"is not valid JSON ({_first_line(reason)}); it may be cut off") from None
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
