@@ -1,8 +1,12 @@
 """The errors a user can meet. Each has one message that names the file and the way out."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_LONGEST_WORD, _LONGEST_REASON = 200, 1200  # characters
 
 
 class UnimaskError(Exception):
