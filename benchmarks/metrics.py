@@ -49,7 +49,7 @@ def run(settings: Settings) -> Outcome:
     found = []
     for name, kind in METRICS.items():
         data = view(shapes, "instance" if name.startswith("AP") else "panoptic")
-        truths = [data[index].segments for index in range(count)]
+        truths = [data[index].truth for index in range(count)]
         metric: Metric = kind(data.categories)
         times = []
         for truth in truths:

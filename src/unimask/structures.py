@@ -4,8 +4,8 @@ One polarity: a boolean mask is True where something is visible or valid. Sizes 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int16, Int64, UInt8
@@ -13,6 +13,20 @@ from torch import Tensor
 from torch.nn import functional
 
 Size = tuple[int, int]
+Data = TypeVar("Data")
+
+
+def map_tensors(data: Data, change: Callable[[Tensor], Tensor]) -> Data:
+    """Apply `change` to every tensor of a tuple or dataclass, however deep; everything else stays."""
+    found: Any = data
+    if isinstance(found, Tensor):
+        found = change(found)
+    elif isinstance(found, tuple):
+        found = tuple(map_tensors(part, change) for part in found)
+    elif is_dataclass(found) and not isinstance(found, type):
+        parts = {field.name: map_tensors(getattr(found, field.name), change) for field in fields(found)}
+        found = replace(found, **parts)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +61,7 @@ class Segments:
 
     def cpu(self) -> "Segments":
         """The same segments on the CPU."""
-        return Segments(
-            layers=self.layers.cpu(),
-            labels=self.labels.cpu(),
-            scores=self.scores.cpu(),
-            is_crowd=self.is_crowd.cpu(),
-        )
+        return map_tensors(self, Tensor.cpu)
 
     @property
     def size(self) -> Size:
@@ -92,23 +101,15 @@ class Detections:
 
     def cpu(self) -> "Detections":
         """The same boxes on the CPU."""
-        return Detections(
-            boxes=self.boxes.cpu(),
-            labels=self.labels.cpu(),
-            scores=self.scores.cpu(),
-            areas=self.areas.cpu(),
-            is_crowd=self.is_crowd.cpu(),
-        )
+        return map_tensors(self, Tensor.cpu)
 
     def select(self, which: Tensor) -> "Detections":
         """Some of the boxes: those of a boolean mask, or of indices in their order."""
-        return Detections(
-            boxes=self.boxes[which],
-            labels=self.labels[which],
-            scores=self.scores[which],
-            areas=self.areas[which],
-            is_crowd=self.is_crowd[which],
-        )
+        return map_tensors(self, lambda values: values[which])
+
+
+Truth = Segments | Detections
+"""The ground truth of an image: masks or boxes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,25 +145,16 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture with its truth, as read from files. `image_id` is the file's stem or id, for messages."""
+    """An image with its ground truth. `image_id` is the stem of its file or its id, for messages."""
 
     image: UInt8[Tensor, "3 height width"]
-    segments: Segments
-    image_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxSample:
-    """One picture with the boxes of its objects."""
-
-    image: UInt8[Tensor, "3 height width"]
-    detections: Detections
+    truth: Segments | Detections
     image_id: str
 
 
 @runtime_checkable  # the tests check argument types at run time
 class Dataset(Protocol):
-    """What every reader and view gives: samples by index, at the file's size."""
+    """Samples by index, at the size of their files: what readers and views return."""
 
     @property
     def categories(self) -> Categories:
@@ -171,19 +163,6 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
-
-
-@runtime_checkable
-class BoxDataset(Protocol):
-    """What readers and views give for detection."""
-
-    @property
-    def categories(self) -> Categories:
-        """The categories that the labels of the samples index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> BoxSample: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +208,10 @@ class Batch:
     images: ImageBatch
     targets: tuple[Segments, ...] | tuple[BoxTargets, ...] | tuple[BoxMaskTargets, ...]
     image_ids: tuple[str, ...]
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; torch's data loader calls this."""
+        return map_tensors(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, kw_only=True)

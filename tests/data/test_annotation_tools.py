@@ -13,7 +13,7 @@ from data.dataset_files import save_json, save_picture
 from PIL import Image
 
 from unimask.data.formats.label_studio import unpack_brush
-from unimask.data.open import open_box_dataset, open_dataset
+from unimask.data.open import open_dataset
 from unimask.errors import DataError
 from unimask.structures import Sample
 
@@ -23,7 +23,7 @@ SQUARE[3:11, 2:10] = True  # what the polygon (2, 3) to (10, 11) covers
 
 
 def masks(sample: Sample) -> np.ndarray:
-    return sample.segments.masks().numpy()
+    return sample.truth.masks().numpy()
 
 
 def corners(scale: tuple[float, float] = (1, 1)) -> list[list[float]]:
@@ -49,10 +49,10 @@ def test_yolo_polygons_and_boxes_by_split(tmp_path: Path) -> None:
     dataset = open_dataset(save_yolo(tmp_path), "val", "instance")
     assert dataset.categories.names == ("cat", "dog")
     assert [dataset[index].image_id for index in range(2)] == ["val0", "val1"]
-    assert dataset[0].segments.labels.tolist() == [1, 0]
+    assert dataset[0].truth.labels.tolist() == [1, 0]
     assert (masks(dataset[0])[0] == SQUARE).all()
     assert masks(dataset[0])[1].sum() == pytest.approx(0.25 * WIDTH * 0.5 * HEIGHT, rel=0.15)
-    assert len(dataset[1].segments) == 0
+    assert len(dataset[1].truth) == 0
     assert len(open_dataset(tmp_path, "train", "panoptic")) == 2
     assert (masks(pickle.loads(pickle.dumps(dataset))[0]) == masks(dataset[0])).all()
 
@@ -81,7 +81,7 @@ def test_sets_written_by_supervision(tmp_path: Path, kind: str) -> None:
         dataset.as_coco(str(written / "train"), str(written / "train" / "_annotations.coco.json"))
     sample = open_dataset(written, "train" if kind == "yolo" else "all", "instance")[0]
     assert sample.image_id in ("a", "a.png", "1")
-    assert sample.segments.labels.tolist() == [1, 0]
+    assert sample.truth.labels.tolist() == [1, 0]
     for mine, theirs in zip(masks(sample), drawn, strict=True):
         assert (mine & ~theirs).sum() == 0
         assert (mine & theirs).sum() > 0.9 * (theirs.sum() - 2 * (22 + 16 + 35))
@@ -117,9 +117,9 @@ def test_sets_written_by_datumaro(tmp_path: Path, kind: str) -> None:
     written = datumaro.Dataset.from_iterable(items, categories=["cat", "dog"], media_type=datumaro.Image)
     written.export(str(tmp_path / "set"), kind, save_media=True)
     sample = open_dataset(tmp_path / "set", "val", "instance")[0]
-    assert sample.segments.labels.tolist() == [1, 0]
+    assert sample.truth.labels.tolist() == [1, 0]
     assert (masks(sample) == drawn).all()
-    boxes = open_box_dataset(tmp_path / "set", "val")[0].detections
+    boxes = open_dataset(tmp_path / "set", "val", "detection")[0].truth
     assert boxes.boxes.tolist() == [[7, 5, 29, 21], [20, 24, 55, 40]]
 
 
@@ -161,7 +161,7 @@ def test_yolo_names_one_a_line(tmp_path: Path) -> None:
 def test_bad_lines_of_yolo_are_named(tmp_path: Path, line: str, reason: str | None) -> None:
     save_yolo(tmp_path, line)
     if reason is None:
-        assert len(open_dataset(tmp_path, "val", "instance")[0].segments) == 3
+        assert len(open_dataset(tmp_path, "val", "instance")[0].truth) == 3
         return
     with pytest.raises(DataError, match=rf"val0\.txt: {reason}"):
         open_dataset(tmp_path, "val", "instance")
@@ -236,10 +236,10 @@ def test_voc_boxes(tmp_path: Path, layout: str) -> None:
         (lists / f"{split}.txt").write_text(f"{stem}\n")
         (lists / f"cat_{split}.txt").write_text(f"{stem}  1\n")
         (lists / "trainval.txt").write_text("a\nb\n")
-    found = open_box_dataset(tmp_path, "val")[0]
+    found = open_dataset(tmp_path, "val", "detection")[0]
     assert found.image_id == "b"
-    assert found.detections.boxes.tolist() == [[2, 3, 10, 11], [7, 5, 20, 23]]
-    assert found.detections.labels.tolist() == [1, 0]
+    assert found.truth.boxes.tolist() == [[2, 3, 10, 11], [7, 5, 20, 23]]
+    assert found.truth.labels.tolist() == [1, 0]
     dataset = open_dataset(tmp_path, "train", "instance")
     assert dataset.categories.names == ("cat", "dog")
     assert (masks(dataset[0])[0] == SQUARE).all()
@@ -250,8 +250,8 @@ def test_detection_takes_the_boxes_of_voc_and_segmentation_its_masks(tmp_path: P
     save_voc(tmp_path)
     for stem in ("a", "b", "c"):  # the last one has boxes only, as most of VOC
         save_voc_boxes(tmp_path / "JPEGImages", tmp_path / "Annotations", stem)
-    assert len(open_box_dataset(tmp_path, "all")) == 3
-    segments = open_dataset(tmp_path, "val", "instance")[0].segments
+    assert len(open_dataset(tmp_path, "all", "detection")) == 3
+    segments = open_dataset(tmp_path, "val", "instance")[0].truth
     assert segments.areas().tolist() == [64, 32]
 
 
@@ -287,9 +287,9 @@ def test_voc_objects(tmp_path: Path, below: str) -> None:
     dataset = open_dataset(tmp_path, "val", "instance")
     assert dataset[0].image_id == "b"
     names = dataset.categories.names
-    assert [names[label] for label in dataset[0].segments.labels.tolist()] == ["cat", "cat"]
+    assert [names[label] for label in dataset[0].truth.labels.tolist()] == ["cat", "cat"]
     assert (masks(dataset[0])[0] == SQUARE).all()
-    panoptic = open_dataset(tmp_path, "train", "panoptic")[0].segments
+    panoptic = open_dataset(tmp_path, "train", "panoptic")[0].truth
     assert len(panoptic) == 3
     assert (panoptic.layers[0, 2, 2:10] == 0).all()  # the border is void
     assert int(panoptic.areas()[2]) == HEIGHT * WIDTH - 64 - 32 - 8
@@ -310,14 +310,12 @@ def test_voc_in_colours_with_a_label_map(tmp_path: Path) -> None:
     )
     dataset = open_dataset(tmp_path, "val", "instance")
     assert dataset.categories.names == ("tabby",)
-    assert len(dataset[0].segments) == 2
+    assert len(dataset[0].truth) == 2
     assert (masks(dataset[0])[0] == SQUARE).any() or (masks(dataset[0])[1] == SQUARE).all()
     names = [f"class {number}" for number in range(1, 11)]
     (tmp_path / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in ["background", *names]))
     dataset = open_dataset(tmp_path, "val", "instance")  # datumaro: colours of VOC's palette
-    assert [dataset.categories.names[label] for label in dataset[0].segments.labels.tolist()] == [
-        "class 10"
-    ] * 2
+    assert [dataset.categories.names[label] for label in dataset[0].truth.labels.tolist()] == ["class 10"] * 2
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ntabby\n")
     with pytest.raises(DataError, match=r"labelmap\.txt: line 2: 'tabby'; expected name:red,green,blue::"):
         open_dataset(tmp_path, "val", "instance")
@@ -375,7 +373,7 @@ def save_labelme(root: Path) -> Path:
 def test_labelme_shapes(tmp_path: Path) -> None:
     dataset = open_dataset(save_labelme(tmp_path), "val", "instance")
     assert dataset.categories.names == ("cat", "dog")
-    assert dataset[0].segments.labels.tolist() == [1, 0, 1]
+    assert dataset[0].truth.labels.tolist() == [1, 0, 1]
     found = masks(dataset[0])
     assert (found[0] == SQUARE).all()
     assert (found[2] == SQUARE).all()
@@ -405,7 +403,7 @@ def test_a_file_written_by_labelme(tmp_path: Path) -> None:
         image_width=WIDTH,
     )
     sample = open_dataset(tmp_path, "all", "instance")[0]
-    assert sample.segments.labels.tolist() == [1, 1, 0]
+    assert sample.truth.labels.tolist() == [1, 1, 0]
     assert all((one == SQUARE).all() for one in masks(sample))
 
 
@@ -471,7 +469,7 @@ def test_label_studio_shapes(tmp_path: Path) -> None:
     for place in (path, tmp_path):
         dataset = open_dataset(place, "all", "instance")
         assert dataset.categories.names == ("cat", "dog")
-        assert dataset[0].segments.labels.tolist() == [1, 0, 0]
+        assert dataset[0].truth.labels.tolist() == [1, 0, 0]
         found = masks(dataset[0])
         assert (found[0] == SQUARE).all()
         assert (found[1] == SQUARE).all()
@@ -557,14 +555,14 @@ def test_cvat_shapes_by_subset(tmp_path: Path) -> None:
     save_cvat(tmp_path)
     dataset = open_dataset(tmp_path, "train", "instance")
     assert dataset.categories.names == ("dog", "cat")
-    assert dataset[0].segments.labels.tolist() == [1, 0, 0, 0]
+    assert dataset[0].truth.labels.tolist() == [1, 0, 0, 0]
     found = masks(dataset[0])
     assert (found[0] == SQUARE).all()
     assert found[1].sum() == 8
     assert found[1][3, 2:10].all()
     assert (found[2] == SQUARE).all()
     assert found[3].sum() == pytest.approx(16 * np.pi, abs=6)
-    assert len(open_dataset(tmp_path / "annotations.xml", "val", "instance")[0].segments) == 0
+    assert len(open_dataset(tmp_path / "annotations.xml", "val", "instance")[0].truth) == 0
 
 
 def test_cvat_with_a_file_for_each_split(tmp_path: Path) -> None:
@@ -572,7 +570,7 @@ def test_cvat_with_a_file_for_each_split(tmp_path: Path) -> None:
     text = (save_cvat(tmp_path) / "annotations.xml").read_text()
     (tmp_path / "annotations.xml").rename(tmp_path / "train.xml")
     (tmp_path / "val.xml").write_text(text)
-    assert open_dataset(tmp_path, "val", "instance")[0].segments.labels.tolist() == [1, 0, 0, 0]
+    assert open_dataset(tmp_path, "val", "instance")[0].truth.labels.tolist() == [1, 0, 0, 0]
     (tmp_path / "val.xml").write_text(
         text.replace("<label><name>cat</name></label>", "").replace("cat", "dog")
     )
@@ -616,5 +614,5 @@ def test_real_voc_pictures(shared_data: Path, tmp_path: Path) -> None:
     for index in range(3):
         truth = reference[index]
         ours = dataset[by_id[truth.image_id]]
-        assert torch.equal(ours.segments.layers > 0, truth.segments.layers > 0)
-        assert sorted(ours.segments.areas().tolist()) == sorted(truth.segments.areas().tolist())
+        assert torch.equal(ours.truth.layers > 0, truth.truth.layers > 0)
+        assert sorted(ours.truth.areas().tolist()) == sorted(truth.truth.areas().tolist())

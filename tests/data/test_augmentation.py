@@ -46,12 +46,12 @@ def blocks(height: int, width: int, size: int = 16) -> Sample:
     count = int(layer.max())
     image = torch.stack([layer, (3 * layer) % 256, 255 - 2 * layer]).to(torch.uint8)
     segments = truth_segments(layer[None].to(torch.int16), list(range(count)), [False] * count)
-    return Sample(image=image, segments=segments, image_id="blocks")
+    return Sample(image=image, truth=segments, image_id="blocks")
 
 
 def paired(sample: Sample) -> tuple[Tensor, Tensor]:
     """What the picture and what the id map say: the number of the block of each pixel."""
-    labels = sample.segments.labels[sample.segments.layers[0].long() - 1] + 1
+    labels = sample.truth.labels[sample.truth.layers[0].long() - 1] + 1
     return sample.image[0].long(), labels
 
 
@@ -63,11 +63,11 @@ def test_picture_and_id_map_stay_aligned(
     sample = blocks(height, width)
     window = draw_window((height, width), config(relative_to=mode), torch.Generator().manual_seed(seed))
     result = augment(sample, config(relative_to=mode), torch.Generator().manual_seed(seed))
-    assert result.image.shape[1:] == result.segments.size
+    assert result.image.shape[1:] == result.truth.size
     assert result.image.shape[1] <= 61
     assert result.image.shape[2] <= 83
-    assert bool((result.segments.areas() > 0).all())
-    assert bool((result.segments.layers > 0).all())
+    assert bool((result.truth.areas() > 0).all())
+    assert bool((result.truth.layers > 0).all())
     picture, labels = paired(result)
     # away from the borders of blocks, where bilinear mixes; the wider, the more the picture is enlarged
     margin = max(math.ceil(out / taken / 2) for out, taken in zip(window.resized, window.taken)) + 1
@@ -82,10 +82,10 @@ def test_picture_and_id_map_stay_aligned(
 def test_pictures_that_become_one_pixel_wide(height: int, width: int) -> None:
     image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0))
     segments = truth_segments(torch.ones((1, height, width), dtype=torch.int16), [0], [False])
-    sample = Sample(image=image.to(torch.uint8), segments=segments, image_id="x")
+    sample = Sample(image=image.to(torch.uint8), truth=segments, image_id="x")
     narrow = config(crop=(11, 1), low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
     result = augment(sample, narrow, torch.Generator())
-    size = list(result.segments.size)
+    size = list(result.truth.size)
     assert size[1] == 1
     weights = 1 - (torch.arange(width) - (width - 1) / 2).abs() / width  # a triangle over the row
     flat = (image * weights).sum(2, keepdim=True) / weights.sum()
@@ -100,8 +100,8 @@ def test_nothing_to_do_changes_nothing() -> None:
     still = config(low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
     result = augment(sample, still, torch.Generator())
     assert torch.equal(result.image, sample.image)
-    assert torch.equal(result.segments.layers, sample.segments.layers)
-    assert torch.equal(result.segments.labels, sample.segments.labels)
+    assert torch.equal(result.truth.layers, sample.truth.layers)
+    assert torch.equal(result.truth.labels, sample.truth.labels)
 
 
 def test_flips() -> None:
@@ -146,8 +146,8 @@ def test_every_corner_can_be_cropped() -> None:
     seen = set()
     for seed in range(400):
         result = augment(sample, tight, torch.Generator().manual_seed(seed))
-        assert result.segments.size == (16, 16)
-        seen |= set(result.segments.labels.tolist())
+        assert result.truth.size == (16, 16)
+        seen |= set(result.truth.labels.tolist())
     assert seen == set(range(64))
 
 
@@ -156,23 +156,23 @@ def test_every_corner_can_be_cropped() -> None:
 def test_extreme_sizes(size: tuple[int, int], mode: Literal["crop", "short_side", "file"]) -> None:
     sample = Sample(
         image=torch.full((3, *size), 9, dtype=torch.uint8),
-        segments=truth_segments(torch.ones((1, *size), dtype=torch.int16), [4], [False]),
+        truth=truth_segments(torch.ones((1, *size), dtype=torch.int16), [4], [False]),
         image_id="x",
     )
     for seed in range(5):
         result = augment(sample, config(relative_to=mode, color=1.0), torch.Generator().manual_seed(seed))
-        assert result.image.shape[1:] == result.segments.size
-        assert result.segments.labels.tolist() == [4]
+        assert result.image.shape[1:] == result.truth.size
+        assert result.truth.labels.tolist() == [4]
 
 
 def test_crowds_become_void_and_the_rest_is_renumbered() -> None:
     sample = blocks(32, 32)
-    crowd = replace(sample.segments, is_crowd=torch.tensor([False, True, False, False]))
+    crowd = replace(sample.truth, is_crowd=torch.tensor([False, True, False, False]))
     still = config(crop=(32, 32), low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
-    result = augment(replace(sample, segments=crowd), still, torch.Generator())
-    assert result.segments.labels.tolist() == [0, 2, 3]
-    assert not bool(result.segments.is_crowd.any())
-    assert result.segments.layers[0, ::16, ::16].tolist() == [[1, 0], [2, 3]]
+    result = augment(replace(sample, truth=crowd), still, torch.Generator())
+    assert result.truth.labels.tolist() == [0, 2, 3]
+    assert not bool(result.truth.is_crowd.any())
+    assert result.truth.layers[0, ::16, ::16].tolist() == [[1, 0], [2, 3]]
 
 
 def test_segments_outside_the_crop_are_dropped_with_their_layers() -> None:
@@ -180,11 +180,11 @@ def test_segments_outside_the_crop_are_dropped_with_their_layers() -> None:
     layers[0, :2, :2], layers[1, :2, :2], layers[0, 20:] = 1, 2, 3
     sample = Sample(
         image=torch.zeros((3, 40, 40), dtype=torch.uint8),
-        segments=truth_segments(layers, [5, 6, 7], [False] * 3),
+        truth=truth_segments(layers, [5, 6, 7], [False] * 3),
         image_id="x",
     )
     tight = config(crop=(8, 8), low=1.0, high=1.0, relative_to="file")
-    results = [augment(sample, tight, torch.Generator().manual_seed(seed)).segments for seed in range(60)]
+    results = [augment(sample, tight, torch.Generator().manual_seed(seed)).truth for seed in range(60)]
     assert any(len(segments) == 0 and segments.layers.shape[0] == 1 for segments in results)
     assert any(segments.labels.tolist() == [7] and segments.layers.shape[0] == 1 for segments in results)
     assert all(int(segments.layers.max()) == len(segments) for segments in results)
@@ -197,7 +197,7 @@ def test_color_changes_the_picture_only() -> None:
     results = [augment(sample, colored, torch.Generator().manual_seed(seed)) for seed in range(12)]
     assert sum(not torch.equal(result.image, sample.image) for result in results) >= 9
     for result in results:
-        assert torch.equal(result.segments.layers, sample.segments.layers)
+        assert torch.equal(result.truth.layers, sample.truth.layers)
         assert result.image.dtype == torch.uint8
     weak = jitter_color(sample.image, 0.05, torch.Generator().manual_seed(1))
     assert float((weak.float() - sample.image.float()).abs().mean()) < 12
@@ -210,14 +210,14 @@ def test_an_augmentation_is_a_function_of_its_key() -> None:
         augment(sample, strong, seeded_generator(*key)) for key in ((3, 1), (3, 1), (3, 2))
     )
     assert torch.equal(first.image, again.image)
-    assert torch.equal(first.segments.layers, again.segments.layers)
+    assert torch.equal(first.truth.layers, again.truth.layers)
     assert first.image.shape != other.image.shape or not torch.equal(first.image, other.image)
 
 
 def test_source_is_left_alone() -> None:
     sample = blocks(40, 40)
-    image, layers = sample.image.clone(), sample.segments.layers.clone()
+    image, layers = sample.image.clone(), sample.truth.layers.clone()
     for seed in range(10):
         augment(sample, config(color=1.0), torch.Generator().manual_seed(seed))
     assert torch.equal(sample.image, image)
-    assert torch.equal(sample.segments.layers, layers)
+    assert torch.equal(sample.truth.layers, layers)

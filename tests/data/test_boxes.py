@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 
 from unimask.config.images import DataConfig, ScaleJitter
-from unimask.data.augmentation import augment, augment_boxes
-from unimask.data.box_views import boxes_around, match_box_categories
+from unimask.data.augmentation import augment
 from unimask.data.formats.coco_boxes import CocoBoxes
 from unimask.data.formats.shapes import ShapesDataset
 from unimask.data.loader import training_loader
-from unimask.data.open import open_box_dataset
+from unimask.data.open import open_dataset
 from unimask.data.seeds import seeded_generator
+from unimask.data.views import match_categories
 from unimask.errors import DataError
-from unimask.structures import BoxSample, BoxTargets, Categories, Segments
+from unimask.ops.boxes import boxes_around
+from unimask.structures import BoxTargets, Categories, Segments
 
 CONFIG = DataConfig(
     crop=(41, 53),
@@ -55,7 +56,7 @@ def test_boxes_are_those_of_the_file(tmp_path: Path) -> None:
         annotation(4, difficult=1),
     )
     dataset = CocoBoxes(path)
-    found = dataset[0].detections
+    found = dataset[0].truth
     assert dataset.image_ids == ("a",)
     assert found.boxes.tolist()[:2] == [[2.5, 1.0, 6.5, 6.0], [20.0, 0.0, 23.0, 6.0]]  # cut off at the border
     assert found.areas.tolist()[:2] == [11.0, 18.0]  # as stated, else of the box
@@ -85,20 +86,20 @@ def test_a_wrong_box_is_named(tmp_path: Path, changes: dict[str, object], words:
 def test_a_folder_gives_boxes_before_masks(tmp_path: Path) -> None:
     write_set(tmp_path, annotation(1))
     write_set(tmp_path, annotation(1), annotation(2), name="detection_val.json")
-    assert len(open_box_dataset(tmp_path, "train")[0].detections) == 1
-    assert len(open_box_dataset(tmp_path, "val")[0].detections) == 2
+    assert len(open_dataset(tmp_path, "train", "detection")[0].truth) == 1
+    assert len(open_dataset(tmp_path, "val", "detection")[0].truth) == 2
     with pytest.raises(DataError, match="no split 'test'"):
-        open_box_dataset(tmp_path, "test")
+        open_dataset(tmp_path, "test", "detection")
     with pytest.raises(DataError, match="no such file"):
-        open_box_dataset(tmp_path / "other", "train")
+        open_dataset(tmp_path / "other", "train", "detection")
 
 
 def test_boxes_around_the_things_of_a_generated_set() -> None:
-    dataset = open_box_dataset("shapes:48x64", "val")
+    dataset = open_dataset("shapes:48x64", "val", "detection")
     assert dataset.categories.names == ("circle", "square", "triangle")
     segments = ShapesDataset(size=(48, 64), count=5, seed=1)
     for index in range(5):
-        found, truth = dataset[index].detections, segments[index].segments
+        found, truth = dataset[index].truth, segments[index].truth
         things = truth.masks()[truth.labels < 3]
         assert len(found) == len(things)
         for mask, (left, top, right, bottom) in zip(things, found.boxes.int().tolist(), strict=True):
@@ -124,15 +125,13 @@ def test_boxes_move_as_their_segments_do() -> None:
     compared = 0
     for index in range(30):
         sample = dataset[index]
-        boxes = BoxSample(
-            image=sample.image, detections=boxes_around(sample.segments), image_id=sample.image_id
-        )
+        boxes = replace(sample, truth=boxes_around(sample.truth))
         moved = augment(sample, CONFIG, seeded_generator(1, index))
-        moved_boxes = augment_boxes(boxes, CONFIG, seeded_generator(1, index))
+        moved_boxes = augment(boxes, CONFIG, seeded_generator(1, index))
         assert torch.equal(moved.image, moved_boxes.image)
-        around = boxes_around(moved.segments)
+        around = boxes_around(moved.truth)
         for box, label in zip(around.boxes, around.labels.tolist(), strict=True):
-            same = moved_boxes.detections.boxes[moved_boxes.detections.labels == label]
+            same = moved_boxes.truth.boxes[moved_boxes.truth.labels == label]
             # the box of what is left of a cut shape may be smaller than what is left of its box
             inside = (same[:, :2] - 1.6 <= box[:2]).all(1) & (same[:, 2:] + 1.6 >= box[2:]).all(1)
             assert bool(inside.any()) or bool(((box[2:] - box[:2]) < 2).any())
@@ -141,16 +140,16 @@ def test_boxes_move_as_their_segments_do() -> None:
 
 
 def test_crowd_is_not_learned_from() -> None:
-    sample = open_box_dataset("shapes:48x64", "train")[3]
-    crowd = replace(sample.detections, is_crowd=torch.ones(len(sample.detections), dtype=torch.bool))
-    assert len(sample.detections) > 0
-    assert len(augment_boxes(replace(sample, detections=crowd), CONFIG, seeded_generator(0)).detections) == 0
+    sample = open_dataset("shapes:48x64", "train", "detection")[3]
+    crowd = replace(sample.truth, is_crowd=torch.ones(len(sample.truth), dtype=torch.bool))
+    assert len(sample.truth) > 0
+    assert len(augment(replace(sample, truth=crowd), CONFIG, seeded_generator(0)).truth) == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_hold_boxes_in_units_of_the_valid_picture(workers: int) -> None:
     loader = training_loader(
-        open_box_dataset("shapes:48x64", "train"),
+        open_dataset("shapes:48x64", "train", "detection"),
         replace(CONFIG, divisor=32),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
@@ -173,22 +172,22 @@ def test_batches_hold_boxes_in_units_of_the_valid_picture(workers: int) -> None:
 
 
 def test_labels_become_those_of_the_model() -> None:
-    dataset = open_box_dataset("shapes:48x64", "val")
+    dataset = open_dataset("shapes:48x64", "val", "detection")
     other = Categories(
         names=("triangle", "x", "square", "circle"),
         is_thing=(True,) * 4,
         file_ids=(1, 2, 3, 4),
         colors=((0, 0, 0),) * 4,
     )
-    matched = match_box_categories(dataset, other)
-    expected = [{0: 3, 1: 2, 2: 0}[label] for label in dataset[0].detections.labels.tolist()]
-    assert matched[0].detections.labels.tolist() == expected
+    matched = match_categories(dataset, other)
+    expected = [{0: 3, 1: 2, 2: 0}[label] for label in dataset[0].truth.labels.tolist()]
+    assert matched[0].truth.labels.tolist() == expected
     with pytest.raises(DataError, match="circle"):
-        match_box_categories(dataset, replace(other, names=("triangle", "x", "square", "y")))
+        match_categories(dataset, replace(other, names=("triangle", "x", "square", "y")))
 
 
 def test_real_boxes(shared_data: Path) -> None:
-    dataset = open_box_dataset(shared_data / "voc2007_mini", "val")
+    dataset = open_dataset(shared_data / "voc2007_mini", "val", "detection")
     assert (len(dataset), len(dataset.categories)) == (86, 20)
     sample = dataset[0]
-    assert bool((sample.detections.boxes[:, 2] <= sample.image.shape[2]).all())
+    assert bool((sample.truth.boxes[:, 2] <= sample.image.shape[2]).all())

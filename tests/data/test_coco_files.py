@@ -33,7 +33,7 @@ def test_instances_overlap_in_layers_and_keep_their_order(tmp_path: Path) -> Non
     sample = dataset[1]
     assert sample.image.shape == (3, 23, 31)
     assert sample.image_id == "p1"
-    segments = sample.segments
+    segments = sample.truth
     assert segments.layers.shape == (2, 23, 31)
     assert segments.labels.tolist() == [0, 1, 0]
     assert segments.is_crowd.tolist() == [False, False, True]
@@ -51,7 +51,7 @@ def test_masks_equal_pycocotools(tmp_path: Path) -> None:
     content = coco_instances(1)
     content["annotations"][0]["segmentation"] = [[-5.5, -3, 40, 4.25, 12, 99], square(20, 1, 8.5)]
     dataset = CocoInstances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 1, content))
-    masks = dataset[0].segments.masks()
+    masks = dataset[0].truth.masks()
     for mask, entry in zip(masks, content["annotations"]):
         packed = reference.frPyObjects(entry["segmentation"], 23, 31)
         packed = reference.merge(packed) if isinstance(packed, list) else packed
@@ -68,9 +68,9 @@ def test_pictures_without_instances_and_instances_without_pixels(tmp_path: Path)
         annotation(2, 10, [square(1, 1, 5)], category=7),
     ]
     dataset = CocoInstances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 2, content))
-    assert dataset[0].segments.labels.tolist() == [1]
-    assert len(dataset[1].segments) == 0
-    assert dataset[1].segments.layers.shape == (1, 23, 31)
+    assert dataset[0].truth.labels.tolist() == [1]
+    assert len(dataset[1].truth) == 0
+    assert dataset[1].truth.layers.shape == (1, 23, 31)
 
 
 def test_roboflow_parent_category_is_left_out(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_bad_run_lengths_are_named_when_they_are_decoded(tmp_path: Path) -> None
         content = coco_instances()
         content["annotations"][4]["segmentation"] = {"size": [23, 31], "counts": counts}
         dataset = CocoInstances(save_json(path, content))
-        assert len(dataset[0].segments) == 3
+        assert len(dataset[0].truth) == 3
         with pytest.raises(DataError, match=r"a\.json: annotation 102: .*run lengths"):
             dataset[1]
 
@@ -217,7 +217,7 @@ def test_panoptic_sample(tmp_path: Path) -> None:
     dataset = CocoPanoptic(tmp_path / "panoptic_val.json")
     assert dataset.categories.is_thing == (True, True, False)
     assert dataset.categories.colors[2] == (1, 2, 3)
-    segments = dataset[1].segments
+    segments = dataset[1].truth
     assert segments.layers.shape == (1, 17, 19)
     assert segments.layers[0, :, 7].tolist() == [1] * 5 + [2] * 5 + [3] * 5 + [0] * 2
     assert segments.labels.tolist() == [0, 1, 2]
@@ -241,7 +241,7 @@ def test_panoptic_folders_by_convention(tmp_path: Path) -> None:
     for index, (path, pngs, pictures) in enumerate(layouts):
         root = tmp_path / str(index)
         save_panoptic(root / path, root / pngs, root / pictures)
-        assert len(CocoPanoptic(root / path)[0].segments) == 3
+        assert len(CocoPanoptic(root / path)[0].truth) == 3
 
 
 def _edit_segment(key: str, value: object) -> Change:
@@ -316,4 +316,4 @@ def test_readers_are_lazy(tmp_path: Path) -> None:
 
 def test_scores_of_a_truth_are_one(tmp_path: Path) -> None:
     path = save_coco_instances(tmp_path / "a.json", tmp_path / "images")
-    assert torch.equal(CocoInstances(path)[0].segments.scores, torch.ones(3))
+    assert torch.equal(CocoInstances(path)[0].truth.scores, torch.ones(3))

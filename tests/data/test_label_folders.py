@@ -28,7 +28,7 @@ def test_semantic_labels(tmp_path: Path) -> None:
     assert dataset.categories.names == ("road", "car", "tree")
     assert dataset.categories.is_thing == (False, False, False)
     assert dataset.image_ids == ("p0", "p1")
-    segments = dataset[0].segments
+    segments = dataset[0].truth
     assert segments.labels.tolist() == [0, 1, 2]
     assert segments.layers[0, :, 3].tolist() == [1] * 4 + [2] * 4 + [3] * 4 + [0]  # 255 is void
 
@@ -38,7 +38,7 @@ def test_class_ids_need_not_count_from_zero(tmp_path: Path) -> None:
     save_set(tmp_path, numbers)
     classes = {"classes": [{"id": 40, "name": "a"}, {"id": 7, "name": "b"}], "ignore_label": [0, 9]}
     save_json(tmp_path / "classes.json", classes)
-    segments = open_set(tmp_path)[0].segments
+    segments = open_set(tmp_path)[0].truth
     assert segments.layers.tolist() == [[[2, 1, 0, 0]]]
     assert segments.labels.tolist() == [1, 0]
 
@@ -62,7 +62,7 @@ def test_sixteen_bit_labels_are_instances(tmp_path: Path) -> None:
     dataset = open_set(tmp_path)
     assert dataset.categories.names == ("object",)
     assert dataset.categories.is_thing == (True,)
-    segments = dataset[1].segments
+    segments = dataset[1].truth
     assert segments.layers.tolist() == [[[0, 2, 2], [1, 0, 3]]]
     assert segments.labels.tolist() == [0, 0, 0]
 
@@ -75,12 +75,12 @@ def test_instances_with_an_ignored_number_keep_void_apart_from_background(tmp_pa
     dataset = open_set(tmp_path)
     assert dataset.categories.names == ("cell", "background")
     assert dataset.categories.is_thing == (True, False)
-    assert dataset[0].segments.layers.tolist() == [[[3, 1, 1], [2, 0, 3]]]
-    assert dataset[0].segments.labels.tolist() == [0, 0, 1]
+    assert dataset[0].truth.layers.tolist() == [[[3, 1, 1], [2, 0, 3]]]
+    assert dataset[0].truth.labels.tolist() == [0, 0, 1]
     del cells["ignore_label"]
     save_json(tmp_path / "classes.json", cells)
     assert open_set(tmp_path).categories.names == ("cell",)
-    assert open_set(tmp_path)[0].segments.layers.tolist() == [[[0, 1, 1], [2, 3, 0]]]
+    assert open_set(tmp_path)[0].truth.layers.tolist() == [[[0, 1, 1], [2, 3, 0]]]
 
 
 @pytest.mark.parametrize("high", [1, 255])
@@ -88,7 +88,7 @@ def test_two_valued_labels_are_foreground_and_background(tmp_path: Path, high: i
     save_set(tmp_path, np.array([[0, high]], dtype=np.uint8))
     dataset = open_set(tmp_path)
     assert dataset.categories.names == ("background", "foreground")
-    assert dataset[0].segments.labels.tolist() == [0, 1]
+    assert dataset[0].truth.labels.tolist() == [0, 1]
 
 
 def test_labels_that_do_not_say_what_they_mean(tmp_path: Path) -> None:
@@ -200,4 +200,4 @@ def test_palette_labels_are_indices(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     palette.save(tmp_path / "labels" / "p0.png")
     save_json(tmp_path / "classes.json", CLASSES)
-    assert open_set(tmp_path)[0].segments.labels.tolist() == [1, 2]
+    assert open_set(tmp_path)[0].truth.labels.tolist() == [1, 2]

@@ -59,9 +59,9 @@ def test_instances_are_preferred_for_instance_segmentation_and_panoptic_for_the_
         save_panoptic(tmp_path / f"panoptic_{split}.json", tmp_path / "panoptic", tmp_path / "images")
         save_json(tmp_path / f"captions_{split}.json", {})
         save_json(tmp_path / f"person_keypoints_{split}2017.json", {})
-    assert open_dataset(tmp_path, "val", "instance")[0].segments.size == (23, 31)
-    assert open_dataset(tmp_path, "val", "panoptic")[0].segments.size == (17, 19)
-    assert open_dataset(tmp_path, "val", "semantic")[0].segments.size == (17, 19)
+    assert open_dataset(tmp_path, "val", "instance")[0].truth.size == (23, 31)
+    assert open_dataset(tmp_path, "val", "panoptic")[0].truth.size == (17, 19)
+    assert open_dataset(tmp_path, "val", "semantic")[0].truth.size == (17, 19)
 
 
 def test_one_set_is_held_out_in_part(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_instance_labels_get_a_background(tmp_path: Path) -> None:
         save_labels(tmp_path / "labels" / f"{n}.png", np.eye(3, 4, dtype=np.uint16) * 500)
     panoptic = open_dataset(tmp_path, "all", "panoptic")
     assert panoptic.categories.names == ("object", "background")
-    assert panoptic[0].segments.areas().tolist() == [3, 9]
-    assert open_dataset(tmp_path, "all", "panoptic", background=False)[0].segments.areas().tolist() == [3]
-    assert open_dataset(tmp_path, "all", "instance")[0].segments.areas().tolist() == [3]
+    assert panoptic[0].truth.areas().tolist() == [3, 9]
+    assert open_dataset(tmp_path, "all", "panoptic", background=False)[0].truth.areas().tolist() == [3]
+    assert open_dataset(tmp_path, "all", "instance")[0].truth.areas().tolist() == [3]
 
 
 def test_what_is_not_recognised_says_what_is_there_and_what_is_expected(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_json_without_masks(tmp_path: Path) -> None:
 def test_shapes_by_name() -> None:
     train, val = open_dataset("shapes", "train", "panoptic"), open_dataset("shapes:37x53", "val", "instance")
     assert (len(train), len(val)) == (10_000, 100)
-    assert train[0].segments.size == (96, 128)
-    assert val[0].segments.size == (37, 53)
+    assert train[0].truth.size == (96, 128)
+    assert val[0].truth.size == (37, 53)
     assert val.categories.names == ("circle", "square", "triangle")
     for wrong in ("shapes:0x5", "shapes:12", "shapes:ax4"):
         with pytest.raises(DataError, match="HEIGHTxWIDTH"):

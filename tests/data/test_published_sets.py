@@ -32,7 +32,7 @@ from PIL import Image
 from unimask.config.images import Task
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.cityscapes import number_scheme
-from unimask.data.open import open_box_dataset, open_dataset
+from unimask.data.open import open_dataset
 from unimask.errors import DataError
 from unimask.structures import Dataset
 
@@ -41,7 +41,7 @@ WIDTH = SIZE[1]
 
 def found(dataset: Dataset, index: int = 0) -> list[tuple[str, bool, int]]:
     """Name, crowd and rows of each segment (pixels, where they are no whole rows)."""
-    segments = dataset[index].segments
+    segments = dataset[index].truth
     assert segments.layers.shape == (1, *SIZE)
     labels, crowd, areas = segments.labels.tolist(), segments.is_crowd.tolist(), segments.areas().tolist()
     return [
@@ -84,14 +84,14 @@ def test_cityscapes(tmp_path: Path, task: Task) -> None:
             assert sorted(found(dataset, index)) == sorted(CITY_TRUTH[task])
         names = load_categories("cityscapes").names
         assert dataset.categories.names == (names[11:] if task == "instance" else names)
-    layer = open_dataset(tmp_path, "val", "panoptic")[0].segments.layers[0, :, 5].tolist()
+    layer = open_dataset(tmp_path, "val", "panoptic")[0].truth.layers[0, :, 5].tolist()
     assert layer[15:21] == [0] * 6  # caravan and static are void
     assert len(pickle.loads(pickle.dumps(dataset))) == 3
 
 
 def test_cityscapes_boxes_are_around_its_things(tmp_path: Path) -> None:
     save_cityscapes(tmp_path, CITY_KINDS)
-    boxes = open_box_dataset(tmp_path, "val")[0].detections
+    boxes = open_dataset(tmp_path, "val", "detection")[0].truth
     assert boxes.boxes.tolist() == [[0, top, 53, top + 3] for top in (3, 6, 9, 12)]
     assert boxes.is_crowd.tolist() == [True, False, False, False]
 
@@ -209,11 +209,11 @@ def test_ade20k_objects_over_classes(tmp_path: Path) -> None:
     ]
     dataset = open_dataset(tmp_path, "train", "panoptic")
     assert sorted(found(dataset)) == sorted(truth)
-    assert dataset[0].segments.layers[0, 7].tolist() == [0] * WIDTH  # a thing's class without an object
+    assert dataset[0].truth.layers[0, 7].tolist() == [0] * WIDTH  # a thing's class without an object
     things = open_dataset(tmp_path, "train", "instance")
     assert len(things.categories) == 100
     assert sorted(found(things)) == sorted(truth[2:])
-    assert len(open_box_dataset(tmp_path, "val")[0].detections) == 4
+    assert len(open_dataset(tmp_path, "val", "detection")[0].truth) == 4
     path = tmp_path / "annotations_instance" / "training" / "ADE_train_00000001.png"
     for red, message in ((101, "has class 101; there are 1 to 100"), (0, "object 5 has no class")):
         Image.fromarray(np.stack([rows(red), rows(5), rows(0)], -1)).save(path)
@@ -232,7 +232,7 @@ def test_ade20k_json_of_detectron2(tmp_path: Path) -> None:
         instance = open_dataset(tmp_path, split, "instance")
         assert found(instance) == [("window", False, 74)]  # the scripts call it "windowpane" here
         assert instance[1].image_id == f"ADE_{split}_00000002"
-        assert open_box_dataset(tmp_path, split)[0].detections.boxes.tolist() == [[3, 0, 5, 37]]
+        assert open_dataset(tmp_path, split, "detection")[0].truth.boxes.tolist() == [[3, 0, 5, 37]]
     named = tmp_path / "ade20k_panoptic_val.json"
     assert sorted(found(open_dataset(named, "train", "instance"))) == [
         ("person", False, 220),
@@ -393,8 +393,8 @@ def test_coco_as_its_zips_unpack(tmp_path: Path) -> None:
         for split, count in (("train", 3), ("val", 2)):
             dataset = open_dataset(tmp_path, split, task)
             assert len(dataset) == count
-            assert dataset[0].segments.areas().tolist() == wanted
-    assert len(open_box_dataset(tmp_path, "val")[0].detections) == 1
+            assert dataset[0].truth.areas().tolist() == wanted
+    assert len(open_dataset(tmp_path, "val", "detection")[0].truth) == 1
 
 
 def test_coco_stuff(tmp_path: Path) -> None:

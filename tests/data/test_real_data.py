@@ -38,7 +38,7 @@ def test_set_opens(shared_data: Path, name: str) -> None:
             dataset = open_dataset(shared_data / name, split, task)
             assert (len(dataset), len(dataset.categories)) == (count, classes)
             for index in (0, count // 2, count - 1):
-                segments = dataset[index].segments
+                segments = dataset[index].truth
                 assert segments.size == tuple(dataset[index].image.shape[1:])
                 assert len(segments) > 0
                 assert int(segments.labels.max()) < classes
@@ -62,7 +62,7 @@ def test_every_mask_equals_pycocotools(shared_data: Path) -> None:
         dataset = CocoInstances(path)
         for index, image in enumerate(content["images"]):
             entries = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
-            masks = dataset[index].segments.masks().numpy().astype(np.uint8)
+            masks = dataset[index].truth.masks().numpy().astype(np.uint8)
             assert len(masks) == len(entries)
             for mask, entry in zip(masks, entries):
                 packed = entry["segmentation"]
@@ -81,9 +81,9 @@ def test_nuclei_equal_their_label_pictures(shared_data: Path) -> None:
     for index in range(0, 50, 7):
         sample = dataset[index]
         labels = torch.from_numpy(read_labels(root / "labels" / f"{sample.image_id}.png"))
-        assert len(sample.segments) == int(labels.max())
-        assert float(((sample.segments.layers[0] > 0) == (labels > 0)).float().mean()) > 0.9999
-        assert float((sample.segments.layers.amax(0) == labels).float().mean()) > 0.9999
+        assert len(sample.truth) == int(labels.max())
+        assert float(((sample.truth.layers[0] > 0) == (labels > 0)).float().mean()) > 0.9999
+        assert float((sample.truth.layers.amax(0) == labels).float().mean()) > 0.9999
 
 
 def test_nuclei_also_open_from_their_label_pictures(shared_data: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_nuclei_also_open_from_their_label_pictures(shared_data: Path, tmp_path:
     assert len(dataset) == 50
     assert dataset.categories.names == ("object", "background")
     assert dataset[3].image_id == by_json[3].image_id
-    assert float((dataset[3].segments.layers == by_json[3].segments.layers).float().mean()) > 0.9999
+    assert float((dataset[3].truth.layers == by_json[3].truth.layers).float().mean()) > 0.9999
 
 
 def test_panoptic_areas_equal_the_json(shared_data: Path) -> None:
@@ -104,7 +104,7 @@ def test_panoptic_areas_equal_the_json(shared_data: Path) -> None:
     content = json.loads((root / "panoptic.json").read_bytes())
     file_ids = torch.tensor(dataset.categories.file_ids)
     for index, annotation in enumerate(content["annotations"]):
-        segments = dataset[index].segments
+        segments = dataset[index].truth
         listed = annotation["segments_info"]
         assert segments.areas().tolist() == [segment["area"] for segment in listed]
         assert file_ids[segments.labels].tolist() == [segment["category_id"] for segment in listed]
@@ -115,9 +115,9 @@ def test_semantic_view_equals_the_semantic_maps(shared_data: Path) -> None:
     dataset = open_dataset(root, "val", SEMANTIC)
     for index in range(0, 16, 5):
         sample = dataset[index]
-        file_ids = torch.tensor([0, *(dataset.categories.file_ids[k] for k in sample.segments.labels)])
+        file_ids = torch.tensor([0, *(dataset.categories.file_ids[k] for k in sample.truth.labels)])
         expected = np.array(Image.open(root / "semantic" / f"{sample.image_id}.png"))
-        assert torch.equal(file_ids[sample.segments.layers[0].long()], torch.from_numpy(expected).long())
+        assert torch.equal(file_ids[sample.truth.layers[0].long()], torch.from_numpy(expected).long())
 
 
 def test_boxes_alone_are_refused(shared_data: Path) -> None:

@@ -8,7 +8,7 @@ def test_a_picture_is_a_function_of_seed_and_index() -> None:
     first, again, other = (ShapesDataset(size=(37, 53), count=9, seed=seed) for seed in (4, 4, 5))
     for index in range(9):
         assert torch.equal(first[index].image, again[index].image)
-        assert torch.equal(first[index].segments.layers, again[index].segments.layers)
+        assert torch.equal(first[index].truth.layers, again[index].truth.layers)
         assert not torch.equal(first[index].image, other[index].image)
     assert first[3].image_id == first.image_ids[3] == "shapes_4_00003"
     assert torch.equal(ShapesDataset(size=(37, 53), count=900, seed=4)[3].image, first[3].image)
@@ -18,7 +18,7 @@ def test_truth_covers_the_picture_once() -> None:
     dataset = ShapesDataset(size=(64, 96), count=60)
     seen = set()
     for index in range(60):
-        segments = dataset[index].segments
+        segments = dataset[index].truth
         assert segments.layers.shape == (1, 64, 96)
         assert bool((segments.layers > 0).all())
         assert int(segments.areas().min()) > 0
@@ -28,14 +28,14 @@ def test_truth_covers_the_picture_once() -> None:
         assert len(labels) - len(stuff) <= 6
         seen |= set(labels)
     assert seen == set(range(6))
-    assert any(bool((dataset[index].segments.labels > 2).all()) for index in range(60))
+    assert any(bool((dataset[index].truth.labels > 2).all()) for index in range(60))
 
 
 def test_things_have_one_color_and_their_shape() -> None:
     dataset = ShapesDataset(size=(64, 96), count=40, most=1)
     for index in range(40):
         sample = dataset[index]
-        for mask, label in zip(sample.segments.masks(), sample.segments.labels.tolist()):
+        for mask, label in zip(sample.truth.masks(), sample.truth.labels.tolist()):
             if label > 2:
                 continue
             assert float(sample.image[:, mask].float().std(1).max()) < 12
@@ -52,7 +52,7 @@ def test_any_size(size: tuple[int, int]) -> None:
     dataset = ShapesDataset(size=size, count=12)
     for index in range(12):
         assert dataset[index].image.shape == (3, *size)
-        assert bool((dataset[index].segments.layers > 0).all())
+        assert bool((dataset[index].truth.layers > 0).all())
 
 
 def test_index_out_of_range() -> None:

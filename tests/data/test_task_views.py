@@ -34,7 +34,7 @@ class Listed:
     def __getitem__(self, index: int) -> Sample:
         segments = self.segments[index]
         return Sample(
-            image=torch.zeros((3, *segments.size), dtype=torch.uint8), segments=segments, image_id=str(index)
+            image=torch.zeros((3, *segments.size), dtype=torch.uint8), truth=segments, image_id=str(index)
         )
 
 
@@ -54,7 +54,7 @@ def rows(*spans: tuple[int, int], height: int = 7, width: int = 5) -> Tensor:
 
 def test_panoptic_gives_overlaps_to_the_smaller_segment() -> None:
     segments = paint(rows((0, 4), (3, 5), (6, 7)), [0, 1, 0])
-    result = as_panoptic(Listed(categories(), [segments]), background=False)[0].segments
+    result = as_panoptic(Listed(categories(), [segments]), background=False)[0].truth
     assert result.layers[0, :, 2].tolist() == [1, 1, 1, 2, 2, 0, 3]
     assert result.labels.tolist() == [0, 1, 0]
 
@@ -65,7 +65,7 @@ def test_panoptic_background_covers_what_is_free_but_not_crowds() -> None:
     assert dataset.categories.names == ("cat", "dog", "background")
     assert dataset.categories.is_thing == (True, True, False)
     assert dataset.categories.file_ids == (1, 2, 3)
-    result = dataset[0].segments
+    result = dataset[0].truth
     assert result.layers[0, :, 0].tolist() == [1, 1, 2, 2, 3, 3, 3]
     assert result.labels.tolist() == [0, 1, 2]
     assert result.is_crowd.tolist() == [False, True, False]
@@ -73,13 +73,13 @@ def test_panoptic_background_covers_what_is_free_but_not_crowds() -> None:
 
 def test_a_picture_without_segments_is_background() -> None:
     dataset = as_panoptic(Listed(categories(), [paint(rows()[:0], [])]))
-    assert dataset[0].segments.labels.tolist() == [2]
-    assert bool((dataset[0].segments.layers == 1).all())
+    assert dataset[0].truth.labels.tolist() == [2]
+    assert bool((dataset[0].truth.layers == 1).all())
 
 
 def test_crowds_lose_even_when_they_are_small_and_covered_segments_go() -> None:
     segments = paint(rows((0, 6), (2, 3), (2, 3), (6, 7)), [0, 1, 0, 0], [False, True, False, False])
-    result = as_panoptic(Listed(categories(), [segments]), background=False)[0].segments
+    result = as_panoptic(Listed(categories(), [segments]), background=False)[0].truth
     assert result.layers[0, :, 0].tolist() == [1, 1, 2, 1, 1, 1, 3]
     assert result.labels.tolist() == [0, 0, 0]
     assert not bool(result.is_crowd.any())
@@ -89,19 +89,19 @@ def test_data_with_stuff_keeps_its_void_and_merges_its_stuff() -> None:
     segments = paint(rows((0, 1), (1, 2), (3, 4), (5, 6)), [0, 2, 2, 0])
     dataset = as_panoptic(Listed(categories("cat dog", "grass"), [segments]))
     assert dataset.categories.names == ("cat", "dog", "grass")
-    assert dataset[0].segments.layers[0, :, 0].tolist() == [1, 2, 0, 2, 0, 3, 0]
-    assert dataset[0].segments.labels.tolist() == [0, 2, 0]
+    assert dataset[0].truth.layers[0, :, 0].tolist() == [1, 2, 0, 2, 0, 3, 0]
+    assert dataset[0].truth.labels.tolist() == [0, 2, 0]
 
 
 def test_semantic_merges_everything_crowds_too() -> None:
     segments = paint(rows((0, 1), (1, 2), (2, 4)), [1, 0, 1], [False, False, True])
     dataset = as_semantic(Listed(categories(), [segments]))
-    result = dataset[0].segments
+    result = dataset[0].truth
     assert dataset.categories.names == ("cat", "dog", "background")
     assert result.layers[0, :, 0].tolist() == [1, 2, 1, 1, 3, 3, 3]
     assert result.labels.tolist() == [1, 0, 2]
     assert not bool(result.is_crowd.any())
-    assert as_semantic(Listed(categories(), [segments]), background=False)[0].segments.labels.tolist() == [
+    assert as_semantic(Listed(categories(), [segments]), background=False)[0].truth.labels.tolist() == [
         1,
         0,
     ]
@@ -119,7 +119,7 @@ def test_instance_keeps_things_and_overlaps_and_renumbers_categories() -> None:
     assert dataset.categories.names == ("cat", "dog")
     assert dataset.categories.file_ids == (5, 9)
     assert dataset.categories.colors == ((2, 2, 2), (4, 4, 4))
-    result = dataset[0].segments
+    result = dataset[0].truth
     assert result.labels.tolist() == [0, 1]
     assert result.is_crowd.tolist() == [True, False]
     assert torch.equal(result.masks(), segments.masks()[1:3])
@@ -135,10 +135,10 @@ def test_a_category_called_background_does_not_clash() -> None:
 
 def test_view_chooses_by_task() -> None:
     dataset = Listed(categories(), [paint(rows((0, 4), (3, 5)), [0, 0])])
-    assert view(dataset, "instance")[0].segments.layers.shape[0] == 2
-    assert len(view(dataset, "panoptic")[0].segments) == 3
-    assert len(view(dataset, "panoptic", background=False)[0].segments) == 2
-    assert len(view(dataset, "semantic")[0].segments) == 2
+    assert view(dataset, "instance")[0].truth.layers.shape[0] == 2
+    assert len(view(dataset, "panoptic")[0].truth) == 3
+    assert len(view(dataset, "panoptic", background=False)[0].truth) == 2
+    assert len(view(dataset, "semantic")[0].truth) == 2
 
 
 def test_match_categories_relabels_by_name() -> None:
@@ -151,8 +151,8 @@ def test_match_categories_relabels_by_name() -> None:
     )
     matched = match_categories(dataset, model)
     assert matched.categories == model
-    assert matched[0].segments.labels.tolist() == [3, 2, 0]
-    assert torch.equal(matched[0].segments.layers, dataset[0].segments.layers)
+    assert matched[0].truth.labels.tolist() == [3, 2, 0]
+    assert torch.equal(matched[0].truth.layers, dataset[0].truth.layers)
     with pytest.raises(
         DataError, match=r"1 categories that the model does not know: grass; the model knows: cat, dog"
     ):
@@ -170,14 +170,14 @@ def test_views_preserve_pixels(seed: int, count: int, background: bool) -> None:
     crowd = (torch.rand(count, generator=generator) < 0.2).tolist()
     listed = Listed(categories("a b", "c d"), [paint(masks, labels, crowd)])
     covered = masks.any(0)
-    panoptic = as_panoptic(listed, background=background)[0].segments
+    panoptic = as_panoptic(listed, background=background)[0].truth
     assert panoptic.layers.shape[0] == 1
     assert torch.equal(panoptic.layers[0] > 0, covered)
     assert bool((panoptic.areas() > 0).all())
     for mask, label in zip(panoptic.masks(), panoptic.labels.tolist()):
         same = [index for index in range(count) if labels[index] == label]
         assert not bool((mask & ~masks[same].any(0)).any())
-    semantic = as_semantic(listed, background=background)[0].segments
+    semantic = as_semantic(listed, background=background)[0].truth
     assert torch.equal(semantic.layers[0] > 0, covered)
     assert len(set(semantic.labels.tolist())) == len(semantic)
     flat = torch.full((11, 13), -1)
@@ -185,7 +185,7 @@ def test_views_preserve_pixels(seed: int, count: int, background: bool) -> None:
         flat[panoptic.layers[0] == number] = label
     for mask, label in zip(semantic.masks(), semantic.labels.tolist()):
         assert torch.equal(mask, flat == label)
-    instance = as_instance(listed)[0].segments
+    instance = as_instance(listed)[0].truth
     things = [index for index in range(count) if labels[index] < 2]
     assert torch.equal(instance.masks(), masks[things])
     assert instance.labels.tolist() == [labels[index] for index in things]

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from unimask.config.images import TASKS, Task
-from unimask.data.box_views import BoxesAround
 from unimask.data.formats.shapes import ShapesDataset
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import Evaluation, TaskMetrics, evaluate, measure
-from unimask.structures import BoxDataset, Categories, Dataset, Detections, Sample, Segments
+from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 
 SHAPES = ShapesDataset(size=(43, 61), count=5, seed=3)
 REORDERED = Categories(
@@ -33,7 +32,7 @@ class Known:
         self.asked: list[int] = []
         self._blind = blind
         truth = match_categories(view(dataset, task), categories)
-        self._answers = {truth[k].image.numpy().tobytes(): truth[k].segments for k in range(len(truth))}
+        self._answers = {truth[k].image.numpy().tobytes(): truth[k].truth for k in range(len(truth))}
 
     @property
     def instance_threshold(self) -> float:
@@ -168,7 +167,7 @@ def test_no_picture_is_an_error() -> None:
 
 
 def test_matched_precision_counts_from_the_threshold_on_and_ap_counts_all() -> None:
-    truth = view(SHAPES, "instance")[0].segments
+    truth = view(SHAPES, "instance")[0].truth
     scores = torch.full_like(truth.scores, 0.9)
     scores[0] = 0.2
     metrics = TaskMetrics("instance", SHAPES.categories, 0.5)
@@ -183,12 +182,12 @@ class KnownBoxes:
 
     instance_threshold = 0.5
 
-    def __init__(self, dataset: BoxDataset, shift: float) -> None:
+    def __init__(self, dataset: Dataset, shift: float) -> None:
         self.categories = dataset.categories
         samples = [dataset[index] for index in range(len(dataset))]
         self._answers = {
             sample.image.numpy().tobytes(): dataclasses.replace(
-                sample.detections, boxes=sample.detections.boxes + shift
+                sample.truth, boxes=sample.truth.boxes + shift
             )
             for sample in samples
         }
@@ -199,7 +198,7 @@ class KnownBoxes:
 
 
 def test_boxes_are_measured_by_the_rules_of_coco() -> None:
-    dataset = BoxesAround(ShapesDataset(size=(48, 64), count=7, seed=3))
+    dataset = view(ShapesDataset(size=(48, 64), count=7, seed=3), "detection")
     perfect = evaluate(KnownBoxes(dataset, 0.0), dataset, "detection", batch_size=3)
     assert (perfect.values["AP"], perfect.pictures) == (1.0, 7)
     assert set(perfect.per_category) <= {"circle", "square", "triangle"}

@@ -51,8 +51,8 @@ def test_yolo_is_read_back_to_the_pixel(tmp_path: Path) -> None:
     Image.fromarray(one.image.permute(1, 2, 0).numpy()).save(tmp_path / "images" / "one.png")
     (tmp_path / "labels" / "one.txt").write_text(one.to_yolo())
     sample = open_yolo(CATEGORIES.names, [tmp_path / "images"])[0]
-    assert sample.segments.labels.tolist() == [1, 0]
-    assert (sample.segments.masks().numpy() == dense(one)).all()
+    assert sample.truth.labels.tolist() == [1, 0]
+    assert (sample.truth.masks().numpy() == dense(one)).all()
     assert result(empty=True).to_yolo() == ""
 
 
@@ -150,8 +150,8 @@ def test_label_studio_is_read_back_to_the_pixel(tmp_path: Path) -> None:
     assert task["data"] == {"image": "/data/local-files/?d=one.png"}
     (tmp_path / "tasks.json").write_text(json.dumps([{"id": 1, **task, "annotations": task["predictions"]}]))
     sample = open_label_studio(tmp_path / "tasks.json")[0]
-    assert (sample.segments.masks().numpy() == dense(one)).all()
-    assert sample.segments.labels.tolist() == [1, 0]
+    assert (sample.truth.masks().numpy() == dense(one)).all()
+    assert sample.truth.labels.tolist() == [1, 0]
     assert result(empty=True).to_label_studio()["predictions"][0]["result"] == []
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from unimask.data.loader import batch_images
-from unimask.data.open import open_box_dataset
+from unimask.data.open import open_dataset
 from unimask.losses.build import build_box_criterion
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.models.build import build_model
@@ -17,13 +17,13 @@ SIDE = 64
 
 def test_a_few_pictures_are_learned_by_heart() -> None:
     torch.manual_seed(0)
-    experiment, dataset = detr_tiny(), open_box_dataset(f"shapes:{SIDE}x{SIDE}", "val")
+    experiment, dataset = detr_tiny(), open_dataset(f"shapes:{SIDE}x{SIDE}", "val", "detection")
     model, criterion = build_model(experiment.model, 3), build_box_criterion(experiment.losses, 3)
-    samples = [sample for sample in (dataset[index] for index in range(8)) if len(sample.detections) > 1][:3]
+    samples = [sample for sample in (dataset[index] for index in range(8)) if len(sample.truth) > 1][:3]
     placements = [Placement.fit((SIDE, SIDE), (SIDE, SIDE), 32) for _ in samples]
     images = batch_images([sample.image for sample in samples], placements, (123.0,) * 3, (58.0,) * 3)
     targets = tuple(
-        BoxTargets(boxes=xyxy_to_cxcywh(sample.detections.boxes / SIDE), labels=sample.detections.labels)
+        BoxTargets(boxes=xyxy_to_cxcywh(sample.truth.boxes / SIDE), labels=sample.truth.labels)
         for sample in samples
     )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
@@ -40,5 +40,5 @@ def test_a_few_pictures_are_learned_by_heart() -> None:
     with torch.inference_mode():
         prediction = model.eval()(images.pixels, images.valid)
     for index, sample in enumerate(samples):
-        metric.update(read_boxes(prediction, index, placements[index], 0.0), sample.detections)
+        metric.update(read_boxes(prediction, index, placements[index], 0.0), sample.truth)
     assert metric.compute().as_dict()["AP50"] > 0.9

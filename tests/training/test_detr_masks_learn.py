@@ -8,8 +8,7 @@ import torch
 
 from unimask.checkpoints.images import load_model
 from unimask.config.images import BackboneConfig, DetrConfig, Experiment, override
-from unimask.data.box_views import box_mask_targets
-from unimask.data.loader import training_loader
+from unimask.data.loader import box_mask_targets, training_loader
 from unimask.data.open import open_dataset
 from unimask.errors import ConfigError
 from unimask.losses.build import build_box_mask_criterion

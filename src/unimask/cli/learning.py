@@ -95,7 +95,7 @@ def evaluate(
       unimask evaluate --weights nuclei --data my_data --output measured.json
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
-    from unimask.data.open import open_box_dataset, open_dataset
+    from unimask.data.open import open_dataset
     from unimask.inference.evaluation import evaluate as measure
 
     if output is not None:
@@ -109,10 +109,7 @@ def evaluate(
     with naming(data):
         segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
         background = segmenter.model_file.experiment.data.background
-        of_boxes = task == options.TaskName.detection
-        dataset = (
-            open_box_dataset(data, split) if of_boxes else open_dataset(data, split, task.value, background)
-        )
+        dataset = open_dataset(data, split, task.value, background)
         with show.progress("evaluating", len(dataset)) as advance:
             evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
     if output is not None:

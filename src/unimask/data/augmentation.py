@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 from unimask.config.images import DataConfig, ScaleJitter
 from unimask.ops.boxes import box_areas, clip_boxes, scale_of
 from unimask.ops.id_maps import renumber
-from unimask.structures import BoxSample, Sample, Segments, Size
+from unimask.structures import Sample, Segments, Size, Truth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,32 +56,25 @@ class Geometry:
 
 
 def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> Sample:
-    """The sample as training sees it: resized, cropped, flipped, recolored; at most of size `config.crop`.
+    """Resize, crop, flip and recolor a sample for training; it is at most of size `config.crop`.
 
-    Picture and id map go through the same geometry. Crowd regions become void, segments without a pixel are
-    dropped, and the rest is renumbered. Deterministic in the generator's state; the number of draws is the
-    same for every sample of one configuration.
+    Image and ground truth go through the same geometry. Crowd is dropped (its pixels become void), and so are
+    segments without a pixel and boxes of which less than a pixel's width or height is left. Deterministic in
+    the generator's state; the number of draws is the same for every sample of one configuration.
     """
-    geometry = draw_geometry(sample.segments.size, config, generator)
-    layers = geometry.move(sample.segments.layers, picture=False)
-    return Sample(
-        image=_picture(sample.image, geometry, config, generator),
-        segments=drop_unseen(replace(sample.segments, layers=layers)),
-        image_id=sample.image_id,
-    )
-
-
-def augment_boxes(sample: BoxSample, config: DataConfig, generator: torch.Generator) -> BoxSample:
-    """As `augment`, for boxes: crowd is dropped, and what has less than a pixel's width or height left."""
     geometry = draw_geometry((sample.image.shape[1], sample.image.shape[2]), config, generator)
-    given = sample.detections
-    boxes = geometry.move_boxes(given.boxes)
-    seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~given.is_crowd
-    return BoxSample(
-        image=_picture(sample.image, geometry, config, generator),
-        detections=replace(given, boxes=boxes, areas=box_areas(boxes)).select(seen),
-        image_id=sample.image_id,
-    )
+    image = geometry.move(sample.image, picture=True)
+    if config.color > 0:
+        image = jitter_color(image, config.color, generator)
+    return Sample(image=image.contiguous(), truth=_moved(sample.truth, geometry), image_id=sample.image_id)
+
+
+def _moved(truth: Truth, geometry: Geometry) -> Truth:
+    if isinstance(truth, Segments):
+        return drop_unseen(replace(truth, layers=geometry.move(truth.layers, picture=False)))
+    boxes = geometry.move_boxes(truth.boxes)
+    seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~truth.is_crowd
+    return replace(truth, boxes=boxes, areas=box_areas(boxes)).select(seen)
 
 
 def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) -> Geometry:
@@ -91,15 +84,6 @@ def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) ->
         horizontal=_draw(generator) < config.horizontal_flip,
         vertical=_draw(generator) < config.vertical_flip,
     )
-
-
-def _picture(
-    image: UInt8[Tensor, "3 height width"], geometry: Geometry, config: DataConfig, generator: torch.Generator
-) -> UInt8[Tensor, "3 _height _width"]:
-    image = geometry.move(image, picture=True)
-    if config.color > 0:
-        image = jitter_color(image, config.color, generator)
-    return image.contiguous()
 
 
 def drop_unseen(segments: Segments) -> Segments:

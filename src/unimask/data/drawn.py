@@ -136,7 +136,7 @@ class DrawnPictures:
             except ValueError as error:
                 raise DataError(entry.source, f"{drawn.where}: {error}") from None
         segments = truth_segments(painter.result(), labels, [False] * len(labels))
-        return Sample(image=image, segments=segments, image_id=entry.picture.stem)
+        return Sample(image=image, truth=segments, image_id=entry.picture.stem)
 
 
 def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:

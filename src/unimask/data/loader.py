@@ -1,23 +1,23 @@
 """From samples to batches: the canvas of a prediction, and the endless stream of training batches."""
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from unimask.config.images import DataConfig, Scale
-from unimask.data.augmentation import augment, augment_boxes, resize_picture
+from unimask.data.augmentation import augment, resize_picture
 from unimask.data.seeds import seeded_generator
 from unimask.errors import UnimaskError
-from unimask.ops.boxes import scale_of, xyxy_to_cxcywh
+from unimask.ops.boxes import boxes_around, scale_of, xyxy_to_cxcywh
 from unimask.structures import (
     Batch,
-    BoxDataset,
-    BoxSample,
+    BoxMaskTargets,
     BoxTargets,
     Dataset,
     ImageBatch,
@@ -25,6 +25,7 @@ from unimask.structures import (
     Sample,
     Segments,
     Size,
+    Truth,
 )
 
 Channels = tuple[float, float, float]
@@ -68,7 +69,7 @@ def batch_images(
 
 
 def training_loader(
-    dataset: Dataset | BoxDataset,
+    dataset: Dataset,
     config: DataConfig,
     *,
     mean: Channels,
@@ -106,10 +107,26 @@ def training_loader(
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
     )
-    for parts in loader:
-        if isinstance(parts, UnimaskError):
-            raise parts
-        yield _to_batch(parts)
+    for batch in loader:
+        if isinstance(batch, UnimaskError):
+            raise batch
+        yield batch
+
+
+def box_mask_targets(batch: Batch) -> Batch:
+    """Return the batch with boxes around its segments, for models that find both."""
+    placements = batch.images.placements
+    pairs = zip(cast(tuple[Segments, ...], batch.targets), placements, strict=True)
+    targets = tuple(
+        BoxMaskTargets(segments=segments, boxes=_relative(boxes_around(segments).boxes, placement.resized))
+        for segments, placement in pairs
+    )
+    return replace(batch, targets=targets)
+
+
+def _relative(boxes: Float[Tensor, "boxes 4"], size: Size) -> Float[Tensor, "boxes 4"]:
+    """Turn xyxy in pixels into cxcywh in [0, 1] of the valid part of the image."""
+    return xyxy_to_cxcywh(boxes / scale_of(size, boxes))
 
 
 class _Order:
@@ -140,20 +157,18 @@ class _Order:
 class _Cached:
     """Keeps decoded samples until the memory granted is full; the rest is read every time."""
 
-    def __init__(self, dataset: Dataset | BoxDataset, bytes_granted: int) -> None:
+    def __init__(self, dataset: Dataset, bytes_granted: int) -> None:
         self._dataset, self._bytes_left = dataset, bytes_granted
-        self._samples: dict[int, Sample | BoxSample] = {}
+        self._samples: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Sample | BoxSample:
+    def __getitem__(self, index: int) -> Sample:
         if index in self._samples:
             return self._samples[index]
         sample = self._dataset[index]
-        needed = sample.image.nbytes
-        if isinstance(sample, Sample):
-            needed += sample.segments.layers.nbytes
+        needed = sample.image.nbytes + sum(tensor.nbytes for tensor in vars(sample.truth).values())
         if needed <= self._bytes_left:
             self._bytes_left -= needed
             self._samples[index] = sample
@@ -166,27 +181,13 @@ class _Augmented:
     def __init__(self, dataset: _Cached, config: DataConfig, seed: int) -> None:
         self._dataset, self._config, self._seed = dataset, config, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | BoxSample | UnimaskError:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | UnimaskError:
         epoch, index = key
         generator = seeded_generator(self._seed, epoch, index)
         try:
-            sample = self._dataset[index]
-            if isinstance(sample, BoxSample):
-                return augment_boxes(sample, self._config, generator)
-            return augment(sample, self._config, generator)
+            return augment(self._dataset[index], self._config, generator)
         except UnimaskError as error:
             return error
-
-
-class _Parts(NamedTuple):
-    """A batch as plain tensors, which the loader can share between processes and pin."""
-
-    pixels: Tensor
-    valid: Tensor
-    placements: tuple[Placement, ...]
-    regions: tuple[Tensor, ...]  # id maps on the canvas (int16), or boxes as cxcywh in [0, 1] (float32)
-    labels: tuple[Tensor, ...]
-    image_ids: tuple[str, ...]
 
 
 class _Collate:
@@ -196,52 +197,24 @@ class _Collate:
         self._canvas = Placement.fit(config.crop, config.crop, config.divisor).canvas
         self._mean, self._std = mean, std
 
-    def __call__(self, samples: list[Sample | BoxSample | UnimaskError]) -> _Parts | UnimaskError:
-        good = [sample for sample in samples if not isinstance(sample, UnimaskError)]
+    def __call__(self, samples: list[Sample | UnimaskError]) -> Batch | UnimaskError:
+        good = []
         for sample in samples:
             if isinstance(sample, UnimaskError):
                 return sample
+            good.append(sample)
         sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in good]
         placements = tuple(Placement(original=size, resized=size, canvas=self._canvas) for size in sizes)
         images = batch_images([sample.image for sample in good], placements, self._mean, self._std)
-        regions, labels = zip(*(self._target(sample) for sample in good), strict=True)
-        return _Parts(
-            pixels=images.pixels,
-            valid=images.valid,
-            placements=placements,
-            regions=regions,
-            labels=labels,
-            image_ids=tuple(sample.image_id for sample in good),
+        targets: tuple[Any, ...] = tuple(
+            self._target(sample.truth, size) for sample, size in zip(good, sizes, strict=True)
         )
+        image_ids = tuple(sample.image_id for sample in good)
+        return Batch(images=images, targets=targets, image_ids=image_ids)
 
-    def _target(self, sample: Sample | BoxSample) -> tuple[Tensor, Tensor]:
-        """What is to be found, and its labels."""
-        if isinstance(sample, Sample):
-            return self._pad(sample.segments.layers), sample.segments.labels
-        boxes = sample.detections.boxes
-        size = (sample.image.shape[1], sample.image.shape[2])
-        return xyxy_to_cxcywh(boxes / scale_of(size, boxes)), sample.detections.labels
-
-    def _pad(self, layers: Tensor) -> Tensor:
-        bottom, right = self._canvas[0] - layers.shape[1], self._canvas[1] - layers.shape[2]
-        return functional.pad(layers, (0, right, 0, bottom))
-
-
-def _to_batch(parts: _Parts) -> Batch:
-    images = ImageBatch(pixels=parts.pixels, valid=parts.valid, placements=parts.placements)
-    pairs = list(zip(parts.regions, parts.labels, strict=True))
-    if parts.regions[0].dtype == torch.int16:
-        segments = tuple(_segments(layers, labels) for layers, labels in pairs)
-        return Batch(images=images, targets=segments, image_ids=parts.image_ids)
-    targets = tuple(BoxTargets(boxes=boxes, labels=labels) for boxes, labels in pairs)
-    return Batch(images=images, targets=targets, image_ids=parts.image_ids)
-
-
-def _segments(layers: Tensor, labels: Tensor) -> Segments:
-    count = labels.shape[0]
-    return Segments(
-        layers=layers,
-        labels=labels,
-        scores=torch.ones(count),
-        is_crowd=torch.zeros(count, dtype=torch.bool),
-    )
+    def _target(self, truth: Truth, size: Size) -> Segments | BoxTargets:
+        """What the model is to find: segments on the canvas, or boxes relative to the valid part."""
+        if isinstance(truth, Segments):
+            bottom, right = self._canvas[0] - size[0], self._canvas[1] - size[1]
+            return replace(truth, layers=functional.pad(truth.layers, (0, right, 0, bottom)))
+        return BoxTargets(boxes=_relative(truth.boxes, size), labels=truth.labels)

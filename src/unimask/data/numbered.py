@@ -77,7 +77,7 @@ class NumberedPictures:
         numbers = self._read(pair.labels)
         image = picture_of_size(pair, numbers.shape)
         segments = segments_of_numbers(numbers, pair.labels, self._scheme)
-        return Sample(image=image, segments=segments, image_id=pair.picture.stem)
+        return Sample(image=image, truth=segments, image_id=pair.picture.stem)
 
 
 def segments_of_numbers(numbers: ndarray, path: Path, scheme: NumberScheme) -> Segments:

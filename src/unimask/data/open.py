@@ -4,22 +4,23 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic
 
 from unimask.config.images import Task
-from unimask.data.box_views import BoxesAround
-from unimask.data.formats.layouts import BOXES, LAYOUTS, SEGMENTS, Opener, sets_around, sets_in
+from unimask.data.formats.layouts import LAYOUTS, sets_around, sets_in
 from unimask.data.formats.shapes import ShapesDataset
-from unimask.data.sources import Found, Source, split_of_word
+from unimask.data.sources import Listed, Source, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError
-from unimask.structures import BoxDataset, Categories, Dataset
+from unimask.structures import Categories, Dataset, Sample
 
 HELD_OUT = 0.1  # share of the pictures that a set without a validation split gives to "val"
 
 
 def open_dataset(path: str | Path, split: str, task: Task, background: bool = True) -> Dataset:
     """The samples of one split with the truth of a task; `layouts.LAYOUTS` lists what `path` can be.
+
+    The boxes of detection are those that a COCO JSON of instances states (masks are not needed there); of all
+    other layouts they are the smallest ones around the things.
 
     `split` is "train", "val" or "test", or "all" (a whole file, or the only set of a folder). A folder or
     file without a validation set gives one picture in ten to "val" and the others to "train", chosen by a
@@ -30,34 +31,17 @@ def open_dataset(path: str | Path, split: str, task: Task, background: bool = Tr
     """
     if re.match("shapes(:|$)", str(path)) and not Path(path).exists():
         return view(_shapes(str(path), split), task, background=background)
-    found = _open(Path(path), split, task, SEGMENTS)
+    found = _open(Path(path), split, task)
     try:
         return view(found, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
 
 
-def open_box_dataset(path: str | Path, split: str) -> BoxDataset:
-    """The samples of one split with boxes; `path` and `split` as for `open_dataset`.
-
-    Boxes are those that a COCO JSON of instances states (masks are not needed there); of all other layouts
-    they are the smallest ones around the things.
-
-    Raises:
-        DataError: as `open_dataset`, or the data has no things.
-    """
-    try:
-        if re.match("shapes(:|$)", str(path)) and not Path(path).exists():
-            return BoxesAround(_shapes(str(path), split))
-        return _open(Path(path), split, "detection", BOXES)
-    except DataError as error:
-        raise error if error.path != "data" else DataError(path, error.reason) from None
-
-
-def _open(root: Path, split: str, task: Task, opener: Opener[Found]) -> Found | "_Part[Found]":
+def _open(root: Path, split: str, task: Task) -> Dataset:
     if not root.exists():
         raise DataError(root, "no such file or folder; " + LAYOUTS)
-    sets = sets_in(root, task, opener) if root.is_dir() else sets_around(root, task, opener)
+    sets = sets_in(root, task) if root.is_dir() else sets_around(root, task)
     return _choose(root, split, sets)
 
 
@@ -70,7 +54,7 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(root: Path, split: str, sets: Mapping[str, Source[Found]]) -> Found | "_Part[Found]":
+def _choose(root: Path, split: str, sets: Mapping[str, Source]) -> Dataset:
     """The set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sets and (wanted != "train" or "val" in sets):
@@ -93,10 +77,10 @@ def _choose(root: Path, split: str, sets: Mapping[str, Source[Found]]) -> Found 
     return _Part(dataset, chosen)
 
 
-class _Part(Generic[Found]):
+class _Part:
     """Some samples of a data set."""
 
-    def __init__(self, dataset: Found, indices: Sequence[int]) -> None:
+    def __init__(self, dataset: Listed, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, tuple(indices)
 
     @property
@@ -106,7 +90,7 @@ class _Part(Generic[Found]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> Any:  # what a sample of `Found` is
+    def __getitem__(self, index: int) -> Sample:
         return self._dataset[self._indices[index]]
 
 

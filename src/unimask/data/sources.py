@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from unimask.data.box_views import Listed
 from unimask.errors import DataError
-from unimask.structures import BoxDataset
+from unimask.structures import Dataset
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -18,23 +17,20 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 
 
 @runtime_checkable
-class ListedBoxes(BoxDataset, Protocol):
-    """A data set of boxes that knows the ids of its samples without reading them."""
+class Listed(Dataset, Protocol):
+    """A data set that knows the ids of its samples without reading them."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """In the order of the samples."""
 
 
-Found = TypeVar("Found", bound=Listed | ListedBoxes)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Source(Generic[Found]):
-    """One set of annotated pictures; `open` reads its annotations, not its pictures."""
+class Source:
+    """One set of annotated images; `open` reads its annotations, not its images."""
 
     path: Path
-    open: Callable[[], Found]
+    open: Callable[[], Listed]
 
 
 def split_of_word(word: str) -> str:
@@ -42,7 +38,7 @@ def split_of_word(word: str) -> str:
     return next((split for split, words in SPLITS.items() if word.lower() in words), "")
 
 
-def refused(path: Path, reason: str) -> Source[Listed]:
+def refused(path: Path, reason: str) -> Source:
     """A set that is there and cannot be used for what is wanted: opening it raises DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 

@@ -1,4 +1,4 @@
-"""One data set, three tasks: what the truth means for panoptic, instance and semantic segmentation."""
+"""One data set, four tasks: the ground truth of detection and of three kinds of segmentation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,18 +9,17 @@ from torch import Tensor
 
 from unimask.config.images import Task
 from unimask.errors import DataError, some_of
+from unimask.ops.boxes import boxes_around
 from unimask.ops.id_maps import renumber
-from unimask.structures import Categories, Dataset, Sample, Segments
+from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
 
 BACKGROUND = "background"
 
 
 class TaskView:
-    """A data set whose samples are changed on the way out; pictures stay as they are."""
+    """A data set whose ground truth is changed on the way out; images stay as they are."""
 
-    def __init__(
-        self, dataset: Dataset, categories: Categories, change: Callable[[Segments], Segments]
-    ) -> None:
+    def __init__(self, dataset: Dataset, categories: Categories, change: Callable[[Truth], Truth]) -> None:
         self._dataset = dataset
         self._categories = categories
         self._change = change
@@ -35,17 +34,19 @@ class TaskView:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
-        return replace(sample, segments=self._change(sample.segments))
+        return replace(sample, truth=self._change(sample.truth))
 
 
 def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:
-    """The data set as targets and truth of a task.
+    """Return the data set with the ground truth of a task.
 
     Raises:
-        DataError: the data set has no things, and the task is instance segmentation.
+        DataError: the data set has no things, and the task is instance segmentation or detection.
     """
     if task == "instance":
         return as_instance(dataset)
+    if task == "detection":
+        return as_detection(dataset)
     if task == "panoptic":
         return as_panoptic(dataset, background=background)
     return as_semantic(dataset, background=background)
@@ -90,6 +91,18 @@ def as_instance(dataset: Dataset) -> Dataset:
     return TaskView(dataset, _select(given, things), _Relabel(_lookup(len(given), things)))
 
 
+def as_detection(dataset: Dataset) -> Dataset:
+    """Keep only things, as boxes: those of the data, or the smallest ones around its masks.
+
+    Segments without a pixel are left out.
+
+    Raises:
+        DataError: the data set has no things.
+    """
+    things = as_instance(dataset)
+    return TaskView(things, things.categories, _boxes)
+
+
 def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
     """The data set with labels that index a model's categories, matched by name.
 
@@ -97,8 +110,6 @@ def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
         DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
     """
     table = labels_of_model(dataset.categories, categories)
-    if dataset.categories.names == categories.names:
-        return TaskView(dataset, categories, _unchanged)
     return TaskView(dataset, categories, _Relabel(table))
 
 
@@ -124,20 +135,28 @@ def labels_of_model(given: Categories, categories: Categories) -> Int64[Tensor, 
     return torch.tensor([known[name] for name in given.names], dtype=torch.int64)
 
 
-def _unchanged(segments: Segments) -> Segments:
-    return segments
+def _boxes(truth: Truth) -> Detections:
+    return boxes_around(truth) if isinstance(truth, Segments) else truth
+
+
+def _masks(truth: Truth) -> Segments:
+    if isinstance(truth, Segments):
+        return truth
+    raise DataError("data", "has boxes, but no masks, which segmentation needs; its task is 'detection'")
 
 
 @dataclass(frozen=True)
 class _Relabel:
-    """Labels through a table; segments whose new label is -1 are dropped."""
+    """Look labels up in a table; what gets the label -1 is dropped."""
 
     table: Int64[Tensor, " categories"]
 
-    def __call__(self, segments: Segments) -> Segments:
-        relabelled = replace(segments, labels=self.table[segments.labels])
+    def __call__(self, truth: Truth) -> Truth:
+        relabelled = replace(truth, labels=self.table[truth.labels])
         keep = relabelled.labels >= 0
-        return relabelled if bool(keep.all()) else renumber(relabelled, keep)
+        if bool(keep.all()):
+            return relabelled
+        return renumber(relabelled, keep) if isinstance(relabelled, Segments) else relabelled.select(keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +166,8 @@ class _Flatten:
     merged: tuple[int, ...]
     background: bool
 
-    def __call__(self, segments: Segments) -> Segments:
-        flat = _merge(_one_layer(segments), self.merged)
+    def __call__(self, truth: Truth) -> Segments:
+        flat = _merge(_one_layer(_masks(truth)), self.merged)
         return _fill(flat, max(self.merged)) if self.background else flat
 
 
@@ -159,8 +178,8 @@ class _Semantic:
     num_categories: int
     background: bool
 
-    def __call__(self, segments: Segments) -> Segments:
-        flat = _one_layer(segments)
+    def __call__(self, truth: Truth) -> Segments:
+        flat = _one_layer(_masks(truth))
         plain = replace(flat, is_crowd=torch.zeros_like(flat.is_crowd))
         merged = _merge(plain, range(self.num_categories))
         return _fill(merged, self.num_categories - 1) if self.background else merged

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 from torch import Tensor
 
 from unimask.config.images import Task
-from unimask.data.box_views import match_box_categories
 from unimask.data.views import match_categories
 from unimask.errors import DataError
 from unimask.files import write_text
@@ -22,7 +21,7 @@ from unimask.metrics.mean_iou import MeanIoU
 from unimask.metrics.overlaps import NOT_MEASURED
 from unimask.metrics.panoptic_quality import PanopticQuality
 from unimask.ops.id_maps import renumber
-from unimask.structures import BoxDataset, Categories, Dataset, Detections, Segments
+from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
 
 Progress = Callable[[int, int], object]
 """Called after each picture with the number of pictures done and of all pictures."""
@@ -145,7 +144,7 @@ class TaskMetrics:
         self.pictures = 0
         self._metrics = [metric(categories) for metric in METRICS[task]]
 
-    def update(self, result: Segments | Detections, truth: Segments | Detections) -> None:
+    def update(self, result: Truth, truth: Truth) -> None:
         """Counts one picture; labels index the categories of the state.
 
         Raises:
@@ -192,7 +191,7 @@ class TaskMetrics:
 
 def evaluate(
     segmenter: PictureSegmenter | PictureDetector,
-    dataset: Dataset | BoxDataset,
+    dataset: Dataset,
     task: Task,
     progress: Progress = lambda done, total: None,
     *,
@@ -215,7 +214,7 @@ def evaluate(
 
 def measure(
     segmenter: PictureSegmenter | PictureDetector,
-    dataset: Dataset | BoxDataset,
+    dataset: Dataset,
     task: Task,
     indices: Sequence[int],
     progress: Progress = lambda done, total: None,
@@ -239,39 +238,28 @@ def measure(
 
 def _pairs(
     segmenter: PictureSegmenter | PictureDetector,
-    dataset: Dataset | BoxDataset,
+    dataset: Dataset,
     task: Task,
     indices: Sequence[int],
     batch_size: int,
-) -> Iterator[tuple[Segments, Segments] | tuple[Detections, Detections]]:
-    """Result and truth of each picture; what has a score is asked for with every score."""
-    if task == "detection":
-        detector = cast(PictureDetector, segmenter)
-        boxes = match_box_categories(cast(BoxDataset, dataset), segmenter.categories)
-        for group in _batches(boxes, indices, batch_size):
-            found = detector.detect([sample.image for sample in group], threshold=0.0)
-            yield from zip(found, [sample.detections for sample in group], strict=True)
-        return
-    masks = cast(PictureSegmenter, segmenter)
-    truth = match_categories(cast(Dataset, dataset), segmenter.categories)
-    threshold = 0.0 if task == "instance" else None
-    for samples in _batches(truth, indices, batch_size):
-        results = masks.segment([sample.image for sample in samples], task, threshold=threshold)
-        yield from zip(results, [sample.segments for sample in samples], strict=True)
+) -> Iterator[tuple[Truth, Truth]]:
+    """Result and ground truth of each image; what has a score is asked for with every score."""
+    matched = match_categories(dataset, segmenter.categories)
+    for samples in _batches(matched, indices, batch_size):
+        images = [sample.image for sample in samples]
+        results: Sequence[Truth]
+        if task == "detection":
+            results = cast(PictureDetector, segmenter).detect(images, threshold=0.0)
+        else:
+            threshold = 0.0 if task == "instance" else None
+            results = cast(PictureSegmenter, segmenter).segment(images, task, threshold=threshold)
+        yield from zip(results, [sample.truth for sample in samples], strict=True)
 
 
-AnySample = TypeVar("AnySample", covariant=True)
-
-
-@runtime_checkable
-class _Samples(Protocol[AnySample]):
-    def __getitem__(self, index: int) -> AnySample: ...
-
-
-def _batches(dataset: _Samples[AnySample], indices: Sequence[int], size: int) -> Iterator[list[AnySample]]:
+def _batches(dataset: Dataset, indices: Sequence[int], size: int) -> Iterator[list[Sample]]:
     """The samples in their order; a thread reads the next batch while this one is worked on."""
     groups = [indices[start : start + size] for start in range(0, len(indices), size)]
-    waiting: deque[Future[list[AnySample]]] = deque()
+    waiting: deque[Future[list[Sample]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for group in groups:
             waiting.append(reader.submit(lambda group: [dataset[index] for index in group], group))

@@ -1,13 +1,14 @@
-"""Boxes: two ways to write them, and how much two of them overlap.
+"""Boxes: two ways to write them, how much two of them overlap, and those around segments.
 
 `xyxy` are the corners (left, top, right, bottom), `cxcywh` the centre and the size; x runs to the right.
 """
 
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
-from unimask.structures import Size
+from unimask.structures import Detections, Segments, Size
 
 
 def cxcywh_to_xyxy(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
@@ -66,6 +67,28 @@ def generalized_box_iou(
 def clip_boxes(boxes: Float[Tensor, "*batch 4"], size: Size) -> Float[Tensor, "*batch 4"]:
     """`xyxy` boxes in pixels, cut off at the borders of a picture of this size."""
     return torch.minimum(boxes.clamp(min=0), scale_of(size, boxes))
+
+
+def boxes_around(segments: Segments) -> Detections:
+    """Return the smallest box around each segment that has a pixel, in their order.
+
+    Areas are those of the masks.
+    """
+    boxes = torch.zeros((len(segments), 4))
+    found = torch.zeros(len(segments), dtype=torch.bool)
+    for layer in segments.layers.numpy():
+        for index, place in enumerate(ndimage.find_objects(layer, max_label=len(segments))):
+            if place is not None:
+                rows, columns = place
+                boxes[index] = torch.tensor([columns.start, rows.start, columns.stop, rows.stop])
+                found[index] = True
+    return Detections(
+        boxes=boxes,
+        labels=segments.labels,
+        scores=segments.scores,
+        areas=segments.areas().float(),
+        is_crowd=segments.is_crowd,
+    ).select(found)
 
 
 def _positive(areas: Tensor) -> Tensor:

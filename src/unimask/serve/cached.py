@@ -9,7 +9,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.config.images import ALL_TASKS, TASKS, PostprocessConfig, Task, Tiles, tasks_of
-from unimask.data.box_views import boxes_around
 from unimask.inference.segmenter import (
     Prediction,
     Segmenter,
@@ -19,6 +18,7 @@ from unimask.inference.segmenter import (
 )
 from unimask.inference.stitching import stitch
 from unimask.inference.tiles import Tile
+from unimask.ops.boxes import boxes_around
 from unimask.postprocess.boxes import read_boxes
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result

@@ -10,8 +10,7 @@ from torch import nn
 
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.config.images import DetrConfig, Experiment, LossConfig, ModelConfig, TrainingConfig
-from unimask.data.box_views import box_mask_targets
-from unimask.data.loader import training_loader
+from unimask.data.loader import box_mask_targets, training_loader
 from unimask.inference.evaluation import TaskMetrics
 from unimask.losses.build import (
     build_box_criterion,

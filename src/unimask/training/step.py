@@ -1,6 +1,5 @@
 """One forward pass of a training step: what leaves the wrapped model is plain tensors."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimask.structures import Batch, BoxMaskPrediction, BoxPrediction, Losses, MaskPrediction, Uniform
+from unimask.structures import (
+    Batch,
+    BoxMaskPrediction,
+    BoxPrediction,
+    Losses,
+    MaskPrediction,
+    Uniform,
+    map_tensors,
+)
 
 Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
 Criterion = Callable[[Any, Any, Uniform], Losses]
@@ -34,24 +41,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`; placements and ids are no tensors."""
     if device.type == "cpu":
         return batch
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    images = dataclasses.replace(
-        batch.images, pixels=move(batch.images.pixels), valid=move(batch.images.valid)
-    )
-    targets: Any = tuple(_moved(target, move) for target in batch.targets)
-    return dataclasses.replace(batch, images=images, targets=targets)
-
-
-def _moved(target: Any, move: Callable[[Tensor], Tensor]) -> Any:
-    """A dataclass of tensors, or of dataclasses of tensors, with every one of them moved."""
-    parts = {
-        name: move(part) if isinstance(part, Tensor) else _moved(part, move)
-        for name, part in vars(target).items()
-    }
-    return dataclasses.replace(target, **parts)
+    return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class LossOfBatch:

@@ -3,23 +3,21 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 
 import unimask
 from unimask.checkpoints.images import ModelFile
 from unimask.config.images import Experiment, Task, experiment_to_dict
-from unimask.data.box_views import match_box_categories
 from unimask.data.category_tables import categories_to_json
-from unimask.data.open import open_box_dataset, open_dataset
+from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
 from unimask.inference.evaluation import TaskMetrics, measure
 from unimask.inference.segmenter import Segmenter
 from unimask.machine import command_line
 from unimask.models.build import Model
-from unimask.structures import BoxDataset, Categories, Dataset
+from unimask.structures import Categories, Dataset
 
 HEADLINES: dict[Task, tuple[str, ...]] = {
     "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
@@ -36,8 +34,8 @@ class TrainingTask:
 
     task: Task
     data: str
-    training: Dataset | BoxDataset
-    validation: Dataset | BoxDataset
+    training: Dataset
+    validation: Dataset
 
     @property
     def categories(self) -> Categories:
@@ -62,29 +60,20 @@ def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingT
     Raises:
         DataError: a split is missing, empty or broken, or lacks a category of the other.
     """
-    training = _open(data, "train", task, experiment)
+    training = open_dataset(data, "train", task, experiment.data.background)
     if len(training) == 0:
         raise DataError(data, "the train split holds no pictures")
     if experiment.training.evaluate_every <= 0:
         return TrainingTask(task=task, data=str(data), training=training, validation=training)
     try:
-        validation = _open(data, "val", task, experiment)
-        if task == "detection":
-            validation = match_box_categories(cast(BoxDataset, validation), training.categories)
-        else:
-            validation = match_categories(cast(Dataset, validation), training.categories)
+        validation = open_dataset(data, "val", task, experiment.data.background)
+        validation = match_categories(validation, training.categories)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
         raise DataError(error.path, way_out) from None
     if len(validation) == 0:
         raise DataError(data, "the val split holds no pictures (training.evaluate_every=0 trains without it)")
     return TrainingTask(task=task, data=str(data), training=training, validation=validation)
-
-
-def _open(data: str | Path, split: str, task: Task, experiment: Experiment) -> Dataset | BoxDataset:
-    if task == "detection":
-        return open_box_dataset(data, split)
-    return open_dataset(data, split, task, experiment.data.background)
 
 
 def describe_run(experiment: Experiment, task: TrainingTask) -> dict[str, object]:

@@ -10,7 +10,6 @@ from jaxtyping import Int32
 from numpy import ndarray
 
 from unimask.config.images import Task
-from unimask.data.box_views import Listed
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.coco import CocoInstances
 from unimask.data.formats.coco_file import Record, load_json, records, whole
@@ -18,7 +17,7 @@ from unimask.data.formats.coco_panoptic import CocoPanoptic
 from unimask.data.formats.folders import CLASSES_FILE, pair_up
 from unimask.data.numbered import NumberedPictures, NumberScheme
 from unimask.data.read import open_picture, read_labels
-from unimask.data.sources import Source, refused
+from unimask.data.sources import Listed, Source, refused
 from unimask.errors import DataError
 
 FOLDER = "ADEChallengeData2016"
@@ -29,7 +28,7 @@ _JSON = re.compile(r"ade20k_(?P<kind>panoptic|instance)_(train|val)\.json")
 _OBJECTS_OF_CLASS = 256  # class and object in one number: class x 256 + object
 
 
-def ade20k_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
+def ade20k_sets(path: Path, task: Task) -> dict[str, Source]:
     """The sets of ADE20K by split; empty where the folder is not ADE20K.
 
     The path is the folder of `images` and `annotations`, the one above, or one of the JSON files of
@@ -67,7 +66,7 @@ def _is_ade20k(root: Path) -> bool:
     return not (root / CLASSES_FILE).exists() and next(names, "").startswith("ADE_")
 
 
-def _source(root: Path, split: str, task: Task) -> Source[Listed]:
+def _source(root: Path, split: str, task: Task) -> Source:
     """The first annotations that serve the task."""
     word = _WORDS[split]
     classes, objects = root / CLASSES / word, root / OBJECTS / word

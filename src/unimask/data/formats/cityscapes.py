@@ -5,11 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.data.box_views import Listed
 from unimask.data.category_tables import load_categories
 from unimask.data.numbered import LabelPair, NumberedPictures, NumberScheme
 from unimask.data.read import read_labels
-from unimask.data.sources import Source, refused
+from unimask.data.sources import Listed, Source, refused
 from unimask.errors import DataError
 
 PICTURES, TRUTH = "leftImg8bit", "gtFine"
@@ -19,7 +18,7 @@ _LABELS = range(34)  # ids of all labels, of which 19 are evaluated
 _PANOPTIC_JSON = re.compile(r"cityscapes_panoptic_(train|val|test)(_trainId)?\.json")
 
 
-def cityscapes_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
+def cityscapes_sets(path: Path, task: Task) -> dict[str, Source]:
     """The sets of Cityscapes by split; empty where the folder is not Cityscapes.
 
     The path is the folder of `leftImg8bit` and `gtFine`, one of those two, or a panoptic JSON in `gtFine`,

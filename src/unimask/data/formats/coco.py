@@ -84,7 +84,7 @@ class CocoInstances:
             except ValueError as error:
                 raise DataError(self._path, f"annotation {instance.id}: {error}; export it again") from None
         segments = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
-        return Sample(image=read_coco_picture(self._path, image), segments=segments, image_id=image.path.stem)
+        return Sample(image=read_coco_picture(self._path, image), truth=segments, image_id=image.path.stem)
 
     def _group(self, entries: Sequence[Record]) -> dict[ImageId, list[_Instance]]:
         """The instances of each picture, checked."""

@@ -18,7 +18,7 @@ from unimask.data.formats.coco_file import (
 )
 from unimask.errors import DataError
 from unimask.ops.boxes import clip_boxes
-from unimask.structures import BoxSample, Categories, Detections
+from unimask.structures import Categories, Detections, Sample
 
 
 class CocoBoxes:
@@ -54,10 +54,10 @@ class CocoBoxes:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> BoxSample:
+    def __getitem__(self, index: int) -> Sample:
         image = self._images[index]
         pixels = read_coco_picture(self._path, image)
-        return BoxSample(image=pixels, detections=self._detections[index], image_id=image.path.stem)
+        return Sample(image=pixels, truth=self._detections[index], image_id=image.path.stem)
 
     def _read(self, image: CocoImage, entries: list[tuple[Record, int]]) -> Detections:
         rows = [_box(self._path, entry, image) for entry, _ in entries]

@@ -86,7 +86,7 @@ class CocoPanoptic:
     def __getitem__(self, index: int) -> Sample:
         picture = self._pictures[index]
         image = read_coco_picture(self._path, picture.image)
-        return Sample(image=image, segments=self._segments(picture), image_id=picture.image.path.stem)
+        return Sample(image=image, truth=self._segments(picture), image_id=picture.image.path.stem)
 
     def _segments(self, picture: _PanopticRecord) -> Segments:
         ids = read_panoptic_ids(picture.png)

@@ -4,17 +4,16 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.data.box_views import Listed
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.folders import CLASSES_FILE, pair_up
 from unimask.data.numbered import NumberedPictures, NumberScheme
 from unimask.data.read import read_labels
-from unimask.data.sources import Source, refused
+from unimask.data.sources import Listed, Source, refused
 
 MAPS = "stuffthingmaps"
 
 
-def coco_stuff_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
+def coco_stuff_sets(path: Path, task: Task) -> dict[str, Source]:
     """The semantic sets of COCO-Stuff by split; empty where there are none, and for other tasks.
 
     The path is `stuffthingmaps`, or the folder it lies in, if that has no panoptic JSON of COCO.

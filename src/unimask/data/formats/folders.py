@@ -95,7 +95,7 @@ class LabelFolder:
             segments = segments_of_numbers(numbers, pair.labels, self._numbers)
         else:
             segments = self._instances(numbers, pair.labels)
-        return Sample(image=image, segments=segments, image_id=pair.picture.stem)
+        return Sample(image=image, truth=segments, image_id=pair.picture.stem)
 
     def _instances(self, numbers: ndarray, path: Path) -> Segments:
         present = np.unique(numbers)

@@ -1,14 +1,11 @@
 """The layouts of data sets on disk: which sets of annotated pictures a folder or a JSON file holds."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Generic
 
 from unimask.config.images import Task
-from unimask.data.box_views import BoxesAround, Listed
 from unimask.data.formats.coco import CocoInstances
 from unimask.data.formats.coco_boxes import CocoBoxes
 from unimask.data.formats.coco_file import Record, load_json
@@ -34,7 +31,7 @@ from unimask.data.formats.voc_boxes import (
     voc_files,
 )
 from unimask.data.formats.yolo import find_yolo, open_yolo, read_yolo_names
-from unimask.data.sources import SPLITS, Found, ListedBoxes, Source, split_of_word
+from unimask.data.sources import SPLITS, Listed, Source, split_of_word
 from unimask.errors import DataError, some_of
 
 LAYOUTS = """expected one of
@@ -67,14 +64,6 @@ _COCO_NAME = re.compile(
 _UNSPLIT = ("", "default", "all", "coco")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opener(Generic[Found]):
-    """What is made of annotations: data sets of segments, or of boxes."""
-
-    coco: Callable[[Path], Found]
-    segments: Callable[[Listed], Found]
-
-
 _ORDERS: Mapping[Task, tuple[str, ...]] = {
     "panoptic": ("panoptic", "", "instances"),
     "instance": ("instances", "", "panoptic"),
@@ -84,7 +73,7 @@ _ORDERS: Mapping[Task, tuple[str, ...]] = {
 """Which kind of COCO's files a task prefers; "" are those whose name does not say."""
 
 
-def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
+def sets_in(root: Path, task: Task) -> dict[str, Source]:
     """The sets below a folder, by split ("train", "val", "test"); "" is one that is not split.
 
     Published sets and exports of annotation tools are looked for first, since each has a file or a folder
@@ -100,35 +89,35 @@ def sets_in(root: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[F
     """
     published = published_sets(root, task)
     if published:
-        return _through(opener, published)
+        return published
     of_tool = _sets_of_tool(root, task)
     if of_tool:
-        return _through(opener, of_tool)
+        return of_tool
     for kind in _ORDERS[task]:
-        sets = _coco_sets(root, kind, opener)
+        sets = _coco_sets(root, kind, task)
         if sets:
             return sets
     folders = find_folders(root, SPLITS)
     boxes = _voc_box_sets(root) if not folders else {}
     if boxes:
-        return _through(opener, boxes)
+        return boxes
     if not folders:
         raise DataError(root, f"found {_contents(root)}; {LAYOUTS}")
     splits = read_splits(root) if "" in folders else {}
     if splits:
         return {
             split_of_word(word) or word: Source(
-                path=root, open=partial(_open_folder, opener, root, *folders[""], tuple(names))
+                path=root, open=partial(_open_folder, root, *folders[""], tuple(names))
             )
             for word, names in splits.items()
         }
     return {
-        split: Source(path=labels, open=partial(_open_folder, opener, root, pictures, labels, None))
+        split: Source(path=labels, open=partial(_open_folder, root, pictures, labels, None))
         for split, (pictures, labels) in folders.items()
     }
 
 
-def sets_around(path: Path, task: Task, opener: Opener[Found]) -> dict[str, Source[Found]]:
+def sets_around(path: Path, task: Task) -> dict[str, Source]:
     """The sets that one file stands for: itself, and those of other splits that are named alike.
 
     A file of a published set stands for that set.
@@ -138,11 +127,11 @@ def sets_around(path: Path, task: Task, opener: Opener[Found]) -> dict[str, Sour
     """
     published = published_sets(path, task)
     if published:
-        return _through(opener, published)
+        return published
     if is_cvat(path):
-        return _through(opener, _cvat_sets(path))
+        return _cvat_sets(path)
     if is_label_studio(path):
-        return _through(opener, {"": Source(path=path, open=partial(open_label_studio, path))})
+        return {"": Source(path=path, open=partial(open_label_studio, path))}
     if path.suffix.lower() != ".json":
         raise DataError(path, "is a file, but no JSON and no XML of CVAT; " + LAYOUTS)
     named = _kind_and_split(path)
@@ -157,20 +146,16 @@ def sets_around(path: Path, task: Task, opener: Opener[Found]) -> dict[str, Sour
                 else path.parent.parent / word / path.name
             )
             if twin != path and twin.is_file() and name != beside:
-                found[name] = Source(path=twin, open=partial(opener.coco, twin))
-    return {**found, beside: Source(path=path, open=partial(opener.coco, path))}
+                found[name] = Source(path=twin, open=partial(open_coco, twin, task))
+    return {**found, beside: Source(path=path, open=partial(open_coco, path, task))}
 
 
-def open_coco(path: Path) -> Listed:
+def open_coco(path: Path, task: Task) -> Listed:
     """The COCO file's reader; panoptic files are known by their `segments_info`."""
     content = load_json(path)
-    return CocoPanoptic(path, content) if _is_panoptic(content) else CocoInstances(path, content)
-
-
-def open_coco_boxes(path: Path) -> ListedBoxes:
-    """The boxes of a COCO file; of a panoptic one those around its things."""
-    content = load_json(path)
-    return BoxesAround(CocoPanoptic(path, content)) if _is_panoptic(content) else CocoBoxes(path, content)
+    if _is_panoptic(content):
+        return CocoPanoptic(path, content)
+    return CocoBoxes(path, content) if task == "detection" else CocoInstances(path, content)
 
 
 def _is_panoptic(content: Record) -> bool:
@@ -179,27 +164,7 @@ def _is_panoptic(content: Record) -> bool:
     return isinstance(first, dict) and "segments_info" in first
 
 
-def _as_it_is(dataset: Listed) -> Listed:
-    return dataset
-
-
-SEGMENTS: Opener[Listed] = Opener(coco=open_coco, segments=_as_it_is)
-BOXES: Opener[ListedBoxes] = Opener(coco=open_coco_boxes, segments=BoxesAround)
-
-
-def _through(opener: Opener[Found], sets: Mapping[str, Source[Listed]]) -> dict[str, Source[Found]]:
-    """The same sets as the opener wants them."""
-    return {
-        split: Source(path=source.path, open=partial(_open_through, opener, source))
-        for split, source in sets.items()
-    }
-
-
-def _open_through(opener: Opener[Found], source: Source[Listed]) -> Found:
-    return opener.segments(source.open())
-
-
-def _sets_of_tool(root: Path, task: Task) -> dict[str, Source[Listed]]:
+def _sets_of_tool(root: Path, task: Task) -> dict[str, Source]:
     """The sets of an annotation tool's export, by split; none where there is no such export."""
     voc = find_voc(root) if not (root / CLASSES_FILE).exists() else None
     if voc is not None and task == "detection" and voc_files(voc):
@@ -241,7 +206,7 @@ def _yolo_parts(root: Path) -> dict[str, tuple[Path, ...]]:
     return found or {"": (root / "images",)}
 
 
-def _labelme_sets(root: Path) -> dict[str, Source[Listed]]:
+def _labelme_sets(root: Path) -> dict[str, Source]:
     """Folders with a JSON of LabelMe per picture; all of them share their names."""
     places = {"": [root, root / "annotations", root / "labels", root / "json"]}
     places.update({split: [root / word for word in words] for split, words in SPLITS.items()})
@@ -260,7 +225,7 @@ def _labelme_sets(root: Path) -> dict[str, Source[Listed]]:
     }
 
 
-def _voc_box_sets(root: Path) -> dict[str, Source[Listed]]:
+def _voc_box_sets(root: Path) -> dict[str, Source]:
     """Photos with an XML of Pascal VOC each; all of them share their names."""
     found = find_voc_boxes(root)
     files = voc_box_splits(found) if found is not None else {}
@@ -276,7 +241,7 @@ def _voc_box_sets(root: Path) -> dict[str, Source[Listed]]:
     }
 
 
-def _cvat_sets(path: Path) -> dict[str, Source[Listed]]:
+def _cvat_sets(path: Path) -> dict[str, Source]:
     file = read_cvat(path)
     return {
         split_of_word(subset) or subset: Source(path=path, open=partial(open_cvat, file, images))
@@ -284,7 +249,7 @@ def _cvat_sets(path: Path) -> dict[str, Source[Listed]]:
     }
 
 
-def _cvat_files(paths: Mapping[str, Path]) -> dict[str, Source[Listed]]:
+def _cvat_files(paths: Mapping[str, Path]) -> dict[str, Source]:
     """A file for each split, as datumaro writes them."""
     files = {split: read_cvat(path) for split, path in paths.items()}
     first, *others = files.values()
@@ -297,14 +262,12 @@ def _cvat_files(paths: Mapping[str, Path]) -> dict[str, Source[Listed]]:
     }
 
 
-def _open_folder(
-    opener: Opener[Found], root: Path, pictures: Path, labels: Path, names: tuple[str, ...] | None
-) -> Found:
+def _open_folder(root: Path, pictures: Path, labels: Path, names: tuple[str, ...] | None) -> Listed:
     pairs = pair_up(pictures, labels, names)
-    return opener.segments(LabelFolder(pairs, read_scheme(root, pairs)))
+    return LabelFolder(pairs, read_scheme(root, pairs))
 
 
-def _coco_sets(root: Path, kind: str, opener: Opener[Found]) -> dict[str, Source[Found]]:
+def _coco_sets(root: Path, kind: str, task: Task) -> dict[str, Source]:
     """The COCO files of one kind ("instances", "panoptic", or "" for those without), by split."""
     found: dict[str, list[Path]] = {}
     for place in (root, root / "annotations", *(root / word for words in SPLITS.values() for word in words)):
@@ -319,7 +282,7 @@ def _coco_sets(root: Path, kind: str, opener: Opener[Found]) -> dict[str, Source
             raise DataError(
                 root, f"has several annotations for {split or 'one set'}: {names}; name one JSON file"
             )
-    return {split: Source(path=path, open=partial(opener.coco, path)) for split, (path,) in found.items()}
+    return {split: Source(path=path, open=partial(open_coco, path, task)) for split, (path,) in found.items()}
 
 
 def _kind_and_split(path: Path) -> tuple[str, str] | None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.data.box_views import Listed
 from unimask.data.formats.ade20k import ade20k_sets
 from unimask.data.formats.cityscapes import cityscapes_sets
 from unimask.data.formats.coco_stuff import coco_stuff_sets
@@ -13,6 +12,6 @@ from unimask.data.sources import Source
 _SETS = (cityscapes_sets, ade20k_sets, vistas_sets, coco_stuff_sets)
 
 
-def published_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
+def published_sets(path: Path, task: Task) -> dict[str, Source]:
     """The sets by split, with the annotations that fit the task; empty where the path is no such data set."""
     return next((sets for find in _SETS if (sets := find(path, task))), {})

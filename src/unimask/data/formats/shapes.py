@@ -67,7 +67,7 @@ class ShapesDataset:
         image = image + 0.03 * torch.randn(image.shape, generator=generator)
         return Sample(
             image=(image.clamp(0, 1) * 255).round().to(torch.uint8),
-            segments=truth_segments(layer[None], labels, [False] * len(labels)),
+            truth=truth_segments(layer[None], labels, [False] * len(labels)),
             image_id=f"shapes_{self._seed}_{index:05d}",
         )
 

@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.data.box_views import Listed
 from unimask.data.formats.coco_file import Record, color_or_default, load_json, records, whole
 from unimask.data.formats.coco_panoptic import CocoPanoptic
 from unimask.data.formats.folders import pair_up
 from unimask.data.numbered import NumberedPictures, NumberScheme
 from unimask.data.read import read_labels
-from unimask.data.sources import Source, refused
+from unimask.data.sources import Listed, Source, refused
 from unimask.errors import DataError
 from unimask.structures import Categories
 
@@ -36,7 +35,7 @@ VERSIONS = (
 """In the order in which they are preferred."""
 
 
-def vistas_sets(path: Path, task: Task) -> dict[str, Source[Listed]]:
+def vistas_sets(path: Path, task: Task) -> dict[str, Source]:
     """The sets of Mapillary Vistas by split; empty where the path is no such data set.
 
     The path is the folder of `training` and `validation`; or a folder or file in it that chooses a version:
@@ -72,7 +71,7 @@ def _means(path: Path, root: Path, version: Version) -> bool:
     return parts == (version.config,) or parts in [(*place, version.panoptic) for place in places]
 
 
-def _sets(root: Path, version: Version, task: Task) -> dict[str, Source[Listed]]:
+def _sets(root: Path, version: Version, task: Task) -> dict[str, Source]:
     sets = {
         split: _source(root, version, root / word, task)
         for split, word in _WORDS.items()
@@ -84,7 +83,7 @@ def _sets(root: Path, version: Version, task: Task) -> dict[str, Source[Listed]]
     return sets
 
 
-def _source(root: Path, version: Version, place: Path, task: Task) -> Source[Listed]:
+def _source(root: Path, version: Version, place: Path, task: Task) -> Source:
     """The first annotations that serve the task."""
     folder, config = place / version.folder, root / version.config
     panoptic = folder / "panoptic" / version.panoptic

@@ -176,7 +176,7 @@ class VocObjects:
             labels.append(len(self._scheme.names))
             layer[background] = len(labels)
         segments = truth_segments(torch.from_numpy(layer[None]), labels, [False] * len(labels))
-        return Sample(image=image, segments=segments, image_id=stem)
+        return Sample(image=image, truth=segments, image_id=stem)
 
     def _label(self, numbers: Int64[ndarray, " pixels"], number: int, path: Path) -> int:
         counts = np.bincount(numbers[(numbers != 0) & (numbers != VOID)], minlength=1)
