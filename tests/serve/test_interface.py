@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -229,3 +230,38 @@ def test_strangers_on_loopback() -> None:
             assert client.get("/v1/models", headers={"host": name}).status_code == 421, name
         headers = {"host": "localhost", "sec-fetch-site": "cross-site"}
         assert client.post("/v1/segment", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "reason"),
+    [
+        ({"tresholds": 0.5}, "", r"There is no field `tresholds`; there are: picture, task"),
+        ({}, "?task=instance", r"`task` stands in the address"),
+        ({"task": ["instance", "semantic"]}, "", r"`task` is there more than once"),
+    ],
+    ids=["misspelt", "in the address", "twice"],
+)
+def test_what_would_be_passed_over_is_refused(
+    client: TestClient, fields: dict[str, object], query: str, reason: str
+) -> None:
+    found = client.post(f"/v1/segment{query}", files={"picture": ("a.png", as_file(PICTURE))}, data=fields)
+    assert found.status_code == 422
+    assert re.search(reason, sentence(found))
+
+
+def test_names_are_compared_without_case_and_more_can_be_allowed() -> None:
+    with served(access=Access(token="", names=LOOPBACK_NAMES | {"seg.example.org"})) as one:
+        for host, status in (("LOCALHOST:80", 200), ("Seg.Example.org", 200), ("evil.example.org", 421)):
+            assert one.get("/v1/models", headers={"host": host}).status_code == status
+
+
+def test_pages_of_allowed_sites_may_ask() -> None:
+    with served(access=Access(token="t", names=frozenset(), origins=frozenset({"https://a.org"}))) as one:
+        for origin, allowed in (("https://a.org", True), ("https://b.org", False)):
+            asked = {"origin": origin, "access-control-request-method": "POST",
+                     "access-control-request-headers": "authorization"}  # fmt: skip
+            assert (one.options("/v1/segment", headers=asked).status_code == 200) == allowed
+            said = {"origin": origin, "sec-fetch-site": "cross-site", "authorization": "Bearer t"}
+            found = one.post("/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, headers=said)
+            assert found.status_code == (200 if allowed else 403)
+            assert (found.headers.get("access-control-allow-origin") == origin) == allowed

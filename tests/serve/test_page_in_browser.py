@@ -33,8 +33,16 @@ AREAS = {one.category: one.area for one in color_segmenter().predict(PICTURE, "i
 SLOW = 60_000  # milliseconds; a busy machine is no failure
 
 
-def serve(access: Access, models: dict[str, Segmenter]) -> Iterator[str]:
-    app = create_app(models, Limits(), access, batch_size=2, examples=shipped_examples()[1:2])
+def serve(access: Access, models: dict[str, Segmenter], prefix: str = "") -> Iterator[str]:
+    served = create_app(models, Limits(), access, batch_size=2, examples=shipped_examples()[1:2])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        """As behind a proxy that leaves out the prefix; what comes without it would not reach this server."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            scope = {**scope, "path": path.removeprefix(prefix) if path.startswith(prefix) else "/nowhere"}
+        await served(scope, receive, send)
+
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
@@ -42,7 +50,7 @@ def serve(access: Access, models: dict[str, Segmenter]) -> Iterator[str]:
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}{prefix}/"
     server.should_exit = True
     thread.join(20)
     listening.close()
@@ -374,3 +382,16 @@ def test_a_token_is_asked_for(browser: Any) -> None:
         assert "secret" not in visit.page.url
         assert not any("secret" in one for one in visit.asked[1:])
         visit.page.close()
+
+
+def test_the_page_works_below_a_prefix(browser: Any) -> None:
+    models = {"boxes": box_segmenter(), "colors": color_segmenter()}
+    serving = serve(Access(token="", names=LOOPBACK_NAMES), models, "/tools/unimask")
+    visit = Visit(browser, next(serving))
+    visit.upload("colors")
+    visit.choose_task("instance", "2 segments")
+    visit.page.click("text=API")
+    visit.page.wait_for_selector("text=Segment a picture")
+    assert not visit.complaints
+    assert all("/tools/unimask" in one for one in visit.asked if "blob:" not in one)
+    next(serving, None)

@@ -308,6 +308,22 @@ ServedBatch = Annotated[
         help="Views that go through the model together; 0: what is fastest here, measured at the start.",
     ),
 ]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="A further name of this server in addresses, as behind a proxy; repeatable.",
+    ),
+]
+AllowedOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin",
+        metavar="URL",
+        help="A site whose pages may ask, as https://example.org; repeatable.",
+    ),
+]
 Megabytes = Annotated[
     int, typer.Option(min=1, metavar="NUMBER", help="The largest file that is taken, in MiB.")
 ]

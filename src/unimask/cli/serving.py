@@ -24,6 +24,8 @@ def serve(
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.full,
     examples: options.Examples = None,
+    allow_host: options.AllowedHosts = None,
+    allow_origin: options.AllowedOrigins = None,
     batch_size: options.ServedBatch = 0,
     megabytes: options.Megabytes = 32,
     megapixels: options.Megapixels = 16.0,
@@ -43,8 +45,10 @@ def serve(
     with needs_extra("serve", "unimask serve"):
         import python_multipart  # noqa: F401  # forms, for FastAPI
         import uvicorn
+        from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
         from unimask.serve.app import create_app
+    from unimask.serve.connections import Connections
     from unimask.serve.gate import LOOPBACK_NAMES, Access
     from unimask.serve.limits import Limits
 
@@ -56,14 +60,25 @@ def serve(
         app = create_app(
             models,
             limits,
-            Access(token=token, names=LOOPBACK_NAMES if local else frozenset()),
+            Access(
+                token=token,
+                names=LOOPBACK_NAMES.union(map(str.lower, allow_host or []))
+                if local or allow_host
+                else frozenset(),
+                origins=frozenset(origin.rstrip("/") for origin in allow_origin or []),
+            ),
             batch_size=batch_size,
             examples=_examples(examples),
         )
         address = f"http://{'[' + host + ']' if ':' in host else host}:{listening.getsockname()[1]}/"
         show.show_line(f"unimask serves {', '.join(models)} on {address}{'#token=' + token if token else ''}")
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="on"
+            app,
+            http=Connections(limits).protocol(AutoHTTPProtocol),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
         )
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -9,15 +9,18 @@ from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from unimask import __version__
 from unimask.config.images import ALL_TASKS, Task
-from unimask.errors import UnimaskError
+from unimask.errors import UnimaskError, shown
 from unimask.inference.segmenter import Segmenter
 from unimask.results.segments import Result
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
 from unimask.serve.cached import CachedPrediction, read_result
+from unimask.serve.connections import Answering
 from unimask.serve.engine import Engine, full
 from unimask.serve.gate import Access, Gate, refused
 from unimask.serve.images import png
@@ -64,6 +67,14 @@ def create_app(
     app.include_router(page_router(service, examples))
     _errors(app)
     app.add_middleware(Gate, access=access, limits=limits, full=lambda: full(engine.retry_after()))
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(access.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization"],
+        )
+    app.add_middleware(Answering)
     return app
 
 
@@ -87,6 +98,7 @@ def _interface(app: FastAPI, service: Service) -> None:
         summary="Segment a picture",
     )
     async def segment(
+        request: Request,
         picture: Annotated[UploadFile, File(description="A file: PNG, JPEG, WebP, TIFF, BMP, GIF, ...")],
         task: Annotated[str, Form(description=f"One of: {', '.join(ALL_TASKS)}.")] = "panoptic",
         model: Annotated[str, Form(description="A name of `/v1/models`; empty: the first.")] = "",
@@ -105,6 +117,9 @@ def _interface(app: FastAPI, service: Service) -> None:
         ] = "json",
     ) -> Response:
         """What is in a picture: JSON, or a PNG."""
+        check_fields(
+            request, await request.form(), ("picture", "task", "model", "threshold", "overlap", "output")
+        )
         name = service.model(model)
         thresholds = service.question(name, task, threshold, overlap)
         if output == "ids" and task == "detection":
@@ -131,6 +146,21 @@ def _interface(app: FastAPI, service: Service) -> None:
     async def health() -> JSONResponse:
         """`ok`, and how many requests wait."""
         return JSONResponse({"status": "ok", "waiting": service.engine.waiting})
+
+
+def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> None:
+    """Check that a request says nothing that would be passed over.
+
+    Raises:
+        Refusal: it has a field that does not exist, a field twice, or something in the address.
+    """
+    for name in request.query_params:
+        raise Refusal(422, f"The field `{shown(name)}` stands in the address; send it in the form.")
+    for name in form:
+        if name not in known:
+            raise Refusal(422, f"There is no field `{shown(name)}`; there are: {', '.join(known)}.")
+        if len(form.getlist(name)) > 1:
+            raise Refusal(422, f"The field `{name}` is there more than once; send one picture at a time.")
 
 
 def _errors(app: FastAPI) -> None:

@@ -31,11 +31,13 @@ class Access:
     """Who may ask. `token`: what they must know; empty: nothing. `names`: what they may call the server.
 
     Other names in the address are refused where there is no token: a page of another site whose name leads
-    to this machine (DNS rebinding) is a stranger. No names: any will do.
+    to this machine (DNS rebinding) is a stranger. Names are in small letters; no names: any will do.
+    `origins` are the pages of other sites that may ask (as in the header `Origin`).
     """
 
     token: str
     names: frozenset[str]
+    origins: frozenset[str] = frozenset()
 
 
 class Gate:
@@ -61,18 +63,21 @@ class Gate:
             return
         self._inside += working
         try:
-            await self._app(scope, _bounded(receive, self._limits), _secured(send))
+            # an answer to HEAD is that to GET; the server leaves out its body
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self._app(asked, _bounded(receive, self._limits), _secured(send))
         finally:
             self._inside -= working
 
     def _check(self, headers: Headers, path: str, working: bool) -> Refusal | None:
-        host = headers.get("host", "")
+        host = headers.get("host", "").lower()
         names = self._access.names
         if names and not {host, host.rpartition(":")[0]} & names:
             return Refusal(
                 421, "This server answers to its own name only. Open it as it told when it started."
             )
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and working:
+        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if foreign and working and headers.get("origin", "") not in self._access.origins:
             return Refusal(403, "Requests from pages of other sites are not answered.")
         if self._access.token and _needs_token(path):
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()

@@ -16,6 +16,8 @@ class Limits:
     views: int = 1000  # tiles of a picture, of models that see tiles
     waiting: int = 32  # requests that are being received, waiting or answered; more get 503
     seconds: float = 60.0  # until a request has come in, and then again until its answer must be there
+    head_seconds: float = 10.0  # until the head of a request has come in; a silent connection is closed then
+    connections: int = 64  # that one client holds at a time
     kept_bytes: int = 2**30  # of predictions kept for the page; the longest unused are dropped
 
 

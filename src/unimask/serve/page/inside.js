@@ -56,7 +56,7 @@ export class Inside {
     this.abort = new AbortController();
     try {
       const question = new URLSearchParams({ ...wanted.question, segment: wanted.segment.id, query: this.query });
-      const told = await json(`/page/pictures/${wanted.picture.id}/layers?${question}`, { signal: this.abort.signal });
+      const told = await json(`page/pictures/${wanted.picture.id}/layers?${question}`, { signal: this.abort.signal });
       for (const step of told.steps) {
         for (const name of ["mask", "visible", "attention"]) step[name].values = new Uint8Array(await unpack(step[name].data));
       }

@@ -59,7 +59,7 @@ async function open(file) {
   const body = new FormData();
   body.append("picture", file, file.name || "pasted.png");
   body.append("model", find("model").value);
-  const done = await trying(async () => arrive(await json("/page/pictures", { method: "POST", body })));
+  const done = await trying(async () => arrive(await json("page/pictures", { method: "POST", body })));
   wait("");
   if (!done && !before) leave();
 }
@@ -77,7 +77,7 @@ async function preview(file) {
 
 async function arrive(picture) {
   state.picture = picture;
-  state.bitmap = await createImageBitmap(await blob(`/page/pictures/${picture.id}/picture.png`));
+  state.bitmap = await createImageBitmap(await blob(`page/pictures/${picture.id}/picture.png`));
   state.thresholds = structuredClone(model().thresholds);
   if (!model().tasks.includes(state.task)) state.task = model().tasks[0];
   enter();
@@ -116,7 +116,7 @@ async function ask() {
   const pending = (state.pending = new AbortController());
   const asked = question();
   await trying(async () => {
-    const found = await json(`/page/pictures/${state.picture.id}/result?${new URLSearchParams(asked)}`, { signal: pending.signal });
+    const found = await json(`page/pictures/${state.picture.id}/result?${new URLSearchParams(asked)}`, { signal: pending.signal });
     await receive(found, asked);
   });
   if (state.pending === pending) state.pending = null;
@@ -338,7 +338,7 @@ function save(content, ending) {
   say(`Saved ${link.download}`);
 }
 
-const fetched = (what) => blob(`/page/pictures/${state.picture.id}/${what}?${new URLSearchParams(question())}`);
+const fetched = (what) => blob(`page/pictures/${state.picture.id}/${what}?${new URLSearchParams(question())}`);
 
 // wiring
 
@@ -408,7 +408,7 @@ find("model").addEventListener("change", () => {
   const body = new FormData();
   body.append("model", find("model").value);
   wait("Another model looks at the picture …");
-  trying(async () => arrive(await json(`/page/pictures/${state.picture.id}/model`, { method: "POST", body }))).finally(() => wait(""));
+  trying(async () => arrive(await json(`page/pictures/${state.picture.id}/model`, { method: "POST", body }))).finally(() => wait(""));
 });
 
 let theme = Math.max(0, THEMES.findIndex(([name]) => name === localStorage.getItem("unimask-theme")));
@@ -437,19 +437,19 @@ onTokenWanted(
 
 async function begin() {
   find("opacity-value").textContent = percent(Number(find("opacity").value));
-  const { models, limits } = await json("/v1/models");
+  const { models, limits } = await json("v1/models");
   Object.assign(state, { models, limits });
   find("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   find("model-field").hidden = models.length < 2;
   find("allowed").textContent = `PNG, JPEG, WebP, TIFF and others, up to ${limits.bytes / 2 ** 20} MiB and ${(limits.pixels / 1e6).toFixed(0)} megapixels`;
   find("footer").textContent = `${models.length > 1 ? "Models" : "Model"}: ${models.map(({ name, licence }) => `${name}, licence ${licence}`).join("; ")}. Pictures stay on the machine that serves this page.`;
-  const { examples } = await json("/page/examples");
+  const { examples } = await json("page/examples");
   find("examples").hidden = !examples.length;
   for (const name of examples) await example(name);
 }
 
 async function example(name) {
-  const content = await blob(`/page/examples/${encodeURIComponent(name)}`);
+  const content = await blob(`page/examples/${encodeURIComponent(name)}`);
   const item = document.createElement("li"), button = document.createElement("button"), text = document.createElement("span");
   const image = Object.assign(document.createElement("img"), { src: URL.createObjectURL(content), alt: "" });
   button.type = "button";
