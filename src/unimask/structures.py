@@ -219,24 +219,29 @@ class MaskPrediction:
     """What a mask classification model says, factorised.
 
     Mask logits are `mask_embeddings @ mask_features`, made only where they are needed. The first dimension
-    runs over predictions in order of depth: index -1 is the final one.
+    runs over predictions in order of depth: index -1 is the final one. All predictions may share one set of
+    mask features, which then has a first dimension of 1; `features` gives those of any prediction.
     """
 
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     mask_embeddings: Float[Tensor, "predictions batch queries channels"]
-    mask_features: Float[Tensor, "batch channels height width"]  # at stride 4
+    mask_features: Float[Tensor, "#predictions batch channels height width"]  # at stride 4
 
     def finite(self) -> Bool[Tensor, " batch"]:
         """Of which pictures all numbers are finite."""
         return (
             torch.isfinite(self.class_logits).flatten(2).all(2).all(0)
             & torch.isfinite(self.mask_embeddings).flatten(2).all(2).all(0)
-            & torch.isfinite(self.mask_features).flatten(1).all(1)
+            & torch.isfinite(self.mask_features).flatten(2).all(2).all(0)
         )
+
+    def features(self, prediction: int = -1) -> Float[Tensor, "batch channels height width"]:
+        """Return the mask features of one prediction."""
+        return self.mask_features[prediction % len(self.mask_features)]
 
     def mask_logits(self, prediction: int = -1) -> Float[Tensor, "batch queries height width"]:
         """Full mask logits of one prediction at stride 4: for tests and export, never inside the library."""
-        return torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[prediction], self.mask_features)
+        return torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[prediction], self.features(prediction))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +280,7 @@ class BoxMaskPrediction:
         return MaskPrediction(
             class_logits=self.class_logits[-1:],
             mask_embeddings=own.expand(1, batch, queries, queries),
-            mask_features=self.mask_logits,
+            mask_features=self.mask_logits[None],
         )
 
 

@@ -93,7 +93,7 @@ def factorise(case: dict[str, Tensor], layers: int) -> MaskPrediction:
     return MaskPrediction(
         class_logits=torch.stack([case[f"class_logits.{layer}"] for layer in range(layers)]).requires_grad_(),
         mask_embeddings=unit.clone().requires_grad_(),
-        mask_features=logits.transpose(0, 1).flatten(1, 2).clone().requires_grad_(),
+        mask_features=logits.transpose(0, 1).flatten(1, 2)[None].clone().requires_grad_(),
     )
 
 
@@ -137,7 +137,7 @@ def test_whole_criterion(golden: Path, name: str) -> None:
         assert_close(losses.terms[term], expected)
     assert_close(losses.total, torch.tensor(facts["total_weighted"]))
     losses.total.backward()
-    features_gradient = prediction.mask_features.grad.unflatten(1, (layers, facts["Q"]))
+    features_gradient = prediction.mask_features.grad[0].unflatten(1, (layers, facts["Q"]))
     for layer in range(layers):
         assert_close(prediction.class_logits.grad[layer], case[f"grad.class_logits.{layer}"])
         assert_close(features_gradient[:, layer], case[f"grad.mask_logits.{layer}"])

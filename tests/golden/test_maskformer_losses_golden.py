@@ -81,7 +81,7 @@ def test_whole_criterion(golden: Path, name: str) -> None:
         assert_close(losses.terms[term], expected)
     assert_close(losses.total, torch.tensor(facts["total_weighted"]))
     losses.total.backward()
-    features_gradient = prediction.mask_features.grad.unflatten(1, (layers, facts["Q"]))
+    features_gradient = prediction.mask_features.grad[0].unflatten(1, (layers, facts["Q"]))
     for layer in range(layers):
         assert_close(prediction.class_logits.grad[layer], case[f"grad.class_logits.{layer}"])
         assert_close(features_gradient[:, layer], case[f"grad.mask_logits.{layer}"])

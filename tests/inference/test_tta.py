@@ -48,12 +48,12 @@ def test_features_of_a_version_come_to_the_same_spot() -> None:
                 MaskPrediction(
                     class_logits=torch.zeros(1, 1, 5, 4),
                     mask_embeddings=torch.ones(1, 1, 5, 2),
-                    mask_features=places,
+                    mask_features=places[None],
                 )
             )
         combined = combine(predictions, placements, (PLAIN, variant))
         assert combined.class_logits.shape == (1, 1, 10, 4)
-        plain, other = combined.mask_features[0, :2, 2:13, 2:18], combined.mask_features[0, 2:, 2:13, 2:18]
+        plain, other = combined.features()[0, :, 2:13, 2:18].split(2)
         assert torch.allclose(plain, other, atol=1e-4)
         logits = combined.mask_logits()[0]
         assert torch.allclose(logits[:5, 2:13, 2:18], logits[5:, 2:13, 2:18], atol=1e-3)

@@ -57,7 +57,7 @@ def random_prediction(
     return MaskPrediction(
         class_logits=leaf(predictions, batch, queries, CLASSES + 1),
         mask_embeddings=leaf(predictions, batch, queries, channels),
-        mask_features=leaf(batch, channels, *size),
+        mask_features=leaf(1, batch, channels, *size),
     )
 
 

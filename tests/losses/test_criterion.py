@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unimask.config.images import LossConfig
 from unimask.losses import mask_comparison as masks_file
 from unimask.losses.build import build_criterion
-from unimask.structures import Losses
+from unimask.structures import Losses, MaskPrediction
 
 SIZE, CANVAS = (11, 13), (44, 52)
 SMALL = LossConfig(points=101)
@@ -99,13 +99,37 @@ def test_a_batch_without_objects_trains(sampling, deep_supervision: bool) -> Non
         assert not mask_leaf.grad.any()
 
 
+@pytest.mark.parametrize("sampling", ["points", "dense", "pixels"])
+def test_each_prediction_may_have_its_own_mask_features(sampling) -> None:
+    config = LossConfig(points=101, sampling=sampling)
+    shared = random_prediction(3, 2, 6, SIZE, channels=6)
+    blocks = torch.eye(3)[:, None, None, :, None]  # channels of prediction i are those of block i
+    own = MaskPrediction(
+        class_logits=shared.class_logits,
+        mask_embeddings=shared.mask_embeddings,
+        mask_features=torch.stack([shared.features() * factor for factor in (0.5, -1.0, 2.0)]).detach(),
+    )
+    together = MaskPrediction(
+        class_logits=own.class_logits,
+        mask_embeddings=(own.mask_embeddings[:, :, :, None] * blocks).flatten(3),
+        mask_features=own.mask_features.transpose(0, 1).flatten(1, 2)[None],
+    )
+    targets = random_targets((3, 4), CANVAS)
+    criterion = build_criterion(config, CLASSES)
+    losses, expected = (criterion(one, targets, Generator(5)) for one in (own, together))
+    for name, values in losses.terms.items():
+        torch.testing.assert_close(values, expected.terms[name], atol=1e-5, rtol=1e-4)
+    assert len(set(losses.terms["mask"].tolist())) == 3
+    assert bool(own.finite().all())
+
+
 @pytest.mark.parametrize("counts", [(3, 0), (0, 3)])
 def test_images_without_objects_get_no_mask_gradient(counts: tuple[int, int]) -> None:
     prediction = random_prediction(2, 2, 6, SIZE)
     losses = build_criterion(SMALL, CLASSES)(prediction, random_targets(counts, CANVAS), Generator(0))
     _, embeddings, features = gradients(losses, prediction)
     for image, count in enumerate(counts):
-        assert bool(embeddings[:, image].any()) == bool(features[image].any()) == (count > 0)
+        assert bool(embeddings[:, image].any()) == bool(features[0, image].any()) == (count > 0)
 
 
 def test_only_the_final_prediction_without_deep_supervision() -> None:

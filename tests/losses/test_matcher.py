@@ -51,7 +51,7 @@ def test_perfect_queries_are_matched_to_their_targets() -> None:
     prediction = MaskPrediction(
         class_logits=torch.zeros(1, 1, 9, CLASSES + 1),
         mask_embeddings=embeddings[None],
-        mask_features=coarse[None] - 0.5,
+        mask_features=coarse[None, None] - 0.5,
     )
     matches = matches_of(criterion_with(499), prediction, 0, (target,), Generator(0))
     assert matches.query.tolist() == [2, 3, 4, 5, 6]
@@ -85,7 +85,7 @@ def test_points_are_drawn_for_images_without_targets_too() -> None:
 def test_a_diverged_prediction_is_still_matched(bad: float) -> None:
     prediction, targets = random_prediction(1, 2, 6, SIZE), random_targets((3, 4), CANVAS)
     with torch.no_grad():
-        prediction.mask_features[0] = bad
+        prediction.mask_features[0, 0] = bad
         prediction.class_logits[:, 1, 2] = bad
     matches = matches_of(criterion_with(), prediction, 0, targets, Generator(1))
     assert len(matches.image) == 7

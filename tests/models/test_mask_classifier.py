@@ -59,7 +59,7 @@ def test_pictures_of_any_size(size: tuple[int, int]) -> None:
     prediction = model()(torch.randn(2, 3, *size))
     assert prediction.class_logits.shape == (4, 2, 7, 6)
     assert prediction.mask_embeddings.shape == (4, 2, 7, 16)
-    assert prediction.mask_features.shape == (2, 16, -(-size[0] // 4), -(-size[1] // 4))
+    assert prediction.mask_features.shape == (1, 2, 16, -(-size[0] // 4), -(-size[1] // 4))
     assert prediction.mask_logits().isfinite().all()
     assert prediction.class_logits.isfinite().all()
 

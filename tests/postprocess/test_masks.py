@@ -24,7 +24,7 @@ def prediction(
     return MaskPrediction(
         class_logits=4 * torch.randn(3, batch, queries, 4, generator=generator),
         mask_embeddings=3 * torch.randn(3, batch, queries, 5, generator=generator),
-        mask_features=torch.nn.functional.interpolate(coarse, size, mode="bicubic"),
+        mask_features=torch.nn.functional.interpolate(coarse, size, mode="bicubic")[None],
     )
 
 
@@ -183,7 +183,7 @@ def test_the_canvas_beyond_the_picture_does_not_matter():
     given = prediction(4)
     placement = Placement(original=(29, 43), resized=(60, 88), canvas=(96, 96))
     wild = given.mask_features.clone()
-    wild[:, :, 16:], wild[:, :, :, 23:] = 1e4, -1e4
+    wild[..., 16:, :], wild[..., 23:] = 1e4, -1e4
     other = MaskPrediction(
         class_logits=given.class_logits, mask_embeddings=given.mask_embeddings, mask_features=wild
     )
@@ -255,7 +255,7 @@ def test_a_long_thin_picture():
 def test_functions_stand_alone():
     """Without a config: class logits, embeddings and features of one picture."""
     given = prediction(8)
-    parts = given.class_logits[-1, 0], given.mask_embeddings[-1, 0], given.mask_features[0], PLACEMENT
+    parts = given.class_logits[-1, 0], given.mask_embeddings[-1, 0], given.mask_features[0, 0], PLACEMENT
     assert semantic(*parts).layers.min() == 1
     assert panoptic(*parts, CATEGORIES.is_thing).layers.shape[0] == 1
     assert set(instance(*parts, CATEGORIES.is_thing).labels.tolist()) <= {0, 1}
@@ -280,7 +280,7 @@ def test_equal_masks_survive_the_overlap_rule_only_as_one() -> None:
     prediction = MaskPrediction(
         class_logits=torch.tensor([[[[9.0, 0.0], [9.1, 0.0]]]]),
         mask_embeddings=torch.tensor([[[[8.0], [8.0]]]]),
-        mask_features=features[None],
+        mask_features=features[None, None],
     )
     placement = Placement(original=(32, 32), resized=(32, 32), canvas=(32, 32))
     categories = Categories(names=("a",), is_thing=(True,), file_ids=(1,), colors=((0, 0, 0),))

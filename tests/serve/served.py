@@ -52,7 +52,7 @@ class ColorNetwork(nn.Module):
         return MaskPrediction(
             class_logits=classes.expand(1, len(pixels), 3, 4),
             mask_embeddings=queries.expand(1, len(pixels), 3, 3),
-            mask_features=features,
+            mask_features=features[None],
         )
 
 

@@ -141,7 +141,7 @@ class UnimaskPipeline:
         prediction = self.segmenter.predict_placed(ImageBatch(pixels=moved, valid=valid, placements=()))
         assert isinstance(prediction, MaskPrediction)
         masks = torch.einsum(
-            "qc,chw->qhw", prediction.mask_embeddings[-1, 0].float(), prediction.mask_features[0].float()
+            "qc,chw->qhw", prediction.mask_embeddings[-1, 0].float(), prediction.features()[0].float()
         )
         return Logits(classes=prediction.class_logits[-1, 0].float().cpu(), masks=masks.cpu())
 

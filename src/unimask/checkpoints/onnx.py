@@ -47,7 +47,9 @@ class Face:
 
 def _masks(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> MaskPrediction:
     return MaskPrediction(
-        class_logits=class_logits[None], mask_embeddings=mask_embeddings[None], mask_features=mask_features
+        class_logits=class_logits[None],
+        mask_embeddings=mask_embeddings[None],
+        mask_features=mask_features[None],
     )
 
 
@@ -80,7 +82,7 @@ def face_of(config: ModelConfig | DetrConfig) -> Face:
 def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:
     """The final prediction as plain tensors, in the order of the outputs of its `Face`."""
     if isinstance(prediction, MaskPrediction):
-        return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.mask_features
+        return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.features()
     if isinstance(prediction, BoxPrediction):
         return prediction.class_logits[-1], prediction.boxes[-1]
     return prediction.class_logits[-1], prediction.boxes[-1], prediction.mask_logits

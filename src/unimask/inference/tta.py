@@ -67,14 +67,14 @@ def combine(
     panoptic segments or instances, all versions propose theirs; `postprocess.distinct` then leaves one of
     each.
     """
-    plain = predictions[0].mask_features
+    plain = predictions[0].features()
     features = [plain]
     for prediction, rows, variant in zip(predictions[1:], placements[1:], variants[1:], strict=True):
         grids = [
             _grid(plain, reference, own, variant.flip)
             for reference, own in zip(placements[0], rows, strict=True)
         ]
-        features.append(_sample(prediction.mask_features, torch.stack(grids)))
+        features.append(_sample(prediction.features(), torch.stack(grids)))
     embeddings = [prediction.mask_embeddings[-1] for prediction in predictions]
     blocks = [
         functional.pad(block, (index * block.shape[2], (len(embeddings) - 1 - index) * block.shape[2]))
@@ -83,7 +83,7 @@ def combine(
     return MaskPrediction(
         class_logits=torch.cat([prediction.class_logits[-1] for prediction in predictions], dim=1)[None],
         mask_embeddings=torch.cat(blocks, dim=1)[None],
-        mask_features=torch.cat(features, dim=1),
+        mask_features=torch.cat(features, dim=1)[None],
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -33,12 +34,12 @@ class MaskComparison:
         self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform
     ) -> "ComparedMasks":
         """All predicted masks beside those of the targets, which lie on the canvas."""
-        features = prediction.mask_features.float().contiguous(memory_format=torch.channels_last)
+        features = prediction.mask_features.float().unbind()
         return ComparedMasks(
             terms=self.terms,
             sampling=self.sampling,
             embeddings=prediction.mask_embeddings.float(),
-            features=features.unbind(),
+            features=tuple(one.contiguous(memory_format=torch.channels_last).unbind() for one in features),
             targets=targets,
             uniform=uniform,
         )
@@ -51,18 +52,24 @@ class ComparedMasks:
     terms: Sequence[PairTerm]
     sampling: Sampling
     embeddings: Float[Tensor, "predictions batch queries channels"]
-    features: Sequence[Float[Tensor, "channels height width"]]
+    features: tuple[tuple[Float[Tensor, "channels height width"], ...], ...]  # [prediction, or 0][image]
     targets: tuple[Segments, ...]
     uniform: Uniform
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Mask embeddings, then the mask features of each picture."""
-        return self.embeddings, *self.features
+        """Mask embeddings, then the mask features, in order."""
+        return self.embeddings, *chain.from_iterable(self.features)
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedMasks":
         """The same comparison of other tensors in place of `tensors`."""
-        return replace(self, embeddings=tensors[0], features=tensors[1:])
+        images = len(self.targets)
+        rows = tuple(tensors[first : first + images] for first in range(1, len(tensors), images))
+        return replace(self, embeddings=tensors[0], features=rows)
+
+    def _features(self, index: int) -> tuple[Float[Tensor, "channels height width"], ...]:
+        """Return the features of each image for one prediction; there may be one set for all of them."""
+        return self.features[index % len(self.features)]
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
@@ -70,7 +77,7 @@ class ComparedMasks:
 
         Points are drawn once per picture, also for one without targets, as in the original code.
         """
-        pictures = zip(self.embeddings[index], self.features, self.targets, strict=True)
+        pictures = zip(self.embeddings[index], self._features(index), self.targets, strict=True)
         return [self._costs(*picture) for picture in pictures]
 
     def _costs(
@@ -83,20 +90,24 @@ class ComparedMasks:
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
-        logits, labels = self._at_points(self.embeddings[index], matches)
+        logits, labels = self._at_points(self.embeddings[index], self._features(index), matches)
         return {term.name: term.loss(logits, labels, count) for term in self.terms}
 
     def _at_points(
-        self, embeddings: Float[Tensor, "batch queries channels"], matches: Matches
+        self,
+        embeddings: Float[Tensor, "batch queries channels"],
+        features_of_images: tuple[Float[Tensor, "channels height width"], ...],
+        matches: Matches,
     ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
         """Logits and labels of all matched pairs of a prediction, where they are compared."""
         drawn = self.sampling.draw(len(matches.image), self.uniform)
-        values_of_pair = self.sampling.places(self.features[0][0].numel(), self.targets[0].layers[0].numel())
+        cells, pixels = features_of_images[0][0].numel(), self.targets[0].layers[0].numel()
+        values_of_pair = self.sampling.places(cells, pixels)
         pairs_of_images = [min(embeddings.shape[1], len(target)) for target in self.targets]
         logits: list[Tensor] = []
         labels: list[Tensor] = []
         for image, group in _groups(pairs_of_images, max(1, VALUES_AT_ONCE // values_of_pair)):
-            features = self.features[image]
+            features = features_of_images[image]
             maps = embeddings[image][matches.query[group]] @ features.flatten(1)
             pair_logits, pair_labels = self.sampling.pairs(
                 maps.unflatten(1, features.shape[1:]),

@@ -28,10 +28,13 @@ class PixelCriterion(nn.Module):
         """
         labels = torch.stack([category_map(target) for target in targets])
         with torch.autocast(prediction.mask_features.device.type, enabled=False):
-            features = prediction.mask_features.float()
-            supervised = prediction.mask_embeddings.float()
-            supervised = supervised if self.deep_supervision else supervised[-1:]
-            losses = [_cross_entropy(embeddings, features, labels) for embeddings in supervised]
+            every = range(len(prediction.mask_embeddings))
+            losses = [
+                _cross_entropy(
+                    prediction.mask_embeddings[index].float(), prediction.features(index).float(), labels
+                )
+                for index in (every if self.deep_supervision else every[-1:])
+            ]
         return Losses(terms={"pixels": torch.stack(losses)}, weights=self.weights)
 
 

@@ -76,5 +76,5 @@ class MaskClassifier(nn.Module):
         look = visibility(mask_features, sizes)
         class_logits, mask_embeddings = self.query_decoder(memory, look)
         return MaskPrediction(
-            class_logits=class_logits, mask_embeddings=mask_embeddings, mask_features=mask_features
+            class_logits=class_logits, mask_embeddings=mask_embeddings, mask_features=mask_features[None]
         )

@@ -48,7 +48,7 @@ def read(
             f"{class_logits.shape[1] - 1} classes predicted, but there are {len(categories)} categories"
         )
     embeddings = prediction.mask_embeddings[-1, image].float()
-    features = prediction.mask_features[image].float()
+    features = prediction.features()[image].float()
     with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
         if task == "semantic":
             return semantic(

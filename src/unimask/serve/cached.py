@@ -153,7 +153,7 @@ def _alone(prediction: Prediction, position: int) -> Prediction:
         return MaskPrediction(
             class_logits=class_logits,
             mask_embeddings=prediction.mask_embeddings[-1:, one].clone(),
-            mask_features=prediction.mask_features[one].clone(),
+            mask_features=prediction.mask_features[-1:, one].clone(),
         )
     boxes = prediction.boxes[-1:, one].clone()
     if isinstance(prediction, BoxMaskPrediction):

@@ -119,7 +119,7 @@ def query_of(watched_view: Watched, mask: Bool[Tensor, "height width"], label: i
     `mask` is the segment in the view's window. A stuff segment may be of several queries: the best one.
     """
     prediction, placement = watched_view.prediction, watched_view.view.placement
-    features = prediction.mask_features[0].float()
+    features = prediction.features()[0].float()
     said = (prediction.mask_embeddings[-1, 0].float() @ features.flatten(1)).sigmoid()
     size: Size = (features.shape[1], features.shape[2])
     wanted = on_canvas(mask, placement.resized, placement.canvas, size).flatten().to(said)
@@ -148,11 +148,11 @@ def describe(watched_view: Watched, query: int, categories: Categories) -> Recor
     rows, columns = watched_view.view.tile.window
     placement = watched_view.view.placement
     names = (*categories.names, "no object")
-    features = prediction.mask_features[0].float()
     probabilities = prediction.class_logits[:, 0].float().softmax(dim=2)
     steps = []
     for step in watched_view.steps:
         embedding = prediction.mask_embeddings[step.prediction, 0, query].float()
+        features = prediction.features(step.prediction)[0].float()
         mask = torch.einsum("c,chw->hw", embedding, features).sigmoid()
         share = step.shares[query]
         best = probabilities[step.prediction, query].topk(min(MOST_CLASSES, len(names)))
