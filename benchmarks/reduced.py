@@ -33,7 +33,7 @@ def run(settings: Settings) -> Outcome:
     for path in paths[:1] if settings.quick else paths:
         progress(f"bf16, {path.name}")
         image = read_image(path)
-        expected, found = (segmenter.segment([image], "panoptic")[0] for segmenter in (full, reduced))
+        expected, found = (next(segmenter.find([image], "panoptic")) for segmenter in (full, reduced))
         of_picture = best_ious(expected, found)
         ious += of_picture
         mean = sum(of_picture) / max(1, len(of_picture))

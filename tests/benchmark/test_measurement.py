@@ -106,7 +106,7 @@ def test_a_pipeline_finds_what_the_segmenter_finds(model: Path, task: str) -> No
     watch = Stopwatch(torch.device("cpu"))
     count = pipeline.run(image, watch)
     assert tuple(watch.seconds) == STAGES
-    assert count == len(pipeline.segmenter.segment([image], task)[0]) > 0
+    assert count == len(next(pipeline.segmenter.find([image], task))) > 0
     said = pipeline.logits(torch.zeros(1, 3, 64, 96))
     assert said.classes.shape == (13, len(load_model_file(model).categories) + 1)
     assert said.masks.shape == (13, 16, 24)

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -8,10 +8,10 @@ import pytest
 from cli.command_line import picture, refused, unimask
 from PIL import Image
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from unimask.cli.prediction import output_names
 from unimask.inference.segmenter import Segmenter
+from unimask.structures import ImageBatch, Prediction
 
 TASKS = ("panoptic", "instance", "semantic")
 
@@ -282,14 +282,14 @@ def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(
 ) -> None:
     for name in ("a", "b"):
         picture(width=61 if name == "a" else 67).save(tmp_path / f"{name}.png")
-    segment = Segmenter.segment
+    forward = Segmenter.forward
 
-    def fail_once(self: Segmenter, images: Sequence[Tensor], *arguments: object, **options: object) -> object:
-        if any(image.shape[2] == 61 for image in images):
+    def fail_once(self: Segmenter, images: ImageBatch) -> Prediction:
+        if any(placement.original[1] == 61 for placement in images.placements):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        return segment(self, images, *arguments, **options)
+        return forward(self, images)
 
-    monkeypatch.setattr(Segmenter, "segment", fail_once)
+    monkeypatch.setattr(Segmenter, "forward", fail_once)
     outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 2
     assert "a.png: needs more memory than there is" in outcome.err
@@ -303,7 +303,7 @@ def test_a_mistake_of_ours_is_not_blamed_on_the_input(
         raise KeyError("colour")
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "segment", fail)
+    monkeypatch.setattr(Segmenter, "find", fail)
     given = ("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     outcome = unimask(*given)
     assert outcome.code == 1
@@ -319,7 +319,7 @@ def test_the_keyboard_stops_it(model: Path, tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     picture().save(tmp_path / "a.png")
-    monkeypatch.setattr(Segmenter, "segment", press)
+    monkeypatch.setattr(Segmenter, "find", press)
     outcome = unimask("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 130
     assert "Traceback" not in outcome.err
@@ -368,6 +368,36 @@ def test_processes_share_a_folder_without_gaps_or_doubles(
     assert sorted(name for names in written for name in names) == ["0", "1", "2", "3", "4"]
     monkeypatch.setenv("RANK", "3")
     assert "RANK: is '3' of '3' processes" in refused("predict", tmp_path, "--weights", model)
+
+
+def test_a_folder_of_mixed_sizes_goes_through_the_model_in_batches(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of four sizes come in turn; the results are those of each image alone, in the order of names."""
+    sizes = [(40, 64), (64, 40), (64, 64), (96, 64)]
+    (tmp_path / "in").mkdir()
+    for index in range(14):
+        picture(*sizes[index % 4], seed=index).save(tmp_path / "in" / f"{index:02}.png")
+    passes: list[int] = []
+    forward = Segmenter.forward
+
+    def counted(self: Segmenter, images: ImageBatch) -> Prediction:
+        passes.append(len(images.pixels))
+        return forward(self, images)
+
+    monkeypatch.setattr(Segmenter, "forward", counted)
+    records = {}
+    for number in (1, 3):
+        given = ("--weights", model, "--output", tmp_path / f"out{number}", "--batch-size", number, "--json")
+        records[number] = unimask("predict", tmp_path / "in", *given).json()
+    assert passes == [1] * 14 + [3, 3, 3, 3, 1, 1]
+    assert [record["name"] for record in records[3]] == [f"{index:02}" for index in range(14)]
+    for alone, together in zip(records[1], records[3], strict=True):
+        scores = [[segment.pop("score") for segment in one["segments"]] for one in (alone, together)]
+        assert alone == together
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+        files = (tmp_path / f"out{number}" / f"{alone['name']}.segments.png" for number in records)
+        assert len({file.read_bytes() for file in files}) == 1
 
 
 def test_batches_tiles_and_augmentation_write_the_same_files(model: Path, tmp_path: Path) -> None:

@@ -324,13 +324,13 @@ def test_measures_on_the_screen_as_json_and_in_a_file(measure: tuple[object, ...
 
 def test_measures_as_it_would_predict(measure: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    segment = Segmenter.segment
+    segment = Segmenter.find
 
     def watched(self: Segmenter, images: list[Tensor], task: Task, **given: float | None) -> list[Segments]:
-        seen.append((self.model_file.experiment.data.view, len(self.variants)))
+        seen.append((self.model_file.experiment.data.view, len(self.tta)))
         return segment(self, images, task, **given)
 
-    monkeypatch.setattr(Segmenter, "segment", watched)
+    monkeypatch.setattr(Segmenter, "find", watched)
     assert unimask(*measure, "--tile", 40, "--overlap", 8, "--tta", "flip").code == 0
     assert unimask(*measure).code == 0
     assert set(seen) == {(Tiles(size=40, overlap=8), 2), (Whole(), 1)}

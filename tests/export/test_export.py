@@ -1,6 +1,7 @@
 """Exported models against the model they were made from."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from timm.layers import AvgPool2dSame, Conv2dSame
 
 from unimask.checkpoints.images import load_model, load_model_file, model_file_text
 from unimask.checkpoints.onnx import face_of, final_tensors, load_exported
-from unimask.config.images import Tiles, tasks_of
+from unimask.config.images import tasks_of
 from unimask.errors import ConfigError, WeightsError
 from unimask.exporting.parity import box_agreement
 from unimask.exporting.wrappers import CANVAS_STEP, exportable, fixed_convolution, fixed_pool, smallest_step
@@ -114,8 +115,8 @@ def test_load_predicts_as_the_model_does(exports: Exports, onnx_file: Path) -> N
     assert other.model_file == one.model_file
     pictures = [picture(), picture(71, 40, seed=1)]
     for task in ("panoptic", "instance", "semantic"):
-        for view in (one.model_file.experiment.data.view, Tiles(size=48, overlap=16)):
-            results = one.seeing(view).predict(pictures, task), other.seeing(view).predict(pictures, task)
+        for mine, theirs in ((one, other), (one.with_tiles(48, 16), other.with_tiles(48, 16))):
+            results = mine.predict(pictures, task), theirs.predict(pictures, task)
             for mine, theirs in zip(*results, strict=True):
                 assert (mine.prediction.layers == theirs.prediction.layers).float().mean() > 0.99
                 assert torch.equal(mine.prediction.labels, theirs.prediction.labels)
@@ -259,11 +260,11 @@ def test_boxes_agree_where_category_and_place_do(exports: Exports) -> None:
         def __init__(self) -> None:
             super().__init__(segmenter.model, segmenter.model_file)
 
-        def detect(self, images: list[torch.Tensor], **options: object) -> list[Detections]:
-            (found,) = super().detect(images)
+        def find(self, images: list[torch.Tensor], task: str, **options: object) -> Iterator[Detections]:
+            (found,) = super().find(images, task)
             labels = found.labels.clone()
             labels[0] = (labels[0] + 1) % 3
-            return [replace(found, boxes=found.boxes + 0.25, labels=labels)]
+            yield replace(found, boxes=found.boxes + 0.25, labels=labels)
 
     agreement = box_agreement(segmenter, Moved(), [image])
     assert agreement.boxes <= 24 / 26

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Task, Tiles
+from unimask.config.images import Task
 from unimask.data.windows import InMemory, open_large
 from unimask.errors import DataError
 from unimask.inference import large
@@ -32,29 +33,25 @@ class Blobs(Segmenter):
         about = ModelFile(experiment=tiny(), categories=CATEGORIES, licence="", provenance="")
         super().__init__(torch.nn.Identity(), about)
 
-    def segment(
+    def find(
         self,
-        images: list[UInt8[Tensor, "3 _height _width"]],
+        images: Iterable[UInt8[Tensor, "3 _height _width"]],
         task: Task,
         *,
         threshold: float | None = None,
         batch_size: int = 8,
-    ) -> list[Segments]:
+    ) -> Iterator[Segments]:
         from scipy import ndimage
 
-        found = []
         for image in images:
             numbers, count = ndimage.label(image[0].numpy() > 128)
             masks = torch.from_numpy(numbers[None] == np.arange(1, count + 1)[:, None, None])
-            found.append(
-                Segments(
-                    layers=pack_masks(masks),
-                    labels=torch.zeros(count, dtype=torch.int64),
-                    scores=masks.flatten(1).sum(1).float() / 10_000,
-                    is_crowd=torch.zeros(count, dtype=torch.bool),
-                )
+            yield Segments(
+                layers=pack_masks(masks),
+                labels=torch.zeros(count, dtype=torch.int64),
+                scores=masks.flatten(1).sum(1).float() / 10_000,
+                is_crowd=torch.zeros(count, dtype=torch.bool),
             )
-        return found
 
 
 def spots(height: int, width: int, step: int = 41, radius: int = 14) -> UInt8[Tensor, "3 height width"]:
@@ -71,7 +68,7 @@ def test_tiles_give_what_the_whole_gives(tmp_path: Path, task: Task, side: int, 
     """An object on a border between tiles is one object, also where an overlap reaches over two tiles."""
     image = spots(307, 401)
     blobs = Blobs()
-    (whole,) = blobs.segment([image], task)
+    (whole,) = blobs.find([image], task)
     result = segment_large(blobs, InMemory(image), task, tmp_path / "map.tif", side=side, overlap=overlap)
     found = tifffile.imread(tmp_path / "map.tif")
     assert found.dtype == np.uint32
@@ -93,7 +90,7 @@ def test_a_category_without_objects_is_one_segment_over_all_tiles(tmp_path: Path
     """Of a category that reaches a tile's core with a few pixels only, too: no border cuts it off."""
 
     class Halves(Blobs):
-        def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
+        def find(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
             bright = (images[0][0] > 128).to(torch.int16)
             return [
                 Segments(
@@ -173,7 +170,7 @@ def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pyte
     """
 
     class Dots(Blobs):
-        def segment(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
+        def find(self, images: list[Tensor], *arguments: object, **options: object) -> list[Segments]:
             layers = torch.zeros((1, *images[0].shape[1:]), dtype=torch.int16)
             layers[0, 100:110, 100:110] = 1
             none = torch.zeros(1, dtype=torch.bool)
@@ -216,4 +213,4 @@ def test_memory_does_not_grow_with_the_picture(tmp_path: Path, monkeypatch: pyte
 
 def test_tiles_are_checked() -> None:
     with pytest.raises(Exception, match="below the size"):
-        Blobs().seeing(Tiles(size=10, overlap=10))
+        Blobs().with_tiles(10, 10)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from cli.command_line import save_tiny_model
 
-from unimask.config.images import Tiles, Whole
+from unimask.config.images import Whole
 from unimask.errors import ConfigError
 from unimask.inference.segmenter import Segmenter, load
-from unimask.inference.tta import PLAIN, Variant, combine, place, variants_of
+from unimask.inference.tta import PLAIN, Augmentation, augmentations_of, augmented_placement, combine
 from unimask.structures import MaskPrediction, Placement
 
 SIZE = (61, 83)
@@ -15,7 +15,7 @@ SIZE = (61, 83)
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    return load(save_tiny_model(tmp_path_factory.mktemp("variants") / "model"), device="cpu")
+    return load(save_tiny_model(tmp_path_factory.mktemp("augmentations") / "model"), device="cpu")
 
 
 def picture(seed: int = 0) -> torch.Tensor:
@@ -26,20 +26,20 @@ def picture(seed: int = 0) -> torch.Tensor:
 
 
 def test_names() -> None:
-    assert variants_of([]) == (PLAIN,)
-    assert variants_of(["flip"]) == (PLAIN, Variant(flip=True, scale=1.0))
-    assert len(variants_of(["flip", "scales"])) == 6
+    assert augmentations_of([]) == (PLAIN,)
+    assert augmentations_of(["flip"]) == (PLAIN, Augmentation(flip=True, scale=1.0))
+    assert len(augmentations_of(["flip", "scales"])) == 6
     with pytest.raises(ConfigError, match="tta: turn does not exist; there are: flip, scales"):
-        variants_of(["turn"])
+        augmentations_of(["turn"])
 
 
 def test_features_of_a_version_come_to_the_same_spot() -> None:
     """A map that holds its own place in the picture holds it after combining too."""
     placement = Placement.fit(SIZE, (61, 83), 32)
-    for variant in variants_of(["flip", "scales"]):
-        own = place(placement, variant, 32)
+    for augmentation in augmentations_of(["flip", "scales"]):
+        own = augmented_placement(placement, augmentation, 32)
         predictions, placements = [], [[placement], [own]]
-        for one, flip in ((placement, False), (own, variant.flip)):
+        for one, flip in ((placement, False), (own, augmentation.flip)):
             height, width = one.canvas[0] // 4, one.canvas[1] // 4
             y = (torch.arange(height) + 0.5) / height * one.canvas[0] / one.resized[0]
             x = (torch.arange(width) + 0.5) / width * one.canvas[1] / one.resized[1]
@@ -51,7 +51,7 @@ def test_features_of_a_version_come_to_the_same_spot() -> None:
                     mask_features=places[None],
                 )
             )
-        combined = combine(predictions, placements, (PLAIN, variant))
+        combined = combine(predictions, placements, (PLAIN, augmentation))
         assert combined.class_logits.shape == (1, 1, 10, 4)
         plain, other = combined.features()[0, :, 2:13, 2:18].split(2)
         assert torch.allclose(plain, other, atol=1e-4)
@@ -60,33 +60,33 @@ def test_features_of_a_version_come_to_the_same_spot() -> None:
 
 
 def test_a_version_counted_twice_changes_nothing_semantic(segmenter: Segmenter) -> None:
-    twice = Segmenter(segmenter.model, segmenter.model_file, variants=(PLAIN, PLAIN))
-    (one,), (two,) = (each.segment([picture()], "semantic") for each in (segmenter, twice))
+    twice = Segmenter(segmenter.model, segmenter.model_file, tta=(PLAIN, PLAIN))
+    (one,), (two,) = (each.find([picture()], "semantic") for each in (segmenter, twice))
     assert torch.equal(one.layers, two.layers)
     assert torch.allclose(one.scores, two.scores, atol=1e-5)
 
 
 def test_the_mean_over_flips_does_not_know_left_from_right(segmenter: Segmenter) -> None:
-    both = segmenter.augmented(["flip"])
-    (one,), (mirrored,) = both.segment([picture()], "semantic"), both.segment([picture().flip(2)], "semantic")
+    both = segmenter.with_tta(["flip"])
+    (one,), (mirrored,) = both.find([picture()], "semantic"), both.find([picture().flip(2)], "semantic")
     labels = [s.labels[s.layers[0].long() - 1] for s in (one, mirrored)]
     assert (labels[0] == labels[1].flip(1)).float().mean() > 0.97
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_all_tasks_and_tiles(segmenter: Segmenter, task: str) -> None:
-    seeing = segmenter.seeing(Tiles(size=48, overlap=16)).augmented(["flip", "scales"])
+    seeing = segmenter.with_tiles(48, 16).with_tta(["flip", "scales"])
     small = picture(1)[:, :37, :41]
-    found = seeing.segment([picture(), small, picture(2)], task)
+    found = list(seeing.find([picture(), small, picture(2)], task))
     assert [one.size for one in found] == [SIZE, (37, 41), SIZE]
-    alone = seeing.segment([picture(2)], task)[0]
+    alone = next(seeing.find([picture(2)], task))
     assert torch.equal(found[2].layers, alone.layers)
     if task == "panoptic":
         assert found[0].layers.shape[0] == 1
 
 
 def test_another_view(segmenter: Segmenter) -> None:
-    tiled = segmenter.seeing(Tiles(size=48, overlap=16))
+    tiled = segmenter.with_tiles(48, 16)
     assert tiled.model is segmenter.model
     assert isinstance(segmenter.model_file.experiment.data.view, Whole)
     assert (
@@ -94,4 +94,4 @@ def test_another_view(segmenter: Segmenter) -> None:
         == segmenter.model_file.experiment.data
     )
     with pytest.raises(ConfigError, match="tile: 48 with an overlap of 48; it must be below the size"):
-        segmenter.seeing(Tiles(size=48, overlap=48))
+        segmenter.with_tiles(48, 48)

@@ -135,10 +135,10 @@ def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
     model, model_file = load_model(result.output / "best")
     segmenter = Segmenter(model, model_file)
     picture = torch.randint(0, 255, (3, 53, 67), dtype=torch.uint8)
-    (found,) = segmenter.segment([picture], "semantic")
+    (found,) = segmenter.find([picture], "semantic")
     assert found.size == (53, 67)
     with pytest.raises(ConfigError, match="does not know 'panoptic'; it knows: semantic"):
-        segmenter.segment([picture], "panoptic")
+        segmenter.find([picture], "panoptic")
     with pytest.raises(WeightsError, match="classification is 'pixels'"):
         export(model, model_file, MASKFORMER_ORIGINAL)
     assert isinstance(model_file, ModelFile)

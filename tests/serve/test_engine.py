@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimask.config.images import Tiles
 from unimask.inference.segmenter import Segmenter
-from unimask.serve.cached import CachedPrediction, Thresholds, read_result
+from unimask.serve.cached import CachedPrediction, Thresholds, result_of
 from unimask.serve.engine import Engine, fastest_batch_size
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.store import Kept, Store
@@ -67,8 +67,8 @@ def test_requests_of_one_size_share_a_batch_and_get_their_own_answers() -> None:
     for seed, (future, size) in enumerate(zip(futures, [(61, 83), (90, 57)] * 5)):
         seen = future.result(20)
         assert torch.equal(seen.image, image(seed, *size))
-        alone = segmenter.segment([image(seed, *size)], "panoptic")[0]
-        result = read_result(segmenter, seen, "panoptic", Thresholds(score=0.5, overlap=0.1))
+        alone = next(segmenter.find([image(seed, *size)], "panoptic"))
+        result = result_of(segmenter, seen, "panoptic", Thresholds(score=0.5, overlap=0.1))
         assert torch.equal(result.prediction.layers, alone.layers)
     assert network.passes == [1, 4, 4, 1, 1]
     assert engine.largest_batch == 4
@@ -181,7 +181,7 @@ def test_what_is_kept_holds_no_batch() -> None:
     futures = [submit(engine, image(seed)) for seed in range(4)]
     network.go.set()
     for future in futures:
-        (view,) = future.result(20).views
+        (view,) = future.result(20).tiles
         assert isinstance(view.prediction, MaskPrediction)
         features = view.prediction.mask_features
         assert features.untyped_storage().nbytes() == features.numel() * features.element_size()

@@ -26,7 +26,7 @@ from serve.served import (
 from unimask.config.images import TASKS, Tiles
 from unimask.inference.segmenter import Segmenter
 from unimask.results.boxes import BoxResult
-from unimask.serve.cached import look
+from unimask.serve.cached import predict_cached
 from unimask.serve.examples import shipped_examples
 from unimask.serve.layers import describe, on_canvas, query_of, watch
 
@@ -145,8 +145,8 @@ def test_the_layers_of_a_query(client: TestClient) -> None:
     assert told["window"] == [0, 0, PICTURE.shape[1], PICTURE.shape[0]]
     assert told["extent"] == [96 / 83, 64 / 61]
     assert told["query"] in [one["query"] for one in told["queries"]]
-    (seen,) = look(segmenter, [_tensor()], [""], 1, lambda: None)
-    watched = watch(segmenter, seen.image, seen.views[0])
+    (seen,) = predict_cached(segmenter, [_tensor()], [""], 1, lambda: None)
+    watched = watch(segmenter, seen.image, seen.tiles[0])
     final = watched.prediction.mask_logits()[0, told["query"]].sigmoid()
     shown = told["steps"][-1]["mask"]
     values = unpacked(shown["data"], "u1").reshape(shown["rows"], shown["columns"])
@@ -176,8 +176,8 @@ def test_layers_are_told_while_others_ask(client: TestClient) -> None:
 @pytest.mark.parametrize(("segmenter", "masked"), [(random_segmenter, True), (unmasked_segmenter, False)])
 def test_it_is_told_whether_attention_is_masked(segmenter: Callable[[], Segmenter], masked: bool) -> None:
     one = segmenter()
-    (seen,) = look(one, [_tensor()], [""], 1, lambda: None)
-    told = describe(watch(one, seen.image, seen.views[0]), 0, one.categories)
+    (seen,) = predict_cached(one, [_tensor()], [""], 1, lambda: None)
+    told = describe(watch(one, seen.image, seen.tiles[0]), 0, one.categories)
     assert told["masked"] == masked
 
 
@@ -216,9 +216,9 @@ def _tensor() -> torch.Tensor:
 
 def test_the_query_of_a_mask_is_the_one_that_made_it() -> None:
     segmenter = random_segmenter()
-    (seen,) = look(segmenter, [_tensor()], [""], 1, lambda: None)
-    watched = watch(segmenter, seen.image, seen.views[0])
-    placement = seen.views[0].placement
+    (seen,) = predict_cached(segmenter, [_tensor()], [""], 1, lambda: None)
+    watched = watch(segmenter, seen.image, seen.tiles[0])
+    placement = seen.tiles[0].placement
     restored = placement.restore(watched.prediction.mask_logits()[0].clone())
     labels = watched.prediction.class_logits[-1, 0, :, :-1].argmax(dim=1)
     found = [query_of(watched, restored[query] > 0, int(labels[query])) for query in range(len(labels))]

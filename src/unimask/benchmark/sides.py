@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model
 from unimask.config.images import Scale, Task, Whole, tasks_of
-from unimask.data.loader import placement_for
 from unimask.errors import ConfigError
+from unimask.inference.predictions import of_whole_image
 from unimask.inference.segmenter import Segmenter
-from unimask.postprocess.masks import read
 from unimask.results.segments import Result
 from unimask.structures import ImageBatch, MaskPrediction
 
@@ -110,35 +109,27 @@ class UnimaskPipeline:
 
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
         """Segments the picture in the stages `STAGES`; the number of segments comes out."""
-        segmenter, experiment = self.segmenter, self.segmenter.model_file.experiment
+        segmenter = self.segmenter
         with watch.stage("pre"):
-            placement = placement_for((image.shape[1], image.shape[2]), experiment.data)
-            placed = segmenter.place([image], [placement])
+            batch = segmenter.preprocess([image])
         with watch.stage("forward"):
-            prediction = segmenter.predict_placed(placed)
-            assert isinstance(prediction, MaskPrediction)
+            prediction = segmenter.forward(batch)
         with watch.stage("post"):
-            segments = read(
-                prediction, 0, placement, segmenter.categories, experiment.postprocess, self.task
-            ).cpu()
+            seen = of_whole_image(prediction, batch.placements[0])
+            found = segmenter.postprocess([seen], self.task, segmenter.model_file.experiment.postprocess)
         with watch.stage("encode"):
-            result = Result(
-                task=self.task,
-                name="picture",
-                image=image,
-                prediction=segments,
-                categories=segmenter.categories,
-            )
+            result = segmenter.result("image", image, found, self.task)
+            assert isinstance(result, Result)
             json.dumps(result.to_json())
             if self.task != "instance":
                 result.to_panoptic_png().save(io.BytesIO(), format="PNG", optimize=True)
-        return len(segments)
+        return len(found)
 
     def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
         """What the network says about normalised pixels."""
         moved = pixels.to(self.segmenter.device, memory_format=torch.channels_last)
         valid = torch.ones_like(moved[:, 0], dtype=torch.bool)
-        prediction = self.segmenter.predict_placed(ImageBatch(pixels=moved, valid=valid, placements=()))
+        prediction = self.segmenter.forward(ImageBatch(pixels=moved, valid=valid, placements=()))
         assert isinstance(prediction, MaskPrediction)
         masks = torch.einsum(
             "qc,chw->qhw", prediction.mask_embeddings[-1, 0].float(), prediction.features()[0].float()

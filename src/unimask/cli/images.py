@@ -1,11 +1,12 @@
 """Many pictures: reading, the model and writing go on at the same time."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,15 +16,18 @@ from unimask.config.images import Task, Tiles
 from unimask.data.read import MOST_PIXELS, read_image
 from unimask.data.windows import open_large, pixels_in
 from unimask.errors import UnimaskError
+from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, save_large, segment_large
 from unimask.inference.segmenter import Segmenter
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
+from unimask.structures import Detections, Segments
 
 Named = tuple[Path, str]
 """A picture, and the name of its results."""
 
 AnyResult = Result | BoxResult
+Made = TypeVar("Made")
 
 LARGE_PART = 1024
 """So many pixels a side of a large picture are segmented at a time, if its tiles are smaller."""
@@ -44,16 +48,15 @@ class Work:
 
 
 def segment_all(work: Work, pictures: Sequence[Named]) -> None:
-    """Segments and writes every picture, in order; errors of single pictures are kept in `work.failed`.
+    """Segment and write every image, in order; errors of single images are kept in `work.failed`.
 
-    Pictures of one shape among the next few share a batch. At most a few pictures and results are in memory.
+    Reading, the model and writing go on at the same time, with at most a few batches in memory.
     """
-    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1) as writer:
         written: deque[Future[None]] = deque()
-        for batch in _read(work, readers, pictures):
-            for named, result in _segment(work, batch):
-                written.append(writer.submit(_write, work, named, result))
-            while len(written) > 2 * work.batch_size:
+        for named, result in _results(work, _read(work, pictures)):
+            written.append(writer.submit(_write, work, named, result))
+            while len(written) > work.batch_size:
                 written.popleft().result()
         for future in written:
             future.result()
@@ -98,63 +101,47 @@ def are_large(segmenter: Segmenter, file: Path) -> bool:
 Image = UInt8[Tensor, "3 _height _width"]
 
 
-def _read(
-    work: Work, readers: ThreadPoolExecutor, pictures: Sequence[Named]
-) -> Iterator[list[tuple[Named, Image]]]:
-    """Batches of pictures, the next ones read meanwhile."""
-    ahead: deque[tuple[Named, Future[Image]]] = deque()
-    waiting = iter(pictures)
-    batch: list[tuple[Named, Image]] = []
+def _read(work: Work, pictures: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
+    """Yield the images that can be read, the next ones read meanwhile."""
+    for named, future in ahead(lambda named: read_image(named[0]), pictures, work.batch_size, threads=2):
+        for image in _collected(work, named, future.result):
+            yield named, image
+
+
+def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]:
+    """Return what `make` returns; nothing where it fails, which is kept for later."""
+    with collected(work.failed, named[0]):
+        return [make()]
+    work.advance()
+    return []
+
+
+def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, AnyResult]]:
+    """Yield the results in order; where memory runs out, the images that are under way go one by one."""
+    waiting: deque[tuple[Named, Image]] = deque()
+
+    def taken() -> Iterator[Image]:
+        for one in images:
+            waiting.append(one)
+            yield one[1]
+
     while True:
-        for named in waiting:
-            ahead.append((named, readers.submit(read_image, named[0])))
-            if len(ahead) > 2 * work.batch_size:
-                break
-        if not ahead:
-            break
-        named, future = ahead.popleft()
-        before = len(work.failed)
-        with collected(work.failed, named[0]):
-            batch.append((named, future.result()))
-        if len(work.failed) > before:
-            work.advance()
-        if len(batch) == work.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _segment(work: Work, batch: list[tuple[Named, Image]]) -> Iterator[tuple[Named, AnyResult]]:
-    """The results of a batch; where memory runs out, its pictures are taken one by one."""
-    if len(batch) > 1:
-        with suppress(_TooMuch):
-            yield from _together(work, batch)
+        try:
+            for found in _find(work, taken(), work.batch_size):
+                named, image = waiting.popleft()
+                yield named, work.segmenter.result(named[0].stem, image, found, work.task)
             return
-    for one in batch:
-        before = len(work.failed)
-        with collected(work.failed, one[0][0]):
-            yield from _together(work, [one])
-        if len(work.failed) > before:
-            work.advance()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        while waiting:
+            named, image = waiting.popleft()
+            for found in _collected(work, named, partial(next, _find(work, [image], 1))):
+                yield named, work.segmenter.result(named[0].stem, image, found, work.task)
 
 
-class _TooMuch(Exception):
-    """A batch does not fit into memory."""
-
-
-def _together(work: Work, batch: list[tuple[Named, Image]]) -> list[tuple[Named, AnyResult]]:
-    images = [image for _, image in batch]
-    names = [named[0].stem for named, _ in batch]
-    try:
-        found: Sequence[AnyResult] = work.segmenter.predict_images(
-            images, names, work.task, threshold=work.threshold, batch_size=work.batch_size
-        )
-    except (MemoryError, RuntimeError) as error:
-        if len(batch) > 1 and is_out_of_memory(error):
-            raise _TooMuch from None
-        raise
-    return [(named, result) for (named, _), result in zip(batch, found, strict=True)]
+def _find(work: Work, images: Iterable[Image], batch_size: int) -> Iterator[Segments | Detections]:
+    return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size)
 
 
 def _write(work: Work, named: Named, result: AnyResult) -> None:

@@ -128,7 +128,9 @@ Augment = Annotated[
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(metavar="NUMBER", help="Pictures of one shape that go through the model together."),
+    typer.Option(
+        metavar="NUMBER", help="Images or tiles of one size that go through the model together, at most."
+    ),
 ]
 
 Preset = Annotated[
@@ -305,7 +307,7 @@ ServedBatch = Annotated[
         "--batch-size",
         min=0,
         metavar="NUMBER",
-        help="Views that go through the model together; 0: what is fastest here, measured at the start.",
+        help="Images or tiles that go through the model together; 0: what is fastest here, measured first.",
     ),
 ]
 AllowedHosts = Annotated[

@@ -50,14 +50,13 @@ def load_as_asked(
     weights: str, device: str, precision: str, *, tile: int, overlap: int, tta: str
 ) -> "Segmenter":
     """The model of the options that `predict` and `evaluate` share; `tile` 0 and `tta` "" change nothing."""
-    from unimask.config.images import Tiles
     from unimask.inference.segmenter import load
 
     segmenter = load(weights, device=device, precision=precision)
     if tile:
-        segmenter = segmenter.seeing(Tiles(size=tile, overlap=overlap))
+        segmenter = segmenter.with_tiles(tile, overlap)
     if tta:
-        segmenter = segmenter.augmented([name.strip() for name in tta.split(",")])
+        segmenter = segmenter.with_tta([name.strip() for name in tta.split(",")])
     return segmenter
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
 from unimask.config.images import Task, tasks_of
-from unimask.inference.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter, SegmentTask
 from unimask.metrics.overlaps import segment_overlaps
 from unimask.ops.boxes import box_iou
 from unimask.structures import Segments
@@ -128,7 +128,7 @@ def box_agreement(
     partners = boxes = 0
     corner = 0.0
     for image in images:
-        (mine,), (theirs,) = one.detect([image]), other.detect([image])
+        (mine,), (theirs,) = one.find([image], "detection"), other.find([image], "detection")
         iou, _ = box_iou(mine.boxes[:, None], theirs.boxes[None])
         pairs = _best_pairs(iou * (mine.labels[:, None] == theirs.labels[None])).nonzero()
         far = (mine.boxes[pairs[:, 0]] - theirs.boxes[pairs[:, 1]]).abs()
@@ -141,12 +141,12 @@ def box_agreement(
 
 
 def agreement(
-    one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]], task: Task
+    one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]], task: SegmentTask
 ) -> Agreement:
     """How alike the results of two segmenters are."""
     same_pixels = pixels = partners = segments = 0
     for image in images:
-        (mine,), (theirs,) = one.segment([image], task), other.segment([image], task)
+        (mine,), (theirs,) = one.find([image], task), other.find([image], task)
         same_pixels += int((_category_map(mine) == _category_map(theirs)).sum())
         pixels += mine.size[0] * mine.size[1]
         partners += 2 * _partners(mine, theirs)

@@ -3,11 +3,10 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -15,13 +14,14 @@ from unimask.config.images import Task
 from unimask.data.views import match_categories
 from unimask.errors import DataError
 from unimask.files import write_text
+from unimask.inference.batches import ahead
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU
 from unimask.metrics.overlaps import NOT_MEASURED
 from unimask.metrics.panoptic_quality import PanopticQuality
 from unimask.ops.id_maps import renumber
-from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
+from unimask.structures import Categories, Dataset, Detections, Segments, Truth
 
 Progress = Callable[[int, int], object]
 """Called after each picture with the number of pictures done and of all pictures."""
@@ -31,37 +31,21 @@ Same = TypeVar("Same")
 
 
 @runtime_checkable
-class PictureSegmenter(Protocol):
+class Finder(Protocol):
     """What can be evaluated; `segmenter.Segmenter` is one."""
 
     @property
     def categories(self) -> Categories:
-        """The categories that the labels of its segments index."""
+        """The categories that the labels of its segments or boxes index."""
 
     @property
     def instance_threshold(self) -> float:
-        """The score from which on an instance counts as found."""
+        """The score from which on an instance or a box counts as found."""
 
-    def segment(
-        self, images: Sequence[Tensor], task: Task, *, threshold: float | None = None
-    ) -> list[Segments]:
-        """The segments of each picture (uint8, 3 x height x width), at its size."""
-
-
-@runtime_checkable
-class PictureDetector(Protocol):
-    """What can be evaluated for boxes; `segmenter.Segmenter` is one."""
-
-    @property
-    def categories(self) -> Categories:
-        """The categories that the labels of its boxes index."""
-
-    @property
-    def instance_threshold(self) -> float:
-        """The score from which on a box counts as found."""
-
-    def detect(self, images: Sequence[Tensor], *, threshold: float | None = None) -> list[Detections]:
-        """The boxes of each picture, in its pixels."""
+    def find(
+        self, images: Iterable[Tensor], task: Task, *, threshold: float | None = None, batch_size: int = 4
+    ) -> Iterator[Segments | Detections]:
+        """Yield the segments or boxes of each image (uint8, 3 x height x width), at its size, in order."""
 
 
 @runtime_checkable
@@ -190,12 +174,12 @@ class TaskMetrics:
 
 
 def evaluate(
-    segmenter: PictureSegmenter | PictureDetector,
+    segmenter: Finder,
     dataset: Dataset,
     task: Task,
     progress: Progress = lambda done, total: None,
     *,
-    batch_size: int = 1,
+    batch_size: int = 4,
 ) -> Evaluation:
     """The measures of the task over a data set, each picture at its own size; the truth is never resized.
 
@@ -213,13 +197,13 @@ def evaluate(
 
 
 def measure(
-    segmenter: PictureSegmenter | PictureDetector,
+    segmenter: Finder,
     dataset: Dataset,
     task: Task,
     indices: Sequence[int],
     progress: Progress = lambda done, total: None,
     *,
-    batch_size: int = 1,
+    batch_size: int = 4,
 ) -> TaskMetrics:
     """The state of all metrics after some of the pictures: the share of one process, to be merged.
 
@@ -237,33 +221,22 @@ def measure(
 
 
 def _pairs(
-    segmenter: PictureSegmenter | PictureDetector,
+    segmenter: Finder,
     dataset: Dataset,
     task: Task,
     indices: Sequence[int],
     batch_size: int,
 ) -> Iterator[tuple[Truth, Truth]]:
-    """Result and ground truth of each image; what has a score is asked for with every score."""
+    """Yield result and ground truth of each image; what has a score is asked for with every score."""
     matched = match_categories(dataset, segmenter.categories)
-    for samples in _batches(matched, indices, batch_size):
-        images = [sample.image for sample in samples]
-        results: Sequence[Truth]
-        if task == "detection":
-            results = cast(PictureDetector, segmenter).detect(images, threshold=0.0)
-        else:
-            threshold = 0.0 if task == "instance" else None
-            results = cast(PictureSegmenter, segmenter).segment(images, task, threshold=threshold)
-        yield from zip(results, [sample.truth for sample in samples], strict=True)
+    waiting: deque[Truth] = deque()  # of images whose result is to come
 
+    def images() -> Iterator[Tensor]:
+        for _, future in ahead(matched.__getitem__, indices, batch_size):
+            sample = future.result()
+            waiting.append(sample.truth)
+            yield sample.image
 
-def _batches(dataset: Dataset, indices: Sequence[int], size: int) -> Iterator[list[Sample]]:
-    """The samples in their order; a thread reads the next batch while this one is worked on."""
-    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
-    waiting: deque[Future[list[Sample]]] = deque()
-    with ThreadPoolExecutor(1) as reader:
-        for group in groups:
-            waiting.append(reader.submit(lambda group: [dataset[index] for index in group], group))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    threshold = 0.0 if task in ("instance", "detection") else None
+    for found in segmenter.find(images(), task, threshold=threshold, batch_size=batch_size):
+        yield found, waiting.popleft()

@@ -177,7 +177,8 @@ def segment_large(
         with tempfile.TemporaryDirectory(dir=map_file.parent, prefix=f".{map_file.name}.") as folder:
             provisional = _Map(Path(folder) / "map", picture.size)
             for index, tile in enumerate(tiles):
-                (segments,) = segmenter.segment([picture.read(*tile.window)], task, threshold=threshold)
+                (segments,) = segmenter.find([picture.read(*tile.window)], task, threshold=threshold)
+                assert isinstance(segments, Segments)
                 seen = _TileSegments(tile=tile, segments=segments, first=book.add(segments))
                 _join(book, stuff, unites, overlaps.with_tile(tile), seen)
                 overlaps.add(seen)

@@ -1,10 +1,10 @@
-"""The public face: load a model, hand it pictures, get results."""
+"""A trained model that turns images into results: load it, give it images."""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, overload
 
 import torch
 from jaxtyping import UInt8
@@ -12,22 +12,29 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
 from unimask.checkpoints.onnx import is_exported, load_exported
-from unimask.config.images import DataConfig, PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
+from unimask.config.images import PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import Picture, read_image
 from unimask.errors import ConfigError
+from unimask.inference.batches import batches
+from unimask.inference.predictions import TilePrediction, final_of
 from unimask.inference.stitching import stitch
-from unimask.inference.tiles import Tile, grid, whole
-from unimask.inference.tta import DUPLICATE_IOU, PLAIN, Variant, change, combine, variants_of
-from unimask.inference.tta import place as place_variant
+from unimask.inference.tiles import Tile, tiles_of
+from unimask.inference.tta import (
+    DUPLICATE_IOU,
+    PLAIN,
+    Augmentation,
+    augment,
+    augmentations_of,
+    augmented_placement,
+    combine,
+)
 from unimask.models.build import Model
 from unimask.models.optimize import prepare_for_inference
-from unimask.postprocess.boxes import read_boxes, read_panoptic
-from unimask.postprocess.masks import read
+from unimask.postprocess.tasks import postprocess
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
 from unimask.structures import (
-    BoxMaskPrediction,
     Categories,
     Detections,
     ImageBatch,
@@ -35,12 +42,10 @@ from unimask.structures import (
     Placement,
     Prediction,
     Segments,
-    Size,
 )
 
 SegmentTask = Literal["panoptic", "instance", "semantic"]
-Postprocessed = TypeVar("Postprocessed")
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Image = UInt8[Tensor, "3 _height _width"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -87,7 +92,12 @@ def find_device(name: str) -> torch.device:
 
 
 class Segmenter:
-    """A model that is ready to segment pictures."""
+    """A model that is ready to predict, in two stages.
+
+    `see` runs the model on images: preprocessing, tiles, test-time augmentation and batches. `postprocess`
+    turns what it predicted into segments or boxes, by thresholds. `find` is both, for a stream of images, and
+    `predict` wraps what was found with its image.
+    """
 
     def __init__(
         self,
@@ -95,11 +105,11 @@ class Segmenter:
         model_file: ModelFile,
         device: torch.device | str = "cpu",
         precision: str = "32-true",
-        variants: Sequence[Variant] = (PLAIN,),
+        tta: Sequence[Augmentation] = (PLAIN,),
     ) -> None:
         """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/optimize.py`).
 
-        An exported model (`exported.ExportedNetwork`) is taken as it is.
+        An exported model (`checkpoints/onnx.py:ExportedNetwork`) is taken as it is.
 
         Raises:
             ConfigError: the precision does not exist.
@@ -114,44 +124,49 @@ class Segmenter:
             prepare_for_inference(model, dtype, self.device) if ours else model.eval().to(self.device)
         )
         self.model_file = model_file
-        self.variants = tuple(variants)
+        self.tta = tuple(tta)
 
-    def seeing(self, view: Whole | Tiles) -> "Segmenter":
-        """The same model with another view of pictures: whole, or in tiles whose segments are joined.
+    def with_tiles(self, size: int, overlap: int) -> "Segmenter":
+        """Return the same model that sees images in overlapping tiles, whose segments are joined.
 
         Raises:
             ConfigError: tiles have no size, or overlap as much as they are long.
         """
-        if isinstance(view, Tiles) and not 0 <= view.overlap < view.size:
-            raise ConfigError(
-                "tile", f"{view.size} with an overlap of {view.overlap}; it must be below the size"
-            )
+        if not 0 <= overlap < size:
+            raise ConfigError("tile", f"{size} with an overlap of {overlap}; it must be below the size")
         experiment = self.model_file.experiment
-        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, view=view))
+        data = dataclasses.replace(experiment.data, view=Tiles(size=size, overlap=overlap))
         other = copy.copy(self)
-        other.model_file = dataclasses.replace(self.model_file, experiment=experiment)
+        other.model_file = dataclasses.replace(
+            self.model_file, experiment=dataclasses.replace(experiment, data=data)
+        )
         return other
 
-    def augmented(self, names: Sequence[str]) -> "Segmenter":
-        """The same model with test-time augmentation: `flip`, `scales` or both; it takes 2, 3 or 6 passes.
+    def with_tta(self, names: Sequence[str]) -> "Segmenter":
+        """Return the same model with test-time augmentation: `flip`, `scales` or both, in 2, 3 or 6 passes.
 
         Raises:
-            ConfigError: there is no such augmentation, or the model is one of boxes.
+            ConfigError: there is no such augmentation, or the model predicts boxes.
         """
         if self.model_file.experiment.model.kind != "masks":
             raise ConfigError("tta", "is for models of masks, and this one finds boxes")
         other = copy.copy(self)
-        other.variants = variants_of(names)
+        other.tta = augmentations_of(names)
         return other
 
     @property
     def categories(self) -> Categories:
-        """What the model tells apart."""
+        """The categories that the model knows."""
         return self.model_file.categories
 
     @property
+    def view(self) -> Whole | Tiles:
+        """How the model sees an image: whole, or in tiles."""
+        return self.model_file.experiment.data.view
+
+    @property
     def instance_threshold(self) -> float:
-        """The score from which on `predict` lists an instance, unless it is told another."""
+        """The lowest score of an instance in a result of `predict`, unless another is given."""
         return self.model_file.experiment.postprocess.instance_threshold
 
     @overload
@@ -197,168 +212,192 @@ class Segmenter:
         threshold: float | None = None,
         batch_size: int = 8,
     ) -> Result | BoxResult | list[Result] | list[BoxResult]:
-        """What is in a picture, or for a list or tuple of pictures a list of what is in each.
+        """Return what is in an image, or for a list or tuple of images a list of what is in each.
 
-        A picture is a path, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W) of 8-bit values. Pictures
-        with the same canvas share a batch of up to `batch_size`; the results are those of each picture alone.
+        An image is a path, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W) of 8-bit values.
         `threshold` replaces the model's own lowest score: of a query in panoptic segmentation, of an instance
-        in instance segmentation, of a box in detection. Semantic segmentation has none.
+        in instance segmentation, of a box in detection. Semantic segmentation has none. `batch_size` is that
+        of `see`; results are those of each image alone, up to rounding.
 
         Raises:
-            DataError: a picture cannot be read.
+            DataError: an image cannot be read.
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
         several = isinstance(picture, list | tuple)
         pictures: list[Picture] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
-        self._check_task(task)
+        self._settings(task, threshold)
         images = [read_image(one) for one in pictures]
         names = [
             Path(one).stem if isinstance(one, str | Path) else f"picture_{index}"
             for index, one in enumerate(pictures)
         ]
-        results = self.predict_images(images, names, task, threshold=threshold, batch_size=batch_size)
-        return results if several else results[0]
+        found = self.find(images, task, threshold=threshold, batch_size=batch_size)
+        results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]
+        return results if several else results[0]  # type: ignore[return-value]  # a task has one kind
 
-    def predict_images(
+    def result(self, name: str, image: Image, found: Segments | Detections, task: Task) -> Result | BoxResult:
+        """Return what was found in an image together with the image."""
+        if isinstance(found, Detections):
+            return BoxResult(name=name, image=image, prediction=found, categories=self.categories)
+        return Result(task=task, name=name, image=image, prediction=found, categories=self.categories)
+
+    @overload
+    def find(
         self,
-        images: Sequence[UInt8[Tensor, "3 _height _width"]],
-        names: Sequence[str],
+        images: Iterable[Image],
+        task: SegmentTask,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
+    ) -> Iterator[Segments]: ...
+
+    @overload
+    def find(
+        self,
+        images: Iterable[Image],
+        task: Literal["detection"],
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
+    ) -> Iterator[Detections]: ...
+
+    @overload
+    def find(
+        self, images: Iterable[Image], task: Task, *, threshold: float | None = ..., batch_size: int = ...
+    ) -> Iterator[Segments | Detections]: ...
+
+    def find(
+        self,
+        images: Iterable[Image],
         task: Task,
         *,
         threshold: float | None = None,
         batch_size: int = 8,
-    ) -> list[Result] | list[BoxResult]:
-        """As `predict`, of pictures that are read already.
+    ) -> Iterator[Segments] | Iterator[Detections] | Iterator[Segments | Detections]:
+        """Yield the segments or boxes of each image, in the order of the images, on the CPU.
+
+        Images are taken from the iterable as they are needed, a few batches ahead of what is yielded.
+        Segments have the size of the image; boxes are in its pixels, by falling score. Otherwise as
+        `predict`.
 
         Raises:
-            ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
+            ConfigError: the model does not have the task, or sees tiles and finds boxes, or the threshold is
+                not from 0 to 1.
         """
-        if task == "detection":
-            boxes = self.detect(images, threshold=threshold, batch_size=batch_size)
-            return [
-                BoxResult(name=name, image=image, prediction=one, categories=self.categories)
-                for name, image, one in zip(names, images, boxes, strict=True)
-            ]
-        segments = self.segment(images, task, threshold=threshold, batch_size=batch_size)
-        return [
-            Result(task=task, name=name, image=image, prediction=one, categories=self.categories)
-            for name, image, one in zip(names, images, segments, strict=True)
-        ]
+        return self._find(images, task, self._settings(task, threshold), batch_size)
 
-    def segment(
-        self,
-        images: Sequence[UInt8[Tensor, "3 _height _width"]],
-        task: Task,
-        *,
-        threshold: float | None = None,
-        batch_size: int = 8,
-    ) -> list[Segments]:
-        """The bare segments of pictures that are read already, each at its picture's size, on the CPU.
+    def _find(
+        self, images: Iterable[Image], task: Task, settings: PostprocessConfig, batch_size: int
+    ) -> Iterator[Segments | Detections]:
+        parts: dict[int, list[tuple[Tile, Segments | Detections]]] = {}
+        done: dict[int, Segments | Detections] = {}
+        following = 0
+        for one in self.see(images, batch_size=batch_size):
+            parts.setdefault(one.image, []).append((one.tile, self._of_tile(one, task, settings)))
+            if one.is_last:
+                done[one.image] = self._joined(parts.pop(one.image), task)
+            while following in done:
+                yield done.pop(following)
+                following += 1
 
-        Otherwise as `predict`; evaluation uses this.
+    def see(self, images: Iterable[Image], *, batch_size: int = 8) -> Iterator[TilePrediction]:
+        """Yield what the model predicts for each tile of each image: the first of the two stages.
 
-        Raises:
-            ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
+        An image that is not cut into tiles is one tile. Tiles of one canvas, of whatever images, go through
+        the model together: `batch_size` is the largest number of tiles in one forward pass (of each version
+        of test-time augmentation). Predictions come as soon as their batch is done; those of one image come
+        row by row, but images may overtake each other. A prediction is a part of its batch: to keep it,
+        `copy` it.
         """
-        self._check_task(task)
-        if task == "detection":
-            raise ConfigError("task", "detection finds boxes, not segments")
-        postprocess = _with_threshold(self.model_file.experiment.postprocess, task, threshold)
-        if len(self.variants) > 1:
-            duplicate_iou = min(postprocess.duplicate_iou, DUPLICATE_IOU)
-            postprocess = dataclasses.replace(postprocess, duplicate_iou=duplicate_iou)
-        config = self.model_file.experiment.data
-        views = [(index, tile) for index, image in enumerate(images) for tile in tiles_of(image, config)]
-        seen = [images[index][:, *tile.window] for index, tile in views]
+        for batch in batches(self._tiles(images), max(1, batch_size)):
+            prediction = self._predict([pixels for *_, pixels in batch])
+            for position, (image, size, tile, pixels) in enumerate(batch):
+                yield TilePrediction(
+                    image=image,
+                    image_size=size,
+                    tile=tile,
+                    placement=self._placement(pixels),
+                    prediction=final_of(prediction, position),
+                )
 
-        def read_one(prediction: Prediction, position: int, placement: Placement) -> Segments:
-            return read_segments(prediction, position, placement, self.categories, postprocess, task)
+    def postprocess(
+        self, tiles: Sequence[TilePrediction], task: Task, thresholds: PostprocessConfig
+    ) -> Segments | Detections:
+        """Return the segments or boxes of an image, from the predictions of its tiles: the second stage."""
+        return self._joined([(one.tile, self._of_tile(one, task, thresholds)) for one in tiles], task)
 
-        parts: list[list[tuple[Tile, Segments]]] = [[] for _ in images]
-        for (index, tile), found in zip(views, self.read_each(seen, read_one, batch_size), strict=True):
-            parts[index].append((tile, found.cpu()))
+    def _of_tile(self, one: TilePrediction, task: Task, settings: PostprocessConfig) -> Segments | Detections:
+        if len(self.tta) > 1:
+            duplicate_iou = min(settings.duplicate_iou, DUPLICATE_IOU)
+            settings = dataclasses.replace(settings, duplicate_iou=duplicate_iou)
+        return postprocess(one.prediction, 0, one.placement, self.categories, settings, task).cpu()
+
+    def _joined(
+        self, parts: Sequence[tuple[Tile, Segments | Detections]], task: Task
+    ) -> Segments | Detections:
+        if len(parts) == 1:
+            return parts[0][1]
+        segments = [(tile, found) for tile, found in parts if isinstance(found, Segments)]
+        rows, columns = parts[-1][0].window
         unites = categories_united(self.categories, task)
-        return [
-            stitch(tiles, (image.shape[1], image.shape[2]), unites, overlapping=task == "instance")
-            for image, tiles in zip(images, parts, strict=True)
-        ]
+        return stitch(segments, (rows.stop, columns.stop), unites, overlapping=task == "instance")
 
-    def detect(
-        self,
-        images: Sequence[UInt8[Tensor, "3 _height _width"]],
-        *,
-        threshold: float | None = None,
-        batch_size: int = 8,
-    ) -> list[Detections]:
-        """The bare boxes of pictures that are read already, in pixels, by falling score, on the CPU.
-
-        Raises:
-            ConfigError: the model predicts no boxes, or sees pictures in tiles, or the threshold is not from
-                0 to 1.
-        """
-        self._check_task("detection")
-        postprocess = _with_threshold(self.model_file.experiment.postprocess, "detection", threshold)
-        if isinstance(self.model_file.experiment.data.view, Tiles):
+    def _settings(self, task: Task, threshold: float | None) -> PostprocessConfig:
+        """Return the thresholds for a task, checked."""
+        check_task(task)
+        experiment = self.model_file.experiment
+        known = tasks_of(experiment.model)
+        if task not in known:
+            raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
+        if task == "detection" and isinstance(self.view, Tiles):
             raise ConfigError(
                 "data.view", "boxes of tiles are not joined; take {'kind': 'whole'} for detection"
             )
+        if threshold is None:
+            return experiment.postprocess
+        if not 0 <= threshold <= 1:
+            raise ConfigError("threshold", f"must be from 0 to 1; got {threshold}")
+        return dataclasses.replace(
+            experiment.postprocess, object_threshold=threshold, instance_threshold=threshold
+        )
 
-        def read_one(prediction: Prediction, position: int, placement: Placement) -> Detections:
-            assert not isinstance(prediction, MaskPrediction)
-            return read_boxes(prediction, position, placement, postprocess.instance_threshold)
+    def _tiles(
+        self, images: Iterable[Image]
+    ) -> Iterator[tuple[int, Hashable, tuple[int, tuple[int, int], Tile, Image]]]:
+        """Yield all tiles: index of the image, what batches share, and image, its size, tile and pixels."""
+        for index, image in enumerate(images):
+            size = (image.shape[1], image.shape[2])
+            for tile in tiles_of(size, self.view):
+                pixels = image[:, *tile.window]
+                placement = self._placement(pixels)
+                # versions of another scale fit one canvas only if the plain ones have one size
+                key = placement.canvas if self.tta == (PLAIN,) else placement.resized
+                yield index, key, (index, size, tile, pixels)
 
-        found = self.read_each(images, read_one, batch_size)
-        return [one.cpu() for one in found]
-
-    def _check_task(self, task: str) -> None:
-        check_task(task)
-        known = tasks_of(self.model_file.experiment.model)
-        if task not in known:
-            raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
-
-    def read_each(
-        self,
-        images: Sequence[UInt8[Tensor, "3 _height _width"]],
-        read_one: Callable[[Prediction, int, Placement], Postprocessed],
-        batch_size: int,
-    ) -> list[Postprocessed]:
-        """What `read_one` makes of the prediction about each picture; those of one canvas go together."""
+    def _placement(self, image: Image, augmentation: Augmentation = PLAIN) -> Placement:
         config = self.model_file.experiment.data
-        placements = [placement_for((image.shape[1], image.shape[2]), config) for image in images]
-        # versions of another scale fit one canvas only if the plain ones have one size
-        sizes = [one.canvas if self.variants == (PLAIN,) else one.resized for one in placements]
-        found: dict[int, Postprocessed] = {}
-        for members in _batches(sizes, batch_size):
-            prediction = self._predict_variants(
-                [images[member] for member in members], [placements[member] for member in members]
-            )
-            for position, member in enumerate(members):
-                found[member] = read_one(prediction, position, placements[member])
-        return [found[index] for index in range(len(images))]
+        placement = placement_for((image.shape[1], image.shape[2]), config)
+        return augmented_placement(placement, augmentation, config.divisor)
 
     @torch.inference_mode()
-    def _predict_variants(
-        self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
-    ) -> Prediction:
-        """One prediction from all versions of the pictures."""
-        if self.variants == (PLAIN,):
-            return self.predict_placed(self.place(images, placements))
-        divisor = self.model_file.experiment.data.divisor
-        rows = [[place_variant(one, variant, divisor) for one in placements] for variant in self.variants]
+    def _predict(self, images: Sequence[Image]) -> Prediction:
+        """Return one prediction about images of one canvas, from all versions of them."""
+        batches_of_versions = [self.preprocess(images, augmentation) for augmentation in self.tta]
+        if self.tta == (PLAIN,):
+            return self.forward(batches_of_versions[0])
         predictions = []
-        for variant, row in zip(self.variants, rows, strict=True):
-            changed = [change(image, variant) for image in images]
-            prediction = self.predict_placed(self.place(changed, row))
-            assert isinstance(prediction, MaskPrediction)  # `augmented` takes no other model
+        for batch in batches_of_versions:
+            prediction = self.forward(batch)
+            assert isinstance(prediction, MaskPrediction)  # `with_tta` takes no other model
             predictions.append(prediction)
-        return combine(predictions, rows, self.variants)
+        return combine(predictions, [batch.placements for batch in batches_of_versions], self.tta)
 
-    def place(
-        self, images: Sequence[UInt8[Tensor, "3 _height _width"]], placements: Sequence[Placement]
-    ) -> ImageBatch:
-        """Pictures of one canvas as what the model takes: normalised, on the device."""
+    def preprocess(self, images: Sequence[Image], augmentation: Augmentation = PLAIN) -> ImageBatch:
+        """Return images of one canvas as the model takes them: resized, padded, normalised, on the device."""
+        placements = [self._placement(image, augmentation) for image in images]
+        changed = [augment(image, augmentation) for image in images]
         backbone = self.model_file.experiment.model.backbone
-        batch = batch_images(images, placements, backbone.image_mean, backbone.image_std)
+        batch = batch_images(changed, placements, backbone.image_mean, backbone.image_std)
         return dataclasses.replace(
             batch,
             pixels=batch.pixels.to(self.device, memory_format=torch.channels_last),
@@ -366,65 +405,20 @@ class Segmenter:
         )
 
     @torch.inference_mode()
-    def predict_placed(self, images: ImageBatch) -> Prediction:
-        """What the model says about placed pictures, in the segmenter's precision."""
+    def forward(self, images: ImageBatch) -> Prediction:
+        """Return what the model predicts for preprocessed images, in the segmenter's precision."""
         with self.autocast():
             prediction: Prediction = self.model(images.pixels, images.valid)
         return prediction
 
     def autocast(self) -> torch.autocast:
-        """The context in which `model` is to be called: its weights may have the type of the precision."""
+        """Return the context in which to call `model`: its weights may have the type of the precision."""
         dtype = _AUTOCAST[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def read_segments(
-    prediction: Prediction,
-    position: int,
-    placement: Placement,
-    categories: Categories,
-    postprocess: PostprocessConfig,
-    task: Task,
-) -> Segments:
-    """The segments of one picture of a batch, of a prediction that has masks."""
-    if isinstance(prediction, BoxMaskPrediction):
-        if task == "panoptic":
-            return read_panoptic(prediction, position, placement, categories, postprocess)
-        prediction = prediction.of_masks()
-    assert isinstance(prediction, MaskPrediction)
-    return read(prediction, position, placement, categories, postprocess, task)
-
-
-def tiles_of(image: Tensor, config: DataConfig) -> list[Tile]:
-    """The views of a picture."""
-    size = (image.shape[1], image.shape[2])
-    if isinstance(config.view, Tiles):
-        return grid(size, config.view.size, config.view.overlap)
-    return whole(size)
-
-
 def categories_united(categories: Categories, task: Task) -> Tensor:
-    """The categories of which a picture holds at most one segment, per task."""
+    """Return for each category whether an image holds at most one segment of it in a result of the task."""
     if task == "panoptic":
         return ~torch.tensor(categories.is_thing)
     return torch.full((len(categories),), task == "semantic")
-
-
-def _with_threshold(config: PostprocessConfig, task: Task, threshold: float | None) -> PostprocessConfig:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError("threshold", f"must be from 0 to 1; got {threshold}")
-    if threshold is None or task == "semantic":
-        return config
-    if task == "panoptic":
-        return dataclasses.replace(config, object_threshold=threshold)
-    return dataclasses.replace(config, instance_threshold=threshold)
-
-
-def _batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
-    """Which pictures go together: those of one size, at most `batch_size` of them."""
-    groups: dict[Size, list[int]] = {}
-    for index, size in enumerate(sizes):
-        groups.setdefault(size, []).append(index)
-    for members in groups.values():
-        for start in range(0, len(members), max(1, batch_size)):
-            yield members[start : start + max(1, batch_size)]

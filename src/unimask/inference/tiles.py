@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from unimask.config.images import Tiles, Whole
 from unimask.structures import Segments, Size
 
 SAME = 0.5  # IoU, where both tiles see, from which on two instances are one
@@ -29,6 +30,11 @@ class Tile:
         """(height, width) of the window."""
         rows, columns = self.window
         return rows.stop - rows.start, columns.stop - columns.start
+
+
+def tiles_of(size: Size, view: Whole | Tiles) -> list[Tile]:
+    """Return the tiles in which an image of `size` is seen, row by row; seen whole it is one tile."""
+    return grid(size, view.size, view.overlap) if isinstance(view, Tiles) else whole(size)
 
 
 def whole(size: Size) -> list[Tile]:

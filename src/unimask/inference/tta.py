@@ -21,17 +21,17 @@ DUPLICATE_IOU = 0.5  # queries of one class that overlap more are the same objec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class Augmentation:
     """A version of a picture: mirrored left to right or not, and resized by a factor of its usual size."""
 
     flip: bool
     scale: float
 
 
-PLAIN = Variant(flip=False, scale=1.0)
+PLAIN = Augmentation(flip=False, scale=1.0)
 
 
-def variants_of(names: Sequence[str]) -> tuple[Variant, ...]:
+def augmentations_of(names: Sequence[str]) -> tuple[Augmentation, ...]:
     """The versions that `flip` and `scales` stand for, each once; the plain one is always the first.
 
     Raises:
@@ -42,24 +42,28 @@ def variants_of(names: Sequence[str]) -> tuple[Variant, ...]:
         raise ConfigError("tta", f"{', '.join(unknown)} does not exist; there are: flip, scales")
     scales = (1.0, *(SCALES if "scales" in names else ()))
     flips = (False, True) if "flip" in names else (False,)
-    return tuple(Variant(flip=flip, scale=scale) for scale in scales for flip in flips)
+    return tuple(Augmentation(flip=flip, scale=scale) for scale in scales for flip in flips)
 
 
-def place(placement: Placement, variant: Variant, divisor: int) -> Placement:
-    """Where the version lies on its canvas, given where the plain picture lies on its own."""
-    height, width = (max(1, round(side * variant.scale)) for side in placement.resized)
+def augmented_placement(placement: Placement, augmentation: Augmentation, divisor: int) -> Placement:
+    """Return where the augmented image lies on its canvas, given where the plain image lies on its own."""
+    if augmentation.scale == 1:
+        return placement
+    height, width = (max(1, round(side * augmentation.scale)) for side in placement.resized)
     return Placement.fit(placement.original, (height, width), divisor)
 
 
-def change(image: UInt8[Tensor, "3 height width"], variant: Variant) -> UInt8[Tensor, "3 height width"]:
-    """The picture before it is placed."""
-    return image.flip(2) if variant.flip else image
+def augment(
+    image: UInt8[Tensor, "3 height width"], augmentation: Augmentation
+) -> UInt8[Tensor, "3 height width"]:
+    """Return the image, mirrored if the augmentation says so; its scale is part of the placement."""
+    return image.flip(2) if augmentation.flip else image
 
 
 def combine(
     predictions: Sequence[MaskPrediction],
     placements: Sequence[Sequence[Placement]],
-    variants: Sequence[Variant],
+    augmentations: Sequence[Augmentation],
 ) -> MaskPrediction:
     """The final predictions of all versions of a batch as one, on the grid of the first (plain) version.
 
@@ -69,9 +73,11 @@ def combine(
     """
     plain = predictions[0].features()
     features = [plain]
-    for prediction, rows, variant in zip(predictions[1:], placements[1:], variants[1:], strict=True):
+    for prediction, rows, augmentation in zip(
+        predictions[1:], placements[1:], augmentations[1:], strict=True
+    ):
         grids = [
-            _grid(plain, reference, own, variant.flip)
+            _grid(plain, reference, own, augmentation.flip)
             for reference, own in zip(placements[0], rows, strict=True)
         ]
         features.append(_sample(prediction.features(), torch.stack(grids)))

@@ -19,7 +19,7 @@ from unimask.errors import UnimaskError, shown
 from unimask.inference.segmenter import Segmenter
 from unimask.results.segments import Result
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
-from unimask.serve.cached import CachedPrediction, read_result
+from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.connections import Answering
 from unimask.serve.engine import Engine, full
 from unimask.serve.gate import Access, Gate, refused
@@ -128,7 +128,7 @@ def _interface(app: FastAPI, service: Service) -> None:
         segmenter = service.engine.segmenters[name]
 
         def finish(seen: CachedPrediction) -> Response:
-            result = read_result(segmenter, seen, chosen, thresholds)
+            result = result_of(segmenter, seen, chosen, thresholds)
             if output == "json":
                 return JSONResponse(answer(name, result))
             drawn = id_map(result) if output == "ids" and isinstance(result, Result) else result.plot()

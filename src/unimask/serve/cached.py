@@ -1,53 +1,33 @@
-"""What a model said about a picture, kept so that it can be read again: for another task or threshold."""
+"""What a model predicted for an image, kept to be postprocessed again: for another task or threshold."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import ALL_TASKS, TASKS, PostprocessConfig, Task, Tiles, tasks_of
-from unimask.inference.segmenter import (
-    Prediction,
-    Segmenter,
-    categories_united,
-    read_segments,
-    tiles_of,
-)
-from unimask.inference.stitching import stitch
-from unimask.inference.tiles import Tile
+from unimask.config.images import ALL_TASKS, Task, Tiles, tasks_of
+from unimask.inference.predictions import TilePrediction
+from unimask.inference.segmenter import Segmenter
 from unimask.ops.boxes import boxes_around
-from unimask.postprocess.boxes import read_boxes
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
-from unimask.structures import BoxMaskPrediction, BoxPrediction, Detections, MaskPrediction, Placement
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedView:
-    """A part of a picture, and the model's final prediction about it: a batch of one."""
-
-    tile: Tile
-    placement: Placement
-    prediction: Prediction
+from unimask.structures import Segments
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedPrediction:
-    """A picture and all that is needed to read results about it without the model."""
+    """An image and the predictions of its tiles: all that results are made of, without the model."""
 
     name: str
     image: UInt8[Tensor, "3 height width"]
-    views: tuple[CachedView, ...]
+    tiles: tuple[TilePrediction, ...]
 
     @property
     def bytes(self) -> int:
-        """Of its tensors."""
-        tensors = [self.image]
-        for view in self.views:
-            tensors += [value for value in vars(view.prediction).values() if isinstance(value, Tensor)]
+        """The memory of its tensors."""
+        tensors = [self.image, *(tensor for tile in self.tiles for tensor in tile.tensors.values())]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -115,57 +95,31 @@ def _adjustable(segmenter: Segmenter, task: Task) -> tuple[str, ...]:
     return ("score", "overlap") if task == "panoptic" and masks else ("score",)
 
 
-def look(
+def predict_cached(
     segmenter: Segmenter,
     images: Sequence[UInt8[Tensor, "3 _height _width"]],
     names: Sequence[str],
     batch_size: int,
     after_each: Callable[[], None],
 ) -> list[CachedPrediction]:
-    """What the model says about pictures; views of one size go through it together.
+    """Return the model's predictions about images, to keep; tiles of one size go through it together.
 
-    `after_each` is called after each view, and may raise to end the work.
+    `after_each` is called after each tile, and may raise to end the work.
     """
-    config = segmenter.model_file.experiment.data
-    places = [(index, tile) for index, image in enumerate(images) for tile in tiles_of(image, config)]
-    windows = [images[index][:, *tile.window] for index, tile in places]
-
-    def keep(prediction: Prediction, position: int, placement: Placement) -> tuple[Prediction, Placement]:
+    tiles: list[list[TilePrediction]] = [[] for _ in images]
+    for one in segmenter.see(images, batch_size=batch_size):
         after_each()
-        return _alone(prediction, position), placement
-
-    views: list[list[CachedView]] = [[] for _ in images]
-    for (index, tile), (prediction, placement) in zip(
-        places, segmenter.read_each(windows, keep, batch_size), strict=True
-    ):
-        views[index].append(CachedView(tile=tile, placement=placement, prediction=prediction))
+        tiles[one.image].append(one.copy())
     return [
-        CachedPrediction(name=name, image=image, views=tuple(row))
-        for name, image, row in zip(names, images, views, strict=True)
+        CachedPrediction(name=name, image=image, tiles=tuple(row))
+        for name, image, row in zip(names, images, tiles, strict=True)
     ]
 
 
-def _alone(prediction: Prediction, position: int) -> Prediction:
-    """One picture of a batch, final layer only, in memory of its own."""
-    one = slice(position, position + 1)
-    class_logits = prediction.class_logits[-1:, one].clone()
-    if isinstance(prediction, MaskPrediction):
-        return MaskPrediction(
-            class_logits=class_logits,
-            mask_embeddings=prediction.mask_embeddings[-1:, one].clone(),
-            mask_features=prediction.mask_features[-1:, one].clone(),
-        )
-    boxes = prediction.boxes[-1:, one].clone()
-    if isinstance(prediction, BoxMaskPrediction):
-        mask_logits = prediction.mask_logits[one].clone()
-        return BoxMaskPrediction(class_logits=class_logits, boxes=boxes, mask_logits=mask_logits)
-    return BoxPrediction(class_logits=class_logits, boxes=boxes)
-
-
-def read_result(
-    segmenter: Segmenter, seen: CachedPrediction, task: Task, thresholds: Thresholds
+def result_of(
+    segmenter: Segmenter, cached: CachedPrediction, task: Task, thresholds: Thresholds
 ) -> Result | BoxResult:
-    """The result of a task, equal to what `segmenter.predict` gives with these thresholds.
+    """Return the result of a task, equal to what `segmenter.predict` returns with these thresholds.
 
     Detection by a model of masks is the boxes around its instances.
     """
@@ -175,29 +129,8 @@ def read_result(
         overlap_threshold=thresholds.overlap,
         instance_threshold=thresholds.score,
     )
-    if task in TASKS:
-        return _segments(segmenter, seen, task, config)
-    if segmenter.model_file.experiment.model.kind == "masks":
-        found = boxes_around(_segments(segmenter, seen, "instance", config).prediction)
-    else:
-        found = _boxes(seen, thresholds.score)
-    return BoxResult(name=seen.name, image=seen.image, prediction=found, categories=segmenter.categories)
-
-
-def _segments(segmenter: Segmenter, seen: CachedPrediction, task: Task, config: PostprocessConfig) -> Result:
-    categories = segmenter.categories
-    parts = [
-        (view.tile, read_segments(view.prediction, 0, view.placement, categories, config, task).cpu())
-        for view in seen.views
-    ]
-    size = (seen.image.shape[1], seen.image.shape[2])
-    found = stitch(parts, size, categories_united(categories, task), overlapping=task == "instance")
-    return Result(task=task, name=seen.name, image=seen.image, prediction=found, categories=categories)
-
-
-@torch.inference_mode()
-def _boxes(seen: CachedPrediction, threshold: float) -> Detections:
-    (view,) = seen.views
-    assert not isinstance(view.prediction, MaskPrediction)
-    found = read_boxes(view.prediction, 0, view.placement, threshold)
-    return Detections(**{name: value.cpu() for name, value in vars(found).items()})
+    around = task == "detection" and segmenter.model_file.experiment.model.kind == "masks"
+    found = segmenter.postprocess(cached.tiles, "instance" if around else task, config)
+    if around and isinstance(found, Segments):
+        found = boxes_around(found)
+    return segmenter.result(cached.name, cached.image, found, task)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from unimask.config.images import Tiles
 from unimask.data.loader import placement_for
-from unimask.inference.segmenter import Segmenter, tiles_of
-from unimask.serve.cached import CachedPrediction, look
+from unimask.inference.segmenter import Segmenter
+from unimask.inference.tiles import tiles_of
+from unimask.serve.cached import CachedPrediction, predict_cached
 from unimask.serve.limits import Limits, Refusal, too_late
 
 BATCH_SIZES = (1, 2, 4, 8)  # that are tried
@@ -82,7 +83,7 @@ class Engine:
             Refusal: the picture has too many tiles, the line is full, or the engine is closed.
         """
         config = self.segmenters[model].model_file.experiment.data
-        views = len(tiles_of(image, config))
+        views = len(tiles_of((image.shape[1], image.shape[2]), config.view))
         if views > self.limits.views:
             raise Refusal(
                 413,
@@ -163,7 +164,7 @@ class Engine:
             return
         self.largest_batch = max(self.largest_batch, len(wanted))
         try:
-            seen = self._look(wanted)
+            seen = self._predict(wanted)
         except Exception as error:
             if len(wanted) == 1:
                 wanted[0].future.set_exception(error)
@@ -178,19 +179,19 @@ class Engine:
 
     def _answer_alone(self, job: _Request) -> None:
         try:
-            (seen,) = self._look([job])
+            (seen,) = self._predict([job])
         except Exception as error:
             job.future.set_exception(error)
         else:
             _finish(job, seen)
 
-    def _look(self, jobs: list[_Request]) -> list[CachedPrediction]:
+    def _predict(self, jobs: list[_Request]) -> list[CachedPrediction]:
         def check_time() -> None:
             if all(_late(job) for job in jobs):
                 raise too_late(self.limits)
 
         model = jobs[0].model
-        return look(
+        return predict_cached(
             self.segmenters[model],
             [job.image for job in jobs],
             [job.name for job in jobs],
@@ -245,7 +246,7 @@ def fastest_batch_size(segmenter: Segmenter) -> int:
 
 def _seconds(segmenter: Segmenter, image: UInt8[Tensor, "3 height width"], size: int) -> float:
     started = time.perf_counter()
-    look(segmenter, [image] * size, [""] * size, size, lambda: None)
+    predict_cached(segmenter, [image] * size, [""] * size, size, lambda: None)
     if segmenter.device.type == "cuda":
         torch.cuda.synchronize(segmenter.device)
     return time.perf_counter() - started

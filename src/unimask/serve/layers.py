@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.query_decoder import QueryDecoder
 from unimask.nn.attention import Attention, watched
 from unimask.nn.transformer import CrossSublayer
 from unimask.serve.answers import Record, packed
-from unimask.serve.cached import CachedView
 from unimask.serve.limits import Refusal
 from unimask.structures import Categories, MaskPrediction, Size
 
@@ -35,7 +35,7 @@ class Step:
 class Watched:
     """What happened in the decoder while the model looked at one view of a picture."""
 
-    view: CachedView
+    view: TilePrediction
     steps: tuple[Step, ...]
     prediction: MaskPrediction  # of all layers; a batch of one
 
@@ -51,7 +51,7 @@ def why_not(segmenter: Segmenter) -> str:
     return ""
 
 
-def watch(segmenter: Segmenter, picture: Tensor, view: CachedView) -> Watched:
+def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watched:
     """The view of the picture once more through the model, with all that its decoder does.
 
     Raises:
@@ -63,8 +63,8 @@ def watch(segmenter: Segmenter, picture: Tensor, view: CachedView) -> Watched:
     model = segmenter.model
     assert isinstance(model, MaskClassifier)
     assert isinstance(model.query_decoder, QueryDecoder)
-    batch = segmenter.place([picture[:, *view.tile.window]], [view.placement])
-    prediction = segmenter.predict_placed(batch)
+    batch = segmenter.preprocess([picture[:, *view.tile.window]])
+    prediction = segmenter.forward(batch)
     assert isinstance(prediction, MaskPrediction)
     with (
         torch.inference_mode(),

@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Bool
 from torch import Tensor
 
+from unimask.inference.predictions import TilePrediction
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
 from unimask.serve.answers import coco_document, id_map, page_answer
-from unimask.serve.cached import CachedPrediction, CachedView, read_result
+from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.images import encode, png
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
@@ -103,7 +104,7 @@ class Desk:
         thresholds = self.service.question(kept.model, task, score, overlap)
         offer = self.service.offer(kept.model, task)
         segmenter = self.service.engine.segmenters[kept.model]
-        result = read_result(segmenter, kept.seen, offer.task, thresholds)
+        result = result_of(segmenter, kept.seen, offer.task, thresholds)
         return result, page_answer(result, offer.task, thresholds)
 
     def layers(
@@ -125,10 +126,10 @@ class Desk:
         seen = self._watch(name, kept, index)
         if query < 0:
             label = int(result.prediction.labels[segment - 1])
-            query = query_of(seen, mask[kept.seen.views[index].tile.window], label)
+            query = query_of(seen, mask[kept.seen.tiles[index].tile.window], label)
         return {
             "segment": segment,
-            "views": len(kept.seen.views),
+            "views": len(kept.seen.tiles),
             **describe(seen, query, segmenter.categories),
         }
 
@@ -138,7 +139,7 @@ class Desk:
             if key in self._watched:
                 return self._watched[key]
         segmenter = self.service.engine.segmenters[kept.model]
-        watched = watch(segmenter, kept.seen.image, kept.seen.views[index])
+        watched = watch(segmenter, kept.seen.image, kept.seen.tiles[index])
         with self._lock:
             self._watched[key] = watched
             while len(self._watched) > WATCHED:
@@ -150,13 +151,13 @@ def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> in
     """The view in which most of the segment lies; of several the one whose middle is nearest."""
     rows, columns = mask.nonzero().float().mean(dim=0).tolist()
 
-    def worth(view: CachedView) -> tuple[int, float]:
+    def worth(view: TilePrediction) -> tuple[int, float]:
         height, width = view.tile.size
         top, left = (part.start for part in view.tile.window)
         distance = (rows - top - height / 2) ** 2 + (columns - left - width / 2) ** 2
         return int(mask[view.tile.window].sum()), -distance
 
-    return max(range(len(seen.views)), key=lambda index: worth(seen.views[index]))
+    return max(range(len(seen.tiles)), key=lambda index: worth(seen.tiles[index]))
 
 
 def _pictures(router: APIRouter, desk: Desk) -> None:
@@ -171,7 +172,7 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
                 "model": model,
                 "width": width,
                 "height": height,
-                "views": len(seen.views),
+                "views": len(seen.tiles),
                 "layers_reason": why_not(service.engine.segmenters[model]),
             }
         )

@@ -1,0 +1,64 @@
+"""What a model says about one tile of an image, as passed from the first stage to the second."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unimask.inference.tiles import Tile, whole
+from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Placement, Prediction, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePrediction:
+    """The model's final prediction about one tile of an image: a batch of one."""
+
+    image: int  # index among the images that were given
+    image_size: Size
+    tile: Tile
+    placement: Placement
+    prediction: Prediction
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the last tile of its image; tiles come row by row."""
+        rows, columns = self.tile.window
+        return (rows.stop, columns.stop) == self.image_size
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the prediction, by the names of its fields."""
+        return {
+            field.name: vars(self.prediction)[field.name] for field in dataclasses.fields(self.prediction)
+        }
+
+    def copy(self) -> "TilePrediction":
+        """The same prediction in memory of its own; before, it is a part of its batch."""
+        tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        prediction: Prediction = dataclasses.replace(self.prediction, **tensors)  # type: ignore[arg-type]
+        return dataclasses.replace(self, prediction=prediction)
+
+
+def of_whole_image(prediction: Prediction, placement: Placement) -> TilePrediction:
+    """Return the prediction about a batch of one image that is not cut into tiles."""
+    (tile,) = whole(placement.original)
+    return TilePrediction(
+        image=0, image_size=placement.original, tile=tile, placement=placement, prediction=prediction
+    )
+
+
+def final_of(prediction: Prediction, position: int) -> Prediction:
+    """The final prediction about one image of a batch, as a batch of one that shares the memory."""
+    one = slice(position, position + 1)
+    class_logits = prediction.class_logits[-1:, one]
+    if isinstance(prediction, MaskPrediction):
+        return MaskPrediction(
+            class_logits=class_logits,
+            mask_embeddings=prediction.mask_embeddings[-1:, one],
+            mask_features=prediction.mask_features[-1:, one],
+        )
+    boxes = prediction.boxes[-1:, one]
+    if isinstance(prediction, BoxMaskPrediction):
+        mask_logits = prediction.mask_logits[one]
+        return BoxMaskPrediction(class_logits=class_logits, boxes=boxes, mask_logits=mask_logits)
+    return BoxPrediction(class_logits=class_logits, boxes=boxes)
