@@ -115,3 +115,8 @@ def _printable(text: str) -> str:
         else letter
         for letter in text
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or the name of its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from unimask.errors import DataError, WeightsError
+from unimask.errors import DataError, WeightsError, first_line
 
 MOST_BYTES = 4 << 30  # of a file that is read at once
 
@@ -83,7 +83,7 @@ def read_bytes(
     except MemoryError:
         raise error(path, "does not fit into memory") from None
     except (OSError, ValueError) as reason:  # a name too long or with a null, a loop of links, a failing disk
-        raise error(path, f"cannot be read ({_first_line(reason)})") from None
+        raise error(path, f"cannot be read ({first_line(reason)})") from None
 
 
 def read_text(
@@ -114,9 +114,5 @@ def read_json(path: Path, error: type[DataError] | type[WeightsError] = DataErro
     except RecursionError:
         raise error(path, "is not valid JSON (nested too deeply)") from None
     except ValueError as reason:  # also a number of more digits than are converted
-        raise error(path, f"is not valid JSON ({_first_line(reason)}); it may be cut off") from None
+        raise error(path, f"is not valid JSON ({first_line(reason)}); it may be cut off") from None
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

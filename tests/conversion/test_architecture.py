@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.conversion.architecture import infer_model
+from unimask.conversion.architecture import Stated, infer_mask2former
 from unimask.errors import WeightsError
 from unimask.models.build import build_model
 from unimask.presets.mask2former import published_model
@@ -17,7 +17,7 @@ def test_full_size_models_are_told_from_their_shapes(backbone: str, queries: int
     config = published_model(backbone, queries, frozen)
     with torch.device("meta"):
         tensors = build_model(config, 13).state_dict()
-    assert infer_model(tensors, Path("model.pth")) == (config, 13)
+    assert infer_mask2former(tensors, Stated(), Path("model.pth")) == (config, 13)
 
 
 def test_narrow_decoders_are_told_from_their_shapes() -> None:
@@ -25,7 +25,7 @@ def test_narrow_decoders_are_told_from_their_shapes() -> None:
     config = narrow_model(backbone, channels=96, queries=7, feedforward_channels=160, decoder_layers=5)
     with torch.device("meta"):
         tensors = build_model(config, 1).state_dict()
-    assert infer_model(tensors, Path("model.pth")) == (config, 1)
+    assert infer_mask2former(tensors, Stated(), Path("model.pth")) == (config, 1)
 
 
 def test_a_swin_of_no_known_size_is_described() -> None:
@@ -35,4 +35,4 @@ def test_a_swin_of_no_known_size_is_described() -> None:
     with pytest.raises(
         WeightsError, match=r"96 channels, \(2, 2, 6, 2\) blocks and windows of 3; known are swin_tiny"
     ):
-        infer_model({**tensors, table: torch.empty(25, 3)}, Path("model.pth"))
+        infer_mask2former({**tensors, table: torch.empty(25, 3)}, Stated(), Path("model.pth"))

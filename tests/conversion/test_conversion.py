@@ -12,8 +12,10 @@ from torch import Tensor
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.checkpoints.tensors import load_tensors, save_tensors
 from unimask.config.images import Experiment, PixelDecoderConfig, QueryDecoderConfig, ShortSide, override
-from unimask.conversion import convert, hugging_face_files, original
-from unimask.conversion.run import ORIGINAL, TRANSFORMERS, export, import_original, settings_for
+from unimask.conversion import convert, hugging_face, hugging_face_files, original
+from unimask.conversion.checkpoint_format import CheckpointFormat, relative_position_index
+from unimask.conversion.data_sets import settings_for
+from unimask.conversion.run import import_original
 from unimask.data.category_tables import load_categories
 from unimask.errors import UnimaskError, WeightsError
 from unimask.models.build import build_model
@@ -44,7 +46,7 @@ def model() -> MaskClassifier:
 @pytest.fixture(scope="module")
 def theirs(model: MaskClassifier) -> dict[str, Tensor]:
     """As a trainer of the original saves it: today's names, with constants."""
-    return export(model, MODEL_FILE, ORIGINAL)
+    return original.MASK2FORMER.write(model, MODEL_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -301,19 +303,23 @@ def test_targets_of_the_wrong_kind_are_refused(ours: Path, tmp_path: Path, name:
         ({"model.query_decoder.heads": 4}, "differ in heads"),
     ],
 )
-@pytest.mark.parametrize("origin", [ORIGINAL, TRANSFORMERS], ids=["original", "transformers"])
+@pytest.mark.parametrize(
+    "checkpoint_format", [original.MASK2FORMER, hugging_face.MASK2FORMER], ids=["original", "transformers"]
+)
 def test_models_that_others_do_not_have_are_not_exported(
-    model: MaskClassifier, changes: dict[str, object], message: str, origin: object
+    model: MaskClassifier, changes: dict[str, object], message: str, checkpoint_format: CheckpointFormat
 ) -> None:
     changed = replace(MODEL_FILE, experiment=override(EXPERIMENT, changes))
     with pytest.raises(WeightsError, match=message):
-        export(model, changed, origin)  # type: ignore[arg-type]
+        checkpoint_format.write(model, changed)
 
 
 def test_other_backbones_are_not_exported() -> None:
     experiment = override(tiny(), {"model.query_decoder.heads": 4})
     with pytest.raises(WeightsError, match="only of ResNet and Swin") as caught:
-        export(build_model(experiment.model, 19), replace(MODEL_FILE, experiment=experiment), TRANSFORMERS)
+        hugging_face.MASK2FORMER.write(
+            build_model(experiment.model, 19), replace(MODEL_FILE, experiment=experiment)
+        )
     assert caught.value.unexpected
 
 
@@ -343,7 +349,7 @@ def test_recognising_a_folder_of_transformers(ours: Path, hugging: Path, tmp_pat
 
 def test_relative_positions_of_a_window_of_two() -> None:
     expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-    assert original.relative_position_index(9).tolist() == expected
+    assert relative_position_index(9).tolist() == expected
 
 
 def test_all_errors_are_of_the_library() -> None:

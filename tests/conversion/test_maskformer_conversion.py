@@ -11,17 +11,10 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.config.images import override
-from unimask.conversion import convert
-from unimask.conversion.architecture import infer_model
+from unimask.conversion import convert, hugging_face, hugging_face_config, original
+from unimask.conversion.architecture import Stated
 from unimask.conversion.rules import to_ours, to_theirs
-from unimask.conversion.run import (
-    MASKFORMER_TRANSFORMERS,
-    ORIGINAL,
-    TRANSFORMERS,
-    export,
-    import_original,
-    origin_for,
-)
+from unimask.conversion.run import import_original
 from unimask.data.category_tables import load_categories
 from unimask.errors import WeightsError
 from unimask.models.build import build_model
@@ -66,7 +59,8 @@ def test_every_tensor_of_the_full_size_release_has_its_place(golden: Path, name:
     shapes = json.loads((golden / f"key_manifests/{name}.json").read_text())["shapes"]
     settings = maskformer_coco if encoder_layers else maskformer_ade20k_semantic
     config = settings(backbone).model
-    rules = origin_for(config, "original").rules
+    checkpoint_format = original.format_for(config)
+    rules = checkpoint_format.rules
     with torch.device("meta"):
         ours = build_model(config, classes).state_dict()
         theirs = {key: torch.zeros(shape) for key, shape in shapes.items() if not key.endswith(NOT_LEARNED)}
@@ -76,7 +70,7 @@ def test_every_tensor_of_the_full_size_release_has_its_place(golden: Path, name:
     back = to_theirs(ours, rules)
     assert not back.unknown
     assert {k: v.shape for k, v in back.tensors.items()} == {k: v.shape for k, v in theirs.items()}
-    assert infer_model(renamed.tensors, Path(name)) == (config, classes)
+    assert checkpoint_format.infer(renamed.tensors, Stated(), Path(name)) == (config, classes)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +105,7 @@ def test_files_of_the_release_there_and_back(tmp_path: Path, layers: int, backbo
 def test_old_names_and_wrapped_models_are_understood() -> None:
     model_file = small()
     model = build_model(model_file.experiment.model, 150)
-    theirs = export(model, model_file, origin_for(model_file.experiment.model, "original"))
+    theirs = original.format_for(model_file.experiment.model).write(model, model_file)
     for rename in (
         lambda key: key.replace("sem_seg_head.pixel_decoder.", "sem_seg_head."),
         lambda key: f"module.{key}",
@@ -143,7 +137,7 @@ def test_models_that_transformers_does_not_have_are_not_exported(
     model_file = replace(model_file, experiment=override(model_file.experiment, changes))
     model = build_model(model_file.experiment.model, 150)
     with pytest.raises(WeightsError, match=message):
-        export(model, model_file, MASKFORMER_TRANSFORMERS)
+        hugging_face.MASKFORMER.write(model, model_file)
 
 
 def test_a_folder_of_another_decoder_is_refused(tmp_path: Path) -> None:
@@ -153,5 +147,4 @@ def test_a_folder_of_another_decoder_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsError, match=r"decoder_config\.activation_function is 'gelu'"):
         convert(tmp_path, tmp_path / "found")
-    assert origin_for(small().experiment.model, "transformers") is MASKFORMER_TRANSFORMERS
-    assert ORIGINAL.model == TRANSFORMERS.model == "Mask2Former"
+    assert hugging_face_config.format_for(small().experiment.model).names is hugging_face.MASKFORMER

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
 from unimask.conversion import original
+from unimask.conversion.checkpoint_format import relative_position_index
 from unimask.conversion.rules import to_ours
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder
 from unimask.models.mask_classifier import MaskClassifier
@@ -29,7 +30,7 @@ class Stored(nn.Module):
 def weights(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = "state_dict."
     theirs = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
-    renamed = to_ours(theirs, original.RULES)
+    renamed = to_ours(theirs, original.MASK2FORMER.rules)
     assert all(key.endswith("relative_position_index") for key in renamed.unknown)
     return renamed.tensors
 
@@ -80,4 +81,4 @@ def test_swin(
         torch.testing.assert_close(found[stride], expected, atol=2e-5, rtol=0)
     for key, tensor in stored.items():
         if key.endswith("relative_position_index"):
-            assert torch.equal(original.relative_position_index((2 * window - 1) ** 2), tensor)
+            assert torch.equal(relative_position_index((2 * window - 1) ** 2), tensor)

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
 from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig, ShortSide, Task
-from unimask.conversion.run import ORIGINAL, export, import_original, settings_for
+from unimask.conversion import original
+from unimask.conversion.data_sets import settings_for
+from unimask.conversion.run import import_original
 from unimask.data.category_tables import load_categories
 from unimask.data.numbered import select_numbers
 from unimask.data.open import open_dataset
@@ -74,7 +76,7 @@ def test_converted_weights_are_measured_on_their_data_set(
     written = ModelFile(
         experiment=experiment, categories=load_categories("cityscapes"), licence="MIT", provenance="a test"
     )
-    tensors = export(build_model(MODEL, classes), written, ORIGINAL)
+    tensors = original.MASK2FORMER.write(build_model(MODEL, classes), written)
     model, model_file = import_original(tensors, tmp_path / "model.pth", "MIT")
     assert model_file.categories == load_categories(table)
     small = replace(experiment, data=replace(experiment.data, resize=ShortSide(size=64, longest=96)))

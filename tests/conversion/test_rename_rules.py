@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unimask.conversion import hugging_face, original
+from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
 from unimask.models.build import build_model
 from unimask.presets.mask2former import published_model
@@ -37,17 +38,17 @@ def test_original_names_are_a_bijection_at_full_size(
 ) -> None:
     expected = json.loads((golden / f"key_manifests/mask2former_{manifest}.json").read_text())["shapes"]
     ours = full_size(backbone, queries, classes, frozen)
-    theirs = to_theirs(ours, original.RULES)
+    theirs = to_theirs(ours, original.MASK2FORMER.rules)
     assert theirs.unknown == ()
     assert len(theirs.tensors) == len(ours)
-    constants = original.constants(theirs.tensors, 0.1)
+    constants = original.MASK2FORMER.constants(theirs.tensors, 0.1)
     assert not constants.keys() & theirs.tensors.keys()
     assert shapes({**theirs.tensors, **constants}) == expected
 
     empty = {
         key: torch.empty(shape, device="meta") for key, shape in expected.items() if key not in constants
     }
-    back = to_ours(empty, original.RULES)
+    back = to_ours(empty, original.MASK2FORMER.rules)
     assert back.unknown == ()
     assert shapes(back.tensors) == shapes(ours)
 
@@ -59,11 +60,11 @@ def test_names_of_transformers_are_a_bijection_at_full_size(
     backbone: str, queries: int, frozen: bool
 ) -> None:
     ours = full_size(backbone, queries, 133, frozen)
-    theirs = to_theirs(ours, hugging_face.RULES)
+    theirs = to_theirs(ours, hugging_face.MASK2FORMER.rules)
     assert theirs.unknown == ()
     split = 9 + 12 * (backbone == "swin_tiny") + 24 * (backbone in ("swin_small", "swin_base", "swin_large"))
     assert len(theirs.tensors) == len(ours) + 2 * 2 * split  # one weight and bias become three
-    back = to_ours(theirs.tensors, hugging_face.RULES)
+    back = to_ours(theirs.tensors, hugging_face.MASK2FORMER.rules)
     assert back.unknown == ()
     assert shapes(back.tensors) == shapes(ours)
 
@@ -77,13 +78,25 @@ def test_names_and_shapes_of_transformers_are_its_own(backbone: str) -> None:
     config = transformers.Mask2FormerConfig(backbone_config=kind(out_features=stages), num_labels=133)
     with torch.device("meta"):
         model = transformers.Mask2FormerForUniversalSegmentation(config)
-        expected = shapes(hugging_face.with_current_names(model.state_dict()))
-        ours = to_theirs(full_size(backbone, 100, 133, True), hugging_face.RULES).tensors
-    assert shapes({**ours, **hugging_face.constants(ours, 0.1)}) == expected
+        expected = shapes(hugging_face.MASK2FORMER.current_names(model.state_dict()))
+        ours = to_theirs(full_size(backbone, 100, 133, True), hugging_face.MASK2FORMER.rules).tensors
+    assert shapes({**ours, **hugging_face.MASK2FORMER.constants(ours, 0.1)}) == expected
 
 
-@pytest.mark.parametrize("rules", [original.RULES, hugging_face.RULES], ids=["original", "transformers"])
-def test_no_rule_occurs_twice(rules: tuple[Rule, ...]) -> None:
+FORMATS = (
+    original.MASK2FORMER,
+    original.MASKFORMER,
+    original.MASKFORMER_DEEP_STEM,
+    original.DETR,
+    hugging_face.MASK2FORMER,
+    hugging_face.MASKFORMER,
+    hugging_face.DETR,
+)
+
+
+@pytest.mark.parametrize("checkpoint_format", FORMATS, ids=lambda one: f"{one.model} of {one.title}")
+def test_no_rule_occurs_twice(checkpoint_format: CheckpointFormat) -> None:
+    rules = checkpoint_format.rules
     ours = [pattern for rule in rules for pattern in rule.our_patterns]
     theirs = [pattern for rule in rules for pattern in rule.their_patterns]
     assert len(set(ours)) == len(ours)

@@ -25,7 +25,7 @@ def read(golden: Path, name: str) -> tuple[dict[str, Tensor], dict]:
 def load_original(backbone: Module, tensors: dict[str, Tensor]) -> None:
     prefix = "state_dict."
     state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    renamed = to_ours(state, original.RULES)
+    renamed = to_ours(state, original.MASK2FORMER.rules)
     assert all(key.endswith("relative_position_index") for key in renamed.unknown)
     backbone.load_state_dict(
         {key.removeprefix("backbone."): tensor for key, tensor in renamed.tensors.items()}
@@ -98,7 +98,7 @@ def test_full_size_shapes(golden, name, manifest):
         ours = build_backbone(BackboneConfig(name=name)).state_dict()
         theirs = {key: torch.zeros(shape) for key, shape in content["shapes"].items()}
     body = {key: tensor for key, tensor in theirs.items() if key.startswith("backbone.")}
-    renamed = to_ours(body, original.RULES)
+    renamed = to_ours(body, original.MASK2FORMER.rules)
     assert all(key.endswith("relative_position_index") for key in renamed.unknown)
     shapes = {key.removeprefix("backbone."): tensor.shape for key, tensor in renamed.tensors.items()}
     assert shapes == {key: tensor.shape for key, tensor in ours.items()}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unimask.config.images import BackboneConfig, DetrConfig
-from unimask.conversion import original_detr
+from unimask.conversion import original
 from unimask.conversion.rules import to_ours, to_theirs
 from unimask.models.build import build_model
 from unimask.models.detr import Detr, valid_cells
@@ -29,7 +29,7 @@ def state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     theirs = {
         key.removeprefix("state_dict."): t for key, t in tensors.items() if key.startswith("state_dict.")
     }
-    renamed = to_ours(theirs, original_detr.RULES)
+    renamed = to_ours(theirs, original.DETR.rules)
     assert not renamed.unknown
     return renamed.tensors
 
@@ -114,9 +114,9 @@ def test_full_size_names_and_shapes(golden: Path, name: str) -> None:
     with torch.device("meta"):
         model = build_model(config, 91 if name != "detr_resnet50_panoptic" else 250)
     assert isinstance(model, DetrWithMasks) == config.mask_head
-    renamed = to_theirs(model.state_dict(), original_detr.RULES)
+    renamed = to_theirs(model.state_dict(), original.DETR.rules)
     assert not renamed.unknown
     assert {key: list(tensor.shape) for key, tensor in renamed.tensors.items()} == expected
-    back = to_ours(renamed.tensors, original_detr.RULES)
+    back = to_ours(renamed.tensors, original.DETR.rules)
     assert not back.unknown
     assert back.tensors.keys() == model.state_dict().keys()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
-from unimask.conversion import maskformer
+from unimask.conversion import original
 from unimask.conversion.rules import Rule, to_ours
 from unimask.models.backbones import STRIDES, TimmBackbone, freeze_norms, set_multi_grid
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder, memory_channels
@@ -91,7 +91,7 @@ def head(golden: Path, name: str) -> tuple[MaskClassifier, dict[str, Tensor]]:
     ).eval()
     theirs = {key.removeprefix(PREFIX): value for key, value in stored.items() if key.startswith(PREFIX)}
     rules = ENCODER_OF_THE_PREDICTOR if sizes["enc_layers"] else ()
-    renamed = to_ours(theirs, (*rules, *maskformer.ORIGINAL_RULES))
+    renamed = to_ours(theirs, (*rules, *original.MASKFORMER.rules))
     assert not renamed.unknown
     model.load_state_dict(renamed.tensors)
     return model, stored
@@ -131,7 +131,7 @@ def narrow_resnet() -> TimmBackbone:
 def test_resnet_with_a_deep_stem_and_a_multi_grid(golden: Path) -> None:
     stored = load_file(golden / "resnet50_deeplab_small.safetensors")
     theirs = {key.removeprefix(PREFIX): value for key, value in stored.items() if key.startswith(PREFIX)}
-    renamed = to_ours(theirs, maskformer.DEEP_STEM_RULES)
+    renamed = to_ours(theirs, original.MASKFORMER_DEEP_STEM.rules)
     assert not renamed.unknown
     backbone = narrow_resnet().eval()
     backbone.load_state_dict({key.removeprefix("backbone."): v for key, v in renamed.tensors.items()})

@@ -10,7 +10,7 @@ from training.small_runs import SETTINGS, small_data, small_task
 
 from unimask.checkpoints.images import ModelFile, load_model
 from unimask.config.images import Experiment, ModelConfig, PostprocessConfig, override
-from unimask.conversion.run import MASKFORMER_ORIGINAL, export
+from unimask.conversion import original
 from unimask.errors import ConfigError, WeightsError
 from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_pixel_criterion
@@ -140,7 +140,7 @@ def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not know 'panoptic'; it knows: semantic"):
         segmenter.find([picture], "panoptic")
     with pytest.raises(WeightsError, match="classification is 'pixels'"):
-        export(model, model_file, MASKFORMER_ORIGINAL)
+        original.MASKFORMER.write(model, model_file)
     assert isinstance(model_file, ModelFile)
 
 

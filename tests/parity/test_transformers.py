@@ -126,8 +126,8 @@ def test_small_swins_of_other_windows_predict_the_same(size: tuple[int, int], tm
     )
     theirs = random_model(config, seed=6)
     theirs.save_pretrained(tmp_path)
-    tensors = hugging_face.with_current_names(load_tensors(tmp_path / "model.safetensors"))
-    renamed = to_ours(tensors, hugging_face.RULES).tensors
+    tensors = hugging_face.MASK2FORMER.current_names(load_tensors(tmp_path / "model.safetensors"))
+    renamed = to_ours(tensors, hugging_face.MASK2FORMER.rules).tensors
     ours = around(Swin(embed_channels=16, depths=depths, heads=heads, window=4, drop_path_rate=0.0))
     ours.load_state_dict(renamed)
     assert_equal_predictions(theirs, ours.eval(), size)

@@ -48,23 +48,30 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
             of classes is named as such.
     """
     own = model.state_dict()
-    missing = tuple(key for key in own if key not in tensors)
-    unexpected = tuple(key for key in tensors if key not in own)
+    reason = _class_count_reason(own, tensors) or "does not fit the model that its config.json describes"
+    check_fit(path, reason, wanted=own, found=tensors)
+    model.load_state_dict(dict(tensors))
+
+
+def check_fit(
+    path: str | Path, reason: str, *, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> None:
+    """Check that tensors have exactly the wanted keys and shapes, and numbers that a model can have.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or of another shape (`reason` says what they do not fit),
+            or `check_numbers` refuses a tensor.
+    """
+    missing = tuple(key for key in wanted if key not in found)
+    unexpected = tuple(key for key in found if key not in wanted)
     mismatched = tuple(
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in found and found[key].shape != wanted[key].shape
     )
     if missing or unexpected or mismatched:
-        raise WeightsError(
-            path,
-            _class_count_reason(own, tensors) or "does not fit the model that its config.json describes",
-            missing=missing,
-            unexpected=unexpected,
-            mismatched=mismatched,
-        )
-    check_numbers(own, tensors, path)
-    model.load_state_dict(dict(tensors))
+        raise WeightsError(path, reason, missing=missing, unexpected=unexpected, mismatched=mismatched)
+    check_numbers(wanted, found, path)
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

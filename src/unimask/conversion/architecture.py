@@ -2,16 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from unimask.config.images import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.images import (
+    BackboneConfig,
+    DetrConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+    QueryDecoderConfig,
+    ShortSide,
+)
 from unimask.errors import WeightsError
 from unimask.presets.maskformer import maskformer_model
 
-HEADS = 8  # of attention in MaskFormer, which no tensor tells
+HEADS = 8  # of attention in every published MaskFormer and DETR, which no tensor tells
 
 POINTS = 4  # of deformable attention, fixed in the original and in transformers
 
@@ -37,67 +44,139 @@ SWINS: Mapping[tuple[int, tuple[int, ...], int], str] = {
 """(channels, blocks per stage, window) -> name."""
 
 
-def infer_model(tensors: Mapping[str, Tensor], path: Path) -> tuple[ModelConfig, int]:
-    """The model that tensors with our names are of, and its number of classes.
+MASKS_WITHOUT_TRACE = (
+    *(
+        f"query_decoder.{name}"
+        for name in (
+            "memory_strides",
+            "level_embedding",
+            "visibility",
+            "order",
+            "query_features",
+            "predict_before_layers",
+        )
+    ),
+    *(f"pixel_decoder.{name}" for name in ("strides", "points", "position_octaves")),
+    "classification",
+)
+"""Settings of a mask classifier that names and shapes do not tell."""
 
-    The number of heads leaves no trace in the query decoder: it is taken to be that of the pixel decoder, as
-    in the original and in transformers; in MaskFormer there is no trace at all, and it is `HEADS`. The drop
-    path rate of Swin is the paper's.
+DETR_WITHOUT_TRACE = ("stride", "positions")
+"""Settings of a DETR that names and shapes do not tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a configuration states and the tensors do not; the defaults are those of published models."""
+
+    heads: int = 0  # of attention; 0: not stated
+    dropout: float = 0.1  # of DETR
+    backbone: str = ""  # of DETR, timm's name; empty: told from the tensors
+    dilated: bool = False  # whether the last stage of DETR's backbone keeps its size
+    names: tuple[str, ...] = ()  # of the categories; empty: not stated
+    image_mean: tuple[float, float, float] = BackboneConfig().image_mean
+    image_std: tuple[float, float, float] = BackboneConfig().image_std
+    resize: ShortSide | None = None  # None: not stated
+
+
+def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
+    """The Mask2Former that tensors with our names are of, and its number of classes.
+
+    The heads of the query decoder leave no trace: they are those of the pixel decoder, as in the original and
+    in transformers. The drop path rate of Swin is the paper's.
 
     Raises:
-        WeightsError: tensors that tell the architecture are missing, or no backbone has these shapes.
+        WeightsError: no backbone has these shapes, or the stated heads differ from those of the tensors.
+        KeyError: a tensor that tells the architecture is missing.
     """
-    pyramid = "pixel_decoder.entry.convolution.weight" in tensors
-    try:
-        backbone = infer_backbone(tensors, path)
-        model = (_maskformer if pyramid else _mask2former)(tensors, backbone)
-        num_classes = tensors["query_decoder.heads.classes.weight"].shape[0] - 1
-    except KeyError as error:
-        name = "MaskFormer" if pyramid else "Mask2Former"
-        raise WeightsError(path, f"these are not the weights of a {name}", missing=(error.args[0],)) from None
-    return model, num_classes
-
-
-def _mask2former(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> ModelConfig:
     pixel_decoder = _deformable_decoder(tensors)
+    if stated.heads not in (0, pixel_decoder.heads):
+        raise WeightsError(
+            path,
+            f"the tensors are of {pixel_decoder.heads} attention heads, config.json says {stated.heads}",
+        )
+    queries, channels = tensors["query_decoder.query_features.weight"].shape
     query_decoder = QueryDecoderConfig(
-        queries=tensors["query_decoder.query_features.weight"].shape[0],
-        channels=tensors["query_decoder.query_features.weight"].shape[1],
+        queries=queries,
+        channels=channels,
         heads=pixel_decoder.heads,
         layers=_decoder_layers(tensors),
-        feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
+        feedforward_channels=_decoder_width(tensors),
     )
-    return ModelConfig(backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+    backbone = infer_backbone(tensors, stated, path)
+    config = ModelConfig(backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+    return config, _num_classes(tensors)
 
 
-def _maskformer(tensors: Mapping[str, Tensor], backbone: BackboneConfig) -> ModelConfig:
-    encoder = r"pixel_decoder\.encoder\.encoder\.layers\.(\d+)\.feedforward\.expand\.weight"
-    layers = count_keys(tensors, encoder)
-    usual = maskformer_model(backbone.name, encoder_layers=layers)
-    first = tensors.get("pixel_decoder.encoder.encoder.layers.0.feedforward.expand.weight")
-    return replace(
-        usual,
-        backbone=backbone,
-        pixel_decoder=replace(
-            usual.pixel_decoder,
-            channels=tensors["pixel_decoder.mask_features.weight"].shape[1],
-            mask_channels=tensors["pixel_decoder.mask_features.weight"].shape[0],
-            heads=HEADS,
-            feedforward_channels=usual.pixel_decoder.feedforward_channels if first is None else len(first),
-        ),
-        query_decoder=replace(
-            usual.query_decoder,
-            queries=tensors["query_decoder.query_positions.weight"].shape[0],
-            channels=tensors["query_decoder.query_positions.weight"].shape[1],
-            heads=HEADS,
-            layers=_decoder_layers(tensors),
-            feedforward_channels=tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0],
-        ),
+def infer_maskformer(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
+    """The MaskFormer that tensors with our names are of, and its number of classes.
+
+    Raises:
+        WeightsError: no backbone has these shapes.
+        KeyError: a tensor that tells the architecture is missing.
+    """
+    backbone = infer_backbone(tensors, stated, path)
+    expand = r"pixel_decoder\.encoder\.encoder\.layers\.\d+\.feedforward\.expand\.weight"
+    widths = [len(tensor) for key, tensor in tensors.items() if re.fullmatch(expand, key)]
+    usual = maskformer_model(backbone.name, encoder_layers=len(widths))
+    heads = stated.heads or HEADS
+    mask_channels, channels = tensors["pixel_decoder.mask_features.weight"].shape[:2]
+    pixel_decoder = replace(
+        usual.pixel_decoder,
+        channels=channels,
+        mask_channels=mask_channels,
+        heads=heads,
+        feedforward_channels=widths[0] if widths else usual.pixel_decoder.feedforward_channels,
     )
+    queries, channels = tensors["query_decoder.query_positions.weight"].shape
+    query_decoder = replace(
+        usual.query_decoder,
+        queries=queries,
+        channels=channels,
+        heads=heads,
+        layers=_decoder_layers(tensors),
+        feedforward_channels=_decoder_width(tensors),
+    )
+    config = replace(usual, backbone=backbone, pixel_decoder=pixel_decoder, query_decoder=query_decoder)
+    return config, _num_classes(tensors)
 
 
-def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
-    """The backbone that tensors with our names are of, with the pixel statistics of ImageNet.
+def infer_detr(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[DetrConfig, int]:
+    """The DETR that tensors with our names are of, and its number of classes.
+
+    Raises:
+        WeightsError: no backbone has these shapes.
+        KeyError: a tensor that tells the architecture is missing.
+    """
+    mask_head = any(key.startswith("pyramid.") for key in tensors)
+    if mask_head:
+        tensors = {**tensors, **{key.removeprefix("detr."): tensor for key, tensor in tensors.items()}}
+    queries, channels = tensors["query_decoder.query_positions.weight"].shape
+    heads = stated.heads or HEADS
+    if mask_head:
+        heads = tensors["pyramid.convolutions.0.weight"].shape[0] - channels
+    if stated.backbone:
+        backbone = BackboneConfig(
+            name=stated.backbone, image_mean=stated.image_mean, image_std=stated.image_std
+        )
+    else:
+        backbone = infer_backbone(tensors, stated, path)
+    config = DetrConfig(
+        backbone=replace(backbone, freeze_norm=True, dilated=stated.dilated),
+        channels=channels,
+        heads=heads,
+        feedforward_channels=_decoder_width(tensors),
+        dropout=stated.dropout,
+        encoder_layers=count_keys(tensors, r"encoder\.layers\.(\d+)\.attention\.attention\.input_weight"),
+        decoder_layers=_decoder_layers(tensors),
+        queries=queries,
+        mask_head=mask_head,
+    )
+    return config, _num_classes(tensors)
+
+
+def infer_backbone(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> BackboneConfig:
+    """The backbone that tensors with our names are of, with the stated pixel statistics.
 
     Norms count as frozen where their batches have not been counted.
 
@@ -105,6 +184,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
         WeightsError: no backbone has these shapes.
         KeyError: a tensor that tells the backbone is missing.
     """
+    backbone = BackboneConfig(image_mean=stated.image_mean, image_std=stated.image_std)
     deep_stem = "backbone.network.conv1.6.weight" in tensors
     if deep_stem or "backbone.network.conv1.weight" in tensors:
         blocks = tuple(
@@ -117,7 +197,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
                 f"no ResNet with bottlenecks has {blocks} blocks; known are {', '.join(names.values())}",
             )
         counts = "backbone.network.bn1.num_batches_tracked" in tensors
-        return BackboneConfig(name=names[blocks], freeze_norm=not counts)
+        return replace(backbone, name=names[blocks], freeze_norm=not counts)
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
     blocks = tuple(
         count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias")
@@ -131,7 +211,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], path: Path) -> BackboneConfig:
             f"no Swin has {channels} channels, {blocks} blocks and windows of {window}; "
             f"known are {', '.join(SWINS.values())}",
         )
-    return BackboneConfig(name=SWINS[channels, blocks, window], drop_path_rate=0.3)
+    return replace(backbone, name=SWINS[channels, blocks, window], drop_path_rate=0.3)
 
 
 def _deformable_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
@@ -151,6 +231,14 @@ def _deformable_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:
 
 def _decoder_layers(tensors: Mapping[str, Tensor]) -> int:
     return count_keys(tensors, r"query_decoder\.layers\.(\d+)\.cross\.attention\.input_weight")
+
+
+def _decoder_width(tensors: Mapping[str, Tensor]) -> int:
+    return tensors["query_decoder.layers.0.feedforward.update.expand.weight"].shape[0]
+
+
+def _num_classes(tensors: Mapping[str, Tensor]) -> int:
+    return tensors["query_decoder.heads.classes.weight"].shape[0] - 1
 
 
 def count_keys(tensors: Mapping[str, Tensor], expression: str) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimask.checkpoints.tensors import load_tensors
 from unimask.conversion.pickled_arrays import STAND_INS, PickledArray, unpickle_arrays
-from unimask.errors import WeightsError
+from unimask.errors import WeightsError, first_line
 
 
 def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
@@ -31,10 +31,10 @@ def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             content = read(file)
     except Exception as error:  # a broken pickle can fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             path,
-            f"cannot be read, it may be cut off, of another format, or hold more than weights ({reason})",
+            "cannot be read, it may be cut off, of another format, or hold more than weights "
+            f"({first_line(error)})",
         ) from None
     return _tensors(path, content)
 

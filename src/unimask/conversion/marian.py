@@ -1,6 +1,5 @@
 """Marian models of Hugging Face transformers: their names, their settings, in both directions."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,66 +7,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unimask.checkpoints.tensors import save_tensors
+from unimask.checkpoints.tensors import check_fit
 from unimask.checkpoints.text import VOCABULARY_NAME, SequenceModelFile
 from unimask.config.text import DecodingConfig, SequenceModelConfig, TextConfig, TranslationExperiment
-from unimask.conversion.hugging_face_files import read_tensors
+from unimask.conversion.hugging_face_config import Json, check_fixed, read_json
+from unimask.conversion.hugging_face_files import as_text, config_mentions, read_tensors, write_folder
+from unimask.conversion.layers import transformers_decoder_layer, transformers_encoder_layer
 from unimask.conversion.rules import Rule, to_ours, to_theirs
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import DataError, WeightsError
-from unimask.files import write_text
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
 
-Json = dict[str, object]
-
-
-def _attention(ours: str, theirs: str, norm: tuple[str, str]) -> tuple[Rule, ...]:
-    parts = ("q_proj", "k_proj", "v_proj")
-    return (
-        *(
-            Rule(f"{ours}.input_{kind}", tuple(f"{theirs}.{part}.{kind}" for part in parts))
-            for kind in ("weight", "bias")
-        ),
-        Rule(f"{ours}.output.{{parameter}}", f"{theirs}.out_proj.{{parameter}}"),
-        Rule(f"{norm[0]}.{{parameter}}", f"{norm[1]}.{{parameter}}"),
-    )
-
-
-def _feedforward(ours: str, theirs: str, norm: str) -> tuple[Rule, ...]:
-    return (
-        Rule(f"{ours}.expand.{{parameter}}", f"{theirs}.fc1.{{parameter}}"),
-        Rule(f"{ours}.contract.{{parameter}}", f"{theirs}.fc2.{{parameter}}"),
-        Rule(f"{norm}.{{parameter}}", f"{theirs}.final_layer_norm.{{parameter}}"),
-    )
-
-
-_ENCODER, _THEIR_ENCODER = "encoder_layers.{layer}", "model.encoder.layers.{layer}"
-_DECODER, _THEIR_DECODER = "decoder_layers.{layer}", "model.decoder.layers.{layer}"
-
 RULES: tuple[Rule, ...] = (
     Rule("embedding.weight", "model.shared.weight"),
     Rule("embedding.bias", "final_logits_bias"),
-    *_attention(
-        f"{_ENCODER}.attention.attention",
-        f"{_THEIR_ENCODER}.self_attn",
-        (f"{_ENCODER}.attention_residual.norm", f"{_THEIR_ENCODER}.self_attn_layer_norm"),
-    ),
-    *_feedforward(f"{_ENCODER}.feedforward", _THEIR_ENCODER, f"{_ENCODER}.feedforward_residual.norm"),
-    *_attention(
-        f"{_DECODER}.self.attention",
-        f"{_THEIR_DECODER}.self_attn",
-        (f"{_DECODER}.self.residual.norm", f"{_THEIR_DECODER}.self_attn_layer_norm"),
-    ),
-    *_attention(
-        f"{_DECODER}.cross.attention",
-        f"{_THEIR_DECODER}.encoder_attn",
-        (f"{_DECODER}.cross.residual.norm", f"{_THEIR_DECODER}.encoder_attn_layer_norm"),
-    ),
-    *_feedforward(f"{_DECODER}.feedforward.update", _THEIR_DECODER, f"{_DECODER}.feedforward.residual.norm"),
+    *transformers_encoder_layer("encoder_layers.{layer}", "model.encoder.layers.{layer}"),
+    *transformers_decoder_layer("decoder_layers.{layer}", "model.decoder.layers.{layer}"),
 )
-"""Our names and theirs."""
+"""The table of names, in both directions."""
 
 _COPIES = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
 _CONSTANTS = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
@@ -86,8 +45,7 @@ _FIXED: Mapping[str, object] = {
 
 def is_marian(folder: Path) -> bool:
     """Whether a folder holds the configuration of a Marian model."""
-    path = folder / "config.json"
-    return path.is_file() and '"marian"' in path.read_text(encoding="utf-8", errors="replace")
+    return config_mentions(folder, "marian")
 
 
 def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, path: Path) -> Seq2Seq:
@@ -110,21 +68,7 @@ def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, pa
         model = build_sequence_model(config, len(shared))
     wanted = to_theirs(model.state_dict(), RULES).tensors
     tensors["final_logits_bias"] = tensors.get("final_logits_bias", shared.new_zeros(len(shared))).flatten()
-    missing = tuple(key for key in wanted if key not in tensors)
-    unexpected = tuple(key for key in tensors if key not in wanted)
-    mismatched = tuple(
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
-    )
-    if missing or unexpected or mismatched:
-        raise WeightsError(
-            path,
-            "does not fit the model that its config.json describes",
-            missing=missing,
-            unexpected=unexpected,
-            mismatched=mismatched,
-        )
+    check_fit(path, "does not fit the model that its config.json describes", wanted=wanted, found=tensors)
     model.load_state_dict(to_ours(tensors, RULES).tensors)
     return model.eval()
 
@@ -143,9 +87,7 @@ def read_settings(values: Json, path: Path) -> tuple[TranslationExperiment, Spec
     Raises:
         WeightsError: it asks for what our model does not have.
     """
-    for key, fixed in _FIXED.items():
-        if values.get(key, fixed) != fixed:
-            raise WeightsError(path, f"{key} is {values[key]!r}; only {fixed!r} can be converted")
+    check_fixed(path, values, _FIXED)
     for key in ("attention_heads", "ffn_dim"):
         both = (values.get(f"encoder_{key}"), values.get(f"decoder_{key}"))
         if both[0] != both[1]:
@@ -193,10 +135,7 @@ def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFil
         WeightsError: a file is missing or broken, or asks for what our model does not have.
     """
     path, vocabulary = folder / "config.json", folder / VOCABULARY_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(path, f"cannot be read as JSON ({error})") from None
+    values = read_json(path)
     experiment, special = read_settings(values, path)
     if not vocabulary.is_file():
         raise WeightsError(
@@ -232,10 +171,8 @@ def export_folder(folder: Path, model: Seq2Seq, model_file: SequenceModelFile) -
             "Marian knows post-norm layers over tokens with positions in halves (model.position_layout) only",
         )
     written = _their_settings(model_file, len(model.embedding.weight))
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", export_tensors(model), {"format": "pt"})
-    write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
-    write_text(folder / "config.json", json.dumps(written, indent=2) + "\n")
+    texts = {VOCABULARY_NAME: model_file.vocabulary.to_json(), "config.json": as_text(written)}
+    write_folder(folder, export_tensors(model), texts)
 
 
 def _their_settings(model_file: SequenceModelFile, vocabulary: int) -> Json:

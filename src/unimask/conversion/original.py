@@ -1,29 +1,53 @@
-"""Names of the original release (detectron2): rules in both directions, and what its files hold besides.
+"""The original releases (facebookresearch/Mask2Former, MaskFormer and detr): their names, in both directions.
 
-Source: `state_dict` keys of facebookresearch/Mask2Former.
+Source: the keys of their state dicts.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from unimask.conversion.rules import Rule, substitute
+from unimask.config.images import DetrConfig, ModelConfig
+from unimask.conversion.architecture import (
+    DEEPLABS,
+    DETR_WITHOUT_TRACE,
+    MASKS_WITHOUT_TRACE,
+    infer_detr,
+    infer_mask2former,
+    infer_maskformer,
+)
+from unimask.conversion.checkpoint_format import (
+    CheckpointFormat,
+    class_weights,
+    no_constants,
+    relative_positions,
+)
+from unimask.conversion.layers import (
+    DEFORMABLE_ATTENTION,
+    LEVELS,
+    TORCH_ENCODER,
+    modules,
+    packed_attention,
+    torch_decoder_layer,
+    torch_encoder_layer,
+)
+from unimask.conversion.rules import Rule, prefixed
+from unimask.presets.maskformer import maskformer_model
 
+TITLE = "the original release"
 _PIXEL = "sem_seg_head.pixel_decoder"
 _PREDICTOR = "sem_seg_head.predictor"
-_OUR_ENCODER = "pixel_decoder.encoder.layers.{layer}"
-_ENCODER = _PIXEL + ".transformer.encoder.layers.{layer}"
-_OUR_BLOCK = "backbone.stages.{stage}.blocks.{block}"
-_BLOCK = "backbone.layers.{stage}.blocks.{block}"
+_LAYER = "query_decoder.layers.{layer}"
 
-STEM = (
+# backbones of detectron2
+
+_STEM = (
     Rule("backbone.network.conv1.weight", "backbone.stem.conv1.weight"),
     Rule("backbone.network.bn1.{parameter}", "backbone.stem.conv1.norm.{parameter}"),
 )
-"""A ResNet that starts with one convolution."""
-
-DEEP_STEM = tuple(
+_DEEP_STEM = tuple(  # of three convolutions; the last norm has our name of the only norm of the other stem
     rule
     for number, (convolution, norm) in enumerate((("0", "conv1.1"), ("3", "conv1.4"), ("6", "bn1")), start=1)
     for rule in (
@@ -31,164 +55,252 @@ DEEP_STEM = tuple(
         Rule(f"backbone.network.{norm}.{{parameter}}", f"backbone.stem.conv{number}.norm.{{parameter}}"),
     )
 )
-"""A ResNet that starts with three; its last norm has the name that the only norm of the other has with us."""
-
-_RESNET: list[Rule] = []
-for _stage in range(1, 5):
-    _ours, _theirs = f"backbone.network.layer{_stage}.{{block}}", f"backbone.res{_stage + 1}.{{block}}"
-    _RESNET += [
-        Rule(_ours + ".conv{number}.weight", _theirs + ".conv{number}.weight"),
-        Rule(_ours + ".bn{number}.{parameter}", _theirs + ".conv{number}.norm.{parameter}"),
-        Rule(_ours + ".downsample.0.weight", _theirs + ".shortcut.weight"),
-        Rule(_ours + ".downsample.1.{parameter}", _theirs + ".shortcut.norm.{parameter}"),
-    ]
-
-_SWIN = [
-    Rule("backbone.patch_embedding.projection.{parameter}", "backbone.patch_embed.proj.{parameter}"),
-    Rule("backbone.patch_embedding.norm.{parameter}", "backbone.patch_embed.norm.{parameter}"),
-    Rule(_OUR_BLOCK + ".attention_norm.{parameter}", _BLOCK + ".norm1.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward_norm.{parameter}", _BLOCK + ".norm2.{parameter}"),
-    Rule(_OUR_BLOCK + ".attention.position_bias", _BLOCK + ".attn.relative_position_bias_table"),
-    Rule(_OUR_BLOCK + ".attention.query_key_value.{parameter}", _BLOCK + ".attn.qkv.{parameter}"),
-    Rule(_OUR_BLOCK + ".attention.projection.{parameter}", _BLOCK + ".attn.proj.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward.expand.{parameter}", _BLOCK + ".mlp.fc1.{parameter}"),
-    Rule(_OUR_BLOCK + ".feedforward.contract.{parameter}", _BLOCK + ".mlp.fc2.{parameter}"),
-    Rule("backbone.merges.{stage}.norm.{parameter}", "backbone.layers.{stage}.downsample.norm.{parameter}"),
-    Rule("backbone.merges.{stage}.reduction.weight", "backbone.layers.{stage}.downsample.reduction.weight"),
+_RESNET = tuple(  # without its stem
+    Rule(f"backbone.network.layer{stage}.{{block}}.{ours}", f"backbone.res{stage + 1}.{{block}}.{theirs}")
+    for stage in range(1, 5)
+    for ours, theirs in (
+        ("conv{number}.weight", "conv{number}.weight"),
+        ("bn{number}.{parameter}", "conv{number}.norm.{parameter}"),
+        ("downsample.0.weight", "shortcut.weight"),
+        ("downsample.1.{parameter}", "shortcut.norm.{parameter}"),
+    )
+)
+_OUR_BLOCK, _BLOCK = "backbone.stages.{stage}.blocks.{block}", "backbone.layers.{stage}.blocks.{block}"
+SWIN = (
+    *modules("backbone.patch_embedding", "backbone.patch_embed", {"projection": "proj", "norm": "norm"}),
+    *modules(
+        _OUR_BLOCK,
+        _BLOCK,
+        {
+            "attention_norm": "norm1",
+            "feedforward_norm": "norm2",
+            "attention.query_key_value": "attn.qkv",
+            "attention.projection": "attn.proj",
+            "feedforward.expand": "mlp.fc1",
+            "feedforward.contract": "mlp.fc2",
+        },
+    ),
+    Rule(f"{_OUR_BLOCK}.attention.position_bias", f"{_BLOCK}.attn.relative_position_bias_table"),
+    *modules(
+        "backbone.merges.{stage}",
+        "backbone.layers.{stage}.downsample",
+        {"norm": "norm", "reduction": "reduction"},
+    ),
     Rule("backbone.output_norms.{stage}.{parameter}", "backbone.norm{stage}.{parameter}"),
-]
+)
+_BODIES = (*_RESNET, *SWIN)
 
-_PIXEL_DECODER = [
-    *(
-        Rule(
-            f"pixel_decoder.projections.{stride}.{ours}.{{parameter}}",
-            f"{_PIXEL}.input_proj.{level}.{theirs}.{{parameter}}",
-        )
-        for level, stride in enumerate((32, 16, 8))
-        for theirs, ours in enumerate(("convolution", "norm"))
+# pixel and query decoders of detectron2
+
+
+def _convolution(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """A convolution without a bias, and its norm."""
+    return (
+        Rule(f"pixel_decoder.{ours}.convolution.weight", f"{_PIXEL}.{theirs}.weight"),
+        *modules(f"pixel_decoder.{ours}", f"{_PIXEL}.{theirs}", {"norm": "norm"}),
+    )
+
+
+_HEADS = (
+    *modules("pixel_decoder", _PIXEL, {"mask_features": "mask_features"}),
+    Rule("query_decoder.query_positions.weight", f"{_PREDICTOR}.query_embed.weight"),
+    *modules(
+        "query_decoder.heads",
+        _PREDICTOR,
+        {"classes": "class_embed", "mask_embedding.layers.{number}": "mask_embed.layers.{number}"},
+    ),
+)
+_MASK2FORMER_DECODERS = (
+    *modules(
+        "pixel_decoder.projections",
+        f"{_PIXEL}.input_proj",
+        {
+            f"{stride}.{ours}": f"{level}.{theirs}"
+            for stride, level in LEVELS.items()
+            for theirs, ours in enumerate(("convolution", "norm"))
+        },
     ),
     Rule("pixel_decoder.encoder.level_embedding", f"{_PIXEL}.transformer.level_embed"),
-    Rule(
-        _OUR_ENCODER + ".attention.offsets.{parameter}", _ENCODER + ".self_attn.sampling_offsets.{parameter}"
+    *modules(
+        "pixel_decoder.encoder.layers.{layer}",
+        f"{_PIXEL}.transformer.encoder.layers.{{layer}}",
+        DEFORMABLE_ATTENTION | TORCH_ENCODER,
     ),
-    Rule(
-        _OUR_ENCODER + ".attention.weights.{parameter}", _ENCODER + ".self_attn.attention_weights.{parameter}"
-    ),
-    Rule(_OUR_ENCODER + ".attention.values.{parameter}", _ENCODER + ".self_attn.value_proj.{parameter}"),
-    Rule(_OUR_ENCODER + ".attention.output.{parameter}", _ENCODER + ".self_attn.output_proj.{parameter}"),
-    Rule(_OUR_ENCODER + ".attention_residual.norm.{parameter}", _ENCODER + ".norm1.{parameter}"),
-    Rule(_OUR_ENCODER + ".feedforward.expand.{parameter}", _ENCODER + ".linear1.{parameter}"),
-    Rule(_OUR_ENCODER + ".feedforward.contract.{parameter}", _ENCODER + ".linear2.{parameter}"),
-    Rule(_OUR_ENCODER + ".feedforward_residual.norm.{parameter}", _ENCODER + ".norm2.{parameter}"),
-    Rule("pixel_decoder.laterals.4.convolution.weight", f"{_PIXEL}.adapter_1.weight"),
-    Rule("pixel_decoder.laterals.4.norm.{parameter}", f"{_PIXEL}.adapter_1.norm.{{parameter}}"),
-    Rule("pixel_decoder.fusions.4.convolution.weight", f"{_PIXEL}.layer_1.weight"),
-    Rule("pixel_decoder.fusions.4.norm.{parameter}", f"{_PIXEL}.layer_1.norm.{{parameter}}"),
-    Rule("pixel_decoder.mask_features.{parameter}", f"{_PIXEL}.mask_features.{{parameter}}"),
-]
-
-
-def _attention(ours: str, theirs: str, module: str) -> list[Rule]:
-    our, their = f"query_decoder.layers.{{layer}}.{ours}", f"{_PREDICTOR}.{theirs}.{{layer}}"
-    return [
-        Rule(f"{our}.attention.input_weight", f"{their}.{module}.in_proj_weight"),
-        Rule(f"{our}.attention.input_bias", f"{their}.{module}.in_proj_bias"),
-        Rule(f"{our}.attention.output.{{parameter}}", f"{their}.{module}.out_proj.{{parameter}}"),
-        Rule(f"{our}.residual.norm.{{parameter}}", f"{their}.norm.{{parameter}}"),
-    ]
-
-
-_OUR_FEEDFORWARD = "query_decoder.layers.{layer}.feedforward"
-_FEEDFORWARD = _PREDICTOR + ".transformer_ffn_layers.{layer}"
-
-HEADS = (
-    Rule("query_decoder.heads.classes.{parameter}", f"{_PREDICTOR}.class_embed.{{parameter}}"),
-    Rule(
-        "query_decoder.heads.mask_embedding.layers.{number}.{parameter}",
-        _PREDICTOR + ".mask_embed.layers.{number}.{parameter}",
-    ),
-)
-
-_QUERY_DECODER = [
-    *_attention("cross", "transformer_cross_attention_layers", "multihead_attn"),
-    *_attention("self", "transformer_self_attention_layers", "self_attn"),
-    Rule(_OUR_FEEDFORWARD + ".update.expand.{parameter}", _FEEDFORWARD + ".linear1.{parameter}"),
-    Rule(_OUR_FEEDFORWARD + ".update.contract.{parameter}", _FEEDFORWARD + ".linear2.{parameter}"),
-    Rule(_OUR_FEEDFORWARD + ".residual.norm.{parameter}", _FEEDFORWARD + ".norm.{parameter}"),
+    *_convolution("laterals.4", "adapter_1"),
+    *_convolution("fusions.4", "layer_1"),
     *(
-        Rule(
-            f"query_decoder.projections.{stride}.{{parameter}}",
-            f"{_PREDICTOR}.input_proj.{level}.{{parameter}}",
+        rule
+        for ours, theirs, module in (
+            ("cross", "transformer_cross_attention_layers", "multihead_attn"),
+            ("self", "transformer_self_attention_layers", "self_attn"),
         )
-        for level, stride in enumerate((32, 16, 8))
+        for rule in (
+            *packed_attention(f"{_LAYER}.{ours}.attention", f"{_PREDICTOR}.{theirs}.{{layer}}.{module}"),
+            *modules(f"{_LAYER}.{ours}", f"{_PREDICTOR}.{theirs}.{{layer}}", {"residual.norm": "norm"}),
+        )
     ),
-    Rule("query_decoder.norm.{parameter}", f"{_PREDICTOR}.decoder_norm.{{parameter}}"),
+    *modules(
+        f"{_LAYER}.feedforward",
+        f"{_PREDICTOR}.transformer_ffn_layers.{{layer}}",
+        {"update.expand": "linear1", "update.contract": "linear2", "residual.norm": "norm"},
+    ),
+    *modules(
+        "query_decoder",
+        _PREDICTOR,
+        {
+            "norm": "decoder_norm",
+            **{f"projections.{stride}": f"input_proj.{level}" for stride, level in LEVELS.items()},
+        },
+    ),
     Rule("query_decoder.query_features.weight", f"{_PREDICTOR}.query_feat.weight"),
-    Rule("query_decoder.query_positions.weight", f"{_PREDICTOR}.query_embed.weight"),
     Rule("query_decoder.level_embedding.weight", f"{_PREDICTOR}.level_embed.weight"),
-    *HEADS,
-]
-
-BODIES: tuple[Rule, ...] = (*_RESNET, *_SWIN)
-"""Backbones, a ResNet without its stem."""
-
-RULES: tuple[Rule, ...] = (*STEM, *BODIES, *_PIXEL_DECODER, *_QUERY_DECODER)
-
-ALIASES = (
-    (r"^module\.", ""),  # a file saved from a model wrapped for several devices
-    (r"\.static_query\.", ".query_feat."),  # before the first release
-    (
-        r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)",
-        f"{_PIXEL}.",
-    ),  # before the second version of the head
+    *_HEADS,
 )
-"""Older names -> the names of today. Names of today stay, whether the file has versions or not."""
-
-VERSIONS = {
-    "sem_seg_head": {"version": 2},
-    "sem_seg_head.predictor": {"version": 2},
-}
-"""What a state dict says so that the original does not rename its keys."""
-
-NOT_WEIGHTS = (
-    r"criterion\.empty_weight",
-    r"backbone\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index",
-    r"pixel_mean|pixel_std",
+_MASKFORMER_DECODERS = (
+    *modules("pixel_decoder.encoder", _PIXEL, {"projection": "input_proj"}),
+    *torch_encoder_layer(
+        "pixel_decoder.encoder.encoder.layers.{layer}", f"{_PIXEL}.transformer.encoder.layers.{{layer}}"
+    ),
+    *_convolution("entry", "layer_4"),
+    *(
+        rule
+        for stride, level in ((16, 3), (8, 2), (4, 1))
+        for ours, theirs in (("laterals", "adapter"), ("fusions", "layer"))
+        for rule in _convolution(f"{ours}.{stride}", f"{theirs}_{level}")
+    ),
+    *torch_decoder_layer(_LAYER, f"{_PREDICTOR}.transformer.decoder.layers.{{layer}}"),
+    *modules(
+        "query_decoder",
+        _PREDICTOR,
+        {"projections.32": "input_proj", "norm": "transformer.decoder.norm"},
+    ),
+    *_HEADS,
 )
-"""Keys that hold no learned number (regular expressions)."""
+
+# DETR
+
+
+def torchvision_resnet(theirs: str) -> tuple[Rule, ...]:
+    """The ResNet of both releases of DETR: below `theirs` it has torchvision's names, as ours has."""
+    block = "layer{stage}.{block}"
+    names = (
+        "conv1",
+        "bn1",
+        f"{block}.conv{{number}}",
+        f"{block}.bn{{number}}",
+        f"{block}.downsample.{{part}}",
+    )
+    return modules("backbone.network", theirs, {name: name for name in names})
+
+
+DETR_MASK_HEAD = (
+    *modules("attention", "bbox_attention", {"query": "q_linear", "key": "k_linear"}),
+    *modules(
+        "pyramid",
+        "mask_head",
+        {
+            "mask": "out_lay",
+            **{
+                f"{ours}.{index}": f"{theirs}{index + 1}"
+                for ours, theirs, count in (
+                    ("convolutions", "lay", 5),
+                    ("norms", "gn", 5),
+                    ("adapters", "adapter", 3),
+                )
+                for index in range(count)
+            },
+        },
+    ),
+)
+"""Of the panoptic models; files of transformers have these names too."""
+
+_DETECTOR = (
+    *torchvision_resnet("backbone.0.body"),
+    Rule("projection.{parameter}", "input_proj.{parameter}"),
+    *torch_encoder_layer("encoder.layers.{layer}", "transformer.encoder.layers.{layer}"),
+    *torch_decoder_layer(_LAYER, "transformer.decoder.layers.{layer}"),
+    Rule("query_decoder.norm.{parameter}", "transformer.decoder.norm.{parameter}"),
+    Rule("query_decoder.query_positions.weight", "query_embed.weight"),
+    Rule("query_decoder.heads.classes.{parameter}", "class_embed.{parameter}"),
+    Rule("query_decoder.heads.boxes.layers.{number}.{parameter}", "bbox_embed.layers.{number}.{parameter}"),
+)
+
+
+def _constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+    classes = tensors[f"{_PREDICTOR}.class_embed.bias"]
+    return class_weights(classes, no_object_weight) | relative_positions(tensors)
 
 
 def old_name(key: str) -> str:
-    """The key as it was before, which the original renames when it loads a file without versions."""
+    """The key before the second version of the head; the original renames it in a file without versions."""
     return key.replace(f"{_PIXEL}.", "sem_seg_head.").replace(".query_feat.", ".static_query.")
 
 
-def with_current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names of today.
+MASK2FORMER = CheckpointFormat(
+    title=TITLE,
+    model="Mask2Former",
+    rules=(*_STEM, *_BODIES, *_MASK2FORMER_DECODERS),
+    aliases=(
+        (r"^module\.", ""),  # saved from a model wrapped for several devices
+        (r"\.static_query\.", ".query_feat."),  # before the first release
+        # before the second version of the head
+        (r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)", f"{_PIXEL}."),
+    ),
+    not_weights=(
+        r"criterion\.empty_weight|pixel_mean|pixel_std"
+        r"|backbone\.layers\.\d+\.blocks\.\d+\.attn\.relative_position_index"
+    ),
+    infer=infer_mask2former,
+    constants=_constants,
+    usual=ModelConfig(),
+    fixed=MASKS_WITHOUT_TRACE,
+    versions={"sem_seg_head": {"version": 2}, "sem_seg_head.predictor": {"version": 2}},
+)
+MASKFORMER = replace(
+    MASK2FORMER,
+    model="MaskFormer",
+    rules=(*_STEM, *_BODIES, *_MASKFORMER_DECODERS),
+    infer=infer_maskformer,
+    usual=maskformer_model("resnet50", encoder_layers=0),
+    fixed=(*MASKS_WITHOUT_TRACE, "query_decoder.heads"),
+)
+MASKFORMER_DEEP_STEM = replace(
+    MASKFORMER,
+    rules=(*_DEEP_STEM, *_BODIES, *_MASKFORMER_DECODERS),
+)
+DETR = CheckpointFormat(
+    title=TITLE,
+    model="DETR",
+    rules=(*_DETECTOR, *prefixed(_DETECTOR, "detr."), *DETR_MASK_HEAD),
+    aliases=((r"^module\.", ""),),
+    not_weights=r"(detr\.)?backbone\.0\.body\..*\.num_batches_tracked",
+    infer=infer_detr,
+    constants=no_constants,
+    usual=DetrConfig(),
+    fixed=DETR_WITHOUT_TRACE,
+    versions={},
+)
+_FORMATS: Mapping[str, CheckpointFormat] = {
+    r"(.*\.)?bbox_embed\.layers\.0\.weight": DETR,
+    r"backbone\.stem\.conv3\.weight": MASKFORMER_DEEP_STEM,
+    r"sem_seg_head\.predictor\.transformer\..*": MASKFORMER,
+}
+"""Signature (a regular expression) -> format; it matches a key that files of later formats do not have."""
 
-    Raises:
-        ValueError: two keys of the file mean the same tensor.
-    """
-    return {name: tensors[key] for key, name in substitute(list(tensors), ALIASES).items()}
+
+def format_of(keys: Iterable[str]) -> CheckpointFormat:
+    """The format whose signature is among the keys of a file; Mask2Former's where there is none."""
+    names = [re.sub(r"^module\.", "", key) for key in keys]
+    known = (
+        found for signature, found in _FORMATS.items() if any(re.fullmatch(signature, name) for name in names)
+    )
+    return next(known, MASK2FORMER)
 
 
-def constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
-    """What a file of the original holds besides weights: given the exported weights, the tensors to add."""
-    classes = tensors[f"{_PREDICTOR}.class_embed.bias"]
-    class_weights = torch.ones_like(classes)
-    class_weights[-1] = no_object_weight
-    added = {"criterion.empty_weight": class_weights}
-    table = ".relative_position_bias_table"
-    for key, tensor in tensors.items():
-        if key.endswith(table):
-            index = relative_position_index(tensor.shape[0]).to(tensor.device)
-            added[f"{key.removesuffix(table)}.relative_position_index"] = index
-    return added
-
-
-def relative_position_index(rows: int) -> Tensor:
-    """For each pair of tokens of a Swin window the row of its bias table, which has (2 window - 1)^2."""
-    window = (round(rows**0.5) + 1) // 2
-    places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
-    steps = places[:, None] - places[None] + window - 1
-    return steps[..., 0] * (2 * window - 1) + steps[..., 1]
+def format_for(model: ModelConfig | DetrConfig) -> CheckpointFormat:
+    """The format in which the original release keeps a model."""
+    if isinstance(model, DetrConfig):
+        return DETR
+    if model.pixel_decoder.kind == "deformable":
+        return MASK2FORMER
+    return MASKFORMER_DEEP_STEM if model.backbone.name in DEEPLABS.values() else MASKFORMER

@@ -1,0 +1,141 @@
+"""The type of a checkpoint format: how a release names the tensors of a kind of model, in both directions."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unimask.checkpoints.images import ModelFile
+from unimask.checkpoints.tensors import check_fit
+from unimask.config.images import DetrConfig, ModelConfig
+from unimask.config.values import settings_to_dict
+from unimask.conversion.architecture import Stated
+from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
+from unimask.errors import WeightsError
+from unimask.models.build import Model, build_model
+
+Infer = Callable[[Mapping[str, Tensor], Stated, Path], tuple[ModelConfig | DetrConfig, int]]
+Constants = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFormat:
+    """How a release names the tensors of a kind of model, and what else its files hold."""
+
+    title: str  # of the release
+    model: str  # the kind of model
+    rules: tuple[Rule, ...]  # the table of names
+    aliases: tuple[tuple[str, str], ...]  # other names of the same tensors -> those in `rules`
+    not_weights: str  # matches keys without influence on a prediction (regular expression)
+    infer: Infer  # tensors under our names -> the model and its number of classes
+    constants: Constants  # exported tensors, weight of no-object -> what a file holds besides
+    usual: ModelConfig | DetrConfig  # with the values of `fixed` that the release has
+    fixed: tuple[str, ...]  # settings of the model that leave no trace in names and shapes
+    versions: Mapping[str, Mapping[str, int]]  # of modules, in the metadata of a state dict
+
+    def current_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors under the names in `rules`.
+
+        Raises:
+            ValueError: two keys mean the same tensor.
+        """
+        return {name: tensors[key] for key, name in substitute(list(tensors), self.aliases).items()}
+
+    def read(
+        self, tensors: Mapping[str, Tensor], stated: Stated, path: Path
+    ) -> tuple[Model, ModelConfig | DetrConfig, int]:
+        """The model that a file's tensors are of, in eval mode, its settings and its number of classes.
+
+        Raises:
+            WeightsError: the file holds a tensor twice, or keys are unknown, missing or of a wrong shape; the
+                message has the names in the file.
+        """
+        try:
+            theirs = self.current_names(tensors)
+        except ValueError as error:
+            raise WeightsError(path, f"holds a tensor twice: {error}") from None
+        theirs = {key: tensor for key, tensor in theirs.items() if not re.fullmatch(self.not_weights, key)}
+        renamed = to_ours(theirs, self.rules)
+        if not renamed.tensors:
+            reason = f"no name in it is one of a {self.model} of {self.title}"
+            raise WeightsError(path, reason, unexpected=renamed.unknown)
+        try:
+            config, num_classes = self.infer(renamed.tensors, stated, path)
+        except KeyError as error:
+            reason = f"these are not the weights of a {self.model}"
+            raise WeightsError(path, reason, missing=(error.args[0],)) from None
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config, num_classes)
+        wanted = to_theirs(model.state_dict(), self.rules).tensors
+        reason = f"does not fit the {self.model} with {config.backbone.name} that its shapes suggest"
+        check_fit(path, reason, wanted=wanted, found=theirs)
+        model.load_state_dict(renamed.tensors)
+        return model.eval(), config, num_classes
+
+    def write(self, model: Model, model_file: ModelFile) -> dict[str, Tensor]:
+        """The tensors of a model under the names in `rules`, with the constants that a file holds.
+
+        Raises:
+            WeightsError: the model has settings or tensors that the release does not know.
+        """
+        experiment = model_file.experiment
+        name = experiment.model.backbone.name
+        differing = self._differing(experiment.model)
+        if differing:
+            raise WeightsError(name, f"{self.title} has no such model: {', '.join(differing)}")
+        renamed = to_theirs(model.state_dict(), self.rules)
+        if renamed.unknown:
+            reason = f"{self.title} has no counterpart, only of ResNet and Swin"
+            raise WeightsError(name, reason, unexpected=renamed.unknown)
+        return renamed.tensors | self.constants(renamed.tensors, experiment.losses.no_object_weight)
+
+    def _differing(self, model: ModelConfig | DetrConfig) -> list[str]:
+        given, usual = settings_to_dict(model), settings_to_dict(self.usual)
+        found = [
+            f"{path} is {_value(given, path)!r}"
+            for path in self.fixed
+            if _value(given, path) != _value(usual, path)
+        ]
+        if isinstance(model, ModelConfig) and model.pixel_decoder.heads != model.query_decoder.heads:
+            found.append("the two decoders differ in heads")
+        return found
+
+
+def _value(settings: object, path: str) -> object:
+    return reduce(lambda values, name: values[name], path.split("."), settings)  # type: ignore[index]
+
+
+def no_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+    """Nothing: the files hold weights only."""
+    return {}
+
+
+def class_weights(bias: Tensor, no_object_weight: float) -> dict[str, Tensor]:
+    """The weights of the classes in the loss, which files of the original and of transformers hold."""
+    weights = torch.ones_like(bias)
+    weights[-1] = no_object_weight
+    return {"criterion.empty_weight": weights}
+
+
+def relative_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The index that lies beside each table of a Swin's position biases."""
+    table = ".relative_position_bias_table"
+    return {
+        f"{key.removesuffix(table)}.relative_position_index": relative_position_index(len(tensor)).to(
+            tensor.device
+        )
+        for key, tensor in tensors.items()
+        if key.endswith(table)
+    }
+
+
+def relative_position_index(rows: int) -> Tensor:
+    """For each pair of tokens of a Swin window the row of its bias table, which has (2 window - 1)^2 rows."""
+    window = (round(rows**0.5) + 1) // 2
+    places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    steps = places[:, None] - places[None] + window - 1
+    return steps[..., 0] * (2 * window - 1) + steps[..., 1]
