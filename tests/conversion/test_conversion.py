@@ -225,7 +225,7 @@ def test_what_cannot_be_converted_is_said(
 
 def test_a_broken_configuration_of_transformers_is_named(hugging: Path, tmp_path: Path) -> None:
     (hugging / "config.json").write_text('{"model_type": "mask2former",')
-    with pytest.raises(WeightsError, match="cannot be read as JSON") as caught:
+    with pytest.raises(WeightsError, match="is not valid JSON") as caught:
         convert(hugging, tmp_path / "found")
     assert "config.json" in str(caught.value)
     (hugging / "config.json").write_text(

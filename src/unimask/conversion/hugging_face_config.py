@@ -1,6 +1,5 @@
 """`config.json` and `preprocessor_config.json` of Hugging Face transformers, in both directions."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from unimask.conversion import hugging_face
 from unimask.conversion.architecture import HEADS, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.errors import WeightsError
+from unimask.files import read_json
 
 Json = dict[str, object]
 
@@ -95,14 +95,14 @@ def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
         WeightsError: a file is broken, is of another kind of model, or asks for what our model does not have.
     """
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_object(path)
     config_format = format_of(config.get("model_type"), path)
     stated = config_format.read(path, config)
     labels = _part(config, "id2label")
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     processor = folder / "preprocessor_config.json"
-    pixels = read_json(processor) if processor.is_file() else {}
+    pixels = read_object(processor) if processor.is_file() else {}
     return config_format, replace(
         stated,
         names=() if placeholders else names,
@@ -112,16 +112,13 @@ def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
     )
 
 
-def read_json(path: Path) -> Json:
+def read_object(path: Path) -> Json:
     """The JSON object in a file.
 
     Raises:
         WeightsError: it cannot be read, or is none.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(path, f"cannot be read as JSON ({error})") from None
+    content = read_json(path, WeightsError)
     if not isinstance(content, dict):
         raise WeightsError(path, "must be a JSON object")
     return content

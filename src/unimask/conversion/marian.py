@@ -10,7 +10,7 @@ from torch import Tensor
 from unimask.checkpoints.tensors import check_fit
 from unimask.checkpoints.text import VOCABULARY_NAME, SequenceModelFile
 from unimask.config.text import DecodingConfig, SequenceModelConfig, TextConfig, TranslationExperiment
-from unimask.conversion.hugging_face_config import Json, check_fixed, read_json
+from unimask.conversion.hugging_face_config import Json, check_fixed, read_object
 from unimask.conversion.hugging_face_files import as_text, config_mentions, read_tensors, write_folder
 from unimask.conversion.layers import transformers_decoder_layer, transformers_encoder_layer
 from unimask.conversion.rules import Rule, to_ours, to_theirs
@@ -135,7 +135,7 @@ def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFil
         WeightsError: a file is missing or broken, or asks for what our model does not have.
     """
     path, vocabulary = folder / "config.json", folder / VOCABULARY_NAME
-    values = read_json(path)
+    values = read_object(path)
     experiment, special = read_settings(values, path)
     if not vocabulary.is_file():
         raise WeightsError(
