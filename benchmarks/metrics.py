@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.settings import Outcome, Settings
 from unimask.benchmark.tables import Table
-from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
+from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.data.views import view
 from unimask.inference.evaluation import Metric
 from unimask.metrics.average_precision import MaskAveragePrecision
@@ -45,7 +45,7 @@ def shifted(truth: Segments) -> Segments:
 
 def run(settings: Settings) -> Outcome:
     size, count = ((96, 128), 5) if settings.quick else ((480, 640), 60)
-    shapes = ShapesDataset(size=size, count=count, most=20)
+    shapes = shapes_dataset(size=size, count=count, most=20)
     found = []
     for name, kind in METRICS.items():
         data = view(shapes, "instance" if name.startswith("AP") else "panoptic")

@@ -21,7 +21,7 @@ from unimask.cli.options import parse_settings
 from unimask.config.images import PostprocessConfig, experiment_to_dict
 from unimask.config.text import translation_to_dict
 from unimask.data.formats.folders import read_scheme
-from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
+from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
@@ -299,7 +299,7 @@ def test_pictures_are_made_by_a_model(tmp_path: Path) -> None:
     model = build_model(experiment.model, len(CATEGORIES)).eval()
     about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="none", provenance="random")
     save_model(tmp_path / "model", model, about)
-    for index, sample in enumerate(ShapesDataset(size=(37, 53), count=2, seed=3)[i] for i in range(2)):
+    for index, sample in enumerate(shapes_dataset(size=(37, 53), count=2, seed=3)[i] for i in range(2)):
         Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
     given = ["--weights", str(tmp_path / "model"), "--task", "semantic", "--height", "74"]
     target = tmp_path / "new" / "sheet.png"

@@ -227,7 +227,7 @@ def test_bad_panoptic_files(model: Path, tmp_path: Path) -> None:
     right = (pngs / "p0.png").read_bytes()
     save_ids(pngs / "p0.png", np.full((5, 7), 5))
     message = refused(*given)
-    assert f"error {pngs / 'p0.png'}: is 7 x 5 pixels, but its picture is 19 x 17" in message
+    assert f"error {pngs / 'p0.png'}: is 7 x 5 pixels, but its image is 19 x 17" in message
     (pngs / "p0.png").write_bytes(right)
     content["annotations"][0]["segments_info"].pop()
     save_json(path, content)

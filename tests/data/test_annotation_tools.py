@@ -263,7 +263,7 @@ def test_detection_takes_the_boxes_of_voc_and_segmentation_its_masks(tmp_path: P
         ("<xmax>10</xmax>", "", r"object 1 \('dog'\): its bndbox has no four numbers xmin, ymin, xmax, ymax"),
         ("<xmax>10</xmax>", "<xmax>1</xmax>", r"its box goes from \(3, 4\) to \(1, 11\), backwards"),
         ("{height}", "half", "its size is 31 x half; expected whole numbers"),
-        ("{height}", "99", "is for a picture of 31 x 99 pixels, but val.jpg has 31 x 23"),
+        ("{height}", "99", "is for an image of 31 x 99 pixels, but val.jpg has 31 x 23"),
     ],
 )
 def test_bad_boxes_of_voc_are_named(tmp_path: Path, old: str, new: str, reason: str) -> None:
@@ -429,9 +429,7 @@ def test_bad_shapes_of_labelme_are_named(tmp_path: Path, shape: dict[str, object
 def test_labelme_on_a_picture_of_another_size(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png", HEIGHT, WIDTH + 1)
     save_json(tmp_path / "a.json", labelme([{"label": "cat", "points": corners()}], "a.png"))
-    with pytest.raises(
-        DataError, match=r"a\.json: is for a picture of 31 x 23 pixels, but a.png has 32 x 23"
-    ):
+    with pytest.raises(DataError, match=r"a\.json: is for an image of 31 x 23 pixels, but a.png has 32 x 23"):
         open_dataset(tmp_path, "all", "instance")[0]
 
 
@@ -599,7 +597,7 @@ def test_bad_elements_of_cvat_are_named(tmp_path: Path, element: str, reason: st
 def test_pictures_that_are_missing_are_named(tmp_path: Path) -> None:
     save_cvat(tmp_path)
     (tmp_path / "images" / "one.png").unlink()
-    with pytest.raises(DataError, match=r"annotations\.xml: its picture 'one.png' is not found; looked in"):
+    with pytest.raises(DataError, match=r"annotations\.xml: its image 'one.png' is not found; looked in"):
         open_dataset(tmp_path, "train", "instance")
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 
 from unimask.config.images import DataConfig, ScaleJitter
 from unimask.data.augmentation import augment, draw_window, jitter_color, scale_factor
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.seeds import seeded_generator
 from unimask.structures import Sample
@@ -191,7 +191,7 @@ def test_segments_outside_the_crop_are_dropped_with_their_layers() -> None:
 
 
 def test_color_changes_the_picture_only() -> None:
-    sample = ShapesDataset(size=(48, 64), count=3)[0]
+    sample = shapes_dataset(size=(48, 64), count=3)[0]
     plain = config(crop=(48, 64), horizontal_flip=0.0, vertical_flip=0.0, low=1.0, high=1.0)
     colored = replace(plain, color=1.0)
     results = [augment(sample, colored, torch.Generator().manual_seed(seed)) for seed in range(12)]
@@ -204,7 +204,7 @@ def test_color_changes_the_picture_only() -> None:
 
 
 def test_an_augmentation_is_a_function_of_its_key() -> None:
-    sample = ShapesDataset(size=(48, 64), count=3)[1]
+    sample = shapes_dataset(size=(48, 64), count=3)[1]
     strong = config(color=1.0)
     first, again, other = (
         augment(sample, strong, seeded_generator(*key)) for key in ((3, 1), (3, 1), (3, 2))

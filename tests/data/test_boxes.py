@@ -10,8 +10,8 @@ from PIL import Image
 
 from unimask.config.images import DataConfig, ScaleJitter
 from unimask.data.augmentation import augment
-from unimask.data.formats.coco_boxes import CocoBoxes
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.coco_instances import open_boxes
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.loader import training_loader
 from unimask.data.open import open_dataset
 from unimask.data.seeds import seeded_generator
@@ -55,7 +55,7 @@ def test_boxes_are_those_of_the_file(tmp_path: Path) -> None:
         annotation(3, iscrowd=1),
         annotation(4, difficult=1),
     )
-    dataset = CocoBoxes(path)
+    dataset = open_boxes(path)
     found = dataset[0].truth
     assert dataset.image_ids == ("a",)
     assert found.boxes.tolist()[:2] == [[2.5, 1.0, 6.5, 6.0], [20.0, 0.0, 23.0, 6.0]]  # cut off at the border
@@ -79,7 +79,7 @@ def test_boxes_are_those_of_the_file(tmp_path: Path) -> None:
 def test_a_wrong_box_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     path = write_set(tmp_path, annotation(1, **changes))
     with pytest.raises(DataError, match=words) as error:
-        CocoBoxes(path)
+        open_boxes(path)
     assert str(path) in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_a_folder_gives_boxes_before_masks(tmp_path: Path) -> None:
 def test_boxes_around_the_things_of_a_generated_set() -> None:
     dataset = open_dataset("shapes:48x64", "val", "detection")
     assert dataset.categories.names == ("circle", "square", "triangle")
-    segments = ShapesDataset(size=(48, 64), count=5, seed=1)
+    segments = shapes_dataset(size=(48, 64), count=5, seed=1)
     for index in range(5):
         found, truth = dataset[index].truth, segments[index].truth
         things = truth.masks()[truth.labels < 3]
@@ -121,7 +121,7 @@ def test_segments_without_pixels_have_no_box() -> None:
 
 
 def test_boxes_move_as_their_segments_do() -> None:
-    dataset = ShapesDataset(size=(48, 64), count=30, seed=2)
+    dataset = shapes_dataset(size=(48, 64), count=30, seed=2)
     compared = 0
     for index in range(30):
         sample = dataset[index]

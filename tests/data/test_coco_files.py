@@ -17,15 +17,15 @@ from data.dataset_files import (
 )
 from PIL import Image
 
-from unimask.data.formats.coco import CocoInstances
-from unimask.data.formats.coco_panoptic import CocoPanoptic
+from unimask.data.formats.coco_instances import open_instances
+from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.errors import DataError
 
 Change = Callable[[dict], object]
 
 
 def test_instances_overlap_in_layers_and_keep_their_order(tmp_path: Path) -> None:
-    dataset = CocoInstances(save_coco_instances(tmp_path / "instances_train.json", tmp_path / "images"))
+    dataset = open_instances(save_coco_instances(tmp_path / "instances_train.json", tmp_path / "images"))
     assert dataset.categories.names == ("cat", "dog")
     assert dataset.categories.file_ids == (3, 7)
     assert dataset.categories.is_thing == (True, True)
@@ -50,7 +50,7 @@ def test_masks_equal_pycocotools(tmp_path: Path) -> None:
 
     content = coco_instances(1)
     content["annotations"][0]["segmentation"] = [[-5.5, -3, 40, 4.25, 12, 99], square(20, 1, 8.5)]
-    dataset = CocoInstances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 1, content))
+    dataset = open_instances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 1, content))
     masks = dataset[0].truth.masks()
     for mask, entry in zip(masks, content["annotations"]):
         packed = reference.frPyObjects(entry["segmentation"], 23, 31)
@@ -67,7 +67,7 @@ def test_pictures_without_instances_and_instances_without_pixels(tmp_path: Path)
         annotation(1, 10, [[1, 1, 5, 1, 9, 1]]),
         annotation(2, 10, [square(1, 1, 5)], category=7),
     ]
-    dataset = CocoInstances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 2, content))
+    dataset = open_instances(save_coco_instances(tmp_path / "a.json", tmp_path / "images", 2, content))
     assert dataset[0].truth.labels.tolist() == [1]
     assert len(dataset[1].truth) == 0
     assert dataset[1].truth.layers.shape == (1, 23, 31)
@@ -81,9 +81,9 @@ def test_roboflow_parent_category_is_left_out(tmp_path: Path) -> None:
         {"id": 7, "name": "dog", "supercategory": "animals"},
     ]
     path = save_coco_instances(tmp_path / "train" / "_annotations.coco.json", tmp_path / "train", 1, content)
-    assert CocoInstances(path).categories.names == ("cat", "dog")
+    assert open_instances(path).categories.names == ("cat", "dog")
     content["annotations"][0]["category_id"] = 0
-    assert CocoInstances(save_json(path, content)).categories.names == ("animals", "cat", "dog")
+    assert open_instances(save_json(path, content)).categories.names == ("animals", "cat", "dog")
 
 
 def test_stored_orientation_is_used_where_the_json_was_made_without_exif(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_stored_orientation_is_used_where_the_json_was_made_without_exif(tmp_pat
     exif[0x0112] = 6
     stored = np.arange(23 * 31, dtype=np.uint32).reshape(23, 31).astype(np.uint8)
     Image.fromarray(stored).save(tmp_path / "images" / "p0.png", exif=exif)
-    assert np.array_equal(CocoInstances(path)[0].image[0].numpy(), stored)
+    assert np.array_equal(open_instances(path)[0].image[0].numpy(), stored)
 
 
 def _edit_first(key: str, value: object) -> Change:
@@ -126,7 +126,7 @@ BAD_INSTANCES: dict[str, tuple[Change, str]] = {
     ),
     "outside polygon": (
         _edit_first("segmentation", [square(200, 2, 5), square(2, -90, 5)]),
-        r"annotation 1 lies outside of its picture \(31 x 23 pixels\)",
+        r"annotation 1 lies outside of its image \(31 x 23 pixels\)",
     ),
     "nan polygon": (_edit_first("segmentation", [[float("nan")] * 6]), "annotation 1: .* no finite"),
     "other size": (
@@ -147,7 +147,7 @@ def test_bad_entries_are_named(tmp_path: Path, case: str) -> None:
     change(content)
     save_json(path, content)
     with pytest.raises(DataError, match=message) as caught:
-        CocoInstances(path)
+        open_instances(path)
     assert caught.value.path == str(path)
 
 
@@ -156,7 +156,7 @@ def test_bad_run_lengths_are_named_when_they_are_decoded(tmp_path: Path) -> None
     for counts in ("zz~~~", [1, 5000], [3, -2, 5]):
         content = coco_instances()
         content["annotations"][4]["segmentation"] = {"size": [23, 31], "counts": counts}
-        dataset = CocoInstances(save_json(path, content))
+        dataset = open_instances(save_json(path, content))
         assert len(dataset[0].truth) == 3
         with pytest.raises(DataError, match=r"a\.json: annotation 102: .*run lengths"):
             dataset[1]
@@ -166,25 +166,25 @@ def test_missing_and_wrong_pictures(tmp_path: Path) -> None:
     path = save_coco_instances(tmp_path / "a.json", tmp_path / "images")
     save_picture(tmp_path / "images" / "p1.png", 5, 9)
     with pytest.raises(DataError, match=r"p1\.png: is 9 x 5 pixels, but a\.json says 31 x 23 \(image 11\)"):
-        CocoInstances(path)[1]
+        open_instances(path)[1]
     (tmp_path / "images" / "p1.png").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"p1\.png: is not a picture"):
-        CocoInstances(path)[1]
+        open_instances(path)[1]
     (tmp_path / "images" / "p1.png").unlink()
     with pytest.raises(DataError, match=r"1 of 2 pictures are missing in .*images, the first is 'p1.png'"):
-        CocoInstances(path)
+        open_instances(path)
     (tmp_path / "images" / "p0.png").unlink()
     with pytest.raises(DataError, match=r"pictures are not found \('p0.png', \.\.\.\); looked in"):
-        CocoInstances(path)
+        open_instances(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 5}', "\x00"])
 def test_files_that_are_no_coco(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DataError, match=r"a\.json"):
-        CocoInstances(tmp_path / "a.json")
+        open_instances(tmp_path / "a.json")
     with pytest.raises(DataError, match=r"a\.json"):
-        CocoPanoptic(tmp_path / "a.json")
+        open_panoptic(tmp_path / "a.json")
 
 
 def test_pictures_are_found_by_convention(tmp_path: Path) -> None:
@@ -199,22 +199,22 @@ def test_pictures_are_found_by_convention(tmp_path: Path) -> None:
     }
     for index, (annotations, pictures) in enumerate(layouts.items()):
         root = tmp_path / str(index)
-        assert len(CocoInstances(save_coco_instances(root / annotations, root / pictures))) == 2, annotations
+        assert len(open_instances(save_coco_instances(root / annotations, root / pictures))) == 2, annotations
 
 
 def test_file_names_with_folders(tmp_path: Path) -> None:
     content = coco_instances(1)
     content["images"][0]["file_name"] = "train2017/p0.png"
     save_coco_instances(tmp_path / "a.json", tmp_path, 1, content)
-    assert CocoInstances(tmp_path / "a.json")[0].image_id == "p0"
+    assert open_instances(tmp_path / "a.json")[0].image_id == "p0"
     save_picture(tmp_path / "b" / "images" / "p0.png", 23, 31)
     content["images"][0]["file_name"] = "C:\\data\\p0.png"
-    assert CocoInstances(save_json(tmp_path / "b" / "a.json", content))[0].image_id == "p0"
+    assert open_instances(save_json(tmp_path / "b" / "a.json", content))[0].image_id == "p0"
 
 
 def test_panoptic_sample(tmp_path: Path) -> None:
     save_panoptic(tmp_path / "panoptic_val.json", tmp_path / "panoptic", tmp_path / "images")
-    dataset = CocoPanoptic(tmp_path / "panoptic_val.json")
+    dataset = open_panoptic(tmp_path / "panoptic_val.json")
     assert dataset.categories.is_thing == (True, True, False)
     assert dataset.categories.colors[2] == (1, 2, 3)
     segments = dataset[1].truth
@@ -228,7 +228,7 @@ def test_panoptic_sample(tmp_path: Path) -> None:
 def test_panoptic_pictures_without_annotation_are_left_out(tmp_path: Path) -> None:
     content = save_panoptic(tmp_path / "p.json", tmp_path / "panoptic", tmp_path / "images", 3)
     content["annotations"].pop(1)
-    assert CocoPanoptic(save_json(tmp_path / "p.json", content)).image_ids == ("p0", "p2")
+    assert open_panoptic(save_json(tmp_path / "p.json", content)).image_ids == ("p0", "p2")
 
 
 def test_panoptic_folders_by_convention(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_panoptic_folders_by_convention(tmp_path: Path) -> None:
     for index, (path, pngs, pictures) in enumerate(layouts):
         root = tmp_path / str(index)
         save_panoptic(root / path, root / pngs, root / pictures)
-        assert len(CocoPanoptic(root / path)[0].truth) == 3
+        assert len(open_panoptic(root / path)[0].truth) == 3
 
 
 def _edit_segment(key: str, value: object) -> Change:
@@ -273,12 +273,12 @@ def test_bad_panoptic_entries_are_named(tmp_path: Path, case: str) -> None:
     content = save_panoptic(tmp_path / "p.json", tmp_path / "panoptic", tmp_path / "images")
     change(content)
     with pytest.raises(DataError, match=message):
-        CocoPanoptic(save_json(tmp_path / "p.json", content))
+        open_panoptic(save_json(tmp_path / "p.json", content))
 
 
 def test_panoptic_png_that_does_not_fit(tmp_path: Path) -> None:
     save_panoptic(tmp_path / "p.json", tmp_path / "panoptic", tmp_path / "images", 1)
-    dataset = CocoPanoptic(tmp_path / "p.json")
+    dataset = open_panoptic(tmp_path / "p.json")
     png = tmp_path / "panoptic" / "p0.png"
     ids = np.zeros((17, 19), dtype=np.int64)
     ids[:3], ids[3:6], ids[6:9] = 5, 70000, 257
@@ -291,7 +291,7 @@ def test_panoptic_png_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no pixel of 1 segments that p\.json lists for image 0, .* is 257"):
         dataset[0]
     save_ids(png, ids[:5])
-    with pytest.raises(DataError, match=r"p0\.png: is 19 x 5 pixels, but its picture is 19 x 17"):
+    with pytest.raises(DataError, match=r"p0\.png: is 19 x 5 pixels, but its image is 19 x 17"):
         dataset[0]
     Image.new("L", (19, 17)).save(png)
     with pytest.raises(DataError, match="mode L"):
@@ -299,21 +299,21 @@ def test_panoptic_png_that_does_not_fit(tmp_path: Path) -> None:
     for path in (tmp_path / "panoptic").iterdir():
         path.unlink()
     with pytest.raises(DataError, match=r"panoptic PNGs \('p0.png', \.\.\.\) are not found"):
-        CocoPanoptic(tmp_path / "p.json")
+        open_panoptic(tmp_path / "p.json")
 
 
 def test_readers_are_lazy(tmp_path: Path) -> None:
     path = save_coco_instances(tmp_path / "a.json", tmp_path / "images")
     for picture in (tmp_path / "images").iterdir():
         picture.write_bytes(b"")
-    assert len(CocoInstances(path)) == 2
+    assert len(open_instances(path)) == 2
     content = save_panoptic(tmp_path / "p.json", tmp_path / "panoptic", tmp_path / "images")
     for picture in (tmp_path / "panoptic").iterdir():
         picture.write_bytes(b"")
-    assert len(CocoPanoptic(tmp_path / "p.json")) == len(content["images"])
+    assert len(open_panoptic(tmp_path / "p.json")) == len(content["images"])
     assert json.loads(path.read_text())["images"]
 
 
 def test_scores_of_a_truth_are_one(tmp_path: Path) -> None:
     path = save_coco_instances(tmp_path / "a.json", tmp_path / "images")
-    assert torch.equal(CocoInstances(path)[0].truth.scores, torch.ones(3))
+    assert torch.equal(open_instances(path)[0].truth.scores, torch.ones(3))

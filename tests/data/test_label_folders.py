@@ -5,8 +5,8 @@ import pytest
 from data.dataset_files import CLASSES, class_map, save_json, save_labels, save_picture
 from PIL import Image
 
-from unimask.data.formats.folders import LabelFolder, find_folders, pair_up, read_scheme, read_splits
-from unimask.data.sources import SPLITS
+from unimask.data.formats.folders import find_folders, label_dataset, pair_up, read_scheme, read_splits
+from unimask.data.items import ItemDataset
 from unimask.errors import DataError
 
 
@@ -16,9 +16,9 @@ def save_set(root: Path, numbers: np.ndarray, count: int = 2) -> None:
         save_labels(root / "labels" / f"p{n}.png", numbers)
 
 
-def open_set(root: Path) -> LabelFolder:
+def open_set(root: Path) -> ItemDataset:
     pairs = pair_up(root / "images", root / "labels")
-    return LabelFolder(pairs, read_scheme(root, pairs))
+    return label_dataset(pairs, read_scheme(root, pairs))
 
 
 def test_semantic_labels(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_label_names_may_have_an_ending(tmp_path: Path) -> None:
     save_labels(tmp_path / "labels" / "a_mask.png", np.zeros((3, 4), np.uint8))
     save_labels(tmp_path / "labels" / "a_b_mask.png", np.ones((3, 4), np.uint8))
     pairs = pair_up(tmp_path / "images", tmp_path / "labels")
-    assert [(p.picture.name, p.labels.name) for p in pairs] == [
+    assert [(p.image.name, p.labels.name) for p in pairs] == [
         ("a.jpg", "a_mask.png"),
         ("a_b.jpg", "a_b_mask.png"),
     ]
@@ -154,9 +154,7 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
     save_set(tmp_path, class_map())
     save_json(tmp_path / "classes.json", CLASSES)
     save_picture(tmp_path / "images" / "p0.jpg", 5, 6)
-    with pytest.raises(
-        DataError, match=r"labels/p0\.png: is 11 x 13 pixels, but its picture p0\.jpg is 6 x 5"
-    ):
+    with pytest.raises(DataError, match=r"labels/p0\.png: is 11 x 13 pixels, but its image p0\.jpg is 6 x 5"):
         open_set(tmp_path)[0]
     save_labels(tmp_path / "labels" / "p0.png", np.zeros((5, 6, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"p0\.png: is a label picture of mode RGB"):
@@ -177,10 +175,10 @@ def test_folders_are_found(tmp_path: Path) -> None:
         root = tmp_path / str(index)
         save_picture(root / pictures / "a.png", 3, 4)
         save_labels(root / labels / "a.png", np.zeros((3, 4), np.uint8))
-        assert find_folders(root, SPLITS) == {split: (root / pictures, root / labels)}
+        assert find_folders(root) == {split: (root / pictures, root / labels)}
     (tmp_path / "none" / "images").mkdir(parents=True)
     (tmp_path / "none" / "labels").mkdir()
-    assert find_folders(tmp_path / "none", SPLITS) == {}
+    assert find_folders(tmp_path / "none") == {}
 
 
 def test_splits_file(tmp_path: Path) -> None:

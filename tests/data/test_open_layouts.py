@@ -85,7 +85,7 @@ def test_hold_out_is_a_tenth_and_never_empty() -> None:
 
 def test_a_single_picture_cannot_be_held_out(tmp_path: Path) -> None:
     save_coco_instances(tmp_path / "annotations.json", tmp_path / "images", 1)
-    with pytest.raises(DataError, match="has one picture"):
+    with pytest.raises(DataError, match="has one image"):
         open_dataset(tmp_path, "train", "instance")
 
 

@@ -134,7 +134,7 @@ def test_what_is_wrong_with_cityscapes_is_said(tmp_path: Path) -> None:
     ):
         open_dataset(tmp_path, "val", "semantic")
     save_labels(city / "aachen_val1_000019_gtFine_labelIds.png", rows(7)[:, :50])
-    with pytest.raises(DataError, match="is 50 x 37 pixels, but its picture"):
+    with pytest.raises(DataError, match="is 50 x 37 pixels, but its image"):
         open_dataset(tmp_path, "val", "semantic")[1]
     shutil.rmtree(tmp_path / "gtFine" / "val")
     with pytest.raises(DataError, match=r"gtFine/val: no labels; unzip gtFine_trainvaltest\.zip beside"):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from unimask.config.images import TASKS, Task
-from unimask.data.formats.coco import CocoInstances
+from unimask.data.formats.coco_instances import open_instances
 from unimask.data.open import open_dataset
 from unimask.data.read import read_labels
 from unimask.errors import DataError
@@ -59,7 +59,7 @@ def test_every_mask_equals_pycocotools(shared_data: Path) -> None:
     for name in ("coco_tiny_instances", "voc2007_mini"):
         path = shared_data / name / "instances_val.json"
         content = json.loads(path.read_bytes())
-        dataset = CocoInstances(path)
+        dataset = open_instances(path)
         for index, image in enumerate(content["images"]):
             entries = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
             masks = dataset[index].truth.masks().numpy().astype(np.uint8)

@@ -1,21 +1,21 @@
 import pytest
 import torch
 
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 
 
 def test_a_picture_is_a_function_of_seed_and_index() -> None:
-    first, again, other = (ShapesDataset(size=(37, 53), count=9, seed=seed) for seed in (4, 4, 5))
+    first, again, other = (shapes_dataset(size=(37, 53), count=9, seed=seed) for seed in (4, 4, 5))
     for index in range(9):
         assert torch.equal(first[index].image, again[index].image)
         assert torch.equal(first[index].truth.layers, again[index].truth.layers)
         assert not torch.equal(first[index].image, other[index].image)
     assert first[3].image_id == first.image_ids[3] == "shapes_4_00003"
-    assert torch.equal(ShapesDataset(size=(37, 53), count=900, seed=4)[3].image, first[3].image)
+    assert torch.equal(shapes_dataset(size=(37, 53), count=900, seed=4)[3].image, first[3].image)
 
 
 def test_truth_covers_the_picture_once() -> None:
-    dataset = ShapesDataset(size=(64, 96), count=60)
+    dataset = shapes_dataset(size=(64, 96), count=60)
     seen = set()
     for index in range(60):
         segments = dataset[index].truth
@@ -32,7 +32,7 @@ def test_truth_covers_the_picture_once() -> None:
 
 
 def test_things_have_one_color_and_their_shape() -> None:
-    dataset = ShapesDataset(size=(64, 96), count=40, most=1)
+    dataset = shapes_dataset(size=(64, 96), count=40, most=1)
     for index in range(40):
         sample = dataset[index]
         for mask, label in zip(sample.truth.masks(), sample.truth.labels.tolist()):
@@ -49,7 +49,7 @@ def test_things_have_one_color_and_their_shape() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 401), (401, 5)])
 def test_any_size(size: tuple[int, int]) -> None:
-    dataset = ShapesDataset(size=size, count=12)
+    dataset = shapes_dataset(size=size, count=12)
     for index in range(12):
         assert dataset[index].image.shape == (3, *size)
         assert bool((dataset[index].truth.layers > 0).all())
@@ -57,5 +57,5 @@ def test_any_size(size: tuple[int, int]) -> None:
 
 def test_index_out_of_range() -> None:
     with pytest.raises(IndexError):
-        ShapesDataset(count=3)[3]
-    assert len(list(iter(ShapesDataset(size=(5, 5), count=3)))) == 3
+        shapes_dataset(count=3)[3]
+    assert len(list(iter(shapes_dataset(size=(5, 5), count=3)))) == 3

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unimask.config.images import DataConfig, Scale, ScaleJitter, ShortSide
-from unimask.data.formats.shapes import CATEGORIES, ShapesDataset
+from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.data.loader import batch_images, placement_for, training_loader
 from unimask.data.views import as_panoptic
 from unimask.errors import DataError
@@ -32,7 +32,7 @@ def batches(
     data_config: DataConfig | None = None,
 ) -> list[Batch]:
     stream = training_loader(
-        as_panoptic(ShapesDataset(size=(37, 53), count=7)) if dataset is None else dataset,
+        as_panoptic(shapes_dataset(size=(37, 53), count=7)) if dataset is None else dataset,
         data_config or config(),
         mean=MEAN,
         std=STD,
@@ -138,7 +138,7 @@ class Counting:
         self.reads.append(index)
         if index == self.bad:
             raise DataError("pictures/bad.png", "is damaged")
-        return ShapesDataset(size=(30, 30), count=4)[index]
+        return shapes_dataset(size=(30, 30), count=4)[index]
 
 
 def test_cache_is_bounded_and_changes_nothing() -> None:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from unimask.config.images import TASKS, Task
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import Evaluation, TaskMetrics, evaluate, measure
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 
-SHAPES = ShapesDataset(size=(43, 61), count=5, seed=3)
+SHAPES = shapes_dataset(size=(43, 61), count=5, seed=3)
 REORDERED = Categories(
     names=("stripes", "triangle", "cloud", "sky", "circle", "ground", "square"),
     is_thing=(False, True, False, False, True, False, True),
@@ -162,7 +162,7 @@ def test_a_broken_picture_stops_the_evaluation() -> None:
 
 
 def test_no_picture_is_an_error() -> None:
-    nothing = ShapesDataset(size=(43, 61), count=0, seed=3)
+    nothing = shapes_dataset(size=(43, 61), count=0, seed=3)
     with pytest.raises(DataError, match="no picture"):
         evaluate(Known(nothing, "semantic", REORDERED), nothing, "semantic")
 
@@ -201,7 +201,7 @@ class KnownBoxes:
 
 
 def test_boxes_are_measured_by_the_rules_of_coco() -> None:
-    dataset = view(ShapesDataset(size=(48, 64), count=7, seed=3), "detection")
+    dataset = view(shapes_dataset(size=(48, 64), count=7, seed=3), "detection")
     perfect = evaluate(KnownBoxes(dataset, 0.0), dataset, "detection", batch_size=3)
     assert (perfect.values["AP"], perfect.pictures) == (1.0, 7)
     assert set(perfect.per_category) <= {"circle", "square", "triangle"}

@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from unimask.data.formats.coco_boxes import CocoBoxes
+from unimask.data.formats.coco_instances import open_boxes
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.structures import Categories, Detections
 
@@ -137,7 +137,7 @@ def test_a_real_file_is_measured_as_pycocotools_measures_it(shared_data: Path) -
     path = shared_data / "coco_tiny_instances" / "instances_val.json"
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(path))
-    dataset = CocoBoxes(path)
+    dataset = open_boxes(path)
     metric, results = BoxAveragePrecision(dataset.categories), []
     generator = torch.Generator().manual_seed(1)
     for image_id, index in zip(coco.getImgIds(), range(len(dataset)), strict=True):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unimask.config.images import Experiment, Task, override
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.losses.build import build_criterion
 from unimask.presets.own_data import tiny
 from unimask.structures import Losses
@@ -52,8 +52,8 @@ def small_task(task: Task = "panoptic", count: int = 7, most: int = 6) -> Traini
     return TrainingTask(
         task=task,
         data="shapes",
-        training=ShapesDataset(size=(64, 64), count=count, seed=0, most=most),
-        validation=ShapesDataset(size=(53, 67), count=3, seed=1),
+        training=shapes_dataset(size=(64, 64), count=count, seed=0, most=most),
+        validation=shapes_dataset(size=(53, 67), count=3, seed=1),
     )
 
 

@@ -30,7 +30,7 @@ from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
 from unimask.checkpoints.images import load_model_file, resolve_weights
 from unimask.config.images import Task
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError
 from unimask.inference.segmenter import find_device
 from unimask.machine import describe_machine
@@ -66,7 +66,7 @@ class ModelMeasurement:
 
 def example_picture(size: Size) -> UInt8[Tensor, "3 height width"]:
     """A generated picture, always the same one of a size."""
-    return ShapesDataset(size=size, count=1, seed=0)[0].image
+    return shapes_dataset(size=size, count=1, seed=0)[0].image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
-"""Pictures whose objects are drawn as shapes: what the formats of annotation tools have in common.
+"""Images whose objects are drawn as shapes: what the formats of annotation tools have in common.
 
-Each tool has a reader of its own, which gives `DrawnPicture`s; how shapes become segments stands here.
+Each tool has a reader of its own, which returns `DrawnImage`s; here shapes become segments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,8 +13,9 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from unimask.data.formats.coco_file import default_color
+from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
-from unimask.data.read import PICTURE_SUFFIXES, read_image
+from unimask.data.read import PICTURE_SUFFIXES, read_annotated_image, read_image
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Size
 
@@ -26,10 +27,10 @@ class Region(Protocol):
     """A set of pixels."""
 
     def pixels(self, size: Size) -> ndarray:
-        """Its pixels in a picture of (height, width), as indices into the flattened (row by row) picture.
+        """Its pixels in an image of (height, width), as indices into the flattened (row by row) image.
 
         Raises:
-            ValueError: it does not fit the picture.
+            ValueError: it does not fit the image.
         """
 
 
@@ -41,21 +42,21 @@ class Outline:
     relative: bool = False
 
     def pixels(self, size: Size) -> ndarray:
-        """As pycocotools draws polygons; what lies outside of the picture is cut off."""
+        """As pycocotools draws polygons; what lies outside of the image is cut off."""
         scale = np.array([size[1], size[0]], dtype=np.float64) if self.relative else np.ones(2)
         return shape_pixels(tuple((ring.reshape(-1, 2) * scale).ravel() for ring in self.rings), size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """A mask of its own size with its upper left corner at (left, top) of the picture."""
+    """A mask of its own size with its upper left corner at (left, top) of the image."""
 
     mask: Bool[ndarray, "rows columns"]
     left: int
     top: int
 
     def pixels(self, size: Size) -> ndarray:
-        """What lies outside of the picture is cut off."""
+        """What lies outside of the image is cut off."""
         rows, columns = np.nonzero(self.mask)
         rows, columns = rows + self.top, columns + self.left
         inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
@@ -73,70 +74,57 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnPicture:
-    """A picture and its objects. `source` is the file they stand in; `size` what it says, or nothing."""
+class DrawnImage:
+    """An image and its objects. `source` is the file they stand in; `size` what it says, or nothing."""
 
-    picture: Path
+    image: Path
     source: Path
     size: tuple[Size, ...]  # none or one
     objects: tuple[Drawn, ...]
 
-
-class DrawnPictures:
-    """Objects drawn in a tool, one sample per picture; shapes are filled when a sample is asked for.
-
-    All categories are things. Objects that cover no pixel are left out; they may overlap.
-
-    Raises:
-        DataError: a picture cannot be read or is not of the size that was drawn on, or a shape does not fit.
-    """
-
-    def __init__(self, names: Sequence[str], pictures: Sequence[DrawnPicture]) -> None:
-        self._pictures = tuple(pictures)
-        self._categories = Categories(
-            names=tuple(names),
-            is_thing=(True,) * len(names),
-            file_ids=tuple(range(len(names))),
-            colors=tuple(default_color(index) for index in range(len(names))),
-        )
-
     @property
-    def categories(self) -> Categories:
-        """The names that the tool knows, all of them things."""
-        return self._categories
+    def image_id(self) -> str:
+        """The stem of the image's file."""
+        return self.image.stem
 
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample, without reading it."""
-        return tuple(entry.picture.stem for entry in self._pictures)
+    def read(self) -> Sample:
+        """Read the image and fill its shapes; objects that cover no pixel are left out, others may overlap.
 
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def __getitem__(self, index: int) -> Sample:
-        entry = self._pictures[index]
-        image = read_image(entry.picture)
-        if entry.size and tuple(image.shape[1:]) != entry.size[0]:
-            image = read_image(entry.picture, rotate=False)
+        Raises:
+            DataError: the image cannot be read or is not of the size that was drawn on, or a shape does not
+                fit.
+        """
+        image = read_annotated_image(self.image, self.size[0]) if self.size else read_image(self.image)
         size = (image.shape[1], image.shape[2])
-        if entry.size and size != entry.size[0]:
-            height, width = entry.size[0]
+        if self.size and size != self.size[0]:
+            height, width = self.size[0]
             raise DataError(
-                entry.source,
-                f"is for a picture of {width} x {height} pixels, but {entry.picture.name} has {size[1]} x "
-                f"{size[0]}; use the pictures that were drawn on",
+                self.source,
+                f"is for an image of {width} x {height} pixels, but {self.image.name} has {size[1]} x "
+                f"{size[0]}; use the images that were drawn on",
             )
         painter, labels = LayerPainter(size), []
-        for drawn in entry.objects:
+        for drawn in self.objects:
             try:
                 pixels = drawn.region.pixels(size)
                 if pixels.size:
                     painter.add(pixels)
                     labels.append(drawn.label)
             except ValueError as error:
-                raise DataError(entry.source, f"{drawn.where}: {error}") from None
-        segments = truth_segments(painter.result(), labels, [False] * len(labels))
-        return Sample(image=image, truth=segments, image_id=entry.picture.stem)
+                raise DataError(self.source, f"{drawn.where}: {error}") from None
+        truth = truth_segments(painter.result(), labels, [False] * len(labels))
+        return Sample(image=image, truth=truth, image_id=self.image_id)
+
+
+def drawn_dataset(names: Sequence[str], images: Iterable[DrawnImage]) -> ItemDataset:
+    """A sample for each image; the categories are the names that the tool knows, all of them things."""
+    categories = Categories(
+        names=tuple(names),
+        is_thing=(True,) * len(names),
+        file_ids=tuple(range(len(names))),
+        colors=tuple(default_color(index) for index in range(len(names))),
+    )
+    return ItemDataset(categories=categories, items=tuple(images))
 
 
 def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:
@@ -175,10 +163,10 @@ def ellipse_ring(x: float, y: float, radius_x: float, radius_y: float, degrees: 
     return np.stack(points, axis=1).ravel()
 
 
-def find_picture(source: Path, name: str, folders: Sequence[Path]) -> Path:
-    """The picture of a name (also a path or an address) in one of the folders.
+def find_image(source: Path, name: str, folders: Sequence[Path]) -> Path:
+    """Find the image of a name (also a path or an address) in one of the folders.
 
-    A name without the suffix of a picture means a picture with any.
+    A name without the suffix of an image means an image with any.
 
     Raises:
         DataError: it is in none of them.
@@ -192,4 +180,4 @@ def find_picture(source: Path, name: str, folders: Sequence[Path]) -> Path:
             for end in (suffix, suffix.upper()):
                 if (folder / f"{last}{end}").is_file():
                     return folder / f"{last}{end}"
-    raise DataError(source, f"its picture {name!r} is not found; looked in {some_of(folders, 20)}")
+    raise DataError(source, f"its image {name!r} is not found; looked in {some_of(folders, 20)}")

@@ -1,4 +1,4 @@
-"""Label pictures whose numbers are classes, or classes and objects in one number, as segments."""
+"""Label maps whose numbers are classes, or classes and objects in one number, as segments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import read_image
+from unimask.data.read import read_annotated_image, read_labels
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
 from unimask.structures import Categories, Sample, Segments
@@ -19,65 +20,65 @@ from unimask.structures import Categories, Sample, Segments
 
 @dataclass(frozen=True, kw_only=True)
 class LabelPair:
-    """A picture and its label picture."""
+    """The files of an image and of its label map."""
 
-    picture: Path
+    image: Path
     labels: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberScheme:
-    """What a number in a label picture means.
+    """What a number in a label map means.
 
     Numbers below `plain` are classes. From there on `number // divisor` is the class, and each number is one
-    segment. A number below `plain` whose class is a thing is a crowd region: nobody has told its objects
+    segment. A number below `plain` whose class is a thing is a crowd region: its objects are not told
     apart. With `plain` 0 and `divisor` 1 a number is a class and nothing else.
     """
 
     categories: Categories
-    classes: tuple[int, ...]  # of each category, as the label pictures number them
+    classes: tuple[int, ...]  # of each category, as the label maps number them
     ignored: tuple[int, ...]  # classes whose pixels are void
     plain: int
     divisor: int
     way_out: str  # what to do about a number that is no class: the end of the message
 
     def class_of(self, number: int) -> int:
-        """The class of a number; whether there is such a class is not asked."""
+        """The class that a number stands for, which may not exist."""
         return number if number < self.plain else number // self.divisor
 
 
-class NumberedPictures:
-    """Pictures with label pictures, read when a sample is asked for; `read` gives the numbers of the latter.
+@dataclass(frozen=True, kw_only=True)
+class NumberedItem:
+    """An image with a label map; `read_numbers` gives the numbers of the latter."""
 
-    Raises:
-        DataError: a picture cannot be read, has another size than its labels, or holds a number that the
-            scheme does not know.
-    """
-
-    def __init__(
-        self, pairs: Sequence[LabelPair], scheme: NumberScheme, read: Callable[[Path], ndarray]
-    ) -> None:
-        self._pairs, self._scheme, self._read = tuple(pairs), scheme, read
+    pair: LabelPair
+    scheme: NumberScheme
+    read_numbers: Callable[[Path], ndarray]
 
     @property
-    def categories(self) -> Categories:
-        """The categories of the scheme."""
-        return self._scheme.categories
+    def image_id(self) -> str:
+        """The stem of the image's file."""
+        return self.pair.image.stem
 
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample, without reading it."""
-        return tuple(pair.picture.stem for pair in self._pairs)
+    def read(self) -> Sample:
+        """Read the image and one segment for each number.
 
-    def __len__(self) -> int:
-        return len(self._pairs)
+        Raises:
+            DataError: the image cannot be read, has another size than its labels, or holds a number that the
+                scheme does not know.
+        """
+        numbers = self.read_numbers(self.pair.labels)
+        image = image_of_pair(self.pair, numbers.shape)
+        truth = segments_of_numbers(numbers, self.pair.labels, self.scheme)
+        return Sample(image=image, truth=truth, image_id=self.image_id)
 
-    def __getitem__(self, index: int) -> Sample:
-        pair = self._pairs[index]
-        numbers = self._read(pair.labels)
-        image = picture_of_size(pair, numbers.shape)
-        segments = segments_of_numbers(numbers, pair.labels, self._scheme)
-        return Sample(image=image, truth=segments, image_id=pair.picture.stem)
+
+def numbered_dataset(
+    pairs: Sequence[LabelPair], scheme: NumberScheme, read_numbers: Callable[[Path], ndarray] = read_labels
+) -> ItemDataset:
+    """A sample for each pair, with the categories of the scheme."""
+    items = tuple(NumberedItem(pair=pair, scheme=scheme, read_numbers=read_numbers) for pair in pairs)
+    return ItemDataset(categories=scheme.categories, items=items)
 
 
 def segments_of_numbers(numbers: ndarray, path: Path, scheme: NumberScheme) -> Segments:
@@ -114,19 +115,17 @@ def select_numbers(
     return truth_segments(torch.from_numpy(table[numbers][None]), labels, is_crowd)
 
 
-def picture_of_size(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
-    """The picture of a pair, turned by its EXIF orientation only if it fits its labels then.
+def image_of_pair(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
+    """Read the image of a pair whose label map is of `size`.
 
     Raises:
         DataError: it cannot be read, or has another size (height, width) than its labels.
     """
-    image = read_image(pair.picture)
-    if tuple(image.shape[1:]) != size:
-        image = read_image(pair.picture, rotate=False)
+    image = read_annotated_image(pair.image, (size[0], size[1]))
     if tuple(image.shape[1:]) != size:
         raise DataError(
             pair.labels,
-            f"is {size[1]} x {size[0]} pixels, but its picture {pair.picture.name} is "
+            f"is {size[1]} x {size[0]} pixels, but its image {pair.image.name} is "
             f"{image.shape[2]} x {image.shape[1]}; both must have one size, label it again",
         )
     return image

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from unimask.errors import DataError
+from unimask.structures import Size
 
 Picture = str | Path | Image.Image | ndarray | Tensor
 """What can be read as a picture: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
@@ -49,6 +50,19 @@ def read_image(picture: Picture, *, rotate: bool = True) -> UInt8[Tensor, "3 hei
         array = picture.detach().cpu().numpy()
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", "([C,]H,W)")
     return _from_array(picture, "array", "(H,W[,C])")
+
+
+def read_annotated_image(path: Path, size: Size) -> UInt8[Tensor, "3 height width"]:
+    """Read an image whose annotations are of `size`; whether it has that size is for the caller to check.
+
+    Where a file has an EXIF orientation and only its stored pixels fit the size, it is not rotated: the
+    annotations were then made without regard to the orientation.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    image = read_image(path)
+    return image if tuple(image.shape[1:]) == size else read_image(path, rotate=False)
 
 
 def open_picture(path: Path, *, rotate: bool) -> Image.Image:

@@ -1,13 +1,13 @@
-"""Sets of annotated pictures that were found but not opened, by split."""
+"""What a format finds at a path: annotated sets by split, each opened when it is chosen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
+from unimask.config.images import Task
+from unimask.data.items import ItemDataset
 from unimask.errors import DataError
-from unimask.structures import Dataset
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -16,21 +16,28 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@runtime_checkable
-class Listed(Dataset, Protocol):
-    """A data set that knows the ids of its samples without reading them."""
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """In the order of the samples."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One set of annotated images; `open` reads its annotations, not its images."""
 
     path: Path
-    open: Callable[[], Listed]
+    open: Callable[[], ItemDataset]
+
+
+Sources = dict[str, Source]
+"""The sets at a path by split ("train", "val", "test"); "" is one that is not split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One way to store annotations.
+
+    `find` returns the sets at a path with the annotations that serve a task, none where the path is of
+    another format. It raises DataError where the path is surely of this format, but broken or ambiguous.
+    """
+
+    layouts: str  # what users are told to expect, a line each
+    find: Callable[[Path, Task], Sources]
 
 
 def split_of_word(word: str) -> str:
@@ -39,9 +46,9 @@ def split_of_word(word: str) -> str:
 
 
 def refused(path: Path, reason: str) -> Source:
-    """A set that is there and cannot be used for what is wanted: opening it raises DataError."""
+    """A set that is there and cannot serve the task: opening it raises DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 
 
-def _refuse(path: Path, reason: str) -> Listed:
+def _refuse(path: Path, reason: str) -> ItemDataset:
     raise DataError(path, reason)

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 
 from unimask.checkpoints.images import model_file_text
 from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
-from unimask.data.formats.shapes import ShapesDataset
+from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
@@ -54,7 +54,7 @@ def export(
         raise WeightsError(weights, "is exported already; name the model folder that it was made from")
     segmenter = load(weights, device="cpu")
     _check(segmenter, weights, output, format)
-    images = images or [ShapesDataset(size=(192, 256))[index].image for index in range(GENERATED)]
+    images = images or [shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)]
     text = model_file_text(segmenter.model_file)
     face = face_of(segmenter.model_file.experiment.model)
     try:

@@ -11,13 +11,14 @@ from numpy import ndarray
 
 from unimask.config.images import Task
 from unimask.data.category_tables import load_categories
-from unimask.data.formats.coco import CocoInstances
 from unimask.data.formats.coco_file import Record, load_json, records, whole
-from unimask.data.formats.coco_panoptic import CocoPanoptic
+from unimask.data.formats.coco_instances import open_instances
+from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.data.formats.folders import CLASSES_FILE, pair_up
-from unimask.data.numbered import NumberedPictures, NumberScheme
+from unimask.data.items import ItemDataset
+from unimask.data.numbered import NumberScheme, numbered_dataset
 from unimask.data.read import open_picture, read_labels
-from unimask.data.sources import Listed, Source, refused
+from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 
 FOLDER = "ADEChallengeData2016"
@@ -28,10 +29,112 @@ _JSON = re.compile(r"ade20k_(?P<kind>panoptic|instance)_(train|val)\.json")
 _OBJECTS_OF_CLASS = 256  # class and object in one number: class x 256 + object
 
 
-def ade20k_sets(path: Path, task: Task) -> dict[str, Source]:
-    """The sets of ADE20K by split; empty where the folder is not ADE20K.
+def open_classes(root: Path, split: str, folder: str) -> ItemDataset:
+    """Semantic truth of `annotations` (0 is void) or of `annotations_detectron2` (255 is void).
 
-    The path is the folder of `images` and `annotations`, the one above, or one of the JSON files of
+    Raises:
+        DataError: pictures or labels are missing.
+    """
+    pairs = pair_up(root / "images" / _WORDS[split], root / folder / _WORDS[split])
+    return numbered_dataset(pairs, _scheme(shifted=folder == SHIFTED, divisor=1))
+
+
+def open_objects(root: Path, split: str) -> ItemDataset:
+    """Panoptic truth of `annotations` (stuff) and `annotations_instance` (things, on top).
+
+    Pixels of a thing class that belong to no object are void, as in detectron2's panoptic files.
+
+    Raises:
+        DataError: pictures or labels are missing.
+    """
+    pairs = pair_up(root / "images" / _WORDS[split], root / OBJECTS / _WORDS[split])
+    scheme = _scheme(shifted=False, divisor=_OBJECTS_OF_CLASS)
+    return numbered_dataset(pairs, scheme, read_objects)
+
+
+def read_objects(path: Path) -> Int32[ndarray, "height width"]:
+    """Class x 256 + object of each pixel, from a picture of objects and the one of classes; 0 is void.
+
+    In the former red is the class (1 to 100, the things in the order of their ids) and green the object.
+
+    Raises:
+        DataError: one of them is missing or damaged, or they do not fit each other.
+    """
+    image = open_picture(path, rotate=False)
+    if image.mode not in ("RGB", "RGBA"):
+        raise DataError(path, f"is of mode {image.mode}; red is the class and green the object")
+    channels = np.asarray(image.convert("RGB")).astype(np.int32)
+    of_things, objects = channels[..., 0], channels[..., 1]
+    classes_path = path.parents[2] / CLASSES / path.parent.name / path.name
+    classes = read_labels(classes_path)
+    if classes.shape != objects.shape:
+        raise DataError(path, f"is of another size than {classes_path}; unpack both again")
+    things = _things()
+    if int(of_things.max(initial=0)) >= len(things):
+        raise DataError(path, f"has class {of_things.max()}; there are 1 to {len(things) - 1}")
+    unknown = (objects > 0) & (of_things == 0)
+    if unknown.any():
+        raise DataError(path, f"object {objects[unknown][0]} has no class (red is 0)")
+    stuff = np.where(np.isin(classes, things), 0, classes * _OBJECTS_OF_CLASS)
+    return np.where(objects > 0, things[of_things] * _OBJECTS_OF_CLASS + objects, stuff)
+
+
+@cache
+def _things() -> Int32[ndarray, " things_and_none"]:
+    """The class of each number of a thing, from 1 on; number 0 is none."""
+    table = load_categories("ade20k")
+    return np.array([0, *(n for n, thing in zip(table.file_ids, table.is_thing) if thing)], dtype=np.int32)
+
+
+def _scheme(*, shifted: bool, divisor: int) -> NumberScheme:
+    categories = load_categories("ade20k")
+    return NumberScheme(
+        categories=categories,
+        classes=tuple(number - shifted for number in categories.file_ids),
+        ignored=(255,) if shifted else (0,),
+        plain=0,
+        divisor=divisor,
+        way_out="copy it again from the data set",
+    )
+
+
+def open_json(root: Path, kind: str, split: str) -> ItemDataset:
+    """A JSON of detectron2's scripts ("panoptic" or "instance"), with the names of the 150 categories.
+
+    The scripts name things by two lists that differ; ids are the same in both and count the 150 from 0.
+    Stuff that is wholly under things is listed there and left out here.
+
+    Raises:
+        DataError: the JSON cannot be used, or pictures are missing.
+    """
+    path, folders = _json(root, kind, split), [root / "images" / _WORDS[split]]
+    content = load_json(path)
+    content = {**content, "categories": list(_with_names(path, content))}
+    if kind == "panoptic":
+        return open_panoptic(path, content, folders=folders, strict=False)
+    return open_instances(path, content, folders=folders)
+
+
+def _with_names(path: Path, content: Record) -> Iterator[Record]:
+    table = load_categories("ade20k")
+    for entry in records(path, content, "categories"):
+        number = whole(path, entry, "id", f"category {entry.get('name')!r}")
+        if not 0 <= number < len(table):
+            raise DataError(path, f"category {entry.get('name')!r} has id {number}; expected 0 to 149")
+        yield {
+            **entry,
+            "name": table.names[number],
+            "isthing": int(table.is_thing[number]),
+            "color": list(table.colors[number]),
+        }
+
+
+def _json(root: Path, kind: str, split: str) -> Path:
+    return root / f"ade20k_{kind}_{split}.json"
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """The path is the folder of `images` and `annotations`, the one above, or one of the JSON files of
     detectron2's scripts, of which those of the same kind are then read whatever the task.
 
     A folder is ADE20K if its pictures are called `ADE_...` and no `classes.json` says otherwise.
@@ -94,104 +197,7 @@ def _source(root: Path, split: str, task: Task) -> Source:
     )
 
 
-def open_classes(root: Path, split: str, folder: str) -> Listed:
-    """Semantic truth of `annotations` (0 is void) or of `annotations_detectron2` (255 is void).
-
-    Raises:
-        DataError: pictures or labels are missing.
-    """
-    pairs = pair_up(root / "images" / _WORDS[split], root / folder / _WORDS[split])
-    return NumberedPictures(pairs, _scheme(shifted=folder == SHIFTED, divisor=1), read_labels)
-
-
-def open_objects(root: Path, split: str) -> Listed:
-    """Panoptic truth of `annotations` (stuff) and `annotations_instance` (things, on top).
-
-    Pixels of a thing class that belong to no object are void, as in detectron2's panoptic files.
-
-    Raises:
-        DataError: pictures or labels are missing.
-    """
-    pairs = pair_up(root / "images" / _WORDS[split], root / OBJECTS / _WORDS[split])
-    return NumberedPictures(pairs, _scheme(shifted=False, divisor=_OBJECTS_OF_CLASS), read_objects)
-
-
-def read_objects(path: Path) -> Int32[ndarray, "height width"]:
-    """Class x 256 + object of each pixel, from a picture of objects and the one of classes; 0 is void.
-
-    In the former red is the class (1 to 100, the things in the order of their ids) and green the object.
-
-    Raises:
-        DataError: one of them is missing or damaged, or they do not fit each other.
-    """
-    image = open_picture(path, rotate=False)
-    if image.mode not in ("RGB", "RGBA"):
-        raise DataError(path, f"is of mode {image.mode}; red is the class and green the object")
-    channels = np.asarray(image.convert("RGB")).astype(np.int32)
-    of_things, objects = channels[..., 0], channels[..., 1]
-    classes_path = path.parents[2] / CLASSES / path.parent.name / path.name
-    classes = read_labels(classes_path)
-    if classes.shape != objects.shape:
-        raise DataError(path, f"is of another size than {classes_path}; unpack both again")
-    things = _things()
-    if int(of_things.max(initial=0)) >= len(things):
-        raise DataError(path, f"has class {of_things.max()}; there are 1 to {len(things) - 1}")
-    unknown = (objects > 0) & (of_things == 0)
-    if unknown.any():
-        raise DataError(path, f"object {objects[unknown][0]} has no class (red is 0)")
-    stuff = np.where(np.isin(classes, things), 0, classes * _OBJECTS_OF_CLASS)
-    return np.where(objects > 0, things[of_things] * _OBJECTS_OF_CLASS + objects, stuff)
-
-
-@cache
-def _things() -> Int32[ndarray, " things_and_none"]:
-    """The class of each number of a thing, from 1 on; number 0 is none."""
-    table = load_categories("ade20k")
-    return np.array([0, *(n for n, thing in zip(table.file_ids, table.is_thing) if thing)], dtype=np.int32)
-
-
-def _scheme(*, shifted: bool, divisor: int) -> NumberScheme:
-    categories = load_categories("ade20k")
-    return NumberScheme(
-        categories=categories,
-        classes=tuple(number - shifted for number in categories.file_ids),
-        ignored=(255,) if shifted else (0,),
-        plain=0,
-        divisor=divisor,
-        way_out="copy it again from the data set",
-    )
-
-
-def open_json(root: Path, kind: str, split: str) -> Listed:
-    """A JSON of detectron2's scripts ("panoptic" or "instance"), with the names of the 150 categories.
-
-    The scripts name things by two lists that differ; ids are the same in both and count the 150 from 0.
-    Stuff that is wholly under things is listed there and left out here.
-
-    Raises:
-        DataError: the JSON cannot be used, or pictures are missing.
-    """
-    path, folders = _json(root, kind, split), [root / "images" / _WORDS[split]]
-    content = load_json(path)
-    content = {**content, "categories": list(_with_names(path, content))}
-    if kind == "panoptic":
-        return CocoPanoptic(path, content, folders=folders, strict=False)
-    return CocoInstances(path, content, folders=folders)
-
-
-def _with_names(path: Path, content: Record) -> Iterator[Record]:
-    table = load_categories("ade20k")
-    for entry in records(path, content, "categories"):
-        number = whole(path, entry, "id", f"category {entry.get('name')!r}")
-        if not 0 <= number < len(table):
-            raise DataError(path, f"category {entry.get('name')!r} has id {number}; expected 0 to 149")
-        yield {
-            **entry,
-            "name": table.names[number],
-            "isthing": int(table.is_thing[number]),
-            "color": list(table.colors[number]),
-        }
-
-
-def _json(root: Path, kind: str, split: str) -> Path:
-    return root / f"ade20k_{kind}_{split}.json"
+ADE20K = Format(
+    layouts="  images/training/, images/validation/ with annotations/ (ADE20K)",
+    find=_find,
+)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.data.category_tables import load_categories
-from unimask.data.numbered import LabelPair, NumberedPictures, NumberScheme
-from unimask.data.read import read_labels
-from unimask.data.sources import Listed, Source, refused
+from unimask.data.items import ItemDataset
+from unimask.data.numbered import LabelPair, NumberScheme, numbered_dataset
+from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 
 PICTURES, TRUTH = "leftImg8bit", "gtFine"
@@ -18,31 +18,7 @@ _LABELS = range(34)  # ids of all labels, of which 19 are evaluated
 _PANOPTIC_JSON = re.compile(r"cityscapes_panoptic_(train|val|test)(_trainId)?\.json")
 
 
-def cityscapes_sets(path: Path, task: Task) -> dict[str, Source]:
-    """The sets of Cityscapes by split; empty where the folder is not Cityscapes.
-
-    The path is the folder of `leftImg8bit` and `gtFine`, one of those two, or a panoptic JSON in `gtFine`,
-    which stands for the whole (it is made from the instance ids that are read here).
-    """
-    if path.is_file():
-        places = [path.parent.parent] if _PANOPTIC_JSON.fullmatch(path.name) else []
-    else:
-        places = [path, *([path.parent] if path.name in (PICTURES, TRUTH) else [])]
-    root = next((place for place in places if (place / PICTURES).is_dir()), None)
-    if root is None:
-        return {}
-    sets = {
-        split: Source(path=root / TRUTH / split, open=partial(open_cityscapes, root, split, task))
-        for split in ("train", "val")
-        if (root / PICTURES / split).is_dir()
-    }
-    if (root / PICTURES / "test").is_dir():
-        reason = "the truth of Cityscapes' test pictures is not public; evaluate on 'val'"
-        sets["test"] = refused(root / PICTURES / "test", reason)
-    return sets
-
-
-def open_cityscapes(root: Path, split: str, task: Task) -> Listed:
+def open_cityscapes(root: Path, split: str, task: Task) -> ItemDataset:
     """The pictures of a split with 19 categories, 8 of them things; everything else is void.
 
     Semantic truth is of `labelIds`, else of `labelTrainIds`; for the other tasks it is of `instanceIds`,
@@ -57,7 +33,7 @@ def open_cityscapes(root: Path, split: str, task: Task) -> Listed:
         pairs += _pairs(city, root / TRUTH / split / city.name, kind)
     if not pairs:
         raise DataError(root / PICTURES / split, f"has no pictures CITY/*_{PICTURES}.png; unzip them again")
-    return NumberedPictures(pairs, number_scheme(kind), read_labels)
+    return numbered_dataset(pairs, number_scheme(kind))
 
 
 def number_scheme(kind: str) -> NumberScheme:
@@ -111,6 +87,30 @@ def _pairs(pictures: Path, truth: Path, kind: str) -> list[LabelPair]:
             truth, f"{len(missing)} of {len(names)} label pictures are missing, the first is {missing[0]!r}"
         )
     return [
-        LabelPair(picture=pictures / f"{stem}{ending}", labels=truth / name)
-        for stem, name in zip(stems, names)
+        LabelPair(image=pictures / f"{stem}{ending}", labels=truth / name) for stem, name in zip(stems, names)
     ]
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """The path is the folder of `leftImg8bit` and `gtFine`, one of those two, or a panoptic JSON in `gtFine`,
+    which stands for the whole (it is made from the instance ids that are read here).
+    """
+    if path.is_file():
+        places = [path.parent.parent] if _PANOPTIC_JSON.fullmatch(path.name) else []
+    else:
+        places = [path, *([path.parent] if path.name in (PICTURES, TRUTH) else [])]
+    root = next((place for place in places if (place / PICTURES).is_dir()), None)
+    if root is None:
+        return {}
+    sets = {
+        split: Source(path=root / TRUTH / split, open=partial(open_cityscapes, root, split, task))
+        for split in ("train", "val")
+        if (root / PICTURES / split).is_dir()
+    }
+    if (root / PICTURES / "test").is_dir():
+        reason = "the truth of Cityscapes' test pictures is not public; evaluate on 'val'"
+        sets["test"] = refused(root / PICTURES / "test", reason)
+    return sets
+
+
+CITYSCAPES = Format(layouts="  leftImg8bit/ with gtFine/ (Cityscapes)", find=_find)

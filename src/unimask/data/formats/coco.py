@@ -1,156 +1,112 @@
-"""COCO instances: a JSON of polygons and run-length masks beside a folder of pictures."""
+"""COCO: which JSON files of a folder are annotations of which split, and what they hold."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy import ndarray
-
-from unimask.data.formats.coco_file import (
-    ImageId,
-    Record,
-    annotations_of_images,
-    load_json,
-    picture_folders,
-    read_categories,
-    read_coco_picture,
-    read_images,
-    records,
-    used_categories,
-    whole,
-)
-from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
+from unimask.config.images import Task
+from unimask.data.formats.coco_file import Record, load_json
+from unimask.data.formats.coco_instances import open_boxes, open_instances
+from unimask.data.formats.coco_panoptic import open_panoptic
+from unimask.data.items import ItemDataset
+from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError
-from unimask.structures import Categories, Sample, Size
+
+_NAME = re.compile(
+    r"_?(?P<kind>instances|panoptic|detection|annotations|coco|labels|result)?"
+    r"_?(?P<split>[a-z]*?)_?(?P<year>20\d\d)?(\.coco)?\.json"
+)
+_UNSPLIT = ("", "default", "all", "coco")
+_ORDERS: Mapping[Task, tuple[str, ...]] = {
+    "panoptic": ("panoptic", "", "instances"),
+    "instance": ("instances", "", "panoptic"),
+    "semantic": ("panoptic", "", "instances"),
+    "detection": ("detection", "instances", "", "panoptic"),
+}
+"""Which kind of file a task prefers; "" are those whose name does not say."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Instance:
-    id: int
-    label: int
-    is_crowd: bool
-    shape: Shape
-
-
-class CocoInstances:
-    """The pictures and instances of one COCO JSON; masks are decoded when a sample is asked for.
-
-    Every picture of the file is a sample, also without instances. Instances keep the order of the file. What
-    lies outside of the picture is cut off. Instances that cover no pixel (too thin, or at the border) are
-    left out, but one that lies wholly outside is an error. Instances may overlap: the truth then has several
-    layers.
-
-    Pictures are looked for in `folders` first, then where `picture_folders` says.
+def open_coco(path: Path, task: Task) -> ItemDataset:
+    """Open a COCO JSON; panoptic files are known by their `segments_info`.
 
     Raises:
-        DataError: the file, one of its entries or a picture cannot be used; entries are named by their id.
+        DataError: the file, one of its entries or an image cannot be used.
     """
-
-    def __init__(
-        self, path: str | Path, content: Record | None = None, *, folders: Sequence[Path] = ()
-    ) -> None:
-        self._path = Path(path)
-        content = load_json(self._path) if content is None else content
-        entries = records(self._path, content, "annotations")
-        self._categories = read_categories(self._path, content, used=used_categories(entries))
-        self._images = read_images(self._path, content, [*folders, *picture_folders(self._path)])
-        self._instances = self._group(entries)
-
-    @property
-    def categories(self) -> Categories:
-        """The categories of the file, in its order."""
-        return self._categories
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample, without reading it."""
-        return tuple(image.path.stem for image in self._images)
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Sample:
-        image = self._images[index]
-        instances = self._instances[image.id]
-        painter = LayerPainter(image.size)
-        kept = []
-        for instance in instances:
-            try:
-                pixels = shape_pixels(instance.shape, image.size)
-                if pixels.size:
-                    painter.add(pixels)
-                    kept.append(instance)
-            except ValueError as error:
-                raise DataError(self._path, f"annotation {instance.id}: {error}; export it again") from None
-        segments = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
-        return Sample(image=read_coco_picture(self._path, image), truth=segments, image_id=image.path.stem)
-
-    def _group(self, entries: Sequence[Record]) -> dict[ImageId, list[_Instance]]:
-        """The instances of each picture, checked."""
-        grouped = annotations_of_images(self._path, entries, self._images, self._categories)
-        return {
-            image.id: [self._instance(entry, label, image.size) for entry, label in grouped[image.id]]
-            for image in self._images
-        }
-
-    def _instance(self, entry: Record, label: int, size: Size) -> _Instance:
-        what = f"annotation {entry['id']}"
-        return _Instance(
-            id=whole(self._path, entry, "id", what),
-            label=label,
-            is_crowd=bool(entry.get("iscrowd", 0)),
-            shape=_shape(self._path, entry, what, size),
-        )
+    content = load_json(path)
+    if _is_panoptic(content):
+        return open_panoptic(path, content)
+    return open_boxes(path, content) if task == "detection" else open_instances(path, content)
 
 
-def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
-    """The segmentation of an annotation in compact form; run lengths are decoded later."""
-    given = entry.get("segmentation")
-    if isinstance(given, dict):
-        return _run_lengths(path, given, what, size)
-    if not isinstance(given, list) or not given:
-        raise DataError(path, f"{what} has no mask, only a box; segmentation needs polygons or run lengths")
-    try:
-        rings = tuple(np.asarray(ring, dtype=np.float64) for ring in given)
-    except (TypeError, ValueError):
-        raise DataError(
-            path, f"{what}: a polygon is no list of numbers; expected [x1, y1, x2, y2, ...]"
-        ) from None
-    for ring in rings:
-        if ring.ndim != 1 or ring.size < 6 or ring.size % 2:
-            raise DataError(
-                path, f"{what}: a polygon has {ring.size} numbers; expected x and y of at least 3 points"
+def _is_panoptic(content: Record) -> bool:
+    entries = content.get("annotations")
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return isinstance(first, dict) and "segments_info" in first
+
+
+def _find(path: Path, task: Task) -> Sources:
+    if path.is_file():
+        return _around(path, task) if path.suffix.lower() == ".json" else {}
+    return next((found for kind in _ORDERS[task] if (found := _in_folder(path, kind, task))), {})
+
+
+def _around(path: Path, task: Task) -> Sources:
+    """The set of a file, and those of other splits in files that are named alike."""
+    named = _kind_and_split(path)
+    split = named[1] if named is not None else ""
+    beside = split or split_of_word(path.parent.name)
+    found = {}
+    for name, words in SPLITS.items() if beside else ():
+        for own, word in ((own, word) for own in SPLITS[beside] for word in words):
+            twin = (
+                path.with_name(path.name.replace(own, word))
+                if split
+                else path.parent.parent / word / path.name
             )
-        if not np.isfinite(ring).all():
+            if twin != path and twin.is_file() and name != beside:
+                found[name] = Source(path=twin, open=partial(open_coco, twin, task))
+    return {**found, beside: Source(path=path, open=partial(open_coco, path, task))}
+
+
+def _in_folder(root: Path, kind: str, task: Task) -> Sources:
+    """The files of one kind, by split."""
+    found: dict[str, list[Path]] = {}
+    for place in (root, root / "annotations", *(root / word for words in SPLITS.values() for word in words)):
+        for path in sorted(place.glob("*.json")):
+            named = _kind_and_split(path)
+            if named is not None and named[0] == kind:
+                split = split_of_word(place.name) if place != root else ""
+                found.setdefault(split or named[1], []).append(path)
+    for split, paths in found.items():
+        if len(paths) > 1:
+            names = ", ".join(str(path.relative_to(root)) for path in paths)
             raise DataError(
-                path, f"{what}: a polygon has a coordinate that is no finite number; export it again"
+                root, f"has several annotations for {split or 'one set'}: {names}; name one JSON file"
             )
-    if all(_is_outside(ring, size) for ring in rings):
-        raise DataError(
-            path,
-            f"{what} lies outside of its picture ({size[1]} x {size[0]} pixels); was it drawn on "
-            "a picture of another size? Export it again in pixels of this one, or remove it",
-        )
-    return rings
+    return {split: Source(path=path, open=partial(open_coco, path, task)) for split, (path,) in found.items()}
 
 
-def _is_outside(ring: ndarray, size: Size) -> bool:
-    """Whether a polygon lies more than a pixel beyond a border: so much is no rounding."""
-    x, y = ring[::2], ring[1::2]
-    return bool(x.max() < -1 or y.max() < -1 or x.min() > size[1] + 1 or y.min() > size[0] + 1)
+def _kind_and_split(path: Path) -> tuple[str, str] | None:
+    """What the name of a COCO file says; None for the names of other files."""
+    match = _NAME.fullmatch(path.name.lower())
+    if match is None:
+        return None
+    kind = match["kind"] if match["kind"] in ("instances", "panoptic", "detection") else ""
+    if match["split"] in _UNSPLIT:
+        return (kind, "") if match["kind"] or match["split"] else None
+    split = split_of_word(match["split"])
+    return (kind, split) if split else None
 
 
-def _run_lengths(path: Path, given: Record, what: str, size: Size) -> Shape:
-    counts, stated = given.get("counts"), given.get("size")
-    if not isinstance(stated, list) or tuple(stated) != size:
-        raise DataError(
-            path,
-            f"{what}: its mask is for a picture of (height, width) {stated}, but the picture is "
-            f"{list(size)}; export it again",
-        )
-    if isinstance(counts, str):
-        return counts
-    if isinstance(counts, list) and all(isinstance(run, int) for run in counts):
-        return np.asarray(counts, dtype=np.int64)
-    raise DataError(path, f"{what}: run lengths 'counts' are neither a string nor a list of integers")
+COCO = Format(
+    layouts="""\
+  panoptic_train.json, panoptic_val.json (COCO panoptic), PNGs in panoptic_train/ or panoptic/, images in
+    images/
+  instances_train.json, instances_val.json (COCO instances), images in images/
+  detection_train.json, detection_val.json (COCO boxes, for detection), images in images/
+  annotations/instances_train2017.json, annotations/panoptic_train2017.json, ..., images in train2017/, ...
+  train/_annotations.coco.json, valid/_annotations.coco.json, images beside them (Roboflow)
+  one JSON file of COCO""",
+    find=_find,
+)

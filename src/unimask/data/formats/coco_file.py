@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.data.read import read_image
+from unimask.data.read import read_annotated_image
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Size
 
@@ -220,7 +220,7 @@ def _find_pictures(path: Path, names: Sequence[str], folders: Sequence[Path]) ->
     return [folder / name for name in names]
 
 
-def picture_folders(path: Path) -> list[Path]:
+def image_folders(path: Path) -> list[Path]:
     """Where the pictures of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
 
     With `instances_train2017.json` in `annotations/`: `.`, `images`, `train2017`, `images/train2017`,
@@ -249,23 +249,18 @@ def split_of(path: Path) -> str:
     return stem
 
 
-def read_coco_picture(path: Path, image: CocoImage) -> UInt8[Tensor, "3 height width"]:
-    """The picture of an entry, at the size that the JSON states.
-
-    Where the file has an EXIF orientation and only its stored pixels fit that size, it is not rotated: the
-    annotations were then made without looking at the orientation.
+def read_coco_image(path: Path, image: CocoImage) -> UInt8[Tensor, "3 height width"]:
+    """Read the image of an entry, at the size that the JSON states.
 
     Raises:
-        DataError: the picture cannot be read or has another size.
+        DataError: the image cannot be read or has another size.
     """
-    pixels = read_image(image.path)
-    if tuple(pixels.shape[1:]) != image.size:
-        pixels = read_image(image.path, rotate=False)
+    pixels = read_annotated_image(image.path, image.size)
     if tuple(pixels.shape[1:]) != image.size:
         height, width = image.size
         raise DataError(
             image.path,
             f"is {pixels.shape[2]} x {pixels.shape[1]} pixels, but {path.name} says {width} x {height} "
-            f"(image {image.id}); use the pictures that the annotations were made on",
+            f"(image {image.id}); use the images that the annotations were made on",
         )
     return pixels

@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.parsers import expat
 
 import numpy as np
 
+from unimask.config.images import Task
 from unimask.data.drawn import (
     Drawn,
-    DrawnPicture,
-    DrawnPictures,
+    DrawnImage,
     Outline,
     Patch,
     Region,
     box_ring,
+    drawn_dataset,
     ellipse_ring,
-    find_picture,
+    find_image,
     ring,
 )
+from unimask.data.items import ItemDataset
+from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 
 CVAT_FILE = "annotations.xml"
@@ -113,7 +117,7 @@ def cvat_subsets(file: CvatFile) -> dict[str, tuple[CvatImage, ...]]:
     return {subset: tuple(images) for subset, images in found.items()}
 
 
-def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> DrawnPictures:
+def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> ItemDataset:
     """One sample per image. Shapes of one label and group (`group_id`, not 0) are one object.
 
     Raises:
@@ -122,10 +126,10 @@ def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> DrawnPictures:
     if not file.names:
         raise DataError(file.path, "has no labels and no shapes with an area")
     labels = {name: label for label, name in enumerate(file.names)}
-    return DrawnPictures(file.names, [_picture(file.path, image, labels) for image in images])
+    return drawn_dataset(file.names, [_image(file.path, image, labels) for image in images])
 
 
-def _picture(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnPicture:
+def _image(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnImage:
     name, subset = image.attributes.get("name", ""), image.attributes.get("subset", "")
     folders = [path.parent / "images" / subset, path.parent / "images", path.parent]
     width, height = (_number(path, image.line, image.attributes, key) for key in ("width", "height"))
@@ -140,8 +144,8 @@ def _picture(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnPi
         rings = tuple(one for region in regions if isinstance(region, Outline) for one in region.rings)
         region = Outline(rings=rings) if rings else regions[0]
         objects.append(Drawn(label=labels[label], region=region, where=f"line {members[0].line}"))
-    return DrawnPicture(
-        picture=find_picture(path, name, folders),
+    return DrawnImage(
+        image=find_image(path, name, folders),
         source=path,
         size=((round(height), round(width)),),
         objects=tuple(objects),
@@ -187,3 +191,38 @@ def _turn(corners: np.ndarray, degrees: float) -> np.ndarray:
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned: np.ndarray = ((points - center) @ matrix + center).ravel()
     return turned
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """The file itself, `annotations.xml` in a folder, or a file for each split, as datumaro writes them."""
+    file = path if path.is_file() else path / CVAT_FILE
+    if is_cvat(file):
+        return _subsets(file)
+    parts = {split_of_word(part.stem): part for part in sorted(path.glob("*.xml")) if is_cvat(part)}
+    return _files(parts) if "" not in parts else {}
+
+
+def _subsets(path: Path) -> Sources:
+    file = read_cvat(path)
+    return {
+        split_of_word(subset) or subset: Source(path=path, open=partial(open_cvat, file, images))
+        for subset, images in cvat_subsets(file).items()
+    }
+
+
+def _files(paths: Mapping[str, Path]) -> Sources:
+    files = {split: read_cvat(path) for split, path in paths.items()}
+    for other in files.values():
+        first = next(iter(files.values()))
+        if other.names != first.names:
+            raise DataError(other.path, f"has other labels than {first.path.name}; export them together")
+    return {
+        split: Source(path=file.path, open=partial(open_cvat, file, file.images))
+        for split, file in files.items()
+    }
+
+
+CVAT = Format(
+    layouts="  annotations.xml (or train.xml, val.xml) with images beside it or in images/ (CVAT for images)",
+    find=_find,
+)

@@ -1,13 +1,15 @@
 """Folders of pictures and label pictures: a class per pixel, or an instance number per pixel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
+from unimask.config.images import Task
 from unimask.data.formats.coco_file import (
     Record,
     color_or_default,
@@ -17,14 +19,16 @@ from unimask.data.formats.coco_file import (
     unique,
     whole,
 )
+from unimask.data.items import ItemDataset
 from unimask.data.numbered import (
     LabelPair,
     NumberScheme,
-    picture_of_size,
-    segments_of_numbers,
+    image_of_pair,
+    numbered_dataset,
     select_numbers,
 )
 from unimask.data.read import PICTURE_SUFFIXES, open_picture, pictures_in, read_labels
+from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
 from unimask.structures import Categories, Sample, Segments
@@ -49,66 +53,52 @@ class LabelScheme:
     ignored: tuple[int, ...]
 
 
-class LabelFolder:
-    """Pictures with label pictures, read when a sample is asked for.
+def label_dataset(pairs: Sequence[LabelPair], scheme: LabelScheme) -> ItemDataset:
+    """A sample for each pair of image and label map.
 
     Where an instance scheme ignores a number, the background is a stuff category of its own, so that ignored
     pixels stay void when it is asked for.
-
-    Raises:
-        DataError: a picture cannot be read, has another size than its labels, or holds a number that the
-            scheme does not know.
     """
-
-    def __init__(self, pairs: Sequence[LabelPair], scheme: LabelScheme) -> None:
-        self._pairs, self._scheme = tuple(pairs), scheme
-        self._with_background = scheme.kind == "instances" and bool(scheme.ignored)
-        given = scheme.categories
-        self._categories = _append_background(given) if self._with_background else given
-        self._numbers = NumberScheme(
-            categories=given,
-            classes=given.file_ids,
+    if scheme.kind == "semantic":
+        numbers = NumberScheme(
+            categories=scheme.categories,
+            classes=scheme.categories.file_ids,
             ignored=scheme.ignored,
             plain=0,
             divisor=1,
             way_out=f"list them in {CLASSES_FILE}",
         )
+        return numbered_dataset(pairs, numbers)
+    categories = _append_background(scheme.categories) if scheme.ignored else scheme.categories
+    items = tuple(_InstanceItem(pair=pair, ignored=scheme.ignored) for pair in pairs)
+    return ItemDataset(categories=categories, items=items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InstanceItem:
+    pair: LabelPair
+    ignored: tuple[int, ...]
 
     @property
-    def categories(self) -> Categories:
-        """The classes of the scheme."""
-        return self._categories
+    def image_id(self) -> str:
+        return self.pair.image.stem
 
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample, without reading it."""
-        return tuple(pair.picture.stem for pair in self._pairs)
+    def read(self) -> Sample:
+        numbers = read_labels(self.pair.labels)
+        image = image_of_pair(self.pair, numbers.shape)
+        return Sample(image=image, truth=self._instances(numbers), image_id=self.image_id)
 
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        pair = self._pairs[index]
-        numbers = read_labels(pair.labels)
-        image = picture_of_size(pair, numbers.shape)
-        if self._scheme.kind == "semantic":
-            segments = segments_of_numbers(numbers, pair.labels, self._numbers)
-        else:
-            segments = self._instances(numbers, pair.labels)
-        return Sample(image=image, truth=segments, image_id=pair.picture.stem)
-
-    def _instances(self, numbers: ndarray, path: Path) -> Segments:
-        present = np.unique(numbers)
+    def _instances(self, numbers: ndarray) -> Segments:
+        path, present = self.pair.labels, np.unique(numbers)
         if present[0] < 0 or present[-1] > _LARGEST_NUMBER:
             wrong = present[0] if present[0] < 0 else present[-1]
             raise DataError(path, f"has the label {wrong}; instance numbers go from 0 to {_LARGEST_NUMBER}")
-        kept = [number for number in present.tolist() if number != 0 and number not in self._scheme.ignored]
+        kept = [number for number in present.tolist() if number != 0 and number not in self.ignored]
         if len(kept) >= MOST_SEGMENTS:
             raise DataError(path, f"has {len(kept)} instances; at most {MOST_SEGMENTS - 1} are possible")
-        if self._with_background and 0 in present:
-            kept, labels = [*kept, 0], [0] * len(kept) + [1]
-        else:
-            labels = [0] * len(kept)
+        labels = [0] * len(kept)
+        if self.ignored and 0 in present:
+            kept, labels = [*kept, 0], [*labels, 1]
         return select_numbers(numbers, kept, labels, [False] * len(labels))
 
 
@@ -144,7 +134,7 @@ def pair_up(pictures: Path, labels: Path, names: Sequence[str] | None = None) ->
             unlabelled.append(name)
         else:
             used.add(found.stem)
-            pairs.append(LabelPair(picture=by_name[name], labels=found))
+            pairs.append(LabelPair(image=by_name[name], labels=found))
     if unlabelled:
         raise DataError(
             labels,
@@ -265,36 +255,36 @@ def _plain_categories(names: tuple[str, ...], ids: tuple[int, ...], *, thing: bo
     return Categories(names=names, is_thing=(thing,) * len(names), file_ids=ids, colors=colors)
 
 
-PICTURE_FOLDERS = ("images", "image", "img", "imgs", "pictures", "JPEGImages")
+IMAGE_FOLDERS = ("images", "image", "img", "imgs", "pictures", "JPEGImages")
 LABEL_FOLDERS = (
     *("labels", "label", "masks", "mask", "annotations", "annot"),
     *("semantic", "instances", "gt", "SegmentationClass"),
 )
 
 
-def find_folders(root: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, tuple[Path, Path]]:
-    """The pairs of folders (pictures, labels) below a folder, by split; "" is a set that is not split.
+def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Find the pairs of folders (images, labels) below a folder, by split; "" is a set that is not split.
 
     For a split called `train`: `images/train` with `labels/train`, `train/images` with `train/labels`, or
     `train` with `train_labels` or `trainannot`; without splits `images` with `labels`.
     """
     found = {}
-    for split, names in splits.items():
-        for pictures, labels in _candidates(root, names):
-            if _holds_both(pictures, labels):
-                found[split] = (pictures, labels)
+    for split, names in SPLITS.items():
+        for images, labels in _candidates(root, names):
+            if _holds_both(images, labels):
+                found[split] = (images, labels)
                 break
     if not found:
-        for pictures, labels in ((root / p, root / m) for p in PICTURE_FOLDERS for m in LABEL_FOLDERS):
-            if _holds_both(pictures, labels):
-                return {"": (pictures, labels)}
+        for images, labels in ((root / p, root / m) for p in IMAGE_FOLDERS for m in LABEL_FOLDERS):
+            if _holds_both(images, labels):
+                return {"": (images, labels)}
     return found
 
 
 def _candidates(root: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
     for name in names:
         for labels in LABEL_FOLDERS:
-            for pictures in PICTURE_FOLDERS:
+            for pictures in IMAGE_FOLDERS:
                 yield root / pictures / name, root / labels / name
                 yield root / name / pictures, root / name / labels
             yield root / name, root / f"{name}_{labels}"
@@ -305,3 +295,34 @@ def _holds_both(pictures: Path, labels: Path) -> bool:
     return (
         pictures.is_dir() and labels.is_dir() and bool(_label_files(labels)) and bool(pictures_in(pictures))
     )
+
+
+def _find(path: Path, task: Task) -> Sources:
+    folders = find_folders(path) if path.is_dir() else {}
+    splits = read_splits(path) if "" in folders else {}
+    if splits:
+        images, labels = folders[""]
+        return {
+            split_of_word(word) or word: Source(
+                path=path, open=partial(_open, path, images, labels, tuple(names))
+            )
+            for word, names in splits.items()
+        }
+    return {
+        split: Source(path=labels, open=partial(_open, path, images, labels))
+        for split, (images, labels) in folders.items()
+    }
+
+
+def _open(root: Path, images: Path, labels: Path, names: tuple[str, ...] | None = None) -> ItemDataset:
+    pairs = pair_up(images, labels, names)
+    return label_dataset(pairs, read_scheme(root, pairs))
+
+
+FOLDERS = Format(
+    layouts="""\
+  images/train/, images/val/ with labels/train/, labels/val/ (label maps), and classes.json
+  train/images/ with train/labels/, or train/ with train_labels/ (and so on for val), and classes.json
+  images/ with labels/ (one set), and classes.json, and splits.json if it is split""",
+    find=_find,
+)

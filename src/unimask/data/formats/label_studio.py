@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -11,20 +12,23 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from unimask.config.images import Task
 from unimask.data.drawn import (
     Drawn,
-    DrawnPicture,
-    DrawnPictures,
+    DrawnImage,
     Outline,
     Region,
     box_ring,
+    drawn_dataset,
     ellipse_ring,
-    find_picture,
+    find_image,
     ring,
 )
 from unimask.data.formats.coco_file import Record
+from unimask.data.items import ItemDataset
 from unimask.data.read import PICTURE_SUFFIXES
-from unimask.errors import DataError
+from unimask.data.sources import Format, Source, Sources
+from unimask.errors import DataError, some_of
 from unimask.structures import Size
 
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -116,7 +120,7 @@ def is_label_studio(path: Path) -> bool:
     )
 
 
-def open_label_studio(path: Path) -> DrawnPictures:
+def open_label_studio(path: Path) -> ItemDataset:
     """One sample per task; of several annotations of a task the first that was not cancelled.
 
     Labels are those that occur, sorted. Points, lines and whole-picture choices are left out. Pictures are
@@ -131,7 +135,7 @@ def open_label_studio(path: Path) -> DrawnPictures:
     if not names:
         raise DataError(path, f"{len(tasks)} tasks hold no polygons, brushes, rectangles or ellipses")
     labels = {name: label for label, name in enumerate(names)}
-    return DrawnPictures(names, [_picture(path, task, entries, labels) for task, entries in results])
+    return drawn_dataset(names, [_image(path, task, entries, labels) for task, entries in results])
 
 
 def _tasks(path: Path) -> list[Record]:
@@ -168,9 +172,9 @@ def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
     return []
 
 
-def _picture(
+def _image(
     path: Path, task: Record, entries: Sequence[tuple[str, str, Record]], labels: Mapping[str, int]
-) -> DrawnPicture:
+) -> DrawnImage:
     data = task["data"]
     assert isinstance(data, dict)  # `_tasks` has checked it
     texts = [_file_name(value) for value in data.values() if isinstance(value, str)]
@@ -184,7 +188,7 @@ def _picture(
         Drawn(label=labels[name], region=_region(path, where, result), where=where)
         for where, name, result in entries
     )
-    return DrawnPicture(picture=_find(path, names[0]), source=path, size=tuple(sizes), objects=objects)
+    return DrawnImage(image=_find_image(path, names[0]), source=path, size=tuple(sizes), objects=objects)
 
 
 def _file_name(text: str) -> str:
@@ -193,15 +197,15 @@ def _file_name(text: str) -> str:
     return unquote(after.removeprefix("d=")) if after.startswith("d=") else unquote(before)
 
 
-def _find(path: Path, name: str) -> Path:
+def _find_image(path: Path, name: str) -> Path:
     folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     try:
-        return find_picture(path, name, folders)
+        return find_image(path, name, folders)
     except DataError:
         if not _UPLOADED.match(last):
             raise
-        return find_picture(path, _UPLOADED.sub("", last), folders)
+        return find_image(path, _UPLOADED.sub("", last), folders)
 
 
 def _size(path: Path, where: str, result: Record) -> Size:
@@ -239,3 +243,17 @@ def _region(path: Path, where: str, result: Record) -> Region:
     corner = np.array([x, y])
     corners = np.stack([corner, corner + right, corner + right + below, corner + below])
     return Outline(rings=(corners.ravel() if degrees else box_ring(x, y, x + across, y + down),))
+
+
+def _find(path: Path, task: Task) -> Sources:
+    files = [path] if path.is_file() else sorted(path.glob("*.json"))
+    tasks = [file for file in files if is_label_studio(file)]
+    if len(tasks) > 1:
+        raise DataError(path, f"has several lists of tasks: {some_of(p.name for p in tasks)}; name one")
+    return {"": Source(path=tasks[0], open=partial(open_label_studio, tasks[0]))} if tasks else {}
+
+
+LABEL_STUDIO = Format(
+    layouts="  one JSON of tasks, or a folder with it, and its images beside it or in images/ (Label Studio)",
+    find=_find,
+)

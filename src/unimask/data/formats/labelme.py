@@ -5,24 +5,28 @@ import binascii
 import io
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unimask.config.images import Task
 from unimask.data.drawn import (
     Drawn,
-    DrawnPicture,
-    DrawnPictures,
+    DrawnImage,
     Outline,
     Patch,
     Region,
     box_ring,
+    drawn_dataset,
     ellipse_ring,
-    find_picture,
+    find_image,
     ring,
 )
 from unimask.data.formats.coco_file import Record, load_json
+from unimask.data.items import ItemDataset
+from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError
 
 IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
@@ -51,7 +55,7 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def open_labelme(names: Sequence[str], files: Sequence[Path]) -> DrawnPictures:
+def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """One sample per file. Shapes of one label and group (`group_id`) are one object.
 
     Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out.
@@ -60,7 +64,7 @@ def open_labelme(names: Sequence[str], files: Sequence[Path]) -> DrawnPictures:
         DataError: a file or a shape cannot be used, or a picture is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
-    return DrawnPictures(names, [_picture(path, labels) for path in files])
+    return drawn_dataset(names, [_image(path, labels) for path in files])
 
 
 def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
@@ -78,7 +82,7 @@ def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
     return found
 
 
-def _picture(path: Path, labels: dict[str, int]) -> DrawnPicture:
+def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
     content = load_json(path)
     groups: dict[object, list[tuple[str, int, Region]]] = {}
     for where, shape in _shapes(path, content):
@@ -97,10 +101,10 @@ def _picture(path: Path, labels: dict[str, int]) -> DrawnPicture:
     name = str(content.get("imagePath") or path.stem)
     folders = [path.parent, path.parent.parent / "images", path.parent.parent, path.parent / "images"]
     try:
-        picture = find_picture(path, name, folders)
+        image = find_image(path, name, folders)
     except DataError:
-        picture = find_picture(path, path.stem, folders)
-    return DrawnPicture(picture=picture, source=path, size=size, objects=tuple(objects))
+        image = find_image(path, path.stem, folders)
+    return DrawnImage(image=image, source=path, size=size, objects=tuple(objects))
 
 
 def _region(path: Path, where: str, shape: Record) -> Region:
@@ -129,3 +133,25 @@ def _mask(path: Path, where: str, shape: Record) -> np.ndarray:
             return np.asarray(image.convert("L")) > 0
     except (OSError, ValueError, binascii.Error) as error:
         raise DataError(path, f"{where}: its mask is no picture in base64 ({error})") from None
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """Folders with a JSON per image; all of them share their names."""
+    places = {"": [path, path / "annotations", path / "labels", path / "json"]}
+    places.update({split: [path / word for word in words] for split, words in SPLITS.items()})
+    files = {}
+    for split, folders in places.items():
+        listed = [labelme_files(folder) for folder in folders if folder.is_dir()]
+        files[split] = next((tuple(paths) for paths in listed if paths), ())
+    chosen = {split: paths for split, paths in files.items() if paths and split} or {"": files[""]}
+    every = [path for paths in chosen.values() for path in paths]
+    if not every:
+        return {}
+    names = labelme_names(every)
+    return {
+        split: Source(path=paths[0].parent, open=partial(open_labelme, names, paths))
+        for split, paths in chosen.items()
+    }
+
+
+LABELME = Format(layouts="  a JSON beside each image, also in train/, val/ (LabelMe)", find=_find)

@@ -1,14 +1,21 @@
 """A generated set: circles, squares and triangles (things) over sky, ground and stripes (stuff)."""
 
 import math
+import re
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unimask.config.images import Task
+from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.seeds import seeded_generator
+from unimask.data.sources import Format, Source, Sources
+from unimask.errors import DataError
 from unimask.structures import Categories, Sample, Size
 
 CATEGORIES = Categories(
@@ -21,38 +28,34 @@ _SKY, _GROUND, _STRIPES = 3, 4, 5
 _LEAST_VISIBLE = 0.25  # of a thing; with less of it uncovered it is not drawn
 
 
-class ShapesDataset:
-    """Pictures of any size, each a function of (seed, index, size); nothing is stored.
+def shapes_dataset(*, size: Size = (96, 128), count: int = 1000, seed: int = 0, most: int = 6) -> ItemDataset:
+    """Generate images of any size, each a function of (seed, index, size); nothing is stored.
 
     Above a slanted horizon lies sky, below it ground or stripes; up to `most` things of random color, size
-    and turn lie on top of it and of each other. The truth is what is visible, in one layer, without void.
-    Things with less than a quarter of their pixels uncovered are not drawn.
+    and turn lie on top of it and of each other. The ground truth is what is visible, in one layer, without
+    void. Things with less than a quarter of their pixels uncovered are not drawn.
     """
+    items = tuple(_ShapesItem(size=size, seed=seed, index=index, most=most) for index in range(count))
+    return ItemDataset(categories=CATEGORIES, items=items)
 
-    def __init__(self, *, size: Size = (96, 128), count: int = 1000, seed: int = 0, most: int = 6) -> None:
-        self._size, self._count, self._seed, self._most = size, count, seed, most
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ShapesItem:
+    size: Size
+    seed: int
+    index: int
+    most: int
 
     @property
-    def categories(self) -> Categories:
-        """Three things and three kinds of stuff."""
-        return CATEGORIES
+    def image_id(self) -> str:
+        return f"shapes_{self.seed}_{self.index:05d}"
 
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample."""
-        return tuple(f"shapes_{self._seed}_{index:05d}" for index in range(self._count))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self._count:
-            raise IndexError(f"no shapes picture {index}, there are {self._count}")
-        generator = seeded_generator(self._seed, index)
-        image, surface = _scenery(self._size, generator)
-        labels, layer = [], torch.zeros(self._size, dtype=torch.int16)
-        for _ in range(int(torch.randint(0, self._most + 1, (), generator=generator))):  # the front one first
-            thing = _thing(self._size, generator)
+    def read(self) -> Sample:
+        generator = seeded_generator(self.seed, self.index)
+        image, surface = _scenery(self.size, generator)
+        labels, layer = [], torch.zeros(self.size, dtype=torch.int16)
+        for _ in range(int(torch.randint(0, self.most + 1, (), generator=generator))):  # the front one first
+            thing = _thing(self.size, generator)
             uncovered = thing.inside & (layer == 0)
             if int(uncovered.sum()) < max(4.0, _LEAST_VISIBLE * int(thing.inside.sum())):
                 continue
@@ -68,8 +71,26 @@ class ShapesDataset:
         return Sample(
             image=(image.clamp(0, 1) * 255).round().to(torch.uint8),
             truth=truth_segments(layer[None], labels, [False] * len(labels)),
-            image_id=f"shapes_{self._seed}_{index:05d}",
+            image_id=self.image_id,
         )
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """`shapes` or `shapes:96x128`: 10,000 images to train on, 100 others for "val" and for "test"."""
+    text = str(path)
+    if not re.match("shapes(:|$)", text) or path.exists():
+        return {}
+    match = re.fullmatch(r"shapes(?::([1-9]\d*)x([1-9]\d*))?", text)
+    if match is None:
+        raise DataError(text, "expected shapes or shapes:HEIGHTxWIDTH, as in shapes:96x128")
+    size = (int(match[1]), int(match[2])) if match[1] else (96, 128)
+    return {
+        split: Source(path=path, open=partial(shapes_dataset, size=size, count=count, seed=seed))
+        for split, count, seed in (("train", 10_000, 0), ("val", 100, 1), ("test", 100, 2))
+    }
+
+
+SHAPES = Format(layouts="  the word shapes or shapes:HEIGHTxWIDTH (a generated set)", find=_find)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +112,7 @@ def _grid(size: Size) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "1 width
 def _scenery(
     size: Size, generator: torch.Generator
 ) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "height width"]]:
-    """The empty picture in [0, 1] and the label of each of its pixels."""
+    """The empty image in [0, 1] and the label of each of its pixels."""
     y, x = _grid(size)
     height, width = size
     horizon = _between(0.1, 0.9, generator) * height + _between(-0.2, 0.2, generator) * (x - width / 2)
@@ -107,7 +128,7 @@ def _scenery(
 
 
 def _thing(size: Size, generator: torch.Generator) -> _DrawnThing:
-    """A circle, a square or a triangle that has its middle in the picture."""
+    """A circle, a square or a triangle that has its middle in the image."""
     y, x = _grid(size)
     label = int(torch.randint(0, 3, (), generator=generator))
     radius = max(2.0, _between(0.08, 0.28, generator) * min(size))

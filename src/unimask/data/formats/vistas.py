@@ -7,11 +7,11 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.data.formats.coco_file import Record, color_or_default, load_json, records, whole
-from unimask.data.formats.coco_panoptic import CocoPanoptic
+from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.data.formats.folders import pair_up
-from unimask.data.numbered import NumberedPictures, NumberScheme
-from unimask.data.read import read_labels
-from unimask.data.sources import Listed, Source, refused
+from unimask.data.items import ItemDataset
+from unimask.data.numbered import NumberScheme, numbered_dataset
+from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 from unimask.structures import Categories
 
@@ -35,73 +35,7 @@ VERSIONS = (
 """In the order in which they are preferred."""
 
 
-def vistas_sets(path: Path, task: Task) -> dict[str, Source]:
-    """The sets of Mapillary Vistas by split; empty where the path is no such data set.
-
-    The path is the folder of `training` and `validation`; or a folder or file in it that chooses a version:
-    `config_v2.0.json`, `training/v2.0`, a panoptic JSON. Otherwise it is 1.2, if that is there.
-    """
-    for root in (path, *path.parents[:4]) if path.is_file() or path.name.startswith("v") else (path,):
-        version = next((v for v in VERSIONS if _has(root, v) and _means(path, root, v)), None)
-        if version is not None:
-            return _sets(root, version, task)
-    return {}
-
-
-def _has(root: Path, version: Version) -> bool:
-    """Whether annotations of the version are there, as only this data set has them."""
-    folders = [root / word / version.folder for word in _WORDS.values() if (root / word / "images").is_dir()]
-    if version.folder:
-        return any(folder.is_dir() for folder in folders)
-    if any((folder / "panoptic" / version.panoptic).is_file() for folder in folders):
-        return True
-    config = root / version.config
-    kinds = [folder / kind for folder in folders for kind in ("labels", "instances")]
-    return any(kind.is_dir() for kind in kinds) and config.is_file() and b'"readable"' in config.read_bytes()
-
-
-def _means(path: Path, root: Path, version: Version) -> bool:
-    """Whether the path stands for the version: the root for any, else its names say which."""
-    parts = path.relative_to(root).parts
-    if not parts:
-        return True
-    if path.is_dir():
-        return parts in [(word, version.folder) for word in _WORDS.values()]
-    places = [(word, *Path(version.folder, "panoptic").parts) for word in _WORDS.values()]
-    return parts == (version.config,) or parts in [(*place, version.panoptic) for place in places]
-
-
-def _sets(root: Path, version: Version, task: Task) -> dict[str, Source]:
-    sets = {
-        split: _source(root, version, root / word, task)
-        for split, word in _WORDS.items()
-        if (root / word / "images").is_dir()
-    }
-    if (root / "testing").is_dir():
-        reason = "the truth of Mapillary Vistas' test pictures is not public; evaluate on 'val'"
-        sets["test"] = refused(root / "testing", reason)
-    return sets
-
-
-def _source(root: Path, version: Version, place: Path, task: Task) -> Source:
-    """The first annotations that serve the task."""
-    folder, config = place / version.folder, root / version.config
-    panoptic = folder / "panoptic" / version.panoptic
-    kind, divisor = ("labels", 1) if task == "semantic" else ("instances", 256)
-    numbered = folder / kind
-    of_json = Source(path=panoptic, open=partial(open_panoptic, panoptic, config, place / "images"))
-    of_pngs = Source(path=numbered, open=partial(open_numbered, config, place / "images", numbered, divisor))
-    sources = [source for source in (of_json, of_pngs) if source.path.exists()]
-    if task == "semantic" and config.is_file():
-        sources.reverse()
-    if sources:
-        return sources[0]
-    return refused(
-        folder, f"has neither {kind}/ nor panoptic/{version.panoptic}, one of which the task needs"
-    )
-
-
-def open_numbered(config: Path, pictures: Path, labels: Path, divisor: int) -> Listed:
+def open_numbered(config: Path, pictures: Path, labels: Path, divisor: int) -> ItemDataset:
     """Truth of `labels` (`divisor` 1: a number is a class) or `instances` (256: class x 256 + object).
 
     Source: the demo that comes with the data set; classes count the labels of the configuration from 0.
@@ -125,10 +59,10 @@ def open_numbered(config: Path, pictures: Path, labels: Path, divisor: int) -> L
         divisor=divisor,
         way_out=f"are labels and {config.name} of one version?",
     )
-    return NumberedPictures(pair_up(pictures, labels), scheme, read_labels)
+    return numbered_dataset(pair_up(pictures, labels), scheme)
 
 
-def open_panoptic(path: Path, config: Path, pictures: Path) -> Listed:
+def open_evaluated(path: Path, config: Path, pictures: Path) -> ItemDataset:
     """Truth of the panoptic JSON; with a configuration its names, and what is not evaluated is void.
 
     Raises:
@@ -137,7 +71,7 @@ def open_panoptic(path: Path, config: Path, pictures: Path) -> Listed:
     content = load_json(path)
     if config.is_file():
         content = _evaluated(path, content, config)
-    return CocoPanoptic(path, content, folders=[pictures], strict=False)
+    return open_panoptic(path, content, folders=[pictures], strict=False)
 
 
 def _evaluated(path: Path, content: Record, config: Path) -> Record:
@@ -182,3 +116,74 @@ def _names(config: Path, entries: Sequence[Record]) -> list[str]:
     if len(set(names)) < len(names) or "" in names:
         raise DataError(config, "a label has no 'readable' name, or two have the same one")
     return names
+
+
+def _find(path: Path, task: Task) -> Sources:
+    """Find the folder of `training` and `validation`; `path` may also name a version in it.
+
+    That is `config_v2.0.json`, `training/v2.0` or a panoptic JSON. Otherwise it is 1.2, if that is there.
+    """
+    for root in (path, *path.parents[:4]) if path.is_file() or path.name.startswith("v") else (path,):
+        version = next((v for v in VERSIONS if _has(root, v) and _means(path, root, v)), None)
+        if version is not None:
+            return _sets(root, version, task)
+    return {}
+
+
+def _has(root: Path, version: Version) -> bool:
+    """Whether annotations of the version are there, as only this data set has them."""
+    folders = [root / word / version.folder for word in _WORDS.values() if (root / word / "images").is_dir()]
+    if version.folder:
+        return any(folder.is_dir() for folder in folders)
+    if any((folder / "panoptic" / version.panoptic).is_file() for folder in folders):
+        return True
+    config = root / version.config
+    kinds = [folder / kind for folder in folders for kind in ("labels", "instances")]
+    return any(kind.is_dir() for kind in kinds) and config.is_file() and b'"readable"' in config.read_bytes()
+
+
+def _means(path: Path, root: Path, version: Version) -> bool:
+    """Whether the path stands for the version: the root for any, else its names say which."""
+    parts = path.relative_to(root).parts
+    if not parts:
+        return True
+    if path.is_dir():
+        return parts in [(word, version.folder) for word in _WORDS.values()]
+    places = [(word, *Path(version.folder, "panoptic").parts) for word in _WORDS.values()]
+    return parts == (version.config,) or parts in [(*place, version.panoptic) for place in places]
+
+
+def _sets(root: Path, version: Version, task: Task) -> Sources:
+    sets = {
+        split: _source(root, version, root / word, task)
+        for split, word in _WORDS.items()
+        if (root / word / "images").is_dir()
+    }
+    if (root / "testing").is_dir():
+        reason = "the truth of Mapillary Vistas' test pictures is not public; evaluate on 'val'"
+        sets["test"] = refused(root / "testing", reason)
+    return sets
+
+
+def _source(root: Path, version: Version, place: Path, task: Task) -> Source:
+    """The first annotations that serve the task."""
+    folder, config = place / version.folder, root / version.config
+    panoptic = folder / "panoptic" / version.panoptic
+    kind, divisor = ("labels", 1) if task == "semantic" else ("instances", 256)
+    numbered = folder / kind
+    of_json = Source(path=panoptic, open=partial(open_evaluated, panoptic, config, place / "images"))
+    of_pngs = Source(path=numbered, open=partial(open_numbered, config, place / "images", numbered, divisor))
+    sources = [source for source in (of_json, of_pngs) if source.path.exists()]
+    if task == "semantic" and config.is_file():
+        sources.reverse()
+    if sources:
+        return sources[0]
+    return refused(
+        folder, f"has neither {kind}/ nor panoptic/{version.panoptic}, one of which the task needs"
+    )
+
+
+VISTAS = Format(
+    layouts="  training/, validation/ with images/, and config_v1.2.json (Mapillary Vistas)",
+    find=_find,
+)

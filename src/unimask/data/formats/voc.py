@@ -1,7 +1,8 @@
-"""Pascal VOC: a picture of classes and a picture of objects beside each photo."""
+"""Pascal VOC: a map of classes and a map of objects beside each photo."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,21 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from unimask.data.drawn import find_picture
+from unimask.config.images import Task
+from unimask.data.drawn import find_image
 from unimask.data.formats.coco_file import default_color
+from unimask.data.formats.folders import CLASSES_FILE
+from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
+from unimask.data.formats.voc_xml import voc_files, xml_sources
+from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import open_picture, read_image, read_labels
+from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
-from unimask.structures import Categories, Sample
+from unimask.structures import Categories, Sample, Segments
 
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
-PHOTOS, LISTS = "JPEGImages", "ImageSets/Segmentation"
+LISTS = "ImageSets/Segmentation"
 LABEL_MAP = "labelmap.txt"
 VOID = 255
 VOID_COLOR = (224, 224, 192)
@@ -30,46 +37,10 @@ VOC_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class VocScheme:
-    """The names of the classes 1, 2, ..., and what colours mean where pictures have colours."""
+    """The names of the classes 1, 2, ..., and what colours mean where maps have colours."""
 
     names: tuple[str, ...]
     numbers_of_colors: Mapping[int, int]  # R + 256 G + 65536 B -> class
-
-
-def find_voc(root: Path) -> Path | None:
-    """The folder with SegmentationClass and SegmentationObject: this one, `VOC2012` in it, or further down.
-
-    Raises:
-        DataError: there are several.
-    """
-    places = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
-    found = [place for place in places if (place / CLASSES).is_dir() and any((place / OBJECTS).glob("*.png"))]
-    if len(found) > 1:
-        raise DataError(root, f"holds several sets: {some_of(p.name for p in found)}; name one of them")
-    return found[0] if found else None
-
-
-def voc_splits(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The stems of each list in ImageSets/Segmentation but `trainval`; without lists all pictures, under "".
-
-    Raises:
-        DataError: a list names no picture, or one that has no objects picture; list and line are named.
-    """
-    lists = sorted(path for path in (folder / LISTS).glob("*.txt") if path.stem != "trainval")
-    if not lists:
-        return {"": tuple(sorted(path.stem for path in (folder / OBJECTS).glob("*.png")))}
-    splits = {}
-    for path in lists:
-        stems = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            stem = line.strip().rsplit("/", 1)[-1]
-            if stem and not (folder / OBJECTS / f"{stem}.png").is_file():
-                raise DataError(path, f"line {number}: {stem!r} has no {OBJECTS}/{stem}.png")
-            stems += [stem] * bool(stem)
-        if not stems:
-            raise DataError(path, "is empty: it lists no pictures")
-        splits[path.stem.lower() if path.stem != "default" else ""] = tuple(stems)
-    return splits
 
 
 def read_voc_scheme(folder: Path) -> VocScheme:
@@ -122,76 +93,71 @@ def _pack(color: tuple[int, int, int]) -> int:
     return color[0] + 256 * color[1] + 65536 * color[2]
 
 
-class VocObjects:
-    """Objects of VOC with the class that most of their pixels have; background is stuff, the border is void.
+def open_voc(folder: Path, scheme: VocScheme, stems: Sequence[str]) -> ItemDataset:
+    """A sample for each stem: objects with the class that most of their pixels have.
 
-    Raises:
-        DataError: pictures differ in size, or an object has no class, or a class has no name.
+    Background is stuff, the border of objects is void.
     """
+    count = len(scheme.names)
+    categories = Categories(
+        names=(*scheme.names, "background"),
+        is_thing=(*(True,) * count, False),
+        file_ids=(*range(1, count + 1), 0),
+        colors=(*(default_color(index) for index in range(count)), (40, 40, 40)),
+    )
+    items = tuple(_VocItem(folder=folder, scheme=scheme, image_id=stem) for stem in stems)
+    return ItemDataset(categories=categories, items=items)
 
-    def __init__(self, folder: Path, scheme: VocScheme, stems: Sequence[str]) -> None:
-        self._folder, self._scheme, self._stems = folder, scheme, tuple(stems)
-        count = len(scheme.names)
-        self._categories = Categories(
-            names=(*scheme.names, "background"),
-            is_thing=(*(True,) * count, False),
-            file_ids=(*range(1, count + 1), 0),
-            colors=(*(default_color(index) for index in range(count)), (40, 40, 40)),
-        )
 
-    @property
-    def categories(self) -> Categories:
-        """The classes, and background as stuff."""
-        return self._categories
+@dataclass(frozen=True, kw_only=True)
+class _VocItem:
+    folder: Path
+    scheme: VocScheme
+    image_id: str
 
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """The id of every sample, without reading it."""
-        return self._stems
-
-    def __len__(self) -> int:
-        return len(self._stems)
-
-    def __getitem__(self, index: int) -> Sample:
-        stem = self._stems[index]
-        class_path, object_path = (self._folder / name / f"{stem}.png" for name in (CLASSES, OBJECTS))
-        classes = _read(class_path, self._scheme.numbers_of_colors)
+    def read(self) -> Sample:
+        stem = self.image_id
+        class_path, object_path = (self.folder / name / f"{stem}.png" for name in (CLASSES, OBJECTS))
+        classes = _read(class_path, self.scheme.numbers_of_colors)
         objects = _read(object_path, {})
-        photos = [self._folder / PHOTOS, self._folder / "images", self._folder.parent / PHOTOS]
-        picture = find_picture(object_path, stem, photos)
-        image = read_image(picture)
+        photo = find_image(
+            object_path, stem, [self.folder / PHOTOS, self.folder / "images", self.folder.parent / PHOTOS]
+        )
+        image = read_image(photo)
         sizes = {classes.shape, objects.shape, tuple(image.shape[1:])}
         if len(sizes) > 1:
             raise DataError(
                 object_path,
-                f"is of another size than its classes or its photo {picture.name}: {sorted(sizes)}",
+                f"is of another size than its classes or its photo {photo.name}: {sorted(sizes)}",
             )
+        return Sample(image=image, truth=self._segments(classes, objects, object_path), image_id=stem)
+
+    def _segments(self, classes: ndarray, objects: ndarray, path: Path) -> Segments:
         ids = [number for number in np.unique(objects).tolist() if number not in (0, VOID)]
-        labels = [self._label(classes[objects == number], number, object_path) for number in ids]
+        labels = [self._label(classes[objects == number], number, path) for number in ids]
         table = np.zeros(int(objects.max(initial=0)) + 1, dtype=np.int16)
         table[ids] = np.arange(1, len(ids) + 1)
         layer = table[objects]
         background = (classes == 0) & (layer == 0)
         if background.any():
-            labels.append(len(self._scheme.names))
+            labels.append(len(self.scheme.names))
             layer[background] = len(labels)
-        segments = truth_segments(torch.from_numpy(layer[None]), labels, [False] * len(labels))
-        return Sample(image=image, truth=segments, image_id=stem)
+        return truth_segments(torch.from_numpy(layer[None]), labels, [False] * len(labels))
 
     def _label(self, numbers: Int64[ndarray, " pixels"], number: int, path: Path) -> int:
         counts = np.bincount(numbers[(numbers != 0) & (numbers != VOID)], minlength=1)
         best = int(counts.argmax())
         if best == 0:
             raise DataError(path, f"object {number} has no class in {CLASSES}")
-        if best > len(self._scheme.names):
+        if best > len(self.scheme.names):
             raise DataError(
-                path, f"object {number} is of class {best}; there are 1 to {len(self._scheme.names)}"
+                path, f"object {number} is of class {best}; there are 1 to {len(self.scheme.names)}"
             )
         return best - 1
 
 
 def _read(path: Path, numbers_of_colors: Mapping[int, int]) -> Int64[ndarray, "height width"]:
-    """The numbers in a palette picture; colours through the table, or without one counted as they come."""
+    """The numbers in a palette image; colours through the table, or without one counted as they come."""
     image = open_picture(path, rotate=False)
     if image.mode not in ("RGB", "RGBA"):
         return read_labels(path).astype(np.int64)
@@ -209,3 +175,29 @@ def _read(path: Path, numbers_of_colors: Mapping[int, int]) -> Int64[ndarray, "h
         special = {0: 0, _pack(VOID_COLOR): VOID}
         table = np.array([special[c] if c in special else next(free) for c in colors.tolist()])
     return table[places].reshape(packed.shape)
+
+
+def _find(path: Path, task: Task) -> Sources:
+    folder = find_set(path, _has_maps) if not (path / CLASSES_FILE).exists() else None
+    if folder is None:
+        return {}
+    if task == "detection" and voc_files(folder):  # many more of VOC's photos have boxes than masks
+        return xml_sources(path)
+    scheme = read_voc_scheme(folder)
+    stems = tuple(sorted(path.stem for path in (folder / OBJECTS).glob("*.png")))
+    lists = sorted((folder / LISTS).glob("*.txt"))
+    splits = read_lists(lists, frozenset(stems), f"{OBJECTS}/{{}}.png") or {"": stems}
+    return {
+        split_of_word(word) or word: Source(path=folder, open=partial(open_voc, folder, scheme, stems))
+        for word, stems in splits.items()
+    }
+
+
+def _has_maps(place: Path) -> bool:
+    return (place / CLASSES).is_dir() and any((place / OBJECTS).glob("*.png"))
+
+
+VOC = Format(
+    layouts="  SegmentationClass/, SegmentationObject/, JPEGImages/ and ImageSets/Segmentation/ (Pascal VOC)",
+    find=_find,
+)

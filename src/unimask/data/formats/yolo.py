@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from unimask.data.drawn import Drawn, DrawnPicture, DrawnPictures, Outline, box_ring, ring
+from unimask.config.images import Task
+from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
+from unimask.data.items import ItemDataset
 from unimask.data.read import pictures_in
+from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
 
 NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
@@ -24,7 +28,7 @@ class YoloSet:
     folders: Mapping[str, tuple[Path, ...]]
 
 
-def find_yolo(root: Path) -> Path | None:
+def names_file(root: Path) -> Path | None:
     """The file that names the classes of a YOLO folder, or none where there is no such folder."""
     for name in NAMES_FILES:
         if (root / name).is_file() and any(root.glob("**/labels/**/*.txt")):
@@ -100,7 +104,7 @@ def _pictures(place: Path) -> list[Path]:
     return found
 
 
-def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
+def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
     """The pictures of some places (`YoloSet`).
 
     Labels lie in the folder of the same path with `labels` for `images`.
@@ -115,14 +119,14 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> DrawnPictures:
         for picture in _pictures(folder):
             source = _labels_beside(picture.parent) / f"{picture.stem}.txt"
             objects = _objects(source, names) if source.is_file() else ()
-            entries.append(DrawnPicture(picture=picture, source=source, size=(), objects=objects))
+            entries.append(DrawnImage(image=picture, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
         raise DataError(
             folders[0],
             f"has {len(entries)} pictures and no labels; looked in "
             + some_of(sorted({str(entry.source.parent) for entry in entries})),
         )
-    return DrawnPictures(names, entries)
+    return drawn_dataset(names, entries)
 
 
 def _labels_beside(folder: Path) -> Path:
@@ -155,3 +159,32 @@ def _objects(source: Path, names: Sequence[str]) -> tuple[Drawn, ...]:
             )
         found.append(Drawn(label=int(words[0]), region=Outline(rings=(shape,), relative=True), where=where))
     return tuple(found)
+
+
+def _find(path: Path, task: Task) -> Sources:
+    file = names_file(path)
+    if file is None:
+        return {}
+    found = read_yolo_names(file)
+    places = found.folders if "" not in found.folders else _parts(path)
+    return {
+        split: Source(path=file, open=partial(open_yolo, found.names, folders))
+        for split, folders in places.items()
+    }
+
+
+def _parts(root: Path) -> dict[str, tuple[Path, ...]]:
+    """The folders of images where `data.yaml` names none: by split, or all in one."""
+    found = {}
+    for split, words in SPLITS.items():
+        places = [place for word in words for place in (root / "images" / word, root / word / "images")]
+        present = tuple(place for place in places if place.is_dir())
+        if present:
+            found[split] = present[:1]
+    return found or {"": (root / "images",)}
+
+
+YOLO = Format(
+    layouts="  data.yaml (or classes.txt) with images/ and labels/ of .txt files (YOLO segmentation)",
+    find=_find,
+)

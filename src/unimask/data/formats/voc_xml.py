@@ -1,41 +1,30 @@
-"""Pascal VOC without pictures of objects: for each photo an XML of boxes, or of outlines."""
+"""Pascal VOC without maps of objects: for each photo an XML of boxes, or of outlines."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 from numpy import ndarray
 
+from unimask.config.images import Task
 from unimask.data.drawn import (
     Drawn,
-    DrawnPicture,
-    DrawnPictures,
+    DrawnImage,
     Outline,
     box_ring,
-    find_picture,
+    drawn_dataset,
+    find_image,
     ring,
 )
-from unimask.errors import DataError, some_of
+from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
+from unimask.data.items import ItemDataset
+from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
+from unimask.errors import DataError
 from unimask.structures import Size
 
-ANNOTATIONS, LISTS, PHOTOS = "Annotations", "ImageSets/Main", "JPEGImages"
+ANNOTATIONS, LISTS = "Annotations", "ImageSets/Main"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-NO_SPLIT = ("trainval", "default")
-
-
-def find_voc_boxes(root: Path) -> Path | None:
-    """The folder with `Annotations/` of XML files: this one, `VOC2012` in it, or further down.
-
-    A folder whose XML files lie beside the photos or directly in it is one too.
-
-    Raises:
-        DataError: there are several.
-    """
-    places = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
-    found = [place for place in places if voc_files(place)]
-    if len(found) > 1:
-        raise DataError(root, f"holds several sets: {some_of(p.name for p in found)}; name one of them")
-    return found[0] if found else None
 
 
 def voc_files(folder: Path) -> list[Path]:
@@ -53,32 +42,7 @@ def _is_voc(path: Path) -> bool:
     return b"<annotation>" in start or b"<annotation " in start
 
 
-def voc_box_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The XML files of each list in ImageSets/Main but `trainval`; without lists all of them, under "".
-
-    Lists of a single class (`cat_train.txt`) are left out.
-
-    Raises:
-        DataError: a list names a photo that has no XML; list and line are named.
-    """
-    files = voc_files(folder)
-    by_stem = {path.stem: path for path in files}
-    splits = {}
-    for path in sorted((folder / LISTS).glob("*.txt")):
-        if path.stem in NO_SPLIT or "_" in path.stem:
-            continue
-        chosen = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            stem = (line.split() or [""])[0].rsplit("/", 1)[-1]
-            if stem and stem not in by_stem:
-                raise DataError(path, f"line {number}: {stem!r} has no {ANNOTATIONS}/{stem}.xml")
-            chosen += [by_stem[stem]] * bool(stem)
-        if chosen:
-            splits[path.stem.lower()] = tuple(chosen)
-    return splits or {"": tuple(files)}
-
-
-def voc_box_names(files: Sequence[Path]) -> tuple[str, ...]:
+def voc_names(files: Sequence[Path]) -> tuple[str, ...]:
     """The names of all objects in the files, sorted.
 
     Raises:
@@ -90,18 +54,18 @@ def voc_box_names(files: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def open_voc_boxes(names: Sequence[str], files: Sequence[Path]) -> DrawnPictures:
+def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """One sample per file. An object's outline is taken where there is one, else its box.
 
     Corners of boxes that are whole numbers count pixels from 1, and the pixel of the last corner belongs to
     the box, as the development kit of VOC says. Written with a point (`29.0`: CVAT, datumaro) they are
-    places in the picture, counted from 0. Difficult objects are objects like any other.
+    places in the image, counted from 0. Difficult objects are objects like any other.
 
     Raises:
         DataError: a file or an object cannot be used, or a photo is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
-    return DrawnPictures(names, [_picture(path, labels) for path in files])
+    return drawn_dataset(names, [_image(path, labels) for path in files])
 
 
 def _read(path: Path) -> ElementTree.Element:
@@ -123,7 +87,7 @@ def _name(path: Path, where: str, one: ElementTree.Element) -> str:
     return name
 
 
-def _picture(path: Path, labels: dict[str, int]) -> DrawnPicture:
+def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
     root = _read(path)
     objects = []
     for where, one in _objects(path, root):
@@ -134,10 +98,10 @@ def _picture(path: Path, labels: dict[str, int]) -> DrawnPicture:
     folder = path.parent
     folders = [folder.parent / PHOTOS, folder.parent / "images", folder, folder.parent]
     try:
-        picture = find_picture(path, named, folders)
+        image = find_image(path, named, folders)
     except DataError:
-        picture = find_picture(path, path.stem, folders)
-    return DrawnPicture(picture=picture, source=path, size=_size(path, root), objects=tuple(objects))
+        image = find_image(path, path.stem, folders)
+    return DrawnImage(image=image, source=path, size=_size(path, root), objects=tuple(objects))
 
 
 def _size(path: Path, root: ElementTree.Element) -> tuple[Size, ...]:
@@ -173,3 +137,43 @@ def _polygon(path: Path, where: str, polygon: ElementTree.Element) -> ndarray:
     for index in range(1, len(polygon) // 2 + 1):
         numbers += [polygon.findtext(f"x{index}"), polygon.findtext(f"y{index}")]
     return ring(path, where, numbers) - 1
+
+
+def xml_sources(root: Path) -> Sources:
+    """Photos with an XML each, split by lists or by folders; all of them share their names.
+
+    Raises:
+        DataError: there are several sets, or a list names a photo that has no XML, or a file is broken.
+    """
+    found = find_set(root, lambda place: bool(voc_files(place)))
+    files = _splits(found) if found is not None else {}
+    for split, words in SPLITS.items() if found is None else ():
+        listed = [tuple(voc_files(root / word)) for word in words]
+        files.update({split: next(filter(None, listed))} if any(listed) else {})
+    if not files:
+        return {}
+    names = voc_names([path for paths in files.values() for path in paths])
+    return {
+        split_of_word(word) or word: Source(path=paths[0].parent, open=partial(open_voc_xml, names, paths))
+        for word, paths in files.items()
+    }
+
+
+def _splits(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The XML files of each list but `cat_train.txt` and its like; without lists all, under ""."""
+    by_stem = {path.stem: path for path in voc_files(folder)}
+    lists = [path for path in sorted((folder / LISTS).glob("*.txt")) if "_" not in path.stem]
+    splits = read_lists(lists, by_stem, f"{ANNOTATIONS}/{{}}.xml") or {"": tuple(by_stem)}
+    return {split: tuple(by_stem[stem] for stem in stems) for split, stems in splits.items()}
+
+
+def _find(path: Path, task: Task) -> Sources:
+    return xml_sources(path)
+
+
+VOC_XML = Format(
+    layouts="""\
+  Annotations/ of .xml files with JPEGImages/ and ImageSets/Main/ (Pascal VOC, boxes); also .xml files in
+    train/, val/, beside their images""",
+    find=_find,
+)

@@ -1,0 +1,235 @@
+"""COCO instances: a JSON of polygons, run-length masks and boxes beside a folder of images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from unimask.data.formats.coco_file import (
+    CocoImage,
+    Record,
+    annotations_of_images,
+    image_folders,
+    load_json,
+    read_categories,
+    read_coco_image,
+    read_images,
+    records,
+    used_categories,
+    whole,
+)
+from unimask.data.items import Item, ItemDataset
+from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
+from unimask.errors import DataError
+from unimask.ops.boxes import clip_boxes
+from unimask.structures import Detections, Sample, Size
+
+Entries = Sequence[tuple[Record, int]]
+"""The annotations of an image in the order of the file, each with its label."""
+
+
+def open_instances(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
+    """Open the masks of a COCO JSON; they are decoded when a sample is asked for.
+
+    Every image of the file is a sample, also without instances. Instances keep the order of the file. What
+    lies outside of the image is cut off. Instances that cover no pixel (too thin, or at the border) are
+    left out, but one that lies wholly outside is an error. Instances may overlap: the ground truth then has
+    several layers.
+
+    Images are looked for in `folders` first, then where `image_folders` says.
+
+    Raises:
+        DataError: the file, one of its entries or an image cannot be used; entries are named by their id.
+    """
+    return _open(path, content, folders, _with_masks)
+
+
+def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
+    """Open the boxes of a COCO JSON as they stand there, without its masks; every image is a sample.
+
+    Boxes keep the order of the file; what lies outside of the image is cut off. Areas are those that the
+    file states, of masks where it has some. Objects marked `iscrowd`, or `difficult` as in PASCAL VOC, are
+    crowd: nothing is learned from them, and finding them is neither right nor wrong.
+
+    Raises:
+        DataError: as `open_instances`.
+    """
+    return _open(path, content, folders, _with_boxes)
+
+
+def _open(
+    path: Path,
+    content: Record | None,
+    folders: Sequence[Path],
+    item: Callable[[Path, CocoImage, Entries], Item],
+) -> ItemDataset:
+    content = load_json(path) if content is None else content
+    entries = records(path, content, "annotations")
+    categories = read_categories(path, content, used=used_categories(entries))
+    images = read_images(path, content, [*folders, *image_folders(path)])
+    grouped = annotations_of_images(path, entries, images, categories)
+    return ItemDataset(
+        categories=categories, items=tuple(item(path, image, grouped[image.id]) for image in images)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Instance:
+    id: int
+    label: int
+    is_crowd: bool
+    shape: Shape
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _WithMasks:
+    source: Path
+    image: CocoImage
+    instances: tuple[_Instance, ...]
+
+    @property
+    def image_id(self) -> str:
+        return self.image.path.stem
+
+    def read(self) -> Sample:
+        painter = LayerPainter(self.image.size)
+        kept = []
+        for instance in self.instances:
+            try:
+                pixels = shape_pixels(instance.shape, self.image.size)
+                if pixels.size:
+                    painter.add(pixels)
+                    kept.append(instance)
+            except ValueError as error:
+                raise DataError(self.source, f"annotation {instance.id}: {error}; export it again") from None
+        truth = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
+        return Sample(image=read_coco_image(self.source, self.image), truth=truth, image_id=self.image_id)
+
+
+def _with_masks(path: Path, image: CocoImage, entries: Entries) -> Item:
+    instances = tuple(_instance(path, entry, label, image.size) for entry, label in entries)
+    return _WithMasks(source=path, image=image, instances=instances)
+
+
+def _instance(path: Path, entry: Record, label: int, size: Size) -> _Instance:
+    what = f"annotation {entry['id']}"
+    return _Instance(
+        id=whole(path, entry, "id", what),
+        label=label,
+        is_crowd=bool(entry.get("iscrowd", 0)),
+        shape=_shape(path, entry, what, size),
+    )
+
+
+def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
+    """The segmentation of an annotation in compact form; run lengths are decoded later."""
+    given = entry.get("segmentation")
+    if isinstance(given, dict):
+        return _run_lengths(path, given, what, size)
+    if not isinstance(given, list) or not given:
+        raise DataError(path, f"{what} has no mask, only a box; segmentation needs polygons or run lengths")
+    try:
+        rings = tuple(np.asarray(ring, dtype=np.float64) for ring in given)
+    except (TypeError, ValueError):
+        raise DataError(
+            path, f"{what}: a polygon is no list of numbers; expected [x1, y1, x2, y2, ...]"
+        ) from None
+    for ring in rings:
+        if ring.ndim != 1 or ring.size < 6 or ring.size % 2:
+            raise DataError(
+                path, f"{what}: a polygon has {ring.size} numbers; expected x and y of at least 3 points"
+            )
+        if not np.isfinite(ring).all():
+            raise DataError(
+                path, f"{what}: a polygon has a coordinate that is no finite number; export it again"
+            )
+    if all(_is_outside(ring, size) for ring in rings):
+        raise _outside(path, what, size)
+    return rings
+
+
+def _is_outside(ring: ndarray, size: Size) -> bool:
+    """Whether a polygon lies more than a pixel beyond a border: so much is no rounding."""
+    x, y = ring[::2], ring[1::2]
+    return bool(x.max() < -1 or y.max() < -1 or x.min() > size[1] + 1 or y.min() > size[0] + 1)
+
+
+def _run_lengths(path: Path, given: Record, what: str, size: Size) -> Shape:
+    counts, stated = given.get("counts"), given.get("size")
+    if not isinstance(stated, list) or tuple(stated) != size:
+        raise DataError(
+            path,
+            f"{what}: its mask is for an image of (height, width) {stated}, but the image is "
+            f"{list(size)}; export it again",
+        )
+    if isinstance(counts, str):
+        return counts
+    if isinstance(counts, list) and all(isinstance(run, int) for run in counts):
+        return np.asarray(counts, dtype=np.int64)
+    raise DataError(path, f"{what}: run lengths 'counts' are neither a string nor a list of integers")
+
+
+def _outside(path: Path, what: str, size: Size) -> DataError:
+    return DataError(
+        path,
+        f"{what} lies outside of its image ({size[1]} x {size[0]} pixels); was it drawn on "
+        "an image of another size? Export it again in pixels of this one, or remove it",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Box:
+    corners: tuple[float, ...]  # left, top, right, bottom
+    area: float
+    label: int
+    is_crowd: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _WithBoxes:
+    source: Path
+    image: CocoImage
+    boxes: tuple[_Box, ...]
+
+    @property
+    def image_id(self) -> str:
+        return self.image.path.stem
+
+    def read(self) -> Sample:
+        truth = Detections(
+            boxes=torch.tensor([box.corners for box in self.boxes], dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor([box.label for box in self.boxes], dtype=torch.int64),
+            scores=torch.ones(len(self.boxes)),
+            areas=torch.tensor([box.area for box in self.boxes], dtype=torch.float32),
+            is_crowd=torch.tensor([box.is_crowd for box in self.boxes], dtype=torch.bool),
+        )
+        return Sample(image=read_coco_image(self.source, self.image), truth=truth, image_id=self.image_id)
+
+
+def _with_boxes(path: Path, image: CocoImage, entries: Entries) -> Item:
+    boxes = tuple(_box(path, entry, label, image.size) for entry, label in entries)
+    return _WithBoxes(source=path, image=image, boxes=boxes)
+
+
+def _box(path: Path, entry: Record, label: int, size: Size) -> _Box:
+    what, given = f"annotation {entry['id']}", entry.get("bbox")
+    numbers = given if isinstance(given, list) and all(isinstance(n, int | float) for n in given) else []
+    if len(numbers) != 4 or not all(abs(number) < float("inf") for number in numbers):
+        raise DataError(path, f"{what} has bbox {given!r}; expected [x, y, width, height] in pixels")
+    x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise DataError(path, f"{what} has a box of {width} x {height} pixels; correct or remove it")
+    corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float64)
+    left, top, right, bottom = clip_boxes(corners, size).tolist()
+    if right <= left or bottom <= top:
+        raise _outside(path, what, size)
+    area = entry.get("area")
+    return _Box(
+        corners=(left, top, right, bottom),
+        area=float(area) if isinstance(area, int | float) and area > 0 else (right - left) * (bottom - top),
+        label=label,
+        is_crowd=bool(entry.get("iscrowd", 0) or entry.get("difficult", 0)),
+    )

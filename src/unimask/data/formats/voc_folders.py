@@ -1,0 +1,42 @@
+"""What the two kinds of Pascal VOC share: where a set lies, and the lists of its splits."""
+
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+
+from unimask.errors import DataError, some_of
+
+PHOTOS = "JPEGImages"
+
+
+def find_set(root: Path, holds: Callable[[Path], bool]) -> Path | None:
+    """Find the folder that holds annotations: this one, `VOC2012` in it, or one further down.
+
+    Raises:
+        DataError: there are several.
+    """
+    places = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
+    found = [place for place in places if holds(place)]
+    if len(found) > 1:
+        raise DataError(root, f"holds several sets: {some_of(p.name for p in found)}; name one of them")
+    return found[0] if found else None
+
+
+def read_lists(lists: Sequence[Path], known: Container[str], annotation: str) -> dict[str, tuple[str, ...]]:
+    """Read the stems of each list but `trainval` and empty ones; `default` is the set that is not split, "".
+
+    Raises:
+        DataError: a list names a stem that is not `known`; list, line and the missing `annotation` are named.
+    """
+    splits = {}
+    for path in lists:
+        if path.stem == "trainval":
+            continue
+        stems = []
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            stem = line.strip().rsplit("/", 1)[-1]
+            if stem and stem not in known:
+                raise DataError(path, f"line {number}: {stem!r} has no {annotation.format(stem)}")
+            stems += [stem] * bool(stem)
+        if stems:
+            splits[path.stem.lower() if path.stem != "default" else ""] = tuple(stems)
+    return splits
