@@ -67,7 +67,12 @@ def kernel_sampling(
     return result
 
 
-@torch.library.custom_op("unimask::deformable_sampling", mutates_args=())
+# schemas are written out because torch before 2.7 infers none from `collections.abc.Sequence`
+@torch.library.custom_op(
+    "unimask::deformable_sampling",
+    mutates_args=(),
+    schema="(Tensor values, SymInt[] heights, SymInt[] widths, Tensor locations, Tensor weights) -> Tensor",
+)
 def _sample(
     values: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
@@ -104,7 +109,12 @@ def _(
     return values.new_empty((values.shape[0], locations.shape[1], values.shape[2] * values.shape[3]))
 
 
-@torch.library.custom_op("unimask::deformable_sampling_gradients", mutates_args=())
+@torch.library.custom_op(
+    "unimask::deformable_sampling_gradients",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor values, SymInt[] heights, SymInt[] widths, Tensor locations, "
+    "Tensor weights) -> (Tensor, Tensor, Tensor)",
+)
 def _gradients(
     gradient: Tensor,
     values: Tensor,
