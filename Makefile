@@ -3,7 +3,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTHON ?= python3
 RUN := .venv/bin/
 
-.PHONY: demo serve test bench lint types contract format clean
+.PHONY: demo serve test bench docs figures release lint types contract format clean
 
 demo: .venv/ready  ## segment the pictures in examples/ with the model that ships inside the package
 	$(RUN)unimask predict examples --task panoptic --output output/demo
@@ -16,6 +16,13 @@ test: .venv/ready  ## the whole test suite, in two processes
 
 bench: .venv/ready  ## this library beside transformers; tables and numbers go into benchmarks/results
 	$(RUN)python -m benchmarks
+
+docs: .venv/ready  ## the documentation site, into site/; a broken link or reference is an error
+	$(UV) sync --locked --all-extras --group docs --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
+	NO_MKDOCS_2_WARNING=1 $(RUN)mkdocs build --strict --quiet
+
+figures: .venv/ready  ## the figures of the site, drawn from the models
+	$(RUN)python docs/make_figures.py
 
 lint: .venv/ready
 	$(RUN)ruff check .

@@ -5,24 +5,28 @@ import importlib.util
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import pytest
 import torch
 import typer.main
 from PIL import Image
+from torch import nn
 
 import unimask
 from unimask.checkpoints.images import ModelFile, save_model, shipped_models
 from unimask.cli import app
 from unimask.cli.experiments import training_of
 from unimask.cli.options import parse_settings
-from unimask.config.images import PostprocessConfig, experiment_to_dict
+from unimask.config.images import DetrConfig, PostprocessConfig, experiment_to_dict
 from unimask.config.text import translation_to_dict
 from unimask.data.formats.folders import read_scheme
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.inference.segmenter import Segmenter
+from unimask.inference.translator import Translator
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
 from unimask.results.segments import Result
@@ -30,7 +34,7 @@ from unimask.structures import Segments
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unimask"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"])
 OF_THE_SHIPPED_MODEL = ROOT / "docs" / "pictures" / "nuclei.png"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -238,12 +242,13 @@ def test_python_examples_use_what_exists(document: Path) -> None:
     fields = {*dir(Result), *Result.__dataclass_fields__}
     assert set(re.findall(r"\b(?:result|Result)\.(\w+)", code)) <= fields
     assert set(re.findall(r"\bsegmenter\.(\w+)\(", code)) <= set(dir(Segmenter))
+    assert set(re.findall(r"\btranslator\.(\w+)\(", code)) <= set(dir(Translator))
     assert set(re.findall(r"\bunimask\.(\w+)\(", code)) <= set(unimask.__all__)
 
 
 def json_examples() -> list[dict[str, object]]:
-    text = (ROOT / "docs" / "image-to-segments.md").read_text(encoding="utf-8")
-    return [json.loads(block) for block in blocks(text, "json")]
+    pages = (ROOT / "docs" / "guide" / name for name in ("own-data.md", "predict.md"))
+    return [json.loads(block) for page in pages for block in blocks(page.read_text("utf-8"), "json")]
 
 
 def test_the_example_of_classes_is_read(tmp_path: Path) -> None:
@@ -281,14 +286,56 @@ def test_the_example_of_a_result_has_the_keys_of_one() -> None:
         assert list(theirs[0]) == list(ours[0])
 
 
+# three models, one decoder
+
+
+def test_the_table_of_the_models_says_what_their_presets_say() -> None:
+    text = (ROOT / "docs" / "three-models.md").read_text(encoding="utf-8")
+    rows = {
+        row[0]: row[1:] for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.M)
+    }
+    for column, name in enumerate(name.strip("`") for name in rows["preset"]):
+        said = {key: values[column] for key, values in rows.items()}
+        config = PRESETS[name]().model
+        decoder = build_model(config, 3).query_decoder
+        layers = cast(nn.ModuleList, decoder.layers)
+        assert said["layers"] == str(len(layers))
+        assert said["order of sublayers"] == ", ".join(child for child, _ in layers[0].named_children())
+        assert re.findall(r"\d+", said["memory of the layers (strides)"]) == [
+            str(stride) for stride in dict.fromkeys(decoder.strides)
+        ]
+        learned = isinstance(decoder.query_features, nn.Embedding)
+        assert said["query features"] == ("learned" if learned else "zeros")
+        assert said["predictions"] == str(len(layers) + 1 - decoder.first_prediction)
+        settings = config if isinstance(config, DetrConfig) else config.query_decoder
+        assert said["dropout"] == f"{settings.dropout:g}"
+        visibility = "full" if isinstance(config, DetrConfig) else config.query_decoder.visibility
+        assert said["visibility"] == visibility
+
+
+def test_the_figures_of_a_model_are_drawn_from_it(tmp_path: Path) -> None:
+    figures = load_script("make_figures")
+    torch.manual_seed(7)
+    model = build_model(PRESETS["tiny"]().model, 3)
+    found = figures.walk(model, torch.rand((1, 3, 256, 256)), 0.0)
+    assert [layer.stride for layer in found.layers] == list(model.query_decoder.strides)
+    assert found.outputs[0][0] == len(found.layers) + 1
+    figures.draw_model("tiny", found, tmp_path / "tiny.svg")
+    drawn = (tmp_path / "tiny.svg").read_text(encoding="utf-8")
+    assert drawn.count(">layer ") == len(found.layers)
+    assert "MaskHeads" in drawn
+    assert drawn.count("data:image/png") == len(found.layers)
+
+
 # pictures
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_pictures", ROOT / "docs" / "make_pictures.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
+    sys.modules[name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     return script
 
@@ -303,7 +350,7 @@ def test_pictures_are_made_by_a_model(tmp_path: Path) -> None:
         Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")
     given = ["--weights", str(tmp_path / "model"), "--task", "semantic", "--height", "74"]
     target = tmp_path / "new" / "sheet.png"
-    made = load_script().main([*given, "--images", str(tmp_path), "--output", str(target)])
+    made = load_script("make_pictures").main([*given, "--images", str(tmp_path), "--output", str(target)])
     assert made == target
     with Image.open(target) as sheet:
         assert sheet.size == (106 + 8 + 106, 74 + 8 + 74)
@@ -313,7 +360,7 @@ def test_without_a_model_there_is_no_picture(tmp_path: Path, capsys: pytest.Capt
     Image.new("RGB", (5, 3)).save(tmp_path / "a.png")
     given = ["--weights", "no such model", "--images", str(tmp_path), "--output", str(tmp_path / "b.png")]
     with pytest.raises(SystemExit) as stopped:
-        load_script().main(given)
+        load_script("make_pictures").main(given)
     assert stopped.value.code == 2
     assert "no such model" in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
