@@ -360,11 +360,11 @@ def draw_masks(folder: Path) -> None:
 @torch.no_grad()
 def draw_detr(folder: Path, trained: Path) -> None:
     """Draw the boxes of a small DETR on generated shapes, and what their queries attend to."""
-    from unimask.data.open import open_box_dataset
+    from unimask.data.open import open_dataset
 
     segmenter = unimask.load(trained, device="cpu")
-    sample = open_box_dataset("shapes:96x128", "val")[3]
-    (found,) = segmenter.predict_images([sample.image], ["shapes"], "detection")
+    sample = open_dataset("shapes:96x128", "val", "detection")[3]
+    found = segmenter.predict(sample.image, task="detection")
     model, _ = load_model(trained)
     config = segmenter.model_file.experiment
     mean, std = (

@@ -1,6 +1,5 @@
 """What only an extra installs is not needed for the rest, and is named where it is missing."""
 
-import importlib
 import re
 import subprocess
 import sys
