@@ -210,13 +210,13 @@ def test_segments_of_a_result():
 def test_run_lengths_are_those_of_pycocotools(task: Task):
     result = example(task)
     masks = result.prediction.masks().numpy()
-    for segment in result.segments:
+    for segment, encoded in zip(result.segments, result.run_lengths, strict=True):
         mask = masks[segment.id - 1]
-        assert (coco_mask.decode(segment.segmentation) == mask).all()
+        assert (coco_mask.decode(encoded) == mask).all()
         expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        assert segment.segmentation == {"size": [37, 53], "counts": expected["counts"].decode()}
-        assert coco_mask.toBbox(segment.segmentation).tolist() == list(segment.bbox)
-        assert coco_mask.area(segment.segmentation) == segment.area
+        assert encoded == {"size": [37, 53], "counts": expected["counts"].decode()}
+        assert coco_mask.toBbox(encoded).tolist() == list(segment.bbox)
+        assert coco_mask.area(encoded) == segment.area
 
 
 def test_saved_files_of_a_panoptic_result(tmp_path: Path):

@@ -17,7 +17,7 @@ from unimask.data.read import MOST_PIXELS, read_image
 from unimask.data.windows import open_large, pixels_in
 from unimask.errors import UnimaskError
 from unimask.inference.batches import ahead
-from unimask.inference.large import LargeResult, save_large, segment_large
+from unimask.inference.large import LargeResult, segment_large
 from unimask.inference.segmenter import Segmenter
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
@@ -26,11 +26,8 @@ from unimask.structures import Detections, Segments
 Named = tuple[Path, str]
 """A picture, and the name of its results."""
 
-AnyResult = Result | BoxResult
+AnyResult = Result | BoxResult | LargeResult
 Made = TypeVar("Made")
-
-LARGE_PART = 1024
-"""So many pixels a side of a large picture are segmented at a time, if its tiles are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,39 +59,26 @@ def segment_all(work: Work, pictures: Sequence[Named]) -> None:
             future.result()
 
 
-def segment_large_pictures(work: Work, pictures: Sequence[Named]) -> list[tuple[Named, LargeResult]]:
-    """Segments pictures that are larger than memory, in tiles: NAME.segments.tif and NAME.json come out."""
-    view = work.segmenter.model_file.experiment.data.view
-    assert isinstance(view, Tiles)  # `are_large` picks none otherwise
-    found = []
-    for file, name in pictures:
-        with collected(work.failed, file):
-            work.output.mkdir(parents=True, exist_ok=True)
-            with open_large(file) as picture:
-                result = segment_large(
-                    work.segmenter,
-                    picture,
-                    work.task,
-                    work.output / f"{name}.segments.tif",
-                    side=_side(view),
-                    overlap=view.overlap,
-                    threshold=work.threshold,
-                )
-            save_large(result, work.segmenter.categories, work.task, work.output / f"{name}.json")
-            found.append(((file, name), result))
+def segment_large_images(work: Work, images: Sequence[Named]) -> None:
+    """Segment images that are larger than memory, in tiles: NAME.segments.tif and NAME.json come out."""
+    for file, name in images:
+        with collected(work.failed, file), open_large(file) as image:
+            result = segment_large(
+                work.segmenter,
+                image,
+                work.task,
+                work.output,
+                name,
+                threshold=work.threshold,
+                batch_size=work.batch_size,
+            )
+            work.done((file, name), result)
         work.advance()
-    return found
-
-
-def _side(view: Tiles) -> int:
-    """The side of what is segmented of a large picture at a time: as many tiles as fit, at least one."""
-    more = max(0, LARGE_PART - view.size) // (view.size - view.overlap)
-    return view.size + more * (view.size - view.overlap)
 
 
 def are_large(segmenter: Segmenter, file: Path) -> bool:
     """Whether a picture is too large to be read at once, and is seen in tiles."""
-    in_tiles = isinstance(segmenter.model_file.experiment.data.view, Tiles)
+    in_tiles = isinstance(segmenter.view, Tiles)
     return in_tiles and pixels_in(file) > MOST_PIXELS
 
 
@@ -116,7 +100,7 @@ def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]
     return []
 
 
-def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, AnyResult]]:
+def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, Result | BoxResult]]:
     """Yield the results in order; where memory runs out, the images that are under way go one by one."""
     waiting: deque[tuple[Named, Image]] = deque()
 
@@ -144,7 +128,7 @@ def _find(work: Work, images: Iterable[Image], batch_size: int) -> Iterator[Segm
     return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size)
 
 
-def _write(work: Work, named: Named, result: AnyResult) -> None:
+def _write(work: Work, named: Named, result: Result | BoxResult) -> None:
     with collected(work.failed, named[0]):
         result.save(work.output, named[1])
         work.done(named, result)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.inference.large import LargeResult
     from unimask.results.boxes import BoxResult
     from unimask.results.segments import Result
-    from unimask.structures import Categories
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
@@ -92,7 +91,7 @@ class PictureSummary:
     found: tuple[CategorySummary, ...]
 
 
-def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
+def summarise(name: str, result: "Result | BoxResult | LargeResult") -> PictureSummary:
     """The row or rows of a picture, categories by falling area."""
     from unimask.results.boxes import BoxResult
 
@@ -110,24 +109,6 @@ def summarise(name: str, result: "Result | BoxResult") -> PictureSummary:
         )
     found.sort(key=lambda one: (-one.share, one.category))
     return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
-
-
-def summarise_large(name: str, result: "LargeResult", categories: "Categories") -> PictureSummary:
-    """The rows of a picture that was seen in tiles, categories by falling area."""
-    height, width = result.size
-    found = []
-    for label in {segment.label for segment in result.segments}:
-        members = [segment for segment in result.segments if segment.label == label]
-        found.append(
-            CategorySummary(
-                category=categories.names[label],
-                segments=len(members),
-                score=sum(member.score for member in members) / len(members),
-                share=sum(member.area for member in members) / (width * height),
-            )
-        )
-    found.sort(key=lambda one: (-one.share, one.category))
-    return PictureSummary(name=name, size=f"{width} x {height}", found=tuple(found))
 
 
 def show_pictures(pictures: list[PictureSummary]) -> None:

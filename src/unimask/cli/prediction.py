@@ -14,11 +14,9 @@ from unimask.cli.failures import BAD_INPUT, check_folder
 from unimask.errors import UnimaskError
 
 if TYPE_CHECKING:
-    from unimask.cli.images import Named
+    from unimask.cli.images import AnyResult, Named
     from unimask.config.images import Task
     from unimask.inference.segmenter import Segmenter
-    from unimask.results.boxes import BoxResult
-    from unimask.results.segments import Result
 
 
 def output_names(files: list[Path]) -> list[str]:
@@ -147,7 +145,7 @@ class _ProcessReport:
 
 def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _ProcessReport:
     """Segments and writes the pictures of this process."""
-    from unimask.cli.images import Work, are_large, segment_all, segment_large_pictures
+    from unimask.cli.images import Work, are_large, segment_all, segment_large_images
 
     check_folder(asked.output)
     segmenter = load_as_asked(
@@ -155,7 +153,7 @@ def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -
     )
     found = _ProcessReport()
 
-    def done(named: "Named", result: "Result | BoxResult") -> None:
+    def done(named: "Named", result: "AnyResult") -> None:
         file, name = named
         if asked.as_json:
             found.records[name] = {"name": name, "picture": str(file), **result.to_json()}
@@ -174,12 +172,7 @@ def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -
         )
         large = [named for named in pictures if are_large(segmenter, named[0])]
         segment_all(work, [named for named in pictures if named not in large])
-        for (file, name), one in segment_large_pictures(work, large) if large else []:
-            if asked.as_json:
-                about = {"name": name, "picture": str(file), "task": asked.task, "map": str(one.map_file)}
-                found.records[name] = {**about, "segments": len(one.segments)}
-            else:
-                found.summaries[name] = show.summarise_large(name, one, segmenter.categories)
+        segment_large_images(work, large)
     found.failed.extend(map(str, work.failed))
     return found
 

@@ -1,8 +1,10 @@
-"""The segments of a picture from those of its tiles: what several tiles see is decided by their majority.
+"""The segments of an image from those of its tiles: what several tiles see is decided by their majority.
 
-Tiles overlap, so a thing that is smaller than their overlap is seen whole by one of them or more.
+Tiles overlap, so a thing that is smaller than their overlap is seen whole by one of them or more. Images that
+fit into memory and those that do not are joined by the same code; only the storage differs.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,16 +15,77 @@ from numpy import ndarray
 from scipy.ndimage import find_objects
 from torch import Tensor
 
+from unimask.inference.storage import MemoryStorage, Storage
 from unimask.inference.tiles import SAME, SEEN, Tile, crop, same_segments
 from unimask.ops.id_maps import MOST_SEGMENTS, LayerPacker, renumber
 from unimask.structures import Segments, Size
 
 Parts = Sequence[tuple[Tile, Segments]]
-Box = tuple[int, int, int, int]  # top, bottom, left, right; in pixels of the picture, ends exclusive
+Box = tuple[int, int, int, int]  # top, bottom, left, right; in pixels of the image, ends exclusive
 
 
 def stitch(parts: Parts, size: Size, unites: Bool[Tensor, " classes"], *, overlapping: bool) -> Segments:
-    """The segments of a picture, by falling score.
+    """Return the segments of an image from those of its tiles, by falling score; see `Stitcher`."""
+    if len(parts) == 1:
+        return parts[0][1]
+    stitcher = Stitcher(size, unites, overlapping=overlapping, storage=MemoryStorage())
+    for tile, segments in parts:
+        stitcher.add(tile, segments)
+    return stitcher.stitch().segments()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A thing as one tile sees it."""
+
+    tile: int
+    layer: int
+    index: int  # among the tile's segments
+    label: int
+    score: float
+    box: Box
+    area: int
+    whole: bool  # it does not touch a side of the tile that lies inside the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """What the views of a thing together say. `weight` is the order in which pixels are given away."""
+
+    label: int
+    score: float
+    weight: float
+    votes: float  # share of the tiles that see it whole which have found it
+    box: Box
+    mask: int  # number of its mask in the box, in the storage
+
+
+class BoxIndex:
+    """Boxes by the cells of a coarse grid that they touch: finds those near another box."""
+
+    def __init__(self, cell: int) -> None:
+        self._cell = cell
+        self._numbers: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def add(self, number: int, box: Box) -> None:
+        """Keep a box under a number."""
+        for cell in self._cells(box):
+            self._numbers[cell].append(number)
+
+    def near(self, box: Box) -> Int64[ndarray, " boxes"]:
+        """Return the numbers of all boxes that share a cell with this one, rising."""
+        found = {number for cell in self._cells(box) for number in self._numbers.get(cell, ())}
+        return np.array(sorted(found), dtype=np.int64)
+
+    def _cells(self, box: Box) -> Iterator[tuple[int, int]]:
+        top, bottom, left, right = box
+        for row in range(top // self._cell, (bottom - 1) // self._cell + 1):
+            for column in range(left // self._cell, (right - 1) // self._cell + 1):
+                yield row, column
+
+
+class Stitcher:
+    """Joins the segments of tiles.
 
     Segments of a category that `unites` (stuff; in a semantic result all) are one: each pixel is taken from
     the tile in whose core it lies, and the score is the best of them.
@@ -36,93 +99,317 @@ def stitch(parts: Parts, size: Size, unites: Bool[Tensor, " classes"], *, overla
     Pixels go to things before stuff, first to those with the largest sum of scores for the number of tiles
     that could see them; a thing of which less than half is still free is dropped. If `overlapping`, that is
     so within a category only, and things keep all their pixels.
+
+    Masks and maps lie in the storage. Besides them, a few numbers are kept for each segment of each tile.
     """
-    if len(parts) == 1:
-        return parts[0][1]
-    views = _views(parts, size, unites)
-    things = _seen_whole(views, [tile for tile, _ in parts], size)
-    things += _larger_than_tiles(parts, views, things, size)
-    stuff_layer, stuff = _united(parts, size, unites)
-    return _paint(things, stuff_layer, stuff, overlapping)
 
+    def __init__(
+        self, size: Size, unites: Bool[Tensor, " classes"], *, overlapping: bool, storage: Storage
+    ) -> None:
+        self._size = size
+        self._unites: list[bool] = unites.tolist()
+        self._overlapping = overlapping
+        self._storage = storage
+        self._tiles: list[Tile] = []
+        self._layers: list[int] = []  # of each tile, in the storage
+        self._found: list[Segments] = []  # of each tile, without its pixels
+        self._views: list[_View] = []
+        self._stuff_map = storage.zeros(size, np.uint16)
+        self._stuff: dict[int, float] = {}  # label -> score, in the order of their numbers in the map
 
-@dataclass(frozen=True, kw_only=True)
-class _SeenThing:
-    """A thing as one tile sees it."""
-
-    tile: int
-    index: int  # among the tile's segments
-    label: int
-    score: float
-    box: Box
-    mask: Bool[ndarray, "rows columns"]  # in the box
-    whole: bool  # it does not touch a side of the tile that lies inside the picture
-
-    @property
-    def area(self) -> int:
-        return int(self.mask.sum())
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Thing:
-    """What the views together say. `weight` is the order in which pixels are given away."""
-
-    label: int
-    score: float
-    weight: float
-    votes: float  # share of the tiles that see it whole which have found it
-    box: Box
-    mask: Bool[ndarray, "rows columns"]  # in the box
-
-
-def _views(parts: Parts, size: Size, unites: Bool[Tensor, " classes"]) -> list[_SeenThing]:
-    """The things of all tiles, the better ones first."""
-    found: list[_SeenThing] = []
-    for number, (tile, segments) in enumerate(parts):
-        for index, (top, left), mask in _masks(segments):
-            label = int(segments.labels[index])
-            if unites[label]:
-                continue
-            rows, columns = tile.window
-            box = (
-                rows.start + top,
-                rows.start + top + mask.shape[0],
-                columns.start + left,
-                columns.start + left + mask.shape[1],
+    def add(self, tile: Tile, segments: Segments) -> None:
+        """Take the segments of the next tile."""
+        self._tiles.append(tile)
+        self._layers.append(self._storage.put(segments.layers.numpy()))
+        self._found.append(
+            Segments(
+                layers=segments.layers.new_zeros((0, *tile.size)),
+                labels=segments.labels,
+                scores=segments.scores,
+                is_crowd=segments.is_crowd,
             )
-            found.append(
-                _SeenThing(
-                    tile=number,
-                    index=index,
-                    label=label,
-                    score=float(segments.scores[index]),
-                    box=box,
-                    mask=mask,
-                    whole=bool(_inside(np.array(box), _edges([tile]), size)[0]),
+        )
+        self._add_views(tile, segments)
+        self._add_stuff(tile, segments)
+
+    def _add_views(self, tile: Tile, segments: Segments) -> None:
+        rows, columns = tile.window
+        labels, scores = segments.labels.tolist(), segments.scores.tolist()
+        for number, layer in enumerate(segments.layers.numpy()):
+            for index, window in enumerate(find_objects(layer, max_label=len(segments))):
+                if window is None or self._unites[labels[index]]:  # a segment lies in one layer
+                    continue
+                box = (
+                    rows.start + window[0].start,
+                    rows.start + window[0].stop,
+                    columns.start + window[1].start,
+                    columns.start + window[1].stop,
                 )
+                self._views.append(
+                    _View(
+                        tile=len(self._tiles) - 1,
+                        layer=number,
+                        index=index,
+                        label=labels[index],
+                        score=scores[index],
+                        box=box,
+                        area=int((layer[window] == index + 1).sum()),
+                        whole=bool(_inside(np.array(box), _edges([tile]), self._size)[0]),
+                    )
+                )
+
+    def _add_stuff(self, tile: Tile, segments: Segments) -> None:
+        table = torch.zeros(len(segments) + 1, dtype=torch.int64)
+        for index, (label, score) in enumerate(zip(segments.labels.tolist(), segments.scores.tolist())):
+            if self._unites[label]:
+                self._stuff[label] = max(score, self._stuff.get(label, score))
+                table[index + 1] = list(self._stuff).index(label) + 1
+        numbers = table[crop(segments.layers, tile, tile.core)].amax(dim=0)
+        self._storage[self._stuff_map][tile.core] = numbers.numpy()
+
+    def stitch(self) -> "Stitched":
+        """Return what all tiles together say."""
+        cell = max((*self._tiles[0].size, 1))
+        tiles = BoxIndex(cell)
+        for number, (top, bottom, left, right) in enumerate(_edges(self._tiles).tolist()):
+            tiles.add(number, (top, bottom, left, right))
+        self._views.sort(key=lambda view: -view.score)
+        things = self._seen_whole(tiles, cell)
+        things += self._larger_than_tiles(tiles, things, cell)
+        return Stitched(
+            size=self._size,
+            stuff=tuple(self._stuff.items()),
+            stuff_map=self._stuff_map,
+            things=tuple(self._visible(things)),
+            storage=self._storage,
+        )
+
+    def _mask(self, view: _View) -> Bool[ndarray, "rows columns"]:
+        """Return the mask of a view in its box."""
+        rows, columns = self._tiles[view.tile].window
+        top, bottom, left, right = view.box
+        layer = self._storage[self._layers[view.tile]][view.layer]
+        part = layer[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+        mask: ndarray = np.asarray(part == view.index + 1)
+        return mask
+
+    def _seers(self, tiles: BoxIndex, box: Box) -> int:
+        """Return how many tiles see a box whole."""
+        near = [self._tiles[number] for number in tiles.near(box).tolist()]
+        return int(_inside(np.array(box), _edges(near), self._size).sum())
+
+    def _seen_whole(self, tiles: BoxIndex, cell: int) -> list[Thing]:
+        """Return the things that tiles see whole; the best view takes the same thing from other tiles."""
+        whole = [view for view in self._views if view.whole]
+        if not whole:
+            return []
+        index = BoxIndex(cell)
+        for number, view in enumerate(whole):
+            index.add(number, view.box)
+        boxes = np.array([view.box for view in whole])
+        labels = np.array([view.label for view in whole])
+        free = np.ones(len(whole), dtype=bool)
+        things: list[Thing] = []
+        for best, view in enumerate(whole):
+            if not free[best]:
+                continue
+            free[best] = False
+            near = index.near(view.box)
+            near = near[free[near] & (labels[near] == view.label)]
+            near = near[_box_iou(boxes[best], boxes[near]) >= SAME / 2]
+            members, masks = [view], [self._mask(view)]
+            for number in near.tolist():
+                other, mask = whole[number], self._mask(whole[number])
+                both = _common(view.box, masks[0], other.box, mask)
+                same = both >= SAME * (view.area + other.area - both)
+                if same and all(other.tile != member.tile for member in members):
+                    members.append(other)
+                    masks.append(mask)
+                    free[number] = False
+            seers = max(self._seers(tiles, view.box), len(members))
+            things.append(self._agreement(members, masks, seers))
+        return things
+
+    def _agreement(self, members: Sequence[_View], masks: Sequence[ndarray], seers: int) -> Thing:
+        """Return one thing from the views of it, where `seers` tiles could see it."""
+        top, bottom, left, right = box = _around(members)
+        agreed = np.zeros((bottom - top, right - left))
+        for view, mask in zip(members, masks, strict=True):
+            rows = slice(view.box[0] - top, view.box[1] - top)
+            agreed[rows, view.box[2] - left : view.box[3] - left] += view.score * mask
+        total = sum(view.score for view in members)
+        return Thing(
+            label=members[0].label,
+            score=total / len(members),
+            weight=total / seers,
+            votes=len(members) / seers,
+            box=box,
+            mask=self._storage.put(2 * agreed > total),
+        )
+
+    def _larger_than_tiles(self, tiles: BoxIndex, things: Sequence[Thing], cell: int) -> list[Thing]:
+        """Return the things that no tile sees whole, from views that are no part of another thing."""
+        index = BoxIndex(cell)
+        for number, thing in enumerate(things):
+            index.add(number, thing.box)
+        pieces = [
+            view
+            for view in self._views
+            if not view.whole
+            and not self._explained(view, [things[number] for number in index.near(view.box).tolist()])
+        ]
+        found: list[Thing] = []
+        for group in self._groups(tiles, pieces):
+            box = _around(group)
+            mask = self._in_cores(group, box)
+            if not mask.any() or mask.sum() < SEEN * max(view.area for view in group):
+                continue  # cut off by the side of its tile
+            if self._seers(tiles, box):
+                continue  # a tile that sees it whole has not found it
+            score = max(view.score for view in group)
+            number = self._storage.put(mask)
+            found.append(
+                Thing(label=group[0].label, score=score, weight=score, votes=1.0, box=box, mask=number)
             )
-    return sorted(found, key=lambda view: -view.score)
+        return found
+
+    def _explained(self, view: _View, near: Sequence[Thing]) -> bool:
+        """Return whether a view is a part of a thing of its category that another tile sees whole."""
+        mask = self._mask(view)
+        return any(
+            thing.label == view.label
+            and _common(view.box, mask, thing.box, self._storage[thing.mask]) >= SAME * view.area
+            for thing in near
+        )
+
+    def _groups(self, tiles: BoxIndex, pieces: Sequence[_View]) -> list[list[_View]]:
+        """Return the pieces, those together that neighbouring tiles agree on."""
+        by_tile: dict[int, dict[int, int]] = {}
+        for number, piece in enumerate(pieces):
+            by_tile.setdefault(piece.tile, {})[piece.index] = number
+        parent = list(range(len(pieces)))
+
+        def root(number: int) -> int:
+            while parent[number] != number:
+                parent[number] = parent[parent[number]]
+                number = parent[number]
+            return number
+
+        for one in sorted(by_tile):
+            (window,) = _edges([self._tiles[one]]).tolist()
+            for other in tiles.near(tuple(window)).tolist():
+                if other <= one or other not in by_tile:
+                    continue
+                for mine, theirs in same_segments(*self._part(one), *self._part(other)):
+                    a, b = by_tile[one].get(mine), by_tile[other].get(theirs)
+                    if a is not None and b is not None and pieces[a].label == pieces[b].label:
+                        parent[root(b)] = root(a)
+        groups: dict[int, list[_View]] = {}
+        for number, piece in enumerate(pieces):
+            groups.setdefault(root(number), []).append(piece)
+        return list(groups.values())
+
+    def _part(self, tile: int) -> tuple[Tile, Segments]:
+        """Return a tile and its segments."""
+        found = self._found[tile]
+        layers = torch.from_numpy(self._storage[self._layers[tile]])
+        return self._tiles[tile], Segments(
+            layers=layers, labels=found.labels, scores=found.scores, is_crowd=found.is_crowd
+        )
+
+    def _in_cores(self, group: Sequence[_View], box: Box) -> Bool[ndarray, "rows columns"]:
+        """Return what of the pieces lies in the cores of their tiles, as a mask in the box."""
+        top, bottom, left, right = box
+        mask = np.zeros((bottom - top, right - left), dtype=bool)
+        for view in group:
+            rows, columns = self._tiles[view.tile].core
+            up, down = max(view.box[0], rows.start), min(view.box[1], rows.stop)
+            near, far = max(view.box[2], columns.start), min(view.box[3], columns.stop)
+            if up < down and near < far:
+                piece = self._mask(view)
+                piece = piece[up - view.box[0] : down - view.box[0], near - view.box[2] : far - view.box[2]]
+                mask[up - top : down - top, near - left : far - left] |= piece
+        return mask
+
+    def _visible(self, things: Sequence[Thing]) -> Iterator[tuple[Thing, int]]:
+        """Yield the things that stay, by falling weight, each with the mask of its own pixels."""
+        taken: dict[int, int] = {}
+        for thing in sorted(things, key=lambda one: -one.weight):
+            if thing.votes < SEEN:
+                continue
+            top, bottom, left, right = thing.box
+            key = thing.label if self._overlapping else 0
+            if key not in taken:
+                taken[key] = self._storage.zeros(self._size, bool)
+            window = self._storage[taken[key]][top:bottom, left:right]
+            mask = self._storage[thing.mask]
+            left_over = mask & ~window
+            if left_over.any() and left_over.sum() >= SEEN * mask.sum():
+                yield thing, thing.mask if self._overlapping else self._storage.put(left_over)
+                window |= mask
 
 
-def _masks(segments: Segments) -> Iterator[tuple[int, tuple[int, int], Bool[ndarray, "rows columns"]]]:
-    """Each segment that has pixels: its index, and its mask in its box with the box's (top, left)."""
-    for layer in segments.layers.numpy():
-        for index, window in enumerate(find_objects(layer, max_label=len(segments))):
-            if window is not None:  # a segment lies in one layer
-                rows, columns = window
-                yield index, (rows.start, columns.start), layer[window] == index + 1
+@dataclass(frozen=True, kw_only=True)
+class Stitched:
+    """What all tiles together say. Masks and maps lie in the storage, under their numbers."""
+
+    size: Size
+    stuff: tuple[tuple[int, float], ...]  # label and score; the numbers 1, 2, ... of the map
+    stuff_map: int
+    things: tuple[tuple[Thing, int], ...]  # each with its visible mask in its box
+    storage: Storage
+
+    def found(self) -> list[tuple[int, float]]:
+        """Return label and score of all segments: stuff first, then things."""
+        return [*self.stuff, *((thing.label, thing.score) for thing, _ in self.things)]
+
+    def order(self) -> list[int]:
+        """Return the indices of all segments by falling score."""
+        scores = torch.tensor([score for _, score in self.found()], dtype=torch.float32)
+        order: list[int] = scores.argsort(descending=True, stable=True).tolist()
+        return order
+
+    def segments(self) -> Segments:
+        """Return the segments by falling score, in memory; those without pixels are left out."""
+        order = torch.tensor(self.order()[:MOST_SEGMENTS], dtype=torch.int64)
+        labels = torch.tensor([label for label, _ in self.found()], dtype=torch.int64)
+        scores = torch.tensor([score for _, score in self.found()], dtype=torch.float32)
+        numbers = torch.zeros(len(scores) + 1, dtype=torch.int16)  # number 0 is none
+        numbers[order + 1] = torch.arange(1, len(order) + 1, dtype=torch.int16)
+        packer = LayerPacker(self.size, torch.device("cpu"))
+        for (thing, mask), number in zip(self.things, numbers[len(self.stuff) + 1 :].tolist(), strict=True):
+            window = (slice(*thing.box[:2]), slice(*thing.box[2:]))
+            packer.add(number, [(torch.from_numpy(self.storage[mask]), window)])
+        layers = packer.layers()
+        base = torch.from_numpy(numbers.numpy()[self.storage[self.stuff_map]])
+        layers[0] = torch.where(layers[0] > 0, layers[0], base)
+        result = Segments(
+            layers=layers,
+            labels=labels[order],
+            scores=scores[order],
+            is_crowd=torch.zeros(len(order), dtype=torch.bool),
+        )
+        return renumber(result, result.areas() > 0)
+
+
+def _around(views: Sequence[_View]) -> Box:
+    """Return the box around views."""
+    boxes = np.array([view.box for view in views])
+    (top, _, left, _), (_, bottom, _, right) = boxes.min(axis=0).tolist(), boxes.max(axis=0).tolist()
+    return top, bottom, left, right
 
 
 def _edges(tiles: Sequence[Tile]) -> Int64[ndarray, "tiles 4"]:
-    """Their windows as boxes."""
+    """Return the windows of tiles as boxes."""
     windows = [tile.window for tile in tiles]
-    return np.array([[rows.start, rows.stop, columns.start, columns.stop] for rows, columns in windows])
+    edges = [[rows.start, rows.stop, columns.start, columns.stop] for rows, columns in windows]
+    return np.array(edges, dtype=np.int64).reshape(-1, 4)
 
 
 def _inside(
     box: Int64[ndarray, "4"], edges: Int64[ndarray, "tiles 4"], size: Size
 ) -> Bool[ndarray, " tiles"]:
-    """Which tiles see the box whole: it touches none of their sides but those of the picture."""
+    """Return which tiles see the box whole: it touches none of their sides but those of the image."""
     top, bottom, left, right = edges.T
     return (
         ((top < box[0]) | (top == 0))
@@ -132,37 +419,8 @@ def _inside(
     )
 
 
-def _seen_whole(views: Sequence[_SeenThing], tiles: Sequence[Tile], size: Size) -> list[_Thing]:
-    """The things that tiles see whole: the best view of one takes the same thing from every other tile."""
-    whole = [view for view in views if view.whole]
-    if not whole:
-        return []
-    edges = _edges(tiles)
-    boxes = np.array([view.box for view in whole])
-    labels, owners = np.array([view.label for view in whole]), np.array([view.tile for view in whole])
-    areas = np.array([view.area for view in whole])
-    free = np.ones(len(whole), dtype=bool)
-    things: list[_Thing] = []
-    for best, view in enumerate(whole):
-        if not free[best]:
-            continue
-        free[best] = False
-        near = np.flatnonzero(free & (labels == view.label) & (_box_iou(boxes[best], boxes) >= SAME / 2))
-        members, seen_by = [view], {view.tile}
-        for other in near.tolist():
-            both = _common(view.box, view.mask, whole[other].box, whole[other].mask)
-            same = both >= SAME * (areas[best] + areas[other] - both)
-            if same and owners[other] not in seen_by:
-                members.append(whole[other])
-                seen_by.add(int(owners[other]))
-                free[other] = False
-        seers = max(int(_inside(boxes[best], edges, size).sum()), len(members))
-        things.append(_agreement(members, seers))
-    return things
-
-
 def _box_iou(box: Int64[ndarray, "4"], boxes: Int64[ndarray, "count 4"]) -> ndarray:
-    """The IoU of a box with others."""
+    """Return the IoU of a box with others."""
     top, bottom, left, right = boxes.T
     height = (np.minimum(bottom, box[1]) - np.maximum(top, box[0])).clip(0)
     width = (np.minimum(right, box[3]) - np.maximum(left, box[2])).clip(0)
@@ -173,7 +431,7 @@ def _box_iou(box: Int64[ndarray, "4"], boxes: Int64[ndarray, "count 4"]) -> ndar
 
 
 def _common(box: Box, mask: ndarray, other_box: Box, other_mask: ndarray) -> int:
-    """How many pixels two masks share."""
+    """Return how many pixels two masks share."""
     top, bottom = max(box[0], other_box[0]), min(box[1], other_box[1])
     left, right = max(box[2], other_box[2]), min(box[3], other_box[3])
     if top >= bottom or left >= right:
@@ -181,171 +439,3 @@ def _common(box: Box, mask: ndarray, other_box: Box, other_mask: ndarray) -> int
     here = mask[top - box[0] : bottom - box[0], left - box[2] : right - box[2]]
     there = other_mask[top - other_box[0] : bottom - other_box[0], left - other_box[2] : right - other_box[2]]
     return int((here & there).sum())
-
-
-def _agreement(members: Sequence[_SeenThing], seers: int) -> _Thing:
-    """One thing from the views of it, where `seers` tiles could see it."""
-    boxes = np.array([view.box for view in members])
-    top, left = boxes[:, 0].min(), boxes[:, 2].min()
-    bottom, right = boxes[:, 1].max(), boxes[:, 3].max()
-    agreed = np.zeros((bottom - top, right - left))
-    for view in members:
-        rows = slice(view.box[0] - top, view.box[1] - top)
-        agreed[rows, view.box[2] - left : view.box[3] - left] += view.score * view.mask
-    total = sum(view.score for view in members)
-    return _Thing(
-        label=members[0].label,
-        score=total / len(members),
-        weight=total / seers,
-        votes=len(members) / seers,
-        box=(int(top), int(bottom), int(left), int(right)),
-        mask=2 * agreed > total,
-    )
-
-
-def _larger_than_tiles(
-    parts: Parts, views: Sequence[_SeenThing], things: Sequence[_Thing], size: Size
-) -> list[_Thing]:
-    """The things that no tile sees whole, from those of their views that are no part of another thing."""
-    tiles = [tile for tile, _ in parts]
-    edges = _edges(tiles)
-    boxes = np.array([thing.box for thing in things], dtype=np.int64).reshape(-1, 4)
-    pieces = [view for view in views if not view.whole and not _explained(view, things, boxes)]
-    found: list[_Thing] = []
-    for group in _groups(parts, pieces):
-        largest = max(view.area for view in group)
-        thing = _in_cores(group, tiles)
-        if thing is None or thing.mask.sum() < SEEN * largest:
-            continue  # cut off by the side of its tile
-        if _inside(np.array(thing.box), edges, size).any():
-            continue  # a tile that sees it whole has not found it
-        found.append(thing)
-    return found
-
-
-def _explained(view: _SeenThing, things: Sequence[_Thing], boxes: Int64[ndarray, "things 4"]) -> bool:
-    """Whether a view is a part of a thing of its category that another tile sees whole."""
-    near = np.flatnonzero(_box_iou(np.array(view.box), boxes) > 0)
-    return any(
-        things[index].label == view.label
-        and _common(view.box, view.mask, things[index].box, things[index].mask) >= SAME * view.area
-        for index in near.tolist()
-    )
-
-
-def _groups(parts: Parts, pieces: Sequence[_SeenThing]) -> list[list[_SeenThing]]:
-    """The pieces, those together that neighbouring tiles agree on."""
-    by_tile: dict[int, dict[int, int]] = {}
-    for number, piece in enumerate(pieces):
-        by_tile.setdefault(piece.tile, {})[piece.index] = number
-    parent = list(range(len(pieces)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    tiles = sorted(by_tile)
-    for position, one in enumerate(tiles):
-        for other in tiles[position + 1 :]:
-            for mine, theirs in same_segments(*parts[one], *parts[other]):
-                a, b = by_tile[one].get(mine), by_tile[other].get(theirs)
-                if a is not None and b is not None and pieces[a].label == pieces[b].label:
-                    parent[root(b)] = root(a)
-    groups: dict[int, list[_SeenThing]] = {}
-    for number, piece in enumerate(pieces):
-        groups.setdefault(root(number), []).append(piece)
-    return list(groups.values())
-
-
-def _in_cores(group: Sequence[_SeenThing], tiles: Sequence[Tile]) -> _Thing | None:
-    """What of the pieces lies in the cores of their tiles; None if nothing does."""
-    boxes = np.array([view.box for view in group])
-    top, bottom = int(boxes[:, 0].min()), int(boxes[:, 1].max())
-    left, right = int(boxes[:, 2].min()), int(boxes[:, 3].max())
-    mask = np.zeros((bottom - top, right - left), dtype=bool)
-    for view in group:
-        rows, columns = tiles[view.tile].core
-        box = (rows.start, rows.stop, columns.start, columns.stop)
-        up, down = max(view.box[0], box[0]), min(view.box[1], box[1])
-        near, far = max(view.box[2], box[2]), min(view.box[3], box[3])
-        if up < down and near < far:
-            piece = view.mask[up - view.box[0] : down - view.box[0], near - view.box[2] : far - view.box[2]]
-            mask[up - top : down - top, near - left : far - left] |= piece
-    if not mask.any():
-        return None
-    score = max(view.score for view in group)
-    return _Thing(
-        label=group[0].label, score=score, weight=score, votes=1.0, box=(top, bottom, left, right), mask=mask
-    )
-
-
-def _united(
-    parts: Parts, size: Size, unites: Bool[Tensor, " classes"]
-) -> tuple[Int64[Tensor, "height width"], list[tuple[int, float]]]:
-    """A layer with one segment per category that unites, and their labels and scores."""
-    layer = torch.zeros(size, dtype=torch.int64)
-    numbers: dict[int, int] = {}
-    scores: list[float] = []
-    for tile, segments in parts:
-        table = torch.zeros(len(segments) + 1, dtype=torch.int64)
-        for index, (label, score) in enumerate(zip(segments.labels.tolist(), segments.scores.tolist())):
-            if unites[label]:
-                if label not in numbers:
-                    numbers[label] = len(numbers) + 1
-                    scores.append(score)
-                table[index + 1] = numbers[label]
-                scores[numbers[label] - 1] = max(score, scores[numbers[label] - 1])
-        layer[tile.core] = table[crop(segments.layers, tile, tile.core)].amax(dim=0)
-    return layer, list(zip(numbers, scores, strict=True))
-
-
-def _paint(
-    things: Sequence[_Thing],
-    stuff_layer: Int64[Tensor, "height width"],
-    stuff: Sequence[tuple[int, float]],
-    overlapping: bool,
-) -> Segments:
-    """All of them as segments."""
-    size: Size = (stuff_layer.shape[0], stuff_layer.shape[1])
-    kept = _visible(things, size, overlapping)
-    found = [*stuff, *((thing.label, thing.score) for thing, _ in kept)]
-    labels = torch.tensor([label for label, _ in found], dtype=torch.int64)
-    scores = torch.tensor([score for _, score in found], dtype=torch.float32)
-    order = scores.argsort(descending=True, stable=True)[:MOST_SEGMENTS]
-    numbers = torch.zeros(len(scores) + 1, dtype=torch.int16)  # number 0 is none
-    numbers[order + 1] = torch.arange(1, len(order) + 1, dtype=torch.int16)
-    base = numbers[: len(stuff) + 1][stuff_layer]
-    packer = LayerPacker(size, torch.device("cpu"))
-    for (thing, mask), number in zip(kept, numbers[len(stuff) + 1 :].tolist(), strict=True):
-        window = (slice(*thing.box[:2]), slice(*thing.box[2:]))
-        packer.add(number, [(torch.from_numpy(mask), window)])
-    layers = packer.layers()
-    layers[0] = torch.where(layers[0] > 0, layers[0], base)
-    result = Segments(
-        layers=layers,
-        labels=labels[order],
-        scores=scores[order],
-        is_crowd=torch.zeros(len(order), dtype=torch.bool),
-    )
-    return renumber(result, result.areas() > 0)
-
-
-def _visible(
-    things: Sequence[_Thing], size: Size, overlapping: bool
-) -> list[tuple[_Thing, Bool[ndarray, "rows columns"]]]:
-    """The things that stay, by falling weight, each with those pixels of its box that are its own."""
-    taken: dict[int, Bool[ndarray, "height width"]] = {}
-    kept: list[tuple[_Thing, Bool[ndarray, "rows columns"]]] = []
-    for thing in sorted(things, key=lambda one: -one.weight):
-        if thing.votes < SEEN:
-            continue
-        top, bottom, left, right = thing.box
-        map_of = taken.setdefault(thing.label if overlapping else 0, np.zeros(size, dtype=bool))
-        window = map_of[top:bottom, left:right]
-        left_over = thing.mask & ~window
-        if left_over.any() and left_over.sum() >= SEEN * thing.mask.sum():
-            kept.append((thing, thing.mask if overlapping else left_over))
-            window |= thing.mask
-    return kept

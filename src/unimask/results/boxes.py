@@ -1,7 +1,5 @@
 """The boxes that were found in one picture, in the forms that people and files want them."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,20 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from unimask.results.box_drawing import overlay_boxes
-from unimask.results.segments import category_records, write_together
+from unimask.results.found import Found, document, found_in, save_result
 from unimask.structures import Categories, Detections
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundBox:
-    """One box of a result."""
-
-    id: int  # its number, by falling score; 1, 2, ...
-    category_id: int  # as annotation files number categories
-    category: str
-    score: float  # 0..1
-    area: float  # of the box, in pixels
-    bbox: tuple[float, float, float, float]  # x, y, width, height in pixels; it may reach over the border
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,20 +36,20 @@ class BoxResult:
         return self.image.shape[2]
 
     @cached_property
-    def boxes(self) -> tuple[FoundBox, ...]:
+    def boxes(self) -> tuple[Found, ...]:
         """The boxes, by falling score."""
         found = self.prediction
         rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
         return tuple(
-            FoundBox(
-                id=index,
-                category_id=self.categories.file_ids[label],
-                category=self.categories.names[label],
-                score=round(score, 6),
-                area=round((right - left) * (bottom - top), 3),
-                bbox=(round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)),
+            found_in(
+                self.categories,
+                number,
+                label,
+                score,
+                round((right - left) * (bottom - top), 3),
+                (round(left, 3), round(top, 3), round(right - left, 3), round(bottom - top, 3)),
             )
-            for index, ((left, top, right, bottom), label, score) in enumerate(rows, start=1)
+            for number, ((left, top, right, bottom), label, score) in enumerate(rows, start=1)
         )
 
     def plot(self) -> Image.Image:
@@ -72,26 +58,12 @@ class BoxResult:
 
     def to_json(self) -> dict[str, object]:
         """What `save` writes into `NAME.json`: task, height, width, categories and boxes."""
-        return {
-            "task": "detection",
-            "height": self.height,
-            "width": self.width,
-            "categories": category_records(self.categories),
-            "boxes": [{"id": box.id, "category": box.category, **self._record(box)} for box in self.boxes],
-        }
+        records = [box.to_json() for box in self.boxes]
+        return document("detection", (self.height, self.width), self.categories, boxes=records)
 
     def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
         """COCO results (`image_id`, `category_id`, `bbox`, `area`, `score`), ready for `COCO.loadRes`."""
-        return [{"image_id": image_id, **self._record(box)} for box in self.boxes]
-
-    @staticmethod
-    def _record(box: FoundBox) -> dict[str, object]:
-        return {
-            "category_id": box.category_id,
-            "bbox": list(box.bbox),
-            "area": box.area,
-            "score": box.score,
-        }
+        return [{"image_id": image_id, **box.to_coco()} for box in self.boxes]
 
     def save(self, folder: str | Path, name: str = "") -> tuple[Path, ...]:
         """Write NAME.overlay.png and NAME.json; their paths come out.
@@ -102,9 +74,5 @@ class BoxResult:
         Raises:
             DataError: the folder cannot be made or written to, or the name is none.
         """
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
-        writers: dict[str, Callable[[Path], object]] = {
-            "overlay.png": lambda path: self.plot().save(path, format="PNG"),
-            "json": lambda path: path.write_text(text, encoding="utf-8"),
-        }
-        return write_together(Path(folder), name or self.name, writers, ("segments.png",))
+        images = {"overlay.png": lambda path: self.plot().save(path, format="PNG")}
+        return save_result(folder, name or self.name, self.to_json(), images)

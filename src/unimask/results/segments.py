@@ -1,8 +1,6 @@
 """What was found in one picture, in the forms that people and files want it."""
 
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from unimask.config.images import Task
-from unimask.errors import DataError
-from unimask.files import complete_files
 from unimask.results.drawing import overlay
+from unimask.results.found import Found, Record, document, found_in, save_result
 from unimask.results.tools import PIXELS, Transform, as_geojson, as_label_studio, as_supervision, as_yolo
 from unimask.structures import Categories, Segments
 
@@ -31,19 +28,6 @@ class RunLengthMask(TypedDict):
 
     size: list[int]  # [height, width] of the picture
     counts: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """One segment of a result."""
-
-    id: int  # the number in `Result.prediction.layers` and in the panoptic PNG; 1, 2, ...
-    category_id: int  # as annotation files number categories
-    category: str
-    score: float  # 0..1
-    area: int  # pixels
-    bbox: tuple[int, int, int, int]  # x, y, width, height: the smallest box around the segment, in pixels
-    segmentation: RunLengthMask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,30 +55,35 @@ class Result:
         return self.prediction.size[1]
 
     @cached_property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> tuple[Found, ...]:
         """The segments that have pixels, in the order of their ids."""
-        found: dict[int, Segment] = {}
+        found: dict[int, Found] = {}
+        for layer, index, box in self._boxes():
+            rows, columns = box
+            label = int(self.prediction.labels[index])
+            score = float(self.prediction.scores[index])
+            area = int((layer[box] == index + 1).sum())
+            bbox = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            found[index] = found_in(self.categories, index + 1, label, score, area, bbox)
+        return tuple(found[index] for index in sorted(found))
+
+    @cached_property
+    def run_lengths(self) -> tuple[RunLengthMask, ...]:
+        """The masks of the `segments`, in their order."""
+        found: dict[int, RunLengthMask] = {}
+        for layer, index, box in self._boxes():
+            mask = np.zeros((self.height, self.width), dtype=np.uint8, order="F")
+            mask[box] = layer[box] == index + 1
+            counts = run_lengths.encode(mask)["counts"].decode("ascii")
+            found[index] = {"size": [self.height, self.width], "counts": counts}
+        return tuple(found[index] for index in sorted(found))
+
+    def _boxes(self) -> Iterator[tuple[np.ndarray, int, tuple[slice, slice]]]:
+        """Yield the layer, the index and the box of each segment that has pixels."""
         for layer in self.prediction.layers.numpy():
             for index, box in enumerate(ndimage.find_objects(layer, max_label=len(self.prediction))):
                 if box is not None:
-                    found[index] = self._segment(index, layer, box)
-        return tuple(found[index] for index in sorted(found))
-
-    def _segment(self, index: int, layer: np.ndarray, box: tuple[slice, slice]) -> Segment:
-        rows, columns = box
-        mask = np.zeros((self.height, self.width), dtype=np.uint8, order="F")
-        mask[box] = layer[box] == index + 1
-        encoded = run_lengths.encode(mask)
-        label = int(self.prediction.labels[index])
-        return Segment(
-            id=index + 1,
-            category_id=self.categories.file_ids[label],
-            category=self.categories.names[label],
-            score=round(float(self.prediction.scores[index]), 6),
-            area=int(mask[box].sum()),
-            bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
-            segmentation={"size": [self.height, self.width], "counts": encoded["counts"].decode("ascii")},
-        )
+                    yield layer, index, box
 
     def plot(self) -> Image.Image:
         """The picture with its segments drawn on it: filled, outlined, named; of the picture's size."""
@@ -106,26 +95,14 @@ class Result:
         Segments have `segmentation` (compressed run lengths) for instances only; the pixels of the others are
         in the panoptic PNG.
         """
-        return {
-            "task": self.task,
-            "height": self.height,
-            "width": self.width,
-            "categories": category_records(self.categories),
-            "segments": [self._record(segment) for segment in self.segments],
-        }
-
-    def _record(self, segment: Segment) -> dict[str, object]:
-        record: dict[str, object] = {
-            "id": segment.id,
-            "category_id": segment.category_id,
-            "category": segment.category,
-            "score": segment.score,
-            "area": segment.area,
-            "bbox": list(segment.bbox),
-        }
+        records = [found.to_json() for found in self.segments]
         if self.task == "instance":
-            record["segmentation"] = segment.segmentation
-        return record
+            records = self._with_masks(records)
+        return document(self.task, (self.height, self.width), self.categories, segments=records)
+
+    def _with_masks(self, records: list[Record]) -> list[Record]:
+        masks = zip(records, self.run_lengths, strict=True)
+        return [{**record, "segmentation": mask} for record, mask in masks]
 
     def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
         """Records as COCO has them.
@@ -135,26 +112,16 @@ class Result:
         `to_panoptic_png`.
         """
         if self.task == "instance":
-            return [
-                {
-                    "image_id": image_id,
-                    "category_id": segment.category_id,
-                    "bbox": list(segment.bbox),
-                    "area": segment.area,
-                    "score": segment.score,
-                    "segmentation": segment.segmentation,
-                }
-                for segment in self.segments
-            ]
+            return self._with_masks([{"image_id": image_id, **one.to_coco()} for one in self.segments])
         return [
             {
-                "id": segment.id,
-                "category_id": segment.category_id,
-                "bbox": list(segment.bbox),
-                "area": segment.area,
+                "id": one.id,
+                "category_id": one.category_id,
+                "bbox": list(one.bbox),
+                "area": one.area,
                 "iscrowd": 0,
             }
-            for segment in self.segments
+            for one in self.segments
         ]
 
     def to_supervision(self) -> "Detections":
@@ -226,53 +193,11 @@ class Result:
         Raises:
             DataError: the folder cannot be made or written to, or the name is none.
         """
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
-        writers: dict[str, Callable[[Path], object]] = {
+        images: dict[str, Callable[[Path], object]] = {
             "overlay.png": lambda path: self.plot().save(path, format="PNG"),
-            "segments.png": lambda path: self.to_panoptic_png().save(path, format="PNG", optimize=True),
-            "json": lambda path: path.write_text(text, encoding="utf-8"),
         }
-        stale: tuple[str, ...] = ()
-        if self.task == "instance":
-            del writers["segments.png"]
-            stale = ("segments.png",)
-        return write_together(Path(folder), name or self.name, writers, stale)
-
-
-def category_records(categories: Categories) -> list[dict[str, object]]:
-    """The categories as the JSON of a result lists them."""
-    rows = zip(categories.file_ids, categories.names, categories.is_thing, categories.colors, strict=True)
-    return [
-        {"id": file_id, "name": name, "isthing": int(is_thing), "color": list(color)}
-        for file_id, name, is_thing, color in rows
-    ]
-
-
-def write_together(
-    folder: Path, name: str, writers: dict[str, Callable[[Path], object]], stale: tuple[str, ...]
-) -> tuple[Path, ...]:
-    """Write FOLDER/NAME.ENDING for each ending, all of them complete before the first one appears.
-
-    Files with a `stale` ending, of an earlier result of this name, are removed.
-
-    Raises:
-        DataError: the folder cannot be made or written to, or the name is none.
-    """
-    if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
-        raise DataError(name, "is not a name for files; give one without folders")
-    try:
-        return _write_together(folder, name, writers, [folder / f"{name}.{ending}" for ending in stale])
-    except OSError as error:
-        raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
-
-
-def _write_together(
-    folder: Path, name: str, writers: dict[str, Callable[[Path], object]], stale: list[Path]
-) -> tuple[Path, ...]:
-    paths = tuple(folder / f"{name}.{ending}" for ending in writers)
-    with complete_files(paths) as temporary:
-        for part, write in zip(temporary, writers.values(), strict=True):
-            write(part)
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return paths
+        if self.task != "instance":
+            images["segments.png"] = lambda path: self.to_panoptic_png().save(
+                path, format="PNG", optimize=True
+            )
+        return save_result(folder, name or self.name, self.to_json(), images)

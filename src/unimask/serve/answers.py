@@ -13,10 +13,9 @@ from scipy import ndimage
 from unimask.config.images import Task
 from unimask.results.boxes import BoxResult
 from unimask.results.drawing import inner_point, segment_colors
-from unimask.results.segments import Result, category_records
+from unimask.results.found import Record, category_records
+from unimask.results.segments import Result
 from unimask.serve.cached import Thresholds
-
-Record = dict[str, object]  # of JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +91,8 @@ def answer(model: str, result: Result | BoxResult) -> Record:
     """The fields of a `SegmentAnswer` or a `BoxAnswer`."""
     about: Record = {"model": model, "name": result.name, **result.to_json()}
     if isinstance(result, Result):
-        about["segments"] = [
-            {**vars(segment), "bbox": list(segment.bbox), "segmentation": segment.segmentation}
-            for segment in result.segments
-        ]
+        masks = zip(result.segments, result.run_lengths, strict=True)
+        about["segments"] = [{**found.to_json(), "segmentation": mask} for found, mask in masks]
     return about
 
 

@@ -10,8 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from unimask.config.images import ALL_TASKS, Task
 from unimask.inference.segmenter import Segmenter
-from unimask.results.segments import category_records
-from unimask.serve.answers import Record
+from unimask.results.found import Record, category_records
 from unimask.serve.cached import CachedPrediction, Offer, Thresholds, offers_of
 from unimask.serve.engine import Engine
 from unimask.serve.images import decode, display_name

@@ -1,0 +1,104 @@
+"""What every result is made of and saved as: the record of a segment or box, its JSON, and complete files."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimask.config.images import Task
+from unimask.errors import DataError
+from unimask.files import complete_files
+from unimask.structures import Categories, Size
+
+Record = dict[str, object]  # of JSON
+
+IMAGES = ("overlay.png", "segments.png", "segments.tif")
+"""The files, besides the JSON, that a result may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One segment or box of a result."""
+
+    id: int  # 1, 2, ...; of a segment its number in the id map
+    category_id: int  # as annotation files number categories
+    category: str
+    score: float  # 0..1
+    area: int | float  # pixels; of a box width times height
+    bbox: tuple[int, int, int, int] | tuple[float, float, float, float]  # x, y, width, height in pixels
+
+    def to_coco(self) -> Record:
+        """Return the fields of a COCO result, but for the image."""
+        return {
+            "category_id": self.category_id,
+            "bbox": list(self.bbox),
+            "area": self.area,
+            "score": self.score,
+        }
+
+    def to_json(self) -> Record:
+        """Return all fields as plain values."""
+        return {**vars(self), "bbox": list(self.bbox)}
+
+
+def found_in(
+    categories: Categories,
+    number: int,
+    label: int,
+    score: float,
+    area: int | float,
+    bbox: tuple[int, int, int, int] | tuple[float, float, float, float],
+) -> Found:
+    """Return the record of a segment or box of a category, given by its label."""
+    return Found(
+        id=number,
+        category_id=categories.file_ids[label],
+        category=categories.names[label],
+        score=round(score, 6),
+        area=area,
+        bbox=bbox,
+    )
+
+
+def category_records(categories: Categories) -> list[Record]:
+    """Return the categories as the JSON of a result lists them."""
+    rows = zip(categories.file_ids, categories.names, categories.is_thing, categories.colors, strict=True)
+    return [
+        {"id": file_id, "name": name, "isthing": int(is_thing), "color": list(color)}
+        for file_id, name, is_thing, color in rows
+    ]
+
+
+def document(task: Task, size: Size, categories: Categories, **found: object) -> Record:
+    """Return the JSON of a result: task, height, width, categories and what was found."""
+    about = {"task": task, "height": size[0], "width": size[1]}
+    return {**about, "categories": category_records(categories), **found}
+
+
+def save_result(
+    folder: str | Path, name: str, content: Record, images: Mapping[str, Callable[[Path], object]]
+) -> tuple[Path, ...]:
+    """Write FOLDER/NAME.ENDING for each ending of `images`, and NAME.json; return their paths.
+
+    All files are complete before the first one takes its name. Files of an earlier result of this name that
+    this one does not have are removed.
+
+    Raises:
+        DataError: the folder cannot be made or written to, or the name is none.
+    """
+    if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
+        raise DataError(name, "is not a name for files; give one without folders")
+    folder = Path(folder)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    writers = {**images, "json": lambda path: path.write_text(text, encoding="utf-8")}
+    paths = tuple(folder / f"{name}.{ending}" for ending in writers)
+    try:
+        with complete_files(paths) as temporary:
+            for part, write in zip(temporary, writers.values(), strict=True):
+                write(part)
+        for ending in set(IMAGES) - images.keys():
+            (folder / f"{name}.{ending}").unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
+    return paths
