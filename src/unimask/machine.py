@@ -4,12 +4,29 @@ import os
 import platform
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 _PACKAGES = ("unimask", "torch", "torchvision", "timm", "lightning-fabric", "hotcoco")
+
+
+def synchronize(device: torch.device) -> None:
+    """Return when a CUDA device has done all it was told; elsewhere at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that some work takes, until the device has done all of it."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def command_line() -> str:

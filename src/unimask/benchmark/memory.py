@@ -4,7 +4,7 @@ import ctypes
 import gc
 import math
 import multiprocessing
-import sys
+import platform
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -61,10 +61,9 @@ def measure_peak(work: Callable[[], object], device: torch.device) -> Peak:
 
 
 def _return_free_memory() -> None:
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries have none
-        if trim is not None:
-            trim(0)
+    """Hand freed memory back to the system, where the C library is glibc; others have no such call."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> int:

@@ -10,6 +10,8 @@ from itertools import chain
 
 import torch
 
+from unimask.machine import synchronize
+
 TOTAL = "total"
 
 
@@ -28,12 +30,6 @@ class Stopwatch:
         yield
         synchronize(self._device)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Returns when a CUDA device has done all it was told; elsewhere at once."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 Run = Callable[[Stopwatch], object]

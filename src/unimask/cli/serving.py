@@ -95,7 +95,7 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError("port", f"{host}:{port} cannot be used ({reason}); try another --port") from None
     return listening
 

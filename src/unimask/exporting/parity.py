@@ -1,9 +1,9 @@
 """What an exported model says, beside what the model itself says: numbers, final maps, and time."""
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
 from unimask.config.images import Task, tasks_of
 from unimask.inference.segmenter import Segmenter, SegmentTask
+from unimask.machine import seconds_of
 from unimask.metrics.overlaps import segment_overlaps
 from unimask.ops.boxes import box_iou
 from unimask.structures import Segments
@@ -195,7 +196,7 @@ def latency(model: nn.Module, exported: nn.Module) -> Latency:
     times: list[list[float]] = [[], []]
     for _ in range(REPEATS + 1):
         for network, seconds in zip((model, exported), times, strict=True):
-            seconds.append(_seconds(network, pixels))
+            seconds.append(seconds_of(partial(network, pixels), pixels.device))
     ours, theirs = (sorted(seconds[1:])[REPEATS // 2] for seconds in times)  # the first pass warms up
     return Latency(
         input=TIMED,
@@ -204,9 +205,3 @@ def latency(model: nn.Module, exported: nn.Module) -> Latency:
         exported=round(theirs, 4),
         load=round(busy, 2),
     )
-
-
-def _seconds(network: nn.Module, pixels: Float[Tensor, "batch 3 height width"]) -> float:
-    start = time.perf_counter()
-    network(pixels)
-    return time.perf_counter() - start

@@ -18,6 +18,7 @@ from unimask.config.images import Tiles
 from unimask.data.loader import placement_for
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.tiles import tiles_of
+from unimask.machine import seconds_of
 from unimask.serve.cached import CachedPrediction, predict_cached
 from unimask.serve.limits import Limits, Refusal, too_late
 
@@ -245,8 +246,5 @@ def fastest_batch_size(segmenter: Segmenter) -> int:
 
 
 def _seconds(segmenter: Segmenter, image: UInt8[Tensor, "3 height width"], size: int) -> float:
-    started = time.perf_counter()
-    predict_cached(segmenter, [image] * size, [""] * size, size, lambda: None)
-    if segmenter.device.type == "cuda":
-        torch.cuda.synchronize(segmenter.device)
-    return time.perf_counter() - started
+    images, names = [image] * size, [""] * size
+    return seconds_of(lambda: predict_cached(segmenter, images, names, size, lambda: None), segmenter.device)
