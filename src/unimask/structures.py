@@ -1,4 +1,4 @@
-"""Every data type that passes between rooms: frozen, keyword-only, no optional fields.
+"""Every data type that passes between packages: frozen, keyword-only, no optional fields.
 
 One polarity: a boolean mask is True where something is visible or valid. Sizes are (height, width).
 """
@@ -44,11 +44,11 @@ class Categories:
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """The segments of one picture: truth and result alike.
+    """The segments of one image: ground truth and result alike.
 
     `layers` maps pixels to 1..N, 0 is none; segment n (1-based) has `labels[n - 1]`. Each segment lies in
     exactly one layer, and segments of one layer do not overlap. Panoptic and semantic: L = 1. Overlapping
-    instances are packed into the few layers they need (`ops.masks.pack_masks`). A segment may be empty.
+    instances are packed into the few layers they need (`ops.id_maps.pack_masks`). A segment may be empty.
     """
 
     layers: Int16[Tensor, "layers height width"]
@@ -65,7 +65,7 @@ class Segments:
 
     @property
     def size(self) -> Size:
-        """(height, width) of the picture."""
+        """(height, width) of the image."""
         return self.layers.shape[1], self.layers.shape[2]
 
     def areas(self) -> Int64[Tensor, " segments"]:
@@ -74,7 +74,7 @@ class Segments:
         return counts[1 : len(self) + 1]
 
     def masks(self) -> Bool[Tensor, "segments height width"]:
-        """Dense masks, for those who really need them; nothing inside the library does."""
+        """Dense masks, for users; the library itself never makes them."""
         numbers = torch.arange(1, len(self) + 1, device=self.layers.device, dtype=self.layers.dtype)
         dense = torch.zeros((len(self), *self.size), dtype=torch.bool, device=self.layers.device)
         for layer in self.layers:
@@ -84,10 +84,10 @@ class Segments:
 
 @dataclass(frozen=True, kw_only=True)
 class Detections:
-    """The boxes of one picture, in pixels of the file: truth and result alike.
+    """The boxes of one image, in pixels of the file: ground truth and result alike.
 
     `areas` are those of the objects where a file states them (COCO: of their masks), else of the boxes. They
-    decide nothing but what counts as small, medium and large.
+    only decide what counts as small, medium and large.
     """
 
     boxes: Float[Tensor, "boxes 4"]  # xyxy
@@ -114,9 +114,9 @@ Truth = Segments | Detections
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where a picture lies on the canvas that the model sees: the only record of a resize.
+    """Where an image lies on the canvas that the model sees: the only record of a resize.
 
-    The picture of size `original` is resized to `resized` and put into the upper left corner of `canvas`.
+    The image of size `original` is resized to `resized` and put into the upper left corner of `canvas`.
     """
 
     original: Size
@@ -130,7 +130,7 @@ class Placement:
         return Placement(original=original, resized=resized, canvas=(height, width))
 
     def restore(self, maps: Float[Tensor, "maps height width"]) -> Float[Tensor, "maps out_height out_width"]:
-        """Maps that cover the canvas, at any stride, as maps of the original size.
+        """Resize maps that cover the canvas, at any stride, to the original size.
 
         Bilinear to the canvas, crop of the padding, bilinear to the original size (align_corners=False).
         Linear in `maps`, so it commutes with every product over the leading dimension.
@@ -167,7 +167,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """Pictures on one canvas, normalised; padding is 0 after normalisation, as in the original."""
+    """Images on one canvas, normalised; padding is 0 after normalisation, as in the original."""
 
     pixels: Float[Tensor, "batch 3 height width"]
     valid: Bool[Tensor, "batch height width"]
@@ -176,7 +176,7 @@ class ImageBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxTargets:
-    """The boxes that a model is to find in one picture: cxcywh in [0, 1] of its valid part, without crowd."""
+    """The boxes that a model is to find in one image: cxcywh in [0, 1] of its valid part, without crowd."""
 
     boxes: Float[Tensor, "boxes 4"]
     labels: Int64[Tensor, " boxes"]
@@ -187,14 +187,14 @@ class BoxTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMaskTargets:
-    """The segments that a model of boxes and masks is to find in one picture, without crowd."""
+    """The segments that a model of boxes and masks is to find in one image, without crowd."""
 
     segments: Segments  # on the canvas
-    boxes: Float[Tensor, "boxes 4"]  # around each of them; cxcywh in [0, 1] of the valid part of the picture
+    boxes: Float[Tensor, "boxes 4"]  # around each of them; cxcywh in [0, 1] of the valid part of the image
 
     @property
     def labels(self) -> Int64[Tensor, " boxes"]:
-        """Those of the segments."""
+        """The labels of the segments."""
         return self.segments.labels
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPrediction:
-    """What a mask classification model says, factorised.
+    """What a mask classifier predicts, factorised.
 
     Mask logits are `mask_embeddings @ mask_features`, made only where they are needed. The first dimension
     runs over predictions in order of depth: index -1 is the final one. All predictions may share one set of
@@ -228,7 +228,7 @@ class MaskPrediction:
     mask_features: Float[Tensor, "#predictions batch channels height width"]  # at stride 4
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Of which pictures all numbers are finite."""
+        """Which images have only finite numbers."""
         return (
             torch.isfinite(self.class_logits).flatten(2).all(2).all(0)
             & torch.isfinite(self.mask_embeddings).flatten(2).all(2).all(0)
@@ -246,31 +246,31 @@ class MaskPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxPrediction:
-    """What a detection model says; boxes are cxcywh in [0, 1] of the valid part of the picture."""
+    """What a detection model predicts; boxes are cxcywh in [0, 1] of the valid part of the image."""
 
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     boxes: Float[Tensor, "predictions batch queries 4"]
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Of which pictures all numbers are finite."""
+        """Which images have only finite numbers."""
         numbers = torch.cat((self.class_logits, self.boxes), dim=-1)
         return torch.isfinite(numbers).flatten(2).all(2).all(0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMaskPrediction:
-    """What a detection model with a mask head says: a `BoxPrediction`, and masks of the final queries."""
+    """What a detection model with a mask head predicts: a `BoxPrediction`, and masks of the final queries."""
 
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     boxes: Float[Tensor, "predictions batch queries 4"]
     mask_logits: Float[Tensor, "batch queries height width"]  # at stride 4
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Of which pictures all numbers are finite."""
+        """Which images have only finite numbers."""
         return self.of_boxes().finite() & torch.isfinite(self.mask_logits).flatten(1).all(1)
 
     def of_boxes(self) -> BoxPrediction:
-        """Without the masks."""
+        """The prediction without its masks."""
         return BoxPrediction(class_logits=self.class_logits, boxes=self.boxes)
 
     def of_masks(self) -> MaskPrediction:
@@ -285,12 +285,12 @@ class BoxMaskPrediction:
 
 
 Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
-"""What a model of pictures says."""
+"""What a model of images predicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceBatch:
-    """Sequences to learn from. Padding lies at the ends and is 0; `source_valid` and `target_valid` tell it.
+    """Sequences to learn from. Padding is 0 and at the ends; `source_valid`, `target_valid` mark the rest.
 
     A source is token ids or vectors. A target ends with the end token and has no begin token.
     """
@@ -304,7 +304,7 @@ class SequenceBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Special:
-    """The tokens that are no text. Begin and padding may be one token."""
+    """The tokens that are not text. Begin and padding may be one token."""
 
     padding: int
     begin: int
@@ -313,9 +313,9 @@ class Special:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMaps:
-    """How much each token takes of each other, per layer: `[layer][row of the batch, head, taker, taken]`.
+    """How much each token attends to each other, per layer: `[layer][sequence, head, query, key]`.
 
-    The numbers of a taker add up to 1.
+    The weights of a query add up to 1.
     """
 
     encoder: tuple[Float[Tensor, "batch heads places places"], ...]
@@ -325,7 +325,7 @@ class AttentionMaps:
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
-    """Which query of which picture predicts which of its targets; M pairs, ordered by picture."""
+    """Which query of which image predicts which of its targets; M pairs, ordered by image."""
 
     image: Int64[Tensor, " pairs"]
     query: Int64[Tensor, " pairs"]
@@ -341,7 +341,7 @@ class Losses:
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """The weighted sum over terms and predictions, the number to differentiate."""
+        """The weighted sum over terms and predictions, which is differentiated."""
         return torch.stack([self.weights[name] * values.sum() for name, values in self.terms.items()]).sum()
 
 

@@ -114,8 +114,8 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut.jpg": (lambda: encoded(picture(), "JPEG", 0.5), "damaged or cut off"),
     "cut.png": (lambda: encoded(picture(), "PNG", 0.5), "damaged or cut off"),
     "head.png": (lambda: encoded(picture(), "PNG")[:20], "damaged or cut off"),
-    "head.jpg": (lambda: encoded(picture(), "JPEG")[:20], "is not a picture in a known format"),
-    "text.png": (lambda: b"hello", "is not a picture in a known format"),
+    "head.jpg": (lambda: encoded(picture(), "JPEG")[:20], "is not an image in a known format"),
+    "text.png": (lambda: b"hello", "is not an image in a known format"),
     "empty.png": (lambda: b"", "the file is empty"),
     "float.tif": (
         lambda: encoded(Image.new("F", (5, 3)), "TIFF"),
@@ -252,7 +252,7 @@ def test_folders_without_pictures(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty" / "below").mkdir(parents=True)
     picture().save(tmp_path / "empty" / "below" / "a.png")
     message = refused("predict", tmp_path / "empty", "--weights", model)
-    assert "no pictures in this folder" in message
+    assert "no images in this folder" in message
     assert "not in subfolders" in message
     assert refused("predict", tmp_path / "none" / "a", "--weights", model).count("no such file") == 1
 

@@ -134,9 +134,7 @@ def test_yolo_lists_of_pictures(tmp_path: Path, start: str) -> None:
     assert len(dataset) == 1
     assert (masks(dataset[0])[0] == SQUARE).all()
     (tmp_path / "val.txt").write_text(f"{start}/val/val0.png\n\n{start}/val/none.png\n")
-    with pytest.raises(
-        DataError, match=rf"val\.txt: line 3: there is no picture '{start}/val/none\.png' here"
-    ):
+    with pytest.raises(DataError, match=rf"val\.txt: line 3: there is no image '{start}/val/none\.png' here"):
         open_dataset(tmp_path, "val", "instance")
 
 
@@ -413,7 +411,7 @@ def test_a_file_written_by_labelme(tmp_path: Path) -> None:
         ({"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "polygon"}, "a polygon has 4 numbers"),
         ({"label": "cat", "points": [[1, 1]], "shape_type": "circle"}, "a circle has 1 points; expected 2"),
         ({"label": "cat", "points": [1, 2, 3], "shape_type": "polygon"}, r"points is no list of \[x, y\]"),
-        ({"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "mask", "mask": "AAA="}, "is no picture"),
+        ({"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "mask", "mask": "AAA="}, "is no image"),
         ({"label": "cat", "points": [[1, 1], [2, 2]], "shape_type": "star"}, "'star' are not known"),
         ({"points": corners(), "shape_type": "polygon"}, "has no label"),
     ],

@@ -168,13 +168,13 @@ def test_missing_and_wrong_pictures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p1\.png: is 9 x 5 pixels, but a\.json says 31 x 23 \(image 11\)"):
         open_instances(path)[1]
     (tmp_path / "images" / "p1.png").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"p1\.png: is not a picture"):
+    with pytest.raises(DataError, match=r"p1\.png: is not an image"):
         open_instances(path)[1]
     (tmp_path / "images" / "p1.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 pictures are missing in .*images, the first is 'p1.png'"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing in .*images, the first is 'p1.png'"):
         open_instances(path)
     (tmp_path / "images" / "p0.png").unlink()
-    with pytest.raises(DataError, match=r"pictures are not found \('p0.png', \.\.\.\); looked in"):
+    with pytest.raises(DataError, match=r"images are not found \('p0.png', \.\.\.\); looked in"):
         open_instances(path)
 
 

@@ -126,15 +126,11 @@ def test_bad_classes_file(tmp_path: Path, case: str) -> None:
 def test_pictures_and_labels_must_pair_up(tmp_path: Path) -> None:
     save_set(tmp_path, class_map(), 3)
     (tmp_path / "labels" / "p1.png").unlink()
-    with pytest.raises(
-        DataError, match=r"1 of 3 pictures in .*images have no label picture, the first is 'p1'"
-    ):
+    with pytest.raises(DataError, match=r"1 of 3 images in .*images have no label map, the first is 'p1'"):
         open_set(tmp_path)
     (tmp_path / "images" / "p1.jpg").unlink()
     (tmp_path / "images" / "p2.jpg").unlink()
-    with pytest.raises(
-        DataError, match=r"1 label pictures in .*labels have no picture here, the first is 'p2'"
-    ):
+    with pytest.raises(DataError, match=r"1 label maps in .*labels have no image here, the first is 'p2'"):
         open_set(tmp_path)
 
 
@@ -157,7 +153,7 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels/p0\.png: is 11 x 13 pixels, but its image p0\.jpg is 6 x 5"):
         open_set(tmp_path)[0]
     save_labels(tmp_path / "labels" / "p0.png", np.zeros((5, 6, 3), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"p0\.png: is a label picture of mode RGB"):
+    with pytest.raises(DataError, match=r"p0\.png: is a label map of mode RGB"):
         open_set(tmp_path)[0]
 
 

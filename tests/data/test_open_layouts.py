@@ -118,7 +118,7 @@ def test_label_folders_in_one_set(tmp_path: Path) -> None:
     assert ids(open_dataset(tmp_path, "train", "semantic")) == ["1", "2"]
     assert ids(open_dataset(tmp_path, "val", "semantic")) == ["7"]
     save_json(tmp_path / "splits.json", {"train": ["1", "99"], "val": ["7"]})
-    with pytest.raises(DataError, match="1 pictures of the split are missing, the first is '99'"):
+    with pytest.raises(DataError, match="1 images of the split are missing, the first is '99'"):
         open_dataset(tmp_path, "train", "semantic")
 
 

@@ -118,7 +118,7 @@ def test_places_that_stand_for_cityscapes(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_cityscapes_is_said(tmp_path: Path) -> None:
     save_cityscapes(tmp_path, CITY_KINDS, ("train", "val", "test"))
-    with pytest.raises(DataError, match=r"test: the truth .* is not public; evaluate on 'val'"):
+    with pytest.raises(DataError, match=r"test: the ground truth .* is not public; evaluate on 'val'"):
         open_dataset(tmp_path, "test", "semantic")
     city = tmp_path / "gtFine" / "val" / "aachen"
     wrong = CITY_KINDS["instanceIds"].copy()
@@ -129,9 +129,7 @@ def test_what_is_wrong_with_cityscapes_is_said(tmp_path: Path) -> None:
     ):
         open_dataset(tmp_path, "val", "instance")[0]
     (city / "aachen_val1_000019_gtFine_labelIds.png").unlink()
-    with pytest.raises(
-        DataError, match=r"aachen: 1 of 2 label pictures are missing, the first is 'aachen_val1_"
-    ):
+    with pytest.raises(DataError, match=r"aachen: 1 of 2 label maps are missing, the first is 'aachen_val1_"):
         open_dataset(tmp_path, "val", "semantic")
     save_labels(city / "aachen_val1_000019_gtFine_labelIds.png", rows(7)[:, :50])
     with pytest.raises(DataError, match="is 50 x 37 pixels, but its image"):
@@ -257,7 +255,7 @@ def test_what_is_wrong_with_ade20k_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ADE_val_00000001\.png: has labels that are no class: 151; "):
         open_dataset(tmp_path, "val", "semantic")[0]
     path.unlink()
-    with pytest.raises(DataError, match=r"1 of 2 pictures in .* have no label picture"):
+    with pytest.raises(DataError, match=r"1 of 2 images in .* have no label map"):
         open_dataset(tmp_path, "val", "semantic")
     shutil.rmtree(tmp_path / "annotations" / "validation")
     with pytest.raises(DataError, match="annotations/validation: no such folder; unzip"):
@@ -335,7 +333,7 @@ def test_version_1_2_unless_the_path_says_otherwise(tmp_path: Path) -> None:
 def test_what_is_wrong_with_vistas_is_said(tmp_path: Path) -> None:
     save_vistas(tmp_path, "v1.2", ("training", "validation"))
     save_picture(tmp_path / "testing" / "images" / "t.jpg", *SIZE)
-    with pytest.raises(DataError, match=r"testing: the truth .* is not public"):
+    with pytest.raises(DataError, match=r"testing: the ground truth .* is not public"):
         open_dataset(tmp_path, "test", "panoptic")
     folder = tmp_path / "validation" / "v1.2"
     save_labels(folder / "labels" / "xY_2.png", rows(0, 6))
@@ -344,7 +342,7 @@ def test_what_is_wrong_with_vistas_is_said(tmp_path: Path) -> None:
     ):
         open_dataset(tmp_path, "val", "semantic")[1]
     (folder / "instances" / "xY_2.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 pictures in .* have no label picture, the first is 'xY_2'"):
+    with pytest.raises(DataError, match=r"1 of 2 images in .* have no label map, the first is 'xY_2'"):
         open_dataset(tmp_path, "val", "instance")
     save_vistas_panoptic(tmp_path, "v1.2")
     labels = json.loads((tmp_path / "config_v1.2.json").read_text())["labels"]

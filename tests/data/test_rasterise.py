@@ -60,7 +60,7 @@ def test_damaged_run_lengths() -> None:
     for packed in ("zz~~~", "\x01\x02", "é", b"\xff", "PPPPPPPPPPPPPPPPPP0", "P"):
         with pytest.raises(ValueError, match="run lengths"):
             shape_pixels(packed, (3, 4))
-    with pytest.raises(ValueError, match="302 pixels, the picture has 12"):
+    with pytest.raises(ValueError, match="302 pixels, the image has 12"):
         shape_pixels(np.array([2, 300]), (3, 4))
     with pytest.raises(ValueError, match="negative"):
         shape_pixels(np.array([2, -1, 3]), (3, 4))

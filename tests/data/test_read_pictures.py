@@ -185,7 +185,7 @@ def test_image_files_expands_folders_in_order(tmp_path: Path) -> None:
     other = tmp_path / "not_there.png"
     assert image_files([other, tmp_path]) == [other, tmp_path / "a.JPG", tmp_path / "b.png"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no pictures in this folder"):
+    with pytest.raises(DataError, match="no images in this folder"):
         image_files([tmp_path / "none"])
     with pytest.raises(DataError, match="none given"):
         image_files([])

@@ -1,4 +1,4 @@
-"""Augmentation of pictures and their id maps, drawn from a generator and nothing else."""
+"""Augmentation of images and their ground truth; all random numbers come from one generator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from unimask.structures import Sample, Segments, Size, Truth
 
 @dataclass(frozen=True, kw_only=True)
 class CropWindow:
-    """Which part of a picture is taken, and the size it is brought to."""
+    """The part of an image that is cut out, and the size it is resized to."""
 
     top: int
     left: int
@@ -27,15 +27,15 @@ class CropWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Where a picture's pixels go."""
+    """A cut, a resize and flips, for an image and its ground truth alike."""
 
     window: CropWindow
     horizontal: bool  # flipped left to right
     vertical: bool  # flipped upside down
 
-    def move(self, maps: Tensor, *, picture: bool) -> Tensor:
-        """A picture (bilinear, antialiased) or an id map (nearest), cut, resized and flipped."""
-        maps = _cut(maps, self.window, picture=picture)
+    def move(self, maps: Tensor, *, is_image: bool) -> Tensor:
+        """Cut, resize and flip an image (bilinear, antialiased) or an id map (nearest)."""
+        maps = _cut(maps, self.window, is_image=is_image)
         if self.horizontal:
             maps = functional.horizontal_flip(maps)
         if self.vertical:
@@ -43,7 +43,7 @@ class Geometry:
         return maps
 
     def move_boxes(self, boxes: Float[Tensor, "boxes 4"]) -> Float[Tensor, "boxes 4"]:
-        """Boxes (xyxy, pixels) after the same, cut off at the borders; some may be empty."""
+        """Move boxes (xyxy, pixels) likewise and clip them at the borders; some may be empty."""
         window, (height, width) = self.window, self.window.resized
         scale = scale_of(window.resized, boxes) / scale_of(window.taken, boxes)
         boxes = (boxes - boxes.new_tensor([window.left, window.top] * 2)) * scale
@@ -63,7 +63,7 @@ def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> S
     the generator's state; the number of draws is the same for every sample of one configuration.
     """
     geometry = draw_geometry((sample.image.shape[1], sample.image.shape[2]), config, generator)
-    image = geometry.move(sample.image, picture=True)
+    image = geometry.move(sample.image, is_image=True)
     if config.color > 0:
         image = jitter_color(image, config.color, generator)
     return Sample(image=image.contiguous(), truth=_moved(sample.truth, geometry), image_id=sample.image_id)
@@ -71,14 +71,14 @@ def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> S
 
 def _moved(truth: Truth, geometry: Geometry) -> Truth:
     if isinstance(truth, Segments):
-        return drop_unseen(replace(truth, layers=geometry.move(truth.layers, picture=False)))
+        return drop_unseen(replace(truth, layers=geometry.move(truth.layers, is_image=False)))
     boxes = geometry.move_boxes(truth.boxes)
     seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~truth.is_crowd
     return replace(truth, boxes=boxes, areas=box_areas(boxes)).select(seen)
 
 
 def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) -> Geometry:
-    """A random window and random flips."""
+    """Draw a random window and random flips."""
     return Geometry(
         window=draw_window(size, config, generator),
         horizontal=_draw(generator) < config.horizontal_flip,
@@ -87,15 +87,15 @@ def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) ->
 
 
 def drop_unseen(segments: Segments) -> Segments:
-    """Without crowd regions (their pixels become void) and without segments that have no pixel."""
+    """Drop crowd regions, whose pixels become void, and segments without a pixel."""
     keep = (segments.areas() > 0) & ~segments.is_crowd
     return renumber(segments, keep)
 
 
 def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> CropWindow:
-    """A random window: the picture resized by a jittered factor, and of that a random crop.
+    """Draw a window: the image resized by a jittered factor, and of that a random crop.
 
-    The crop is taken in the file's pixels and only then resized. A picture that becomes smaller than the
+    The crop is taken in the file's pixels and only then resized. An image that becomes smaller than the
     crop is taken whole.
 
     Source: large-scale jittering, arXiv 2012.07177, Sec. 3 (`relative_to="crop"`).
@@ -110,7 +110,7 @@ def draw_window(size: Size, config: DataConfig, generator: torch.Generator) -> C
 
 
 def scale_factor(size: Size, jitter: ScaleJitter, crop: Size, uniform: float) -> float:
-    """By how much a picture is resized, for a number from [0, 1)."""
+    """Return the factor of a resize for a random number from [0, 1)."""
     factor = jitter.low + (jitter.high - jitter.low) * uniform
     if jitter.relative_to == "crop":
         return factor * min(crop[0] / size[0], crop[1] / size[1])
@@ -123,19 +123,19 @@ def _share(side: int, out: int, resized: int) -> int:
     return side if out == resized else min(side, max(1, round(side * out / resized)))
 
 
-def _cut(maps: Tensor, window: CropWindow, *, picture: bool) -> Tensor:
+def _cut(maps: Tensor, window: CropWindow, *, is_image: bool) -> Tensor:
     part = functional.crop_image(maps, window.top, window.left, *window.taken)
     if window.taken == window.resized:
         return part
-    if picture:
-        return resize_picture(part, window.resized)
+    if is_image:
+        return resize_image(part, window.resized)
     return functional.resize_image(part, list(window.resized), interpolation=InterpolationMode.NEAREST_EXACT)
 
 
-def resize_picture(
+def resize_image(
     image: UInt8[Tensor, "3 height width"], size: Size
 ) -> UInt8[Tensor, "3 new_height new_width"]:
-    """Resized bilinearly with antialiasing, for training and prediction alike.
+    """Resize bilinearly with antialiasing, in training and prediction alike.
 
     A result one pixel wide is made in two steps, height first: in one step torch (2.13) gives wrong values
     for it, or an internal error.
@@ -152,7 +152,7 @@ def resize_picture(
 def jitter_color(
     image: UInt8[Tensor, "3 height width"], strength: float, generator: torch.Generator
 ) -> UInt8[Tensor, "3 height width"]:
-    """Brightness, contrast, saturation and hue, each changed with probability one half, in random order.
+    """Change brightness, contrast, saturation and hue, each with probability one half, in random order.
 
     At strength 1 the first three are scaled by 0.5 to 1.5 and the hue is turned by up to 18 degrees.
 

@@ -1,4 +1,4 @@
-"""Tables of categories: those of well-known data sets, and how a table is written down."""
+"""Tables of categories: those of well-known data sets, and their JSON."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Images whose objects are drawn as shapes: what the formats of annotation tools have in common.
-
-Each tool has a reader of its own, which returns `DrawnImage`s; here shapes become segments.
-"""
+"""Images whose objects are drawn as shapes, as annotation tools write them; here shapes become segments."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from numpy import ndarray
 from unimask.data.formats.coco_file import default_color
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
-from unimask.data.read import PICTURE_SUFFIXES, read_annotated_image, read_image
+from unimask.data.read import IMAGE_SUFFIXES, read_annotated_image, read_image
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Size
 
@@ -27,22 +24,22 @@ class Region(Protocol):
     """A set of pixels."""
 
     def pixels(self, size: Size) -> ndarray:
-        """Its pixels in an image of (height, width), as indices into the flattened (row by row) image.
+        """Return its pixels in an image of (height, width), as indices into the image flattened row by row.
 
         Raises:
-            ValueError: it does not fit the image.
+            ValueError: the region does not fit the image.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:
-    """One or more closed polygons, united. `relative`: points are shares of width and height, else pixels."""
+    """One or more closed polygons, united, in pixels or (`relative`) as shares of width and height."""
 
     rings: tuple[ndarray, ...]  # each x1, y1, x2, y2, ...
     relative: bool = False
 
     def pixels(self, size: Size) -> ndarray:
-        """As pycocotools draws polygons; what lies outside of the image is cut off."""
+        """Fill the polygons as pycocotools does, clipped at the border of the image."""
         scale = np.array([size[1], size[0]], dtype=np.float64) if self.relative else np.ones(2)
         return shape_pixels(tuple((ring.reshape(-1, 2) * scale).ravel() for ring in self.rings), size)
 
@@ -56,7 +53,7 @@ class Patch:
     top: int
 
     def pixels(self, size: Size) -> ndarray:
-        """What lies outside of the image is cut off."""
+        """Place the mask; what lies outside of the image is cut off."""
         rows, columns = np.nonzero(self.mask)
         rows, columns = rows + self.top, columns + self.left
         inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
@@ -75,7 +72,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnImage:
-    """An image and its objects. `source` is the file they stand in; `size` what it says, or nothing."""
+    """An image and its objects. `source` is the annotation file; `size` is what it states, if anything."""
 
     image: Path
     source: Path
@@ -128,7 +125,7 @@ def drawn_dataset(names: Sequence[str], images: Iterable[DrawnImage]) -> ItemDat
 
 
 def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:
-    """A polygon from x1, y1, x2, y2, ...; numbers may be text.
+    """Read a polygon from x1, y1, x2, y2, ...; numbers may be text.
 
     Raises:
         DataError: one is no finite number, or they are not the x and y of at least three points.
@@ -174,9 +171,9 @@ def find_image(source: Path, name: str, folders: Sequence[Path]) -> Path:
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     for folder in folders:
         for candidate in (folder / name.replace("\\", "/").lstrip("/"), folder / last):
-            if candidate.suffix.lower() in PICTURE_SUFFIXES and candidate.is_file():
+            if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file():
                 return candidate
-        for suffix in sorted(PICTURE_SUFFIXES):
+        for suffix in sorted(IMAGE_SUFFIXES):
             for end in (suffix, suffix.upper()):
                 if (folder / f"{last}{end}").is_file():
                     return folder / f"{last}{end}"

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from unimask.config.images import DataConfig, Scale
-from unimask.data.augmentation import augment, resize_picture
+from unimask.data.augmentation import augment, resize_image
 from unimask.data.seeds import seeded_generator
 from unimask.errors import UnimaskError
 from unimask.ops.boxes import boxes_around, scale_of, xyxy_to_cxcywh
@@ -32,7 +32,7 @@ Channels = tuple[float, float, float]
 
 
 def placement_for(original: Size, config: DataConfig) -> Placement:
-    """Where a picture to predict on lies on its canvas: resized as configured, aspect kept."""
+    """Place an image to predict on: resized as configured, with its aspect, on a canvas of its own."""
     height, width = original
     if isinstance(config.resize, Scale):
         factor = config.resize.factor
@@ -48,11 +48,11 @@ def batch_images(
     mean: Channels,
     std: Channels,
 ) -> ImageBatch:
-    """The pictures placed on one canvas and normalised: (value - mean) / std; padding is 0 afterwards.
+    """Resize images, place them on one canvas and normalise them: (value - mean) / std; padding is 0.
 
     Raises:
-        ValueError: the canvases differ. They are not padded to the largest, because the padding would change
-            the result of the smaller pictures.
+        ValueError: the canvases differ. They are not padded to the largest, because that would change the
+            results of smaller images.
     """
     canvases = {placement.canvas for placement in placements}
     if len(canvases) != 1:
@@ -63,7 +63,7 @@ def batch_images(
     pixels = torch.zeros((len(images), 3, *placements[0].canvas))
     center, spread = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
     for index, (image, placement) in enumerate(zip(images, placements)):
-        resized = resize_picture(image.cpu(), placement.resized)
+        resized = resize_image(image.cpu(), placement.resized)
         pixels[index, :, : placement.resized[0], : placement.resized[1]] = (resized - center) / spread
     return ImageBatch(pixels=pixels, valid=valid, placements=tuple(placements))
 
@@ -83,13 +83,13 @@ def training_loader(
     pin_memory: bool = False,
     cache_megabytes: int = 512,
 ) -> Generator[Batch, None, None]:
-    """Batches of augmented samples without end, each epoch in a new order.
+    """Yield batches of augmented samples without end, each epoch in a new order.
 
-    `batch_size` is that of this rank; the ranks share the pictures of a step. The stream is a function of
+    `batch_size` is that of this rank; the ranks share the images of a step. The stream is a function of
     (dataset, config, seed >= 0, batch_size x world): the number of workers does not change it, and one that
-    begins at `start_step` continues exactly where another stood after so many batches. `pin_memory` puts
-    the tensors into page-locked memory, for a faster way to a CUDA device. Decoded samples are kept in memory
-    up to `cache_megabytes` in all workers together (each has its own).
+    begins at `start_step` continues exactly where another was after so many batches. `pin_memory` puts
+    the tensors into page-locked memory, from which they are copied to a CUDA device faster. Decoded samples
+    are kept in memory up to `cache_megabytes` in all workers together (each has its own).
 
     Raises:
         DataError: a sample cannot be read (raised when its batch is due).
@@ -114,7 +114,7 @@ def training_loader(
 
 
 def box_mask_targets(batch: Batch) -> Batch:
-    """Return the batch with boxes around its segments, for models that find both."""
+    """Add boxes around the segments of a batch, for models that find both."""
     placements = batch.images.placements
     pairs = zip(cast(tuple[Segments, ...], batch.targets), placements, strict=True)
     targets = tuple(
@@ -130,7 +130,7 @@ def _relative(boxes: Float[Tensor, "boxes 4"], size: Size) -> Float[Tensor, "box
 
 
 class _Order:
-    """Which picture of which epoch each batch of a rank holds: a function of the seed alone."""
+    """Which image of which epoch each batch of a rank holds: a function of the seed alone."""
 
     def __init__(
         self, *, seed: int, count: int, batch_size: int, rank: int, world: int, start_step: int
@@ -155,7 +155,7 @@ class _Order:
 
 
 class _Cached:
-    """Keeps decoded samples until the memory granted is full; the rest is read every time."""
+    """Keeps decoded samples up to a number of bytes; the others are read every time."""
 
     def __init__(self, dataset: Dataset, bytes_granted: int) -> None:
         self._dataset, self._bytes_left = dataset, bytes_granted
@@ -176,7 +176,7 @@ class _Cached:
 
 
 class _Augmented:
-    """Augmented samples by (epoch, index). Errors are given back, because a worker's pipe would lose them."""
+    """Augmented samples by (epoch, index). Errors are returned, since a worker would raise others instead."""
 
     def __init__(self, dataset: _Cached, config: DataConfig, seed: int) -> None:
         self._dataset, self._config, self._seed = dataset, config, seed
@@ -191,7 +191,7 @@ class _Augmented:
 
 
 class _Collate:
-    """Samples to one batch on the canvas of the crop."""
+    """Puts samples into one batch on the canvas of the crop."""
 
     def __init__(self, config: DataConfig, mean: Channels, std: Channels) -> None:
         self._canvas = Placement.fit(config.crop, config.crop, config.divisor).canvas

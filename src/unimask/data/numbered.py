@@ -49,7 +49,7 @@ class NumberScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedItem:
-    """An image with a label map; `read_numbers` gives the numbers of the latter."""
+    """An image with a label map, which `read_numbers` reads."""
 
     pair: LabelPair
     scheme: NumberScheme
@@ -82,7 +82,7 @@ def numbered_dataset(
 
 
 def segments_of_numbers(numbers: ndarray, path: Path, scheme: NumberScheme) -> Segments:
-    """One segment for each number that is there and not ignored, in their order.
+    """Make a segment of each number that occurs and is not ignored, in ascending order.
 
     Raises:
         DataError: a number is no class, or there are too many; `path` is named.
@@ -109,7 +109,7 @@ def segments_of_numbers(numbers: ndarray, path: Path, scheme: NumberScheme) -> S
 def select_numbers(
     numbers: ndarray, kept: Sequence[int], labels: Sequence[int], is_crowd: Sequence[bool]
 ) -> Segments:
-    """The segments of the kept numbers, in their order; all other pixels are void."""
+    """Make segments of the kept numbers, in their order; all other pixels are void."""
     table = np.zeros(int(numbers.max(initial=0)) + 1, dtype=np.int16)
     table[list(kept)] = np.arange(1, len(kept) + 1)
     return truth_segments(torch.from_numpy(table[numbers][None]), labels, is_crowd)

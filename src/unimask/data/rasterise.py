@@ -1,4 +1,4 @@
-"""Shapes of annotation files, one by one, into an id map: no stack of masks is ever made."""
+"""Rasterise the shapes of annotation files into an id map, one by one, without a stack of masks."""
 
 from collections.abc import Sequence
 
@@ -27,14 +27,14 @@ class LayerPainter:
         self.count = 0
 
     def add(self, pixels: ndarray) -> None:
-        """The next segment; `pixels` are indices into the flattened (row by row) picture, maybe none.
+        """Add a segment; `pixels` are indices into the image flattened row by row, and may be none.
 
         Raises:
             ValueError: an id map cannot hold so many segments.
         """
         self.count += 1
         if self.count > MOST_SEGMENTS:
-            raise ValueError(f"more than {MOST_SEGMENTS} segments in one picture")
+            raise ValueError(f"more than {MOST_SEGMENTS} segments in one image")
         for layer in self.layers:
             if not layer[pixels].any():
                 break
@@ -51,7 +51,7 @@ class LayerPainter:
 def truth_segments(
     layers: Int16[Tensor, "layers height width"], labels: Sequence[int], is_crowd: Sequence[bool]
 ) -> Segments:
-    """The segments of a truth: every score is 1."""
+    """Segments of a ground truth: every score is 1."""
     return Segments(
         layers=layers,
         labels=torch.tensor(labels, dtype=torch.int64),
@@ -61,7 +61,7 @@ def truth_segments(
 
 
 def shape_pixels(shape: Shape, size: Size) -> ndarray:
-    """Which pixels a shape covers, as indices into the flattened (row by row) picture.
+    """Return the pixels that a shape covers, as indices into the image flattened row by row.
 
     Polygons are drawn as pycocotools draws them and clipped at the border; several are united.
 
@@ -79,7 +79,7 @@ def shape_pixels(shape: Shape, size: Size) -> ndarray:
 
 
 def unpack_run_lengths(packed: str | bytes) -> Int64[ndarray, " runs"]:
-    """The run lengths that COCO's compressed string holds, beginning with a run of zeros.
+    """Decode COCO's compressed string into run lengths, beginning with a run of zeros.
 
     Each number is a signed integer in groups of five bits, lowest first, and from the fourth number on the
     difference to the one two places before.
@@ -112,7 +112,7 @@ def _covered(runs: ndarray, height: int, width: int) -> ndarray:
         raise ValueError("the run lengths are damaged: one is negative")
     ends = np.cumsum(runs)
     if runs.size and ends[-1] > height * width:
-        raise ValueError(f"the run lengths cover {ends[-1]} pixels, the picture has {height * width}")
+        raise ValueError(f"the run lengths cover {ends[-1]} pixels, the image has {height * width}")
     lengths, ends = runs[1::2], ends[1::2]
     down_columns = np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)
     columns, rows = np.divmod(down_columns, height)

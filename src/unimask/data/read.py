@@ -1,4 +1,4 @@
-"""Pictures and label maps from files: 8-bit RGB whatever the file holds, or one clear error."""
+"""Read images and label maps: 8-bit RGB whatever the file holds, or one clear error."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,46 +14,44 @@ from torch import Tensor
 from unimask.errors import DataError
 from unimask.structures import Size
 
-Picture = str | Path | Image.Image | ndarray | Tensor
-"""What can be read as a picture: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
+AnyImage = str | Path | Image.Image | ndarray | Tensor
+"""What can be read as an image: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
 )
-RESULT_ENDINGS = (".overlay.png", ".segments.png")  # of pictures that `Result.save` writes
-MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or a picture to cut into tiles
+RESULT_ENDINGS = (".overlay.png", ".segments.png")  # of images that `Result.save` writes
+MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or an image to cut into tiles
 _SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_image(picture: Picture, *, rotate: bool = True) -> UInt8[Tensor, "3 height width"]:
-    """The picture as 8-bit RGB.
+def read_image(image: AnyImage, *, rotate: bool = True) -> UInt8[Tensor, "3 height width"]:
+    """Read an image as 8-bit RGB.
 
-    The EXIF orientation is applied (unless `rotate` is off). Transparent pictures are laid on white.
+    The EXIF orientation is applied (unless `rotate` is off). Transparent images are laid on white.
     Palettes become colours, grey becomes three equal channels, CMYK is converted. 16-bit grey is scaled by
     the depth of the camera, guessed from the brightest pixel: below 256 the values are taken as they are,
-    below 4096 they are 12-bit, otherwise 16-bit; so pictures of one camera are scaled alike, however bright
-    they are. Of several frames the first is read.
+    below 4096 they are 12-bit, otherwise 16-bit; so images of one camera are scaled alike, however bright
+    they are. Only the first of several frames is read.
 
     Raises:
-        DataError: the file is missing, damaged, no picture, empty, too large, or of floating-point pixels.
+        DataError: the file is missing, empty, damaged, not an image, too large, or of floating-point pixels.
     """
-    if isinstance(picture, str | Path):
-        return _to_tensor(open_picture(Path(picture), rotate=rotate), str(picture))
-    if isinstance(picture, Image.Image):
-        name = str(getattr(picture, "filename", "") or "PIL image")
-        return _to_tensor(_load(picture, Path(name), rotate), name)
-    if isinstance(picture, Tensor):
-        if picture.is_floating_point():
-            raise DataError(
-                "tensor", f"holds {picture.dtype} values; expected integers from 0 to 255 (uint8)"
-            )
-        array = picture.detach().cpu().numpy()
+    if isinstance(image, str | Path):
+        return _to_tensor(open_image(Path(image), rotate=rotate), str(image))
+    if isinstance(image, Image.Image):
+        name = str(getattr(image, "filename", "") or "PIL image")
+        return _to_tensor(_load(image, Path(name), rotate), name)
+    if isinstance(image, Tensor):
+        if image.is_floating_point():
+            raise DataError("tensor", f"holds {image.dtype} values; expected integers from 0 to 255 (uint8)")
+        array = image.detach().cpu().numpy()
         return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", "([C,]H,W)")
-    return _from_array(picture, "array", "(H,W[,C])")
+    return _from_array(image, "array", "(H,W[,C])")
 
 
 def read_annotated_image(path: Path, size: Size) -> UInt8[Tensor, "3 height width"]:
-    """Read an image whose annotations are of `size`; whether it has that size is for the caller to check.
+    """Read an image whose annotations are of `size`; the caller checks that it has that size.
 
     Where a file has an EXIF orientation and only its stored pixels fit the size, it is not rotated: the
     annotations were then made without regard to the orientation.
@@ -65,27 +63,27 @@ def read_annotated_image(path: Path, size: Size) -> UInt8[Tensor, "3 height widt
     return image if tuple(image.shape[1:]) == size else read_image(path, rotate=False)
 
 
-def open_picture(path: Path, *, rotate: bool) -> Image.Image:
-    """The decoded file, as PIL gives it.
+def open_image(path: Path, *, rotate: bool) -> Image.Image:
+    """Decode a file with PIL.
 
     Raises:
-        DataError: the file is missing, damaged, no picture, empty or too large.
+        DataError: the file is missing, empty, damaged, not an image, or too large.
     """
     try:
         if path.is_dir():
-            raise DataError(path, "is a folder, not a picture")
+            raise DataError(path, "is a folder, not an image")
         if not path.exists():
             raise DataError(path, "no such file")
         if path.stat().st_size == 0:
             raise DataError(path, "the file is empty (0 bytes); copy it again")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of large pictures (the limit here is MOST_PIXELS)
+            warnings.simplefilter("ignore")  # PIL warns of large images (the limit here is MOST_PIXELS)
             with Image.open(path) as image:
                 return _load(image, path, rotate)
     except Image.DecompressionBombError:
         raise DataError(path, f"more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
     except UnidentifiedImageError:
-        raise DataError(path, "is not a picture in a known format; save it as PNG, JPEG or TIFF") from None
+        raise DataError(path, "is not an image in a known format; save it as PNG, JPEG or TIFF") from None
     except PermissionError:
         raise DataError(path, "may not be read; check its permissions") from None
     except MemoryError:
@@ -116,7 +114,7 @@ def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     reason = str(error) or type(error).__name__
-    return DataError(path, f"the picture is damaged or cut off ({reason}); copy or save it again")
+    return DataError(path, f"the image is damaged or cut off ({reason}); copy or save it again")
 
 
 def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]:
@@ -139,7 +137,7 @@ def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]
 def _from_array(array: ndarray, name: str, layout: str) -> UInt8[Tensor, "3 height width"]:
     shaped = array[..., None] if array.ndim == 2 else array
     if shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4):
-        raise DataError(name, f"has shape {array.shape}; expected a picture {layout} of 1, 3 or 4 channels")
+        raise DataError(name, f"has shape {array.shape}; expected an image {layout} of 1, 3 or 4 channels")
     if shaped.size == 0:
         raise DataError(name, f"has no pixels (shape {array.shape})")
     if shaped.dtype == bool:
@@ -165,28 +163,28 @@ def _to_8_bits(pixels: ndarray, name: str) -> ndarray:
 
 
 def read_labels(path: Path) -> Int32[ndarray, "height width"]:
-    """The numbers in a label picture: grey values of 8 or 16 bits, or palette indices (not their colours).
+    """Read the numbers of a label map: grey values of 8 or 16 bits, or palette indices (not their colours).
 
     Raises:
-        DataError: as `open_picture`, or the picture has colours instead of one number per pixel.
+        DataError: as `open_image`, or the image has colours instead of one number per pixel.
     """
-    image = open_picture(path, rotate=False)
+    image = open_image(path, rotate=False)
     if image.mode not in ("1", "L", "P", *_SIXTEEN_BIT):
         raise DataError(
             path,
-            f"is a label picture of mode {image.mode}; expected one number per pixel (8- or 16-bit grey, "
+            f"is a label map of mode {image.mode}; expected one number per pixel (8- or 16-bit grey, "
             "or a palette)",
         )
     return np.array(image).astype(np.int32)
 
 
 def read_panoptic_ids(path: Path) -> Int32[ndarray, "height width"]:
-    """The segment ids in a picture of the COCO panoptic format: R + 256 G + 65536 B.
+    """Read the segment ids of a PNG of the COCO panoptic format: R + 256 G + 65536 B.
 
     Raises:
-        DataError: as `open_picture`, or the picture has no three channels of 8 bits.
+        DataError: as `open_image`, or the image has no three channels of 8 bits.
     """
-    image = open_picture(path, rotate=False)
+    image = open_image(path, rotate=False)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(
             path, f"is of mode {image.mode}; a panoptic PNG is RGB, with id = R + 256 G + 65536 B"
@@ -196,33 +194,33 @@ def read_panoptic_ids(path: Path) -> Int32[ndarray, "height width"]:
 
 
 def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The pictures that are meant: files as they are given, folders replaced by the pictures in them, sorted.
+    """List image files: files as they are given, folders replaced by the images in them, sorted.
 
     A file that is named need not exist: reading it gives the error. Of a folder, hidden files, subfolders and
     results of `Result.save` (NAME.overlay.png, NAME.segments.png) are left out.
 
     Raises:
-        DataError: a folder has no picture, or nothing is given.
+        DataError: a folder has no image, or nothing is given.
     """
     if not paths:
-        raise DataError("pictures", "none given; name at least one picture or folder")
+        raise DataError("images", "none given; name at least one image or folder")
     files: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             files.append(path)
             continue
-        found = [file for file in pictures_in(path) if not file.name.endswith(RESULT_ENDINGS)]
+        found = [file for file in images_in(path) if not file.name.endswith(RESULT_ENDINGS)]
         if not found:
-            kinds = " ".join(sorted(PICTURE_SUFFIXES))
-            raise DataError(path, f"no pictures in this folder (looked for {kinds}, not in subfolders)")
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise DataError(path, f"no images in this folder (looked for {kinds}, not in subfolders)")
         files.extend(found)
     return files
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, by their suffix, sorted by name; hidden files are left out."""
+def images_in(folder: Path) -> list[Path]:
+    """List the images directly in a folder, by their suffix, sorted by name, without hidden files."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and on nothing that ran before."""
+"""Random generators whose state is a function of a key."""
 
 import numpy as np
 import torch

@@ -46,7 +46,7 @@ def split_of_word(word: str) -> str:
 
 
 def refused(path: Path, reason: str) -> Source:
-    """A set that is there and cannot serve the task: opening it raises DataError."""
+    """A set that is there and cannot serve the task: opening it raises a DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 
 

@@ -53,7 +53,7 @@ def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:
 
 
 def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
-    """Every pixel belongs to at most one segment; the segments of one stuff category are one.
+    """Give every pixel to at most one segment, and merge the segments of each stuff category.
 
     Where segments overlap, the pixel goes to the smallest of them, because what lies on top is usually
     smaller; crowd regions yield to everything. Segments that are covered completely are dropped. If the data
@@ -66,7 +66,7 @@ def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
 
 
 def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
-    """Every pixel belongs to at most one segment, and every category has at most one.
+    """Give every pixel to at most one segment, and every category at most one segment.
 
     Overlaps and background as in `as_panoptic`. A crowd region is of its category like any other.
     """
@@ -75,7 +75,7 @@ def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
 
 
 def as_instance(dataset: Dataset) -> Dataset:
-    """Only things, and only their categories; overlaps stay.
+    """Keep only things and their categories; overlaps stay.
 
     Raises:
         DataError: the data set has no things.
@@ -104,7 +104,7 @@ def as_detection(dataset: Dataset) -> Dataset:
 
 
 def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """The data set with labels that index a model's categories, matched by name.
+    """Make labels index a model's categories, matched by name.
 
     Raises:
         DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
@@ -114,7 +114,7 @@ def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
 
 
 def labels_of_model(given: Categories, categories: Categories) -> Int64[Tensor, " categories"]:
-    """For each category of a data set the label of a model that has the same name.
+    """Return, for each category of a data set, the label of the model's category of the same name.
 
     Raises:
         DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
@@ -186,7 +186,7 @@ class _Semantic:
 
 
 def _one_layer(segments: Segments) -> Segments:
-    """Overlaps resolved: the smallest segment wins, crowd regions lose."""
+    """Resolve overlaps: the smallest segment wins, crowd regions lose."""
     areas = segments.areas()
     if segments.layers.shape[0] == 1:
         flat = segments.layers
@@ -202,7 +202,7 @@ def _one_layer(segments: Segments) -> Segments:
 
 
 def _merge(segments: Segments, merged: Sequence[int]) -> Segments:
-    """One segment for all those of a merged category (its first), crowd regions apart."""
+    """Merge the segments of each of the categories, and its crowd regions, into the first one."""
     first: dict[tuple[int, bool], int] = {}
     table = torch.arange(len(segments) + 1, dtype=torch.int16)
     keep = torch.ones(len(segments), dtype=torch.bool)
@@ -217,7 +217,7 @@ def _merge(segments: Segments, merged: Sequence[int]) -> Segments:
 
 
 def _fill(segments: Segments, label: int) -> Segments:
-    """A new segment of all pixels that have none."""
+    """Add a segment of all pixels that have none."""
     free = segments.layers == 0
     if not bool(free.any()):
         return segments

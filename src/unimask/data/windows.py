@@ -1,4 +1,4 @@
-"""Pictures that are read window by window: they may be larger than memory."""
+"""Images that are read window by window: they may be larger than memory."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 @runtime_checkable
-class LargePicture(Protocol):
-    """A picture of a known size."""
+class LargeImage(Protocol):
+    """An image of which windows can be read."""
 
     @property
     def size(self) -> Size:
@@ -56,7 +56,7 @@ class TiffWindows:
 
 
 class InMemory:
-    """A picture that has been read as a whole."""
+    """An image that has been read as a whole."""
 
     def __init__(self, image: UInt8[Tensor, "3 height width"]) -> None:
         self._image = image
@@ -101,8 +101,8 @@ def _pixels_by_pillow(path: Path) -> int:
 
 
 @contextmanager
-def open_large(path: Path) -> Iterator[LargePicture]:
-    """A TIFF in windows, open inside the context; other pictures are read at once, up to `read.MOST_PIXELS`.
+def open_large(path: Path) -> Iterator[LargeImage]:
+    """Open a TIFF to read it in windows; other images are read at once, up to `read.MOST_PIXELS`.
 
     Raises:
         DataError: it cannot be read, or is a TIFF of other pixels than 8-bit grey or RGB.

@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 from unimask.config.images import Task
-from unimask.data.windows import LargePicture
+from unimask.data.windows import LargeImage
 from unimask.errors import DataError, needs_extra
 from unimask.inference.segmenter import Segmenter, categories_united
 from unimask.inference.stitching import Stitched, Stitcher
@@ -51,7 +51,7 @@ class LargeResult:
 
 def segment_large(
     segmenter: Segmenter,
-    image: LargePicture,
+    image: LargeImage,
     task: Task,
     folder: Path,
     name: str,
@@ -100,7 +100,7 @@ def segment_large(
     return LargeResult(task=task, size=image.size, segments=records, map_file=map_file)
 
 
-def _windows(image: LargePicture, tiles: Sequence[Tile]) -> Iterator[UInt8[Tensor, "3 _rows _columns"]]:
+def _windows(image: LargeImage, tiles: Sequence[Tile]) -> Iterator[UInt8[Tensor, "3 _rows _columns"]]:
     """Yield the pixels of each tile; those of a row of tiles are read together, up to `READ_WIDTH`."""
     for _, group in groupby(tiles, lambda tile: (tile.window[0], tile.window[1].start // READ_WIDTH)):
         run = [tile.window for tile in group]

@@ -14,7 +14,7 @@ from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
 from unimask.checkpoints.onnx import is_exported, load_exported
 from unimask.config.images import PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
 from unimask.data.loader import batch_images, placement_for
-from unimask.data.read import Picture, read_image
+from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError
 from unimask.inference.batches import batches
 from unimask.inference.predictions import TilePrediction, final_of
@@ -172,7 +172,7 @@ class Segmenter:
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
         self,
-        picture: Picture,
+        picture: AnyImage,
         task: SegmentTask = ...,
         *,
         threshold: float | None = ...,
@@ -181,13 +181,13 @@ class Segmenter:
 
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, picture: Picture, task: Task, *, threshold: float | None = ..., batch_size: int = ...
+        self, picture: AnyImage, task: Task, *, threshold: float | None = ..., batch_size: int = ...
     ) -> Result | BoxResult: ...
 
     @overload
     def predict(
         self,
-        picture: Sequence[Picture],
+        picture: Sequence[AnyImage],
         task: SegmentTask = ...,
         *,
         threshold: float | None = ...,
@@ -197,7 +197,7 @@ class Segmenter:
     @overload
     def predict(
         self,
-        picture: Sequence[Picture],
+        picture: Sequence[AnyImage],
         task: Task,
         *,
         threshold: float | None = ...,
@@ -206,7 +206,7 @@ class Segmenter:
 
     def predict(
         self,
-        picture: Picture | Sequence[Picture],
+        picture: AnyImage | Sequence[AnyImage],
         task: Task = "panoptic",
         *,
         threshold: float | None = None,
@@ -224,7 +224,7 @@ class Segmenter:
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
         several = isinstance(picture, list | tuple)
-        pictures: list[Picture] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
+        pictures: list[AnyImage] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
         self._settings(task, threshold)
         images = [read_image(one) for one in pictures]
         names = [

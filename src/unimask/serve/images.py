@@ -46,7 +46,7 @@ def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
 
 
 def _as_said(reason: str) -> str:
-    return reason.removeprefix("the picture ").rstrip(".")
+    return reason.removeprefix("the image ").rstrip(".")
 
 
 def _too_large(what: str, limits: Limits) -> Refusal:

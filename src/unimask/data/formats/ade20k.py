@@ -1,4 +1,4 @@
-"""ADE20K of the scene parsing challenge as it is unzipped, and the files that detectron2's scripts add."""
+"""ADE20K of the scene parsing challenge as unzipped, with the files that detectron2's scripts add."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.data.formats.folders import CLASSES_FILE, pair_up
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import NumberScheme, numbered_dataset
-from unimask.data.read import open_picture, read_labels
+from unimask.data.read import open_image, read_labels
 from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 
@@ -30,22 +30,22 @@ _OBJECTS_OF_CLASS = 256  # class and object in one number: class x 256 + object
 
 
 def open_classes(root: Path, split: str, folder: str) -> ItemDataset:
-    """Semantic truth of `annotations` (0 is void) or of `annotations_detectron2` (255 is void).
+    """Open the classes of `annotations` (0 is void) or of `annotations_detectron2` (255 is void).
 
     Raises:
-        DataError: pictures or labels are missing.
+        DataError: images or labels are missing.
     """
     pairs = pair_up(root / "images" / _WORDS[split], root / folder / _WORDS[split])
     return numbered_dataset(pairs, _scheme(shifted=folder == SHIFTED, divisor=1))
 
 
 def open_objects(root: Path, split: str) -> ItemDataset:
-    """Panoptic truth of `annotations` (stuff) and `annotations_instance` (things, on top).
+    """Open the stuff of `annotations` with the things of `annotations_instance` on top.
 
     Pixels of a thing class that belong to no object are void, as in detectron2's panoptic files.
 
     Raises:
-        DataError: pictures or labels are missing.
+        DataError: images or labels are missing.
     """
     pairs = pair_up(root / "images" / _WORDS[split], root / OBJECTS / _WORDS[split])
     scheme = _scheme(shifted=False, divisor=_OBJECTS_OF_CLASS)
@@ -53,14 +53,14 @@ def open_objects(root: Path, split: str) -> ItemDataset:
 
 
 def read_objects(path: Path) -> Int32[ndarray, "height width"]:
-    """Class x 256 + object of each pixel, from a picture of objects and the one of classes; 0 is void.
+    """Read class x 256 + object of each pixel from a map of objects and the one of classes; 0 is void.
 
     In the former red is the class (1 to 100, the things in the order of their ids) and green the object.
 
     Raises:
         DataError: one of them is missing or damaged, or they do not fit each other.
     """
-    image = open_picture(path, rotate=False)
+    image = open_image(path, rotate=False)
     if image.mode not in ("RGB", "RGBA"):
         raise DataError(path, f"is of mode {image.mode}; red is the class and green the object")
     channels = np.asarray(image.convert("RGB")).astype(np.int32)
@@ -99,13 +99,13 @@ def _scheme(*, shifted: bool, divisor: int) -> NumberScheme:
 
 
 def open_json(root: Path, kind: str, split: str) -> ItemDataset:
-    """A JSON of detectron2's scripts ("panoptic" or "instance"), with the names of the 150 categories.
+    """Open a JSON of detectron2's scripts ("panoptic" or "instance"), with the names of the 150 categories.
 
     The scripts name things by two lists that differ; ids are the same in both and count the 150 from 0.
     Stuff that is wholly under things is listed there and left out here.
 
     Raises:
-        DataError: the JSON cannot be used, or pictures are missing.
+        DataError: the JSON cannot be used, or images are missing.
     """
     path, folders = _json(root, kind, split), [root / "images" / _WORDS[split]]
     content = load_json(path)
@@ -137,7 +137,7 @@ def _find(path: Path, task: Task) -> Sources:
     """The path is the folder of `images` and `annotations`, the one above, or one of the JSON files of
     detectron2's scripts, of which those of the same kind are then read whatever the task.
 
-    A folder is ADE20K if its pictures are called `ADE_...` and no `classes.json` says otherwise.
+    A folder is ADE20K if its images are called `ADE_...` and no `classes.json` says otherwise.
     """
     if path.is_file():
         named = _JSON.fullmatch(path.name)

@@ -1,4 +1,4 @@
-"""Cityscapes as it is unzipped: `leftImg8bit/` beside `gtFine/`, a folder for each split and city in both."""
+"""Cityscapes as unzipped: `leftImg8bit/` beside `gtFine/`, a folder for each split and city in both."""
 
 import re
 from functools import partial
@@ -11,7 +11,7 @@ from unimask.data.numbered import LabelPair, NumberScheme, numbered_dataset
 from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 
-PICTURES, TRUTH = "leftImg8bit", "gtFine"
+IMAGES, TRUTH = "leftImg8bit", "gtFine"
 CLASS_IDS, TRAIN_IDS, INSTANCE_IDS = "labelIds", "labelTrainIds", "instanceIds"
 
 _LABELS = range(34)  # ids of all labels, of which 19 are evaluated
@@ -19,25 +19,25 @@ _PANOPTIC_JSON = re.compile(r"cityscapes_panoptic_(train|val|test)(_trainId)?\.j
 
 
 def open_cityscapes(root: Path, split: str, task: Task) -> ItemDataset:
-    """The pictures of a split with 19 categories, 8 of them things; everything else is void.
+    """Open a split with 19 categories, 8 of them things; everything else is void.
 
-    Semantic truth is of `labelIds`, else of `labelTrainIds`; for the other tasks it is of `instanceIds`,
-    where a thing without an instance number (a group) is a crowd region.
+    The semantic ground truth is read from `labelIds`, else from `labelTrainIds`; that of other tasks from
+    `instanceIds`, where a thing without an instance number (a group) is a crowd region.
 
     Raises:
-        DataError: there are no pictures, or one has no labels of the kind that the task needs.
+        DataError: there are no images, or one has no labels of the kind that the task needs.
     """
     kind = _kind(root / TRUTH / split, task)
     pairs = []
-    for city in sorted(folder for folder in (root / PICTURES / split).iterdir() if folder.is_dir()):
+    for city in sorted(folder for folder in (root / IMAGES / split).iterdir() if folder.is_dir()):
         pairs += _pairs(city, root / TRUTH / split / city.name, kind)
     if not pairs:
-        raise DataError(root / PICTURES / split, f"has no pictures CITY/*_{PICTURES}.png; unzip them again")
+        raise DataError(root / IMAGES / split, f"has no images CITY/*_{IMAGES}.png; unzip them again")
     return numbered_dataset(pairs, number_scheme(kind))
 
 
 def number_scheme(kind: str) -> NumberScheme:
-    """What the numbers in label pictures of Cityscapes mean: CLASS_IDS, TRAIN_IDS or INSTANCE_IDS.
+    """What the numbers in label maps of Cityscapes mean: CLASS_IDS, TRAIN_IDS or INSTANCE_IDS.
 
     Source: cityscapesScripts, `helpers/labels.py` (ids, train ids, names, colours, which are evaluated) and
     `preparation/json2instanceImg.py` (instance ids: label x 1000 + number, or the label alone).
@@ -56,10 +56,10 @@ def number_scheme(kind: str) -> NumberScheme:
 
 
 def _kind(truth: Path, task: Task) -> str:
-    """Which label pictures serve the task, by those of the first city."""
+    """Which label maps serve the task, by those of the first city."""
     cities = sorted(folder for folder in truth.iterdir() if folder.is_dir()) if truth.is_dir() else []
     if not cities:
-        raise DataError(truth, f"no labels; unzip gtFine_trainvaltest.zip beside {PICTURES}/")
+        raise DataError(truth, f"no labels; unzip gtFine_trainvaltest.zip beside {IMAGES}/")
     wanted = (CLASS_IDS, TRAIN_IDS) if task == "semantic" else (INSTANCE_IDS,)
     for kind in wanted:
         if any(cities[0].glob(f"*_{TRUTH}_{kind}.png")):
@@ -73,21 +73,19 @@ def _kind(truth: Path, task: Task) -> str:
     )
 
 
-def _pairs(pictures: Path, truth: Path, kind: str) -> list[LabelPair]:
-    """The pictures of a city with their labels, without looking into any."""
-    ending = f"_{PICTURES}.png"
-    stems = sorted(
-        file.name.removesuffix(ending) for file in pictures.iterdir() if file.name.endswith(ending)
-    )
+def _pairs(images: Path, truth: Path, kind: str) -> list[LabelPair]:
+    """Pair the images of a city with their labels by name."""
+    ending = f"_{IMAGES}.png"
+    stems = sorted(file.name.removesuffix(ending) for file in images.iterdir() if file.name.endswith(ending))
     present = {file.name for file in truth.iterdir()} if truth.is_dir() else set()
     names = [f"{stem}_{TRUTH}_{kind}.png" for stem in stems]
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(
-            truth, f"{len(missing)} of {len(names)} label pictures are missing, the first is {missing[0]!r}"
+            truth, f"{len(missing)} of {len(names)} label maps are missing, the first is {missing[0]!r}"
         )
     return [
-        LabelPair(image=pictures / f"{stem}{ending}", labels=truth / name) for stem, name in zip(stems, names)
+        LabelPair(image=images / f"{stem}{ending}", labels=truth / name) for stem, name in zip(stems, names)
     ]
 
 
@@ -98,18 +96,18 @@ def _find(path: Path, task: Task) -> Sources:
     if path.is_file():
         places = [path.parent.parent] if _PANOPTIC_JSON.fullmatch(path.name) else []
     else:
-        places = [path, *([path.parent] if path.name in (PICTURES, TRUTH) else [])]
-    root = next((place for place in places if (place / PICTURES).is_dir()), None)
+        places = [path, *([path.parent] if path.name in (IMAGES, TRUTH) else [])]
+    root = next((place for place in places if (place / IMAGES).is_dir()), None)
     if root is None:
         return {}
     sets = {
         split: Source(path=root / TRUTH / split, open=partial(open_cityscapes, root, split, task))
         for split in ("train", "val")
-        if (root / PICTURES / split).is_dir()
+        if (root / IMAGES / split).is_dir()
     }
-    if (root / PICTURES / "test").is_dir():
-        reason = "the truth of Cityscapes' test pictures is not public; evaluate on 'val'"
-        sets["test"] = refused(root / PICTURES / "test", reason)
+    if (root / IMAGES / "test").is_dir():
+        reason = "the ground truth of Cityscapes' test images is not public; evaluate on 'val'"
+        sets["test"] = refused(root / IMAGES / "test", reason)
     return sets
 
 

@@ -1,4 +1,4 @@
-"""What the two JSON formats of COCO share: pictures, categories, and the checks of both."""
+"""What the JSON formats of COCO share: images, categories, and their checks."""
 
 import colorsys
 import json
@@ -15,7 +15,7 @@ from unimask.structures import Categories, Size
 
 Record = Mapping[str, object]
 ImageId = int | str
-"""COCO counts its pictures; scripts that write its format for other sets name them."""
+"""COCO numbers its images; scripts that write its format for other data sets name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class CocoImage:
 
 
 def load_json(path: Path) -> Record:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
         DataError: the file is missing, no JSON, or holds no object.
@@ -77,7 +77,7 @@ def whole(path: Path, record: Record, key: str, what: str) -> int:
 
 
 def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
-    """The id of a picture under a key of a record: an integer, or text.
+    """The id of an image under a key of a record: an integer, or text.
 
     Raises:
         DataError: it is missing or neither.
@@ -96,7 +96,7 @@ def unique(path: Path, ids: Iterable[ImageId], what: str) -> None:
 
 
 def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Categories:
-    """The categories in the order of the file; without `isthing` they are things.
+    """Read the categories, in the order of the file; without `isthing` they are things.
 
     Roboflow writes the name of the whole set as category 0, the parent of all others. Such an entry is left
     out when no annotation has it (`used`).
@@ -135,10 +135,10 @@ def used_categories(entries: Sequence[Record]) -> frozenset[int]:
 def annotations_of_images(
     path: Path, entries: Sequence[Record], images: Sequence[CocoImage], categories: Categories
 ) -> dict[ImageId, list[tuple[Record, int]]]:
-    """Image id -> its annotations in the order of the file, each with its label.
+    """Group annotations by image id, in the order of the file, each with its label.
 
     Raises:
-        DataError: an id occurs twice, or an annotation has an unknown picture or category.
+        DataError: an id occurs twice, or an annotation has an unknown image or category.
     """
     unique(path, (whole(path, entry, "id", "an annotation") for entry in entries), "annotation id")
     labels = {file_id: label for label, file_id in enumerate(categories.file_ids)}
@@ -176,16 +176,16 @@ def default_color(index: int) -> tuple[int, int, int]:
 
 
 def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[CocoImage, ...]:
-    """The pictures of a COCO file, looked for in the given folders.
+    """Read the images of a COCO file and find them in the given folders.
 
     Raises:
-        DataError: an entry is incomplete or occurs twice, or pictures are missing.
+        DataError: an entry is incomplete or occurs twice, or images are missing.
     """
     entries = records(path, content, "images")
     ids = [image_id(path, entry, "id", f"image {entry.get('file_name')!r}") for entry in entries]
     unique(path, ids, "image id")
     names = [str(entry.get("file_name", "")) for entry in entries]
-    files = _find_pictures(path, names, folders)
+    files = _find_images(path, names, folders)
     sizes = [
         (whole(path, entry, "height", f"image {id_}"), whole(path, entry, "width", f"image {id_}"))
         for entry, id_ in zip(entries, ids)
@@ -196,8 +196,8 @@ def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[C
     return tuple(CocoImage(id=i, path=f, size=s) for i, f, s in zip(ids, files, sizes))
 
 
-def _find_pictures(path: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
-    """Each picture's file: all in the one folder that has the most of the first few."""
+def _find_images(path: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    """Each image's file: all in the one folder that has the most of the first few."""
     looked = list(dict.fromkeys(folders))
     probes = names[:20]
     hits = [sum((folder / name).is_file() for name in probes) for folder in looked]
@@ -206,7 +206,7 @@ def _find_pictures(path: Path, names: Sequence[str], folders: Sequence[Path]) ->
         hits = [sum((folder / name).is_file() for name in names[:20]) for folder in looked]
     if max(hits) == 0:
         raise DataError(
-            path, f"its pictures are not found ({names[0]!r}, ...); looked in {some_of(looked, 20)}"
+            path, f"its images are not found ({names[0]!r}, ...); looked in {some_of(looked, 20)}"
         )
     folder = looked[hits.index(max(hits))]
     present = {entry.name for entry in folder.iterdir()}
@@ -214,14 +214,14 @@ def _find_pictures(path: Path, names: Sequence[str], folders: Sequence[Path]) ->
     if missing:
         raise DataError(
             path,
-            f"{len(missing)} of {len(names)} pictures are missing in {folder}, the first is {missing[0]!r}; "
+            f"{len(missing)} of {len(names)} images are missing in {folder}, the first is {missing[0]!r}; "
             "copy them there or take them out of the JSON",
         )
     return [folder / name for name in names]
 
 
 def image_folders(path: Path) -> list[Path]:
-    """Where the pictures of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
+    """Where the images of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
 
     With `instances_train2017.json` in `annotations/`: `.`, `images`, `train2017`, `images/train2017`,
     `train2017/images`, the same without the year, each seen from the JSON's folder and from its parent.

@@ -1,4 +1,4 @@
-"""COCO-Stuff: `stuffthingmaps/` as it is unzipped beside COCO's pictures."""
+"""COCO-Stuff: `stuffthingmaps/` as unzipped beside COCO's images."""
 
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,15 @@ MAPS = "stuffthingmaps"
 
 
 def open_coco_stuff(root: Path, word: str) -> ItemDataset:
-    """The 171 categories of COCO-Stuff; label pictures hold the id less 1, and 255 is void.
+    """Open a set with the 171 categories of COCO-Stuff; label maps hold the id less 1, and 255 is void.
 
     Source: `labels.txt` and the description of stuffthingmaps in github.com/nightrome/cocostuff.
 
     Raises:
-        DataError: pictures or labels are missing.
+        DataError: images or labels are missing.
     """
     places = [root / "images" / word, root / word]
-    pictures = next((place for place in places if place.is_dir()), places[-1])
+    images = next((place for place in places if place.is_dir()), places[-1])
     categories = load_categories("coco_stuff")
     scheme = NumberScheme(
         categories=categories,
@@ -32,7 +32,7 @@ def open_coco_stuff(root: Path, word: str) -> ItemDataset:
         divisor=1,
         way_out="copy it again from the data set",
     )
-    return numbered_dataset(pair_up(pictures, root / MAPS / word), scheme)
+    return numbered_dataset(pair_up(images, root / MAPS / word), scheme)
 
 
 def _find(path: Path, task: Task) -> Sources:

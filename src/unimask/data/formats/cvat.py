@@ -65,7 +65,7 @@ def is_cvat(path: Path) -> bool:
 
 
 def read_cvat(path: Path) -> CvatFile:
-    """The labels and images of the file.
+    """Read the labels and images of the file.
 
     Raises:
         DataError: it is no XML, or has no images, or a shape has no label; the line is named.
@@ -118,10 +118,10 @@ def cvat_subsets(file: CvatFile) -> dict[str, tuple[CvatImage, ...]]:
 
 
 def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> ItemDataset:
-    """One sample per image. Shapes of one label and group (`group_id`, not 0) are one object.
+    """Open a sample per image. Shapes of one label and group (`group_id`, not 0) are one object.
 
     Raises:
-        DataError: nothing is drawn, or a shape is broken (the line is named), or a picture is missing.
+        DataError: nothing is drawn, or a shape is broken (the line is named), or an image is missing.
     """
     if not file.names:
         raise DataError(file.path, "has no labels and no shapes with an area")

@@ -1,4 +1,4 @@
-"""Folders of pictures and label pictures: a class per pixel, or an instance number per pixel."""
+"""Folders of images and label maps: a class per pixel, or an instance number per pixel."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from unimask.data.numbered import (
     numbered_dataset,
     select_numbers,
 )
-from unimask.data.read import PICTURE_SUFFIXES, open_picture, pictures_in, read_labels
+from unimask.data.read import IMAGE_SUFFIXES, images_in, open_image, read_labels
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
@@ -42,7 +42,7 @@ _LABEL_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScheme:
-    """What the numbers in label pictures mean.
+    """What the numbers in label maps mean.
 
     "semantic": a number is a class (`categories.file_ids`), and classes are stuff. "instances": a number
     other than 0 is one object of the only class; 0 is background. Pixels with an ignored number are void.
@@ -111,22 +111,20 @@ def _append_background(categories: Categories) -> Categories:
     )
 
 
-def pair_up(pictures: Path, labels: Path, names: Sequence[str] | None = None) -> list[LabelPair]:
-    """Every picture of a folder with the label picture of the same name; `names` (stems) chooses some.
+def pair_up(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[LabelPair]:
+    """Pair every image of a folder with the label map of the same name; `names` (stems) chooses some.
 
-    Label pictures may end in `_mask`, `_label`, `_gt`, `_seg` or `_L` after the picture's name.
+    Label maps may end in `_mask`, `_label`, `_gt`, `_seg` or `_L` after the image's name.
 
     Raises:
-        DataError: a picture has no labels, or labels have no picture.
+        DataError: an image has no labels, or labels have no image.
     """
     stems = {path.stem: path for path in _label_files(labels)}
-    by_name = {path.stem: path for path in pictures_in(pictures)}
+    by_name = {path.stem: path for path in images_in(images)}
     wanted = list(by_name) if names is None else list(names)
     absent = [name for name in wanted if name not in by_name]
     if absent:
-        raise DataError(
-            pictures, f"{len(absent)} pictures of the split are missing, the first is {absent[0]!r}"
-        )
+        raise DataError(images, f"{len(absent)} images of the split are missing, the first is {absent[0]!r}")
     pairs, unlabelled, used = [], [], set()
     for name in wanted:
         found = next((stems[name + ending] for ending in _LABEL_ENDINGS if name + ending in stems), None)
@@ -138,25 +136,25 @@ def pair_up(pictures: Path, labels: Path, names: Sequence[str] | None = None) ->
     if unlabelled:
         raise DataError(
             labels,
-            f"{len(unlabelled)} of {len(wanted)} pictures in {pictures} have no label picture, the first is "
+            f"{len(unlabelled)} of {len(wanted)} images in {images} have no label map, the first is "
             f"{unlabelled[0]!r}; label them or move them out",
         )
     orphans = [stem for stem in stems if stem not in used] if names is None else []
     if orphans:
         raise DataError(
-            pictures,
-            f"{len(orphans)} label pictures in {labels} have no picture here, the first is {orphans[0]!r}; "
-            "add the pictures or move the labels out",
+            images,
+            f"{len(orphans)} label maps in {labels} have no image here, the first is {orphans[0]!r}; "
+            "add the images or move the labels out",
         )
     return pairs
 
 
 def _label_files(folder: Path) -> list[Path]:
-    return [path for path in pictures_in(folder) if path.suffix.lower() not in (".jpg", ".jpeg", ".webp")]
+    return [path for path in images_in(folder) if path.suffix.lower() not in (".jpg", ".jpeg", ".webp")]
 
 
 def read_splits(root: Path) -> dict[str, list[str]]:
-    """The picture names (without suffix) of each split, as `splits.json` lists them; empty without the file.
+    """Read the image names (without suffix) of each split from `splits.json`; empty without the file.
 
     Raises:
         DataError: the file does not hold lists of names.
@@ -168,17 +166,17 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     splits = {}
     for split, names in content.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(path, f"{split!r} is no list of picture names")
+            raise DataError(path, f"{split!r} is no list of image names")
         splits[split] = [_without_suffix(name) for name in names]
     return splits
 
 
 def _without_suffix(name: str) -> str:
-    return Path(name).stem if Path(name).suffix.lower() in PICTURE_SUFFIXES else name
+    return Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
-    """What the labels mean: from `classes.json` in the folder, else guessed from some label pictures.
+    """Read what labels mean from `classes.json` in the folder, else guess it from some label maps.
 
     `classes.json` holds an object: "classes" is a list of {"id": number, "name": text, "color": [r, g, b]}
     (the color may be left out), "kind" is "semantic" (the default) or "instances" (then there is one class,
@@ -203,7 +201,7 @@ def _scheme_from_file(path: Path) -> LabelScheme:
         raise DataError(path, f"kind is {kind!r}; expected 'semantic' or 'instances'")
     if kind == "instances" and len(entries) != 1:
         raise DataError(
-            path, f"has {len(entries)} classes; label pictures of instances hold one class, use COCO for more"
+            path, f"has {len(entries)} classes; label maps of instances hold one class, use COCO for more"
         )
     ids = tuple(whole(path, entry, "id", f"class {entry.get('name')!r}") for entry in entries)
     unique(path, ids, "class id")
@@ -235,7 +233,7 @@ def _name(path: Path, entry: Record) -> str:
 
 def _guess_scheme(path: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
     chosen = pairs[:: max(1, len(pairs) // 20)]
-    if open_picture(chosen[0].labels, rotate=False).mode.startswith("I"):
+    if open_image(chosen[0].labels, rotate=False).mode.startswith("I"):
         return LabelScheme(
             kind="instances", categories=_plain_categories(("object",), (1,), thing=True), ignored=()
         )
@@ -284,17 +282,15 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 def _candidates(root: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]:
     for name in names:
         for labels in LABEL_FOLDERS:
-            for pictures in IMAGE_FOLDERS:
-                yield root / pictures / name, root / labels / name
-                yield root / name / pictures, root / name / labels
+            for images in IMAGE_FOLDERS:
+                yield root / images / name, root / labels / name
+                yield root / name / images, root / name / labels
             yield root / name, root / f"{name}_{labels}"
             yield root / name, root / f"{name}{labels}"
 
 
-def _holds_both(pictures: Path, labels: Path) -> bool:
-    return (
-        pictures.is_dir() and labels.is_dir() and bool(_label_files(labels)) and bool(pictures_in(pictures))
-    )
+def _holds_both(images: Path, labels: Path) -> bool:
+    return images.is_dir() and labels.is_dir() and bool(_label_files(labels)) and bool(images_in(images))
 
 
 def _find(path: Path, task: Task) -> Sources:

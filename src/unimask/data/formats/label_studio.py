@@ -26,7 +26,7 @@ from unimask.data.drawn import (
 )
 from unimask.data.formats.coco_file import Record
 from unimask.data.items import ItemDataset
-from unimask.data.read import PICTURE_SUFFIXES
+from unimask.data.read import IMAGE_SUFFIXES
 from unimask.data.sources import Format, Source, Sources
 from unimask.errors import DataError, some_of
 from unimask.structures import Size
@@ -47,15 +47,15 @@ class Brush:
     size: Size
 
     def pixels(self, size: Size) -> ndarray:
-        """Raises: ValueError, where the runs are damaged or of a picture of another size."""
+        """Raises: ValueError, where the runs are damaged or of an image of another size."""
         values = unpack_brush(self.runs)
         if self.size != size or values.size != 4 * size[0] * size[1]:
-            raise ValueError(f"a brush holds {values.size // 4} pixels, the picture {size[0] * size[1]}")
+            raise ValueError(f"a brush holds {values.size // 4} pixels, the image {size[0] * size[1]}")
         return np.flatnonzero(values[3::4])
 
 
 def unpack_brush(data: Sequence[int]) -> ndarray:
-    """The values that Label Studio's packed run lengths hold.
+    """Decode Label Studio's packed run lengths.
 
     A header of bits: how many values (32), bits of a value minus one (5), bits of four kinds of length minus
     one (4 each). Then stretches: a bit that says whether it is one value repeated, the kind of its length
@@ -93,7 +93,7 @@ def unpack_brush(data: Sequence[int]) -> ndarray:
 
 
 def pack_brush(values: Bool[ndarray, " values"]) -> list[int]:
-    """A mask, 0 or 255 for each value, in run lengths that `unpack_brush` reads: repeated values only."""
+    """Encode a mask, 0 or 255 for each value, in run lengths that `unpack_brush` decodes."""
     numbers = np.asarray(values, dtype=np.uint8)
     ends = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, numbers.size)
     starts = np.append(0, ends[:-1])
@@ -121,9 +121,9 @@ def is_label_studio(path: Path) -> bool:
 
 
 def open_label_studio(path: Path) -> ItemDataset:
-    """One sample per task; of several annotations of a task the first that was not cancelled.
+    """Open a sample per task; of several annotations of a task the first that was not cancelled.
 
-    Labels are those that occur, sorted. Points, lines and whole-picture choices are left out. Pictures are
+    Labels are those that occur, sorted. Points, lines and whole-image choices are left out. Images are
     looked for beside the JSON and in `images`, under the name in the task or the one before the upload.
 
     Raises:
@@ -178,12 +178,12 @@ def _image(
     data = task["data"]
     assert isinstance(data, dict)  # `_tasks` has checked it
     texts = [_file_name(value) for value in data.values() if isinstance(value, str)]
-    names = [text for text in texts if Path(text).suffix.lower() in PICTURE_SUFFIXES]
+    names = [text for text in texts if Path(text).suffix.lower() in IMAGE_SUFFIXES]
     if not names:
-        raise DataError(path, f"task {task.get('id')} names no picture in its data")
+        raise DataError(path, f"task {task.get('id')} names no image in its data")
     sizes = {_size(path, where, result) for where, _, result in entries}
     if len(sizes) > 1:
-        raise DataError(path, f"task {task.get('id')} has results for pictures of different sizes")
+        raise DataError(path, f"task {task.get('id')} has results for images of different sizes")
     objects = tuple(
         Drawn(label=labels[name], region=_region(path, where, result), where=where)
         for where, name, result in entries

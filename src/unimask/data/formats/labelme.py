@@ -1,4 +1,4 @@
-"""LabelMe: a JSON per picture with its shapes."""
+"""LabelMe: a JSON per image with its shapes."""
 
 import base64
 import binascii
@@ -56,12 +56,12 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
-    """One sample per file. Shapes of one label and group (`group_id`) are one object.
+    """Open a sample per file. Shapes of one label and group (`group_id`) are one object.
 
     Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out.
 
     Raises:
-        DataError: a file or a shape cannot be used, or a picture is missing.
+        DataError: a file or a shape cannot be used, or an image is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
     return drawn_dataset(names, [_image(path, labels) for path in files])
@@ -132,7 +132,7 @@ def _mask(path: Path, where: str, shape: Record) -> np.ndarray:
         with Image.open(io.BytesIO(base64.b64decode(str(shape.get("mask", ""))))) as image:
             return np.asarray(image.convert("L")) > 0
     except (OSError, ValueError, binascii.Error) as error:
-        raise DataError(path, f"{where}: its mask is no picture in base64 ({error})") from None
+        raise DataError(path, f"{where}: its mask is no image in base64 ({error})") from None
 
 
 def _find(path: Path, task: Task) -> Sources:

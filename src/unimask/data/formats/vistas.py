@@ -1,4 +1,4 @@
-"""Mapillary Vistas as it is unzipped, versions 1.2 and 2.0, and as version 1 was before there were two."""
+"""Mapillary Vistas as unzipped: versions 1.2 and 2.0, and version 1 as it was before there were two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ VERSIONS = (
 """In the order in which they are preferred."""
 
 
-def open_numbered(config: Path, pictures: Path, labels: Path, divisor: int) -> ItemDataset:
-    """Truth of `labels` (`divisor` 1: a number is a class) or `instances` (256: class x 256 + object).
+def open_numbered(config: Path, images: Path, labels: Path, divisor: int) -> ItemDataset:
+    """Open `labels` (`divisor` 1: a number is a class) or `instances` (256: class x 256 + object).
 
     Source: the demo that comes with the data set; classes count the labels of the configuration from 0.
 
     Raises:
-        DataError: the configuration is missing or broken, or pictures or labels are missing.
+        DataError: the configuration is missing or broken, or images or labels are missing.
     """
     entries = _labels(config)
     evaluated = [number for number, entry in enumerate(entries) if entry.get("evaluate", True)]
@@ -59,19 +59,19 @@ def open_numbered(config: Path, pictures: Path, labels: Path, divisor: int) -> I
         divisor=divisor,
         way_out=f"are labels and {config.name} of one version?",
     )
-    return numbered_dataset(pair_up(pictures, labels), scheme)
+    return numbered_dataset(pair_up(images, labels), scheme)
 
 
-def open_evaluated(path: Path, config: Path, pictures: Path) -> ItemDataset:
-    """Truth of the panoptic JSON; with a configuration its names, and what is not evaluated is void.
+def open_evaluated(path: Path, config: Path, images: Path) -> ItemDataset:
+    """Open the panoptic JSON; a configuration gives names, and what it does not evaluate is void.
 
     Raises:
-        DataError: a file cannot be used, or pictures are missing.
+        DataError: a file cannot be used, or images are missing.
     """
     content = load_json(path)
     if config.is_file():
         content = _evaluated(path, content, config)
-    return open_panoptic(path, content, folders=[pictures], strict=False)
+    return open_panoptic(path, content, folders=[images], strict=False)
 
 
 def _evaluated(path: Path, content: Record, config: Path) -> Record:
@@ -160,7 +160,7 @@ def _sets(root: Path, version: Version, task: Task) -> Sources:
         if (root / word / "images").is_dir()
     }
     if (root / "testing").is_dir():
-        reason = "the truth of Mapillary Vistas' test pictures is not public; evaluate on 'val'"
+        reason = "the ground truth of Mapillary Vistas' test images is not public; evaluate on 'val'"
         sets["test"] = refused(root / "testing", reason)
     return sets
 

@@ -18,7 +18,7 @@ from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import open_picture, read_image, read_labels
+from unimask.data.read import open_image, read_image, read_labels
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Segments
@@ -44,7 +44,7 @@ class VocScheme:
 
 
 def read_voc_scheme(folder: Path) -> VocScheme:
-    """The 20 classes of VOC, or those of `labelmap.txt` (CVAT: `name:r,g,b:parts:actions`, a line each).
+    """Read the 20 classes of VOC, or those of `labelmap.txt` (CVAT: `name:r,g,b:parts:actions`, a line each).
 
     An entry without a colour has the one that VOC gives to its number, counted from 0.
 
@@ -94,7 +94,7 @@ def _pack(color: tuple[int, int, int]) -> int:
 
 
 def open_voc(folder: Path, scheme: VocScheme, stems: Sequence[str]) -> ItemDataset:
-    """A sample for each stem: objects with the class that most of their pixels have.
+    """Open a sample for each stem: objects with the class that most of their pixels have.
 
     Background is stuff, the border of objects is void.
     """
@@ -157,8 +157,8 @@ class _VocItem:
 
 
 def _read(path: Path, numbers_of_colors: Mapping[int, int]) -> Int64[ndarray, "height width"]:
-    """The numbers in a palette image; colours through the table, or without one counted as they come."""
-    image = open_picture(path, rotate=False)
+    """Read the numbers of a palette image; colours become those of the table, or are counted without one."""
+    image = open_image(path, rotate=False)
     if image.mode not in ("RGB", "RGBA"):
         return read_labels(path).astype(np.int64)
     channels = np.asarray(image.convert("RGB")).astype(np.int64)

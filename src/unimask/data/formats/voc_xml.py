@@ -55,7 +55,7 @@ def voc_names(files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
-    """One sample per file. An object's outline is taken where there is one, else its box.
+    """Open a sample per file. An object's outline is taken where there is one, else its box.
 
     Corners of boxes that are whole numbers count pixels from 1, and the pixel of the last corner belongs to
     the box, as the development kit of VOC says. Written with a point (`29.0`: CVAT, datumaro) they are

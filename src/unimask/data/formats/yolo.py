@@ -1,4 +1,4 @@
-"""YOLO segmentation: a text file per picture, one polygon per line as shares of width and height."""
+"""YOLO segmentation: a text file per image, one polygon per line as shares of width and height."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import yaml
 from unimask.config.images import Task
 from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
 from unimask.data.items import ItemDataset
-from unimask.data.read import pictures_in
+from unimask.data.read import images_in
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
 
@@ -19,9 +19,9 @@ NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
 
 @dataclass(frozen=True, kw_only=True)
 class YoloSet:
-    """The names of the classes, and where pictures are, by the key of the file (`train`, `val`, ...).
+    """The names of the classes, and where images are, by the key of the file (`train`, `val`, ...).
 
-    A place is a folder of pictures, or a text file with the path of one on each line.
+    A place is a folder of images, or a text file with the path of one on each line.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ def names_file(root: Path) -> Path | None:
 
 
 def read_yolo_names(path: Path) -> YoloSet:
-    """What `data.yaml` says (`names`, where the pictures of each part are), or `classes.txt` (a name a line).
+    """Read `data.yaml` (`names`, where the images of each part are) or `classes.txt` (a name a line).
 
     Raises:
         DataError: the file cannot be read, or does not say the names, or a folder is not there.
@@ -78,7 +78,7 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _place(path: Path, base: Path, key: str, text: str) -> Path:
-    """Where the pictures of a part are; exports of some tools are off by one `..`."""
+    """Where the images of a part are; exports of some tools are off by one `..`."""
     tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
     for place in tried:
         if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
@@ -86,44 +86,44 @@ def _place(path: Path, base: Path, key: str, text: str) -> Path:
     raise DataError(path, f"{key} is {text!r}, which is no folder here; looked for {some_of(tried)}")
 
 
-def _pictures(place: Path) -> list[Path]:
-    """The pictures in a folder, or those that a text file lists.
+def _images(place: Path) -> list[Path]:
+    """The images in a folder, or those that a text file lists.
 
     Paths begin at the list's folder, or higher up: CVAT writes `data/images/train/a.jpg` for
     `images/train/a.jpg`.
     """
     if place.is_dir():
-        return list(pictures_in(place))
+        return list(images_in(place))
     found = []
     for number, line in enumerate(place.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         parts = [part for part in line.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
         ends = [place.parent.joinpath(*parts[start:]) for start in range(len(parts))]
         found += [next((end for end in ends if end.is_file()), Path())][: bool(parts)]
         if parts and found[-1] == Path():
-            raise DataError(place, f"line {number}: there is no picture {line.strip()!r} here")
+            raise DataError(place, f"line {number}: there is no image {line.strip()!r} here")
     return found
 
 
 def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
-    """The pictures of some places (`YoloSet`).
+    """Open the images of some places (`YoloSet`).
 
     Labels lie in the folder of the same path with `labels` for `images`.
-    A picture without a text file, or with an empty one, has no objects. A line `class x y width height` is a
+    An image without a text file, or with an empty one, has no objects. A line `class x y width height` is a
     box, taken as a filled rectangle.
 
     Raises:
-        DataError: there are no pictures, or a line is neither a polygon nor a box; file and line are named.
+        DataError: there are no images, or a line is neither a polygon nor a box; file and line are named.
     """
     entries = []
     for folder in folders:
-        for picture in _pictures(folder):
-            source = _labels_beside(picture.parent) / f"{picture.stem}.txt"
+        for image in _images(folder):
+            source = _labels_beside(image.parent) / f"{image.stem}.txt"
             objects = _objects(source, names) if source.is_file() else ()
-            entries.append(DrawnImage(image=picture, source=source, size=(), objects=objects))
+            entries.append(DrawnImage(image=image, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
         raise DataError(
             folders[0],
-            f"has {len(entries)} pictures and no labels; looked in "
+            f"has {len(entries)} images and no labels; looked in "
             + some_of(sorted({str(entry.source.parent) for entry in entries})),
         )
     return drawn_dataset(names, entries)

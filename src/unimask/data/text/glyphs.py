@@ -1,6 +1,6 @@
-"""A second modality, made on the spot: vectors come in, characters go out.
+"""A generated second modality: sequences of vectors to be read as characters.
 
-Each sequence is a rendered line of characters, a few columns at a time, as a scanner passes over it.
+Each sequence is a rendered line of characters, a few columns of pixels at a time.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from unimask.data.seeds import seeded_generator
 from unimask.data.text.loader import SequencePair
 from unimask.data.text.vocabulary import SPECIAL, Vocabulary, learn_vocabulary
 
-HEIGHT = 16  # of the picture, in pixels
+HEIGHT = 16  # of the image, in pixels
 COLUMNS = 4  # of pixels in each vector, as frames of speech are put together in groups
 FEATURES = HEIGHT * COLUMNS  # numbers in each vector
 CHARACTERS = "0123456789"
@@ -24,7 +24,7 @@ _TRAIN, _VAL = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class GlyphData:
-    """Rendered characters, to learn from and to measure on; truth is characters with blanks between them."""
+    """Rendered characters to train and to evaluate on; `truth` holds characters with blanks between them."""
 
     name: str
     vocabulary: Vocabulary
@@ -34,7 +34,7 @@ class GlyphData:
 
 
 def glyph_data(count: int, validation: int, *, longest: int = 7, seed: int = 0) -> GlyphData:
-    """So many lines of 1 to `longest` characters to learn from, and others to measure on."""
+    """Render `count` lines of 1 to `longest` characters to train on, and `validation` others."""
     vocabulary = learn_vocabulary(
         [" ".join(CHARACTERS)] * 2, 4 + 2 * len(CHARACTERS), lowercase=False, split=False
     )
@@ -56,7 +56,7 @@ def glyph_data(count: int, validation: int, *, longest: int = 7, seed: int = 0) 
 
 
 def with_vocabulary(data: GlyphData, vocabulary: Vocabulary) -> GlyphData:
-    """The same lines in tokens of another vocabulary: learned ones differ from run to run."""
+    """Encode the same lines with another vocabulary: learned ones differ from run to run."""
     words = [data.vocabulary.words(pair.target.tolist()[:-1]) for pair in data.training]
     training = tuple(
         replace(pair, target=_target(text.replace(" ", ""), vocabulary))
@@ -70,14 +70,14 @@ def _target(text: str, vocabulary: Vocabulary) -> Int64[Tensor, " tokens"]:
 
 
 def draw_text(longest: int, *key: int) -> str:
-    """1 to `longest` random characters."""
+    """Draw 1 to `longest` random characters."""
     generator = seeded_generator(*key)
     length = int(torch.randint(1, longest + 1, (), generator=generator))
     return "".join(CHARACTERS[i] for i in torch.randint(len(CHARACTERS), (length,), generator=generator))
 
 
 def render(text: str, *key: int) -> Float[Tensor, "places features"]:
-    """A line of characters as groups of columns, left to right: about 0 in the background and 1 in strokes.
+    """Render characters as groups of columns, left to right: about 0 in the background, 1 in strokes.
 
     Characters stand at irregular distances and heights, and there is noise: `key` says which.
     """

@@ -25,12 +25,12 @@ class SequencePair:
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """Of source and target."""
+        """The lengths of source and target."""
         return len(self.source), len(self.target)
 
 
 def encode_pairs(pairs: Pairs, vocabulary: Vocabulary, config: TextConfig) -> list[SequencePair]:
-    """The pairs as tokens. Those with an empty side, and those longer than `data.longest`, are left out.
+    """Encode pairs as tokens, without those that have an empty side or are longer than `data.longest`.
 
     Raises:
         DataError: nothing is left.
@@ -54,10 +54,10 @@ def encode_pairs(pairs: Pairs, vocabulary: Vocabulary, config: TextConfig) -> li
 def token_batches(
     lengths: Sequence[tuple[int, int]], budget: int, generator: torch.Generator
 ) -> list[list[int]]:
-    """Indices in batches: of equal length as far as possible, in random order.
+    """Group indices into batches of about equal length, in random order.
 
-    A batch times its longest sequence, source or target, stays within `budget`; a longer one is alone.
-    The sizes of batches do not depend on `generator`, only their order and who of equal length is where.
+    The number of sequences times the longest one, source or target, stays within `budget`; a longer one is
+    alone. `generator` changes the order of batches and of sequences of equal length, not the batches' sizes.
     """
     shuffled = torch.randperm(len(lengths), generator=generator).tolist()
     in_order = sorted(shuffled, key=lambda index: (max(lengths[index]), lengths[index]))
@@ -74,9 +74,9 @@ def token_batches(
 def training_batches(
     pairs: Sequence[SequencePair], *, budget: int, seed: int, start_step: int, rank: int, world: int
 ) -> Iterator[SequenceBatch]:
-    """Endless batches: epoch after epoch, each in a new order that depends on `seed` and the epoch only.
+    """Yield batches without end, each epoch in a new order that depends on `seed` and the epoch only.
 
-    Batches are dealt to `world` processes in turn; `start_step` are those of this process to pass over.
+    Batches are dealt to `world` processes in turn; the first `start_step` of this process are skipped.
     """
     lengths = [pair.lengths for pair in pairs]
     position = start_step * world + rank
@@ -104,7 +104,7 @@ def collate(pairs: Sequence[SequencePair]) -> SequenceBatch:
 
 
 def pad(sequences: Sequence[Tensor]) -> tuple[Tensor, Bool[Tensor, "batch longest"]]:
-    """Sequences in one tensor, with 0 after their ends, and where they are."""
+    """Pad sequences at their ends with 0; also return which places are valid."""
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     padded = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]

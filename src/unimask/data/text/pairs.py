@@ -17,8 +17,8 @@ TOKENISED = ".lc.norm.tok"
 class Pairs:
     """Lines and their translations.
 
-    `words` are the translations as lowercased words with blanks between them, the truth of the published
-    measure: from the file that the data set ships (`test.lc.norm.tok.de`), else split here.
+    `words` are the translations as lowercased words with blanks between them, the ground truth of the
+    published BLEU: from the file that the data set ships (`test.lc.norm.tok.de`), else split here.
     """
 
     sources: tuple[str, ...]
@@ -30,7 +30,7 @@ class Pairs:
 
 
 def read_pairs(folder: str | Path, split: str, source_language: str, target_language: str) -> Pairs:
-    """The pairs of a folder with the files `train.en` and `train.de`, or the same with `.gz`.
+    """Read the pairs of a folder with the files `train.en` and `train.de`, or the same with `.gz`.
 
     Raises:
         DataError: a file is missing, is not UTF-8, or has another number of lines than the other.
@@ -59,7 +59,7 @@ def _split(lines: Sequence[str], language: str) -> list[str]:
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """The file of this name, or the same with `.gz`.
+    """Find the file of this name, or the same with `.gz`.
 
     Raises:
         DataError: there is neither; the message lists what there is.
@@ -75,7 +75,7 @@ def find_file(folder: Path, name: str) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, which may be gzipped. Only line feeds end lines; no byte order mark.
+    """Read the lines of a UTF-8 file, which may be gzipped; only line feeds end lines.
 
     Raises:
         DataError: the file cannot be read, or is not UTF-8; the line is named.
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def decode_lines(content: bytes, name: str | Path) -> list[str]:
-    """The lines of UTF-8 bytes, as `read_lines` gives them; `name` is for the message.
+    """Split UTF-8 bytes into lines, without a byte order mark; `name` is for the message.
 
     Raises:
         DataError: they are not UTF-8.

@@ -1,4 +1,4 @@
-"""Text as tokens: byte pairs of a vocabulary that is learned from text."""
+"""Text as tokens: a vocabulary of byte pairs that is learned from text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,17 +14,18 @@ _END_OF_WORD = "</w>"
 
 
 class Vocabulary:
-    """Tokens of text, as numbers. Made by `learn_vocabulary`, or from the text of a `tokenizer.json`.
+    """Turns text into token ids and back. Made by `learn_vocabulary` or from a `tokenizer.json`.
 
-    `lowercase`: it knows small letters only. `split`: it knows words and marks, which are split and joined
-    here; vocabularies of others take lines as they are. A letter never seen becomes the unknown token.
+    `lowercase`: it knows small letters only. `split`: lines are split into words and marks first and joined
+    afterwards; vocabularies of other releases take lines as they are. Unknown letters become the unknown
+    token.
     """
 
     def __init__(self, text: str, *, lowercase: bool, split: bool) -> None:
-        """From what `to_json` gave, or another `tokenizer.json` of the tokenizers library.
+        """`text` is what `to_json` returned, or another `tokenizer.json` of the tokenizers library.
 
         Raises:
-            DataError: the text is none.
+            DataError: the text is not a tokenizer.
         """
         try:
             self._inner: Tokenizer = Tokenizer.from_str(text)
@@ -42,37 +43,37 @@ class Vocabulary:
         return self._text
 
     def encode(self, line: str, language: str) -> list[int]:
-        """The tokens of a line, without begin and end; none of an empty line."""
+        """Encode a line, without begin and end tokens; an empty line has no tokens."""
         tokens: list[int] = self._inner.encode(self.prepare(line, language), add_special_tokens=False).ids
         return tokens
 
     def encode_all(self, lines: Sequence[str], language: str) -> list[list[int]]:
-        """`encode` of many lines at once, which is faster."""
+        """Encode many lines at once, which is faster."""
         prepared = [self.prepare(line, language) for line in lines]
         return [one.ids for one in self._inner.encode_batch(prepared, add_special_tokens=False)]
 
     def prepare(self, line: str, language: str) -> str:
-        """A line as its words with blanks between them, in small letters if the vocabulary has only those."""
+        """Split a line into words with blanks between them; in small letters if `lowercase` is on."""
         words = split_words(line, language) if self.split else line
         return words.lower() if self.lowercase else words
 
     def words(self, tokens: Sequence[int]) -> str:
-        """The words of tokens with blanks between them."""
+        """Decode tokens into words with blanks between them."""
         text: str = self._inner.decode(list(tokens), skip_special_tokens=True)
         return " ".join(text.split())
 
     def line(self, tokens: Sequence[int]) -> str:
-        """The text of tokens as one writes it, on one line."""
+        """Decode tokens into a line of ordinary text."""
         words = self.words(tokens)
         return join_words(words) if self.split else words
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token alone, special tokens by their names; for people to look at."""
+        """Return the text of each token, special tokens by their names, for display."""
         texts = (str(self._inner.id_to_token(token)) for token in tokens)
         return tuple(text.removesuffix(_END_OF_WORD).lstrip("\u2581") for text in texts)
 
     def unknown(self, line: str, language: str) -> tuple[str, ...]:
-        """The letters and marks of a line that are not in the vocabulary, each once, in their order."""
+        """Return the letters and marks of a line that the vocabulary lacks, each once, in their order."""
         unknown = self._inner.token_to_id(UNKNOWN)
         words = self.prepare(line, language).split()
         if unknown is None or unknown not in self.encode(line, language):
@@ -93,7 +94,7 @@ SPECIAL = Special(padding=0, begin=1, end=2)
 
 
 def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool, split: bool = True) -> Vocabulary:
-    """A vocabulary of at most `size` tokens with the pairs that are most frequent in lines of split words.
+    """Learn a vocabulary of at most `size` tokens: the most frequent pairs in lines of split words.
 
     The same lines need not give the same vocabulary twice: pairs of equal frequency come in any order. So a
     vocabulary is kept with what was trained on it.

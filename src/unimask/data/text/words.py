@@ -1,4 +1,4 @@
-"""Text as words with blanks between them, and back: what the translation data sets call tokenised text."""
+"""Split text into words with blanks between them, and join them: "tokenised" text in translation."""
 
 import re
 
@@ -17,13 +17,13 @@ _ESCAPES = (("&quot;", '"'), ("&apos;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&#
 
 
 def split_words(text: str, language: str) -> str:
-    """The words and marks of a line, with one blank between any two; the case of letters stays.
+    """Split a line into words and marks with one blank between any two; the case of letters stays.
 
-    Kinds of quotes and dashes become one each. Marks stand alone, but for hyphens inside of words, commas and
+    All quotes become one kind, and so do dashes. Marks stand alone, except hyphens inside words, commas and
     points between digits, the points of abbreviations, and apostrophes: in English an apostrophe goes
     with what follows it (`man 's`), in other languages it stands alone.
 
-    The rules of Moses' tokeniser as far as captions need them.
+    Source: the rules of Moses' tokeniser, as far as captions need them.
     """
     text = f" {' '.join(text.translate(_SAME).split())} "
     text = re.sub(r"([^\w\s.',\-])", r" \1 ", text)
@@ -57,14 +57,14 @@ def _has_final_stop(word: str, rest: list[str]) -> bool:
 
 
 def unescape(text: str) -> str:
-    """Tokenised text of data sets without its escapes (`&apos;`): blanks and words stay as they are."""
+    """Replace the escapes of tokenised text (`&apos;`); blanks and words stay as they are."""
     for escape, mark in _ESCAPES:
         text = text.replace(escape, mark)
     return text
 
 
 def join_words(text: str) -> str:
-    """A line as one writes it, from its words: no blank before a mark that ends something.
+    """Join words into ordinary text: no blank before a mark that ends something.
 
     Of two straight quotes the first one opens. Case is left as it is.
     """
