@@ -520,7 +520,7 @@ def test_bad_label_studio_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="export as JSON, not as JSON-MIN"):
         open_dataset(path, "all", "instance")
     path.write_text("[{")
-    with pytest.raises(DataError, match="is no valid JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         open_dataset(path, "all", "instance")
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from unimask.config.images import DetrConfig, Experiment, ModelConfig
-from unimask.data.category_tables import load_categories
-from unimask.data.formats.coco_file import default_color
+from unimask.data.category_tables import default_color, load_categories
 from unimask.presets import detr, mask2former, maskformer
 from unimask.structures import Categories
 

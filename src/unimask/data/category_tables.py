@@ -1,5 +1,6 @@
 """Tables of categories: those of well-known data sets, and their JSON."""
 
+import colorsys
 import json
 from pathlib import Path
 
@@ -59,3 +60,17 @@ def load_categories(name: str) -> Categories:
     if name not in known:
         raise ConfigError(name, f"no such table of categories; there are: {', '.join(known)}")
     return categories_from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def color_or_default(given: object, index: int) -> tuple[int, int, int]:
+    """The color that a file gives as [r, g, b], else the default one of category number `index`."""
+    if isinstance(given, list) and len(given) == 3 and all(isinstance(value, int) for value in given):
+        return (given[0] & 255, given[1] & 255, given[2] & 255)
+    return default_color(index)
+
+
+def default_color(index: int) -> tuple[int, int, int]:
+    """A color for category number `index`: hues apart by the golden ratio, three grades of lightness."""
+    hue = (0.58 + index * 0.61803398875) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, (0.55, 0.4, 0.7)[index % 3], 0.75)
+    return (round(red * 255), round(green * 255), round(blue * 255))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from unimask.data.formats.coco_file import default_color
+from unimask.data.category_tables import default_color
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
 from unimask.data.read import IMAGE_SUFFIXES, read_annotated_image, read_image
@@ -160,21 +160,22 @@ def ellipse_ring(x: float, y: float, radius_x: float, radius_y: float, degrees: 
     return np.stack(points, axis=1).ravel()
 
 
-def find_image(source: Path, name: str, folders: Sequence[Path]) -> Path:
-    """Find the image of a name (also a path or an address) in one of the folders.
+def find_image(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Path:
+    """Find the image of the first of some names (also paths or addresses) that is in one of the folders.
 
     A name without the suffix of an image means an image with any.
 
     Raises:
         DataError: it is in none of them.
     """
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    for folder in folders:
-        for candidate in (folder / name.replace("\\", "/").lstrip("/"), folder / last):
-            if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file():
-                return candidate
-        for suffix in sorted(IMAGE_SUFFIXES):
-            for end in (suffix, suffix.upper()):
-                if (folder / f"{last}{end}").is_file():
-                    return folder / f"{last}{end}"
-    raise DataError(source, f"its image {name!r} is not found; looked in {some_of(folders, 20)}")
+    for name in (name.replace("\\", "/") for name in names):
+        last = name.rsplit("/", 1)[-1]
+        for folder in folders:
+            for candidate in (folder / name.lstrip("/"), folder / last):
+                if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file():
+                    return candidate
+            for suffix in sorted(IMAGE_SUFFIXES):
+                for end in (suffix, suffix.upper()):
+                    if (folder / f"{last}{end}").is_file():
+                        return folder / f"{last}{end}"
+    raise DataError(source, f"its image {names[0]!r} is not found; looked in {some_of(folders, 20)}")

@@ -1,7 +1,7 @@
-"""Read images and label maps: 8-bit RGB whatever the file holds, or one clear error."""
+"""Read images, label maps and lists: 8-bit RGB whatever the file holds, or one clear error."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +224,12 @@ def images_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number, from 1 on, and the content of each line of a text file that is not blank, stripped.
+
+    Bytes that are not UTF-8 become replacement characters.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    yield from ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())

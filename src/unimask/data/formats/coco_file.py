@@ -1,7 +1,5 @@
 """What the JSON formats of COCO share: images, categories, and their checks."""
 
-import colorsys
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,10 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
+from unimask.data.category_tables import color_or_default
 from unimask.data.read import read_annotated_image
 from unimask.errors import DataError, some_of
+from unimask.files import read_json
 from unimask.structures import Categories, Size
 
 Record = Mapping[str, object]
@@ -33,12 +33,7 @@ def load_json(path: Path) -> Record:
     Raises:
         DataError: the file is missing, no JSON, or holds no object.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(path, "no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is no valid JSON ({error}); export or copy it again") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(
             path, f"holds a {type(content).__name__}; expected an object with images, annotations"
@@ -159,20 +154,6 @@ def annotations_of_images(
             )
         groups[image].append((entry, labels[category]))
     return groups
-
-
-def color_or_default(given: object, index: int) -> tuple[int, int, int]:
-    """The color that a file gives as [r, g, b], else the default one of category number `index`."""
-    if isinstance(given, list) and len(given) == 3 and all(isinstance(value, int) for value in given):
-        return (given[0] & 255, given[1] & 255, given[2] & 255)
-    return default_color(index)
-
-
-def default_color(index: int) -> tuple[int, int, int]:
-    """A color for category number `index`: hues apart by the golden ratio, three grades of lightness."""
-    hue = (0.58 + index * 0.61803398875) % 1.0
-    red, green, blue = colorsys.hls_to_rgb(hue, (0.55, 0.4, 0.7)[index % 3], 0.75)
-    return (round(red * 255), round(green * 255), round(blue * 255))
 
 
 def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[CocoImage, ...]:

@@ -145,7 +145,7 @@ def _image(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnImag
         region = Outline(rings=rings) if rings else regions[0]
         objects.append(Drawn(label=labels[label], region=region, where=f"line {members[0].line}"))
     return DrawnImage(
-        image=find_image(path, name, folders),
+        image=find_image(path, [name], folders),
         source=path,
         size=((round(height), round(width)),),
         objects=tuple(objects),

@@ -10,10 +10,9 @@ import numpy as np
 from numpy import ndarray
 
 from unimask.config.images import Task
+from unimask.data.category_tables import color_or_default, default_color
 from unimask.data.formats.coco_file import (
     Record,
-    color_or_default,
-    default_color,
     load_json,
     records,
     unique,

@@ -1,6 +1,5 @@
 """Label Studio: a JSON list of tasks with polygons, brushes, rectangles and ellipses, in percent."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.read import IMAGE_SUFFIXES
 from unimask.data.sources import Format, Source, Sources
 from unimask.errors import DataError, some_of
+from unimask.files import read_json
 from unimask.structures import Size
 
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -139,10 +139,7 @@ def open_label_studio(path: Path) -> ItemDataset:
 
 
 def _tasks(path: Path) -> list[Record]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is no valid JSON ({error}); export or copy it again") from None
+    content = read_json(path)
     if not isinstance(content, list) or not content or not all(isinstance(task, dict) for task in content):
         raise DataError(path, "is no list of tasks; expected an export of Label Studio")
     if not all(isinstance(task.get("data"), dict) for task in content):
@@ -188,24 +185,16 @@ def _image(
         Drawn(label=labels[name], region=_region(path, where, result), where=where)
         for where, name, result in entries
     )
-    return DrawnImage(image=_find_image(path, names[0]), source=path, size=tuple(sizes), objects=objects)
+    before_upload = _UPLOADED.sub("", names[0].replace("\\", "/").rsplit("/", 1)[-1])
+    folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
+    image = find_image(path, (names[0], before_upload), folders)
+    return DrawnImage(image=image, source=path, size=tuple(sizes), objects=objects)
 
 
 def _file_name(text: str) -> str:
     """The path in an address: that after `?d=` (local files), else that before `?`."""
     before, _, after = text.partition("?")
     return unquote(after.removeprefix("d=")) if after.startswith("d=") else unquote(before)
-
-
-def _find_image(path: Path, name: str) -> Path:
-    folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
-    last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    try:
-        return find_image(path, name, folders)
-    except DataError:
-        if not _UPLOADED.match(last):
-            raise
-        return find_image(path, _UPLOADED.sub("", last), folders)
 
 
 def _size(path: Path, where: str, result: Record) -> Size:

@@ -100,10 +100,7 @@ def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
     size = ((height, width),) if isinstance(height, int) and isinstance(width, int) else ()
     name = str(content.get("imagePath") or path.stem)
     folders = [path.parent, path.parent.parent / "images", path.parent.parent, path.parent / "images"]
-    try:
-        image = find_image(path, name, folders)
-    except DataError:
-        image = find_image(path, path.stem, folders)
+    image = find_image(path, (name, path.stem), folders)
     return DrawnImage(image=image, source=path, size=size, objects=tuple(objects))
 
 

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.data.formats.coco_file import Record, color_or_default, load_json, records, whole
+from unimask.data.category_tables import color_or_default
+from unimask.data.formats.coco_file import Record, load_json, records, whole
 from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.data.formats.folders import pair_up
 from unimask.data.items import ItemDataset

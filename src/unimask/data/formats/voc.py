@@ -11,14 +11,14 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from unimask.config.images import Task
+from unimask.data.category_tables import default_color
 from unimask.data.drawn import find_image
-from unimask.data.formats.coco_file import default_color
 from unimask.data.formats.folders import CLASSES_FILE
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import open_image, read_image, read_labels
+from unimask.data.read import numbered_lines, open_image, read_image, read_labels
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Segments
@@ -56,15 +56,15 @@ def read_voc_scheme(folder: Path) -> VocScheme:
         return VocScheme(names=VOC_NAMES, numbers_of_colors={})
     names, colors = [], {_pack(VOID_COLOR): VOID}
     entries = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    for number, line in numbered_lines(path):
+        if line.startswith("#"):
             continue
-        name, _, rest = line.strip().partition(":")
+        name, _, rest = line.partition(":")
         parts = rest.partition(":")[0].split(",")
         if ":" in line and parts == [""]:
             parts = [str(channel) for channel in voc_color(entries)]
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-            raise DataError(path, f"line {number}: {line.strip()!r}; expected name:red,green,blue::")
+            raise DataError(path, f"line {number}: {line!r}; expected name:red,green,blue::")
         color = _pack((int(parts[0]), int(parts[1]), int(parts[2])))
         entries += 1
         if name.lower() == "background":
@@ -121,7 +121,7 @@ class _VocItem:
         classes = _read(class_path, self.scheme.numbers_of_colors)
         objects = _read(object_path, {})
         photo = find_image(
-            object_path, stem, [self.folder / PHOTOS, self.folder / "images", self.folder.parent / PHOTOS]
+            object_path, [stem], [self.folder / PHOTOS, self.folder / "images", self.folder.parent / PHOTOS]
         )
         image = read_image(photo)
         sizes = {classes.shape, objects.shape, tuple(image.shape[1:])}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
+from unimask.data.read import numbered_lines
 from unimask.errors import DataError, some_of
 
 PHOTOS = "JPEGImages"
@@ -32,11 +33,10 @@ def read_lists(lists: Sequence[Path], known: Container[str], annotation: str) ->
         if path.stem == "trainval":
             continue
         stems = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            stem = line.strip().rsplit("/", 1)[-1]
-            if stem and stem not in known:
-                raise DataError(path, f"line {number}: {stem!r} has no {annotation.format(stem)}")
-            stems += [stem] * bool(stem)
+        for number, line in numbered_lines(path):
+            stems.append(line.rsplit("/", 1)[-1])
+            if stems[-1] not in known:
+                raise DataError(path, f"line {number}: {stems[-1]!r} has no {annotation.format(stems[-1])}")
         if stems:
             splits[path.stem.lower() if path.stem != "default" else ""] = tuple(stems)
     return splits

@@ -97,10 +97,7 @@ def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
     named = (root.findtext("filename") or "").strip() or path.stem
     folder = path.parent
     folders = [folder.parent / PHOTOS, folder.parent / "images", folder, folder.parent]
-    try:
-        image = find_image(path, named, folders)
-    except DataError:
-        image = find_image(path, path.stem, folders)
+    image = find_image(path, (named, path.stem), folders)
     return DrawnImage(image=image, source=path, size=_size(path, root), objects=tuple(objects))
 
 

@@ -10,7 +10,7 @@ import yaml
 from unimask.config.images import Task
 from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
 from unimask.data.items import ItemDataset
-from unimask.data.read import images_in
+from unimask.data.read import images_in, numbered_lines
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
 
@@ -95,12 +95,13 @@ def _images(place: Path) -> list[Path]:
     if place.is_dir():
         return list(images_in(place))
     found = []
-    for number, line in enumerate(place.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        parts = [part for part in line.strip().replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    for number, line in numbered_lines(place):
+        parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         ends = [place.parent.joinpath(*parts[start:]) for start in range(len(parts))]
-        found += [next((end for end in ends if end.is_file()), Path())][: bool(parts)]
-        if parts and found[-1] == Path():
-            raise DataError(place, f"line {number}: there is no image {line.strip()!r} here")
+        present = [end for end in ends if end.is_file()]
+        if not present:
+            raise DataError(place, f"line {number}: there is no image {line!r} here")
+        found.append(present[0])
     return found
 
 
@@ -140,11 +141,8 @@ def _labels_beside(folder: Path) -> Path:
 
 def _objects(source: Path, names: Sequence[str]) -> tuple[Drawn, ...]:
     found = []
-    for number, line in enumerate(source.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        words = line.split()
-        where = f"line {number}"
-        if not words:
-            continue
+    for number, line in numbered_lines(source):
+        words, where = line.split(), f"line {number}"
         if not words[0].isdecimal() or int(words[0]) >= len(names):
             raise DataError(source, f"{where}: class {words[0]!r} is none of 0 to {len(names) - 1}")
         if len(words) == 5:
