@@ -176,7 +176,7 @@ def first(content: dict[str, object]) -> dict[str, object]:
 INSTANCES: dict[str, tuple[Change, str]] = {
     "outside": (
         lambda c: first(c).update(segmentation=[square(500, 500, 9)]),
-        "annotation 1 lies outside of its picture (31 x 23 pixels)",
+        "annotation 1 lies outside of its image (31 x 23 pixels)",
     ),
     "empty": (lambda c: c.update(annotations=[]), "'annotations' is empty"),
     "twice": (lambda c: c["annotations"].append(dict(first(c))), "annotation id 1 occurs twice"),

@@ -141,7 +141,7 @@ def test_a_real_file_is_measured_as_pycocotools_measures_it(shared_data: Path) -
     metric, results = BoxAveragePrecision(dataset.categories), []
     generator = torch.Generator().manual_seed(1)
     for image_id, index in zip(coco.getImgIds(), range(len(dataset)), strict=True):
-        truth = dataset._detections[index]  # the pictures themselves are not needed
+        truth = dataset[index].truth
         noise = 4 * torch.randn(truth.boxes.shape, generator=generator)
         corners = truth.boxes + noise
         found = Detections(
