@@ -25,6 +25,7 @@ from unimask.benchmark.timing import Rounds, Stopwatch, interleave
 from unimask.checkpoints.images import load_model
 from unimask.config.images import LossConfig
 from unimask.losses.build import build_criterion
+from unimask.models.memory import spare_memory
 from unimask.structures import Segments, Size
 from unimask.training.step import uniform_source
 
@@ -120,6 +121,8 @@ def our_trainer(folder: Path, settings: Settings) -> Trainer:
     device = settings.torch_device
     model, _ = load_model(folder, device)
     model = model.train().to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        spare_memory(model)
     optimizer = _optimizer(model)
     criterion = build_criterion(LossConfig(), CLASSES).to(device)
     uniform = uniform_source(0, device)

@@ -1,5 +1,4 @@
 import threading
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from unimask.nn import attention as module
 from unimask.nn.attention import Attention, DeformableAttention, Levels, watched
 from unimask.ops.dispatch import softmax_over_few
 from unimask.ops.positions import cell_centers
+from unimask.structures import Size
 
 SIZES = ((3, 5), (5, 7))
 
@@ -98,19 +98,14 @@ def test_offsets_are_in_cells_of_their_own_level() -> None:
 
 def test_sampling_is_float32_under_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     types = []
-    plain = module.deformable_sampler
+    plain = module.fast_deformable_sampling
 
-    def spy(tokens: Tensor, *others: object) -> Callable[[Tensor, Tensor], Tensor]:
-        sample = plain(tokens, *others)
+    def spy(values: Tensor, sizes: tuple[Size, ...], locations: Tensor, weights: Tensor) -> Tensor:
+        sampled = plain(values, sizes, locations, weights)
+        types.extend([values.dtype, locations.dtype, weights.dtype, sampled.dtype])
+        return sampled
 
-        def watched(locations: Tensor, weights: Tensor) -> Tensor:
-            sampled = sample(locations, weights)
-            types.extend([others[-1], locations.dtype, weights.dtype, sampled.dtype])
-            return sampled
-
-        return watched
-
-    monkeypatch.setattr(module, "deformable_sampler", spy)
+    monkeypatch.setattr(module, "fast_deformable_sampling", spy)
     attention, tokens = DeformableAttention(32, 4, 2, 4), torch.randn(1, 50, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = attention(tokens, tokens, levels())

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from unimask.nn.overwriting import OverwritingGroupNorm
 from unimask.ops.cpu.norms import overwrite_with_group_norm
-from unimask.ops.dispatch import group_norm, recomputed, softmax_over_few, token_by_token, window_by_window
+from unimask.ops.dispatch import softmax_over_few
+from unimask.ops.parts import recomputed, token_by_token, window_by_window
 
 
 def maps_of(*shape: int) -> torch.Tensor:
@@ -26,16 +28,15 @@ def test_group_norm_in_place_is_that_of_pytorch(shape: tuple[int, ...], toleranc
     torch.testing.assert_close(result.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-def test_maps_are_written_over_only_without_gradients() -> None:
-    weight, bias = torch.randn(32), torch.randn(32)
-    for memory_format in (torch.channels_last, torch.contiguous_format):
-        maps = maps_of(2, 32, 7, 5).contiguous(memory_format=memory_format)
-        kept = maps.clone()
-        expected = functional.group_norm(kept, 32, weight, bias, 1e-5)
-        torch.testing.assert_close(group_norm(maps, 32, weight, bias, 1e-5), expected)
-        assert torch.equal(maps, kept)
-        with torch.no_grad():
-            torch.testing.assert_close(group_norm(maps, 32, weight, bias, 1e-5), expected)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_maps_are_written_over_where_they_lie_in_order(memory_format: torch.memory_format) -> None:
+    norm = torch.nn.GroupNorm(32, 32).requires_grad_(False)
+    torch.nn.init.normal_(norm.weight)
+    maps = maps_of(2, 32, 7, 5).contiguous(memory_format=memory_format)
+    expected = norm(maps)
+    result = OverwritingGroupNorm(norm)(maps)
+    torch.testing.assert_close(result, expected)
+    assert (result is maps) == (memory_format == torch.channels_last)
 
 
 def test_softmax_over_few_and_its_gradient() -> None:

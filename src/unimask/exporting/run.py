@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from unimask.checkpoints.images import model_file_text
+from unimask.checkpoints.images import ModelFile, load_model, model_file_text, resolve_weights
 from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
@@ -25,7 +25,8 @@ from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
 from unimask.exporting.wrappers import CANVAS_STEP, exportable, smallest_step
 from unimask.files import write_text
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.segmenter import Segmenter
+from unimask.models.build import Model
 
 Format = Literal["onnx", "onnx-int8", "pt2"]
 GENERATED = 4  # pictures of shapes to compare results on, where none are given
@@ -52,20 +53,21 @@ def export(
     output = Path(output)
     if is_exported(weights):
         raise WeightsError(weights, "is exported already; name the model folder that it was made from")
-    segmenter = load(weights, device="cpu")
-    _check(segmenter, weights, output, format)
+    model, about = load_model(resolve_weights(weights))
+    step = _check(model, about, weights, output, format)
     images = images or [shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)]
-    text = model_file_text(segmenter.model_file)
-    face = face_of(segmenter.model_file.experiment.model)
+    face = face_of(about.experiment.model)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
             with _quiet():
-                program = trace(exportable(segmenter.model), face, canvas_step(segmenter))
-                _write(program, face, made, format, text)
+                program = trace(exportable(model), face, step)
+                _write(program, face, made, format, model_file_text(about))
             megabytes = made.stat().st_size / 2**20
-            report = compare(segmenter, _open(made, face), images, format=format, megabytes=megabytes)
+            report = compare(
+                Segmenter(model, about), _open(made, face), images, format=format, megabytes=megabytes
+            )
             made.chmod(0o644)
             os.replace(made, output)
         write_text(
@@ -76,13 +78,14 @@ def export(
     return report
 
 
-def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Format) -> None:
+def _check(model: Model, about: ModelFile, weights: str | Path, output: Path, format: Format) -> int:
+    """Refuse what cannot be exported; return the step of heights and widths that the file takes."""
     suffix = ".pt2" if format == "pt2" else ".onnx"
     if output.suffix.lower() != suffix:
         raise DataError(output, f"a file of format {format} ends in {suffix}; name it so with --output")
     if output.is_dir():
         raise DataError(output, "is a folder; name a file with --output")
-    divisor, step = segmenter.model_file.experiment.data.divisor, smallest_step(segmenter.model)
+    divisor, step = about.experiment.data.divisor, smallest_step(model)
     if divisor % step:
         raise ConfigError(
             f"{weights}: data.divisor",
@@ -94,15 +97,8 @@ def _check(segmenter: Segmenter, weights: str | Path, output: Path, format: Form
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
-
-
-def canvas_step(segmenter: Segmenter) -> int:
-    """Heights and widths that the exported model takes are multiples of this.
-
-    It is 32 where all canvases are so: then sizes divide without remainder. Else it is what the model takes.
-    """
-    divisible = segmenter.model_file.experiment.data.divisor % CANVAS_STEP == 0
-    return CANVAS_STEP if divisible else smallest_step(segmenter.model)
+    # where all canvases are multiples of 32, sizes divide without remainder
+    return step if divisor % CANVAS_STEP else CANVAS_STEP
 
 
 def _write(program: ExportedProgram, face: Face, path: Path, format: Format, text: str) -> None:

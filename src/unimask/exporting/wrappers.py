@@ -11,7 +11,6 @@ from torch.nn import functional
 from unimask.checkpoints.onnx import final_tensors
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
-from unimask.nn.fused import SamePadding
 from unimask.structures import BoxMaskPrediction, BoxPrediction
 
 CANVAS_STEP = 32  # heights and widths that exported models take are multiples of it, as canvases are
@@ -42,29 +41,6 @@ class FinalBoxes(nn.Module):
         """Class logits and boxes, and the mask logits of a model that has them."""
         prediction: BoxPrediction | BoxMaskPrediction = self.model(pixels, valid)
         return final_tensors(prediction)
-
-
-class AllMasksAtOnce(nn.Module):
-    """A detector with a mask head that refines the masks of all pictures and queries in one step.
-
-    The model does so for a few at a time, to save memory; how often would depend on the batch.
-    """
-
-    def __init__(self, model: DetrWithMasks) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, pixels: Float[Tensor, "batch 3 height width"], valid: Bool[Tensor, "batch height width"]
-    ) -> BoxMaskPrediction:
-        """As the model itself."""
-        seen = self.model.detr.look(pixels, valid)
-        attention = self.model.attention(seen.queries[-1], seen.memory, seen.valid)
-        return BoxMaskPrediction(
-            class_logits=seen.class_logits[-1:],
-            boxes=seen.boxes[-1:],
-            mask_logits=self.model.pyramid(seen.projected, attention, self.model.finer_maps(seen)),
-        )
 
 
 class FixedPadding(nn.Module):
@@ -146,8 +122,7 @@ def smallest_step(model: nn.Module) -> int:
     if not isinstance(model, Detr | DetrWithMasks):
         return CANVAS_STEP
     bound = any(
-        isinstance(module, Conv2dSame | SamePadding)
-        or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
+        isinstance(module, Conv2dSame) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
         for module in model.modules()
     )
     detr = model.detr if isinstance(model, DetrWithMasks) else model
@@ -155,18 +130,13 @@ def smallest_step(model: nn.Module) -> int:
 
 
 def _final(model: nn.Module) -> FinalMasks | FinalBoxes:
-    if isinstance(model, DetrWithMasks):
-        return FinalBoxes(AllMasksAtOnce(model))
-    return FinalBoxes(model) if isinstance(model, Detr) else FinalMasks(model)
+    return FinalBoxes(model) if isinstance(model, Detr | DetrWithMasks) else FinalMasks(model)
 
 
 def _fix_padding(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, Conv2dSame):
             setattr(module, name, fixed_convolution(child))
-        elif isinstance(child, SamePadding):
-            padding = fixed_padding(child.kernel_size, child.stride, child.dilation)
-            setattr(module, name, nn.ZeroPad2d(padding))
         elif isinstance(child, AvgPool2dSame):
             setattr(module, name, fixed_pool(child))
         else:

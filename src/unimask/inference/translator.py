@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -13,6 +14,7 @@ from unimask.data.seeds import seeded_generator
 from unimask.data.text.loader import pad
 from unimask.errors import DataError
 from unimask.models.decoding import Written, beam_search, decode, likeliest, sampler
+from unimask.models.optimize import prepare_for_inference
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import AttentionMaps, Special
 
@@ -61,9 +63,9 @@ class Translator:
     """A model that is ready to translate."""
 
     def __init__(self, model: Seq2Seq, model_file: SequenceModelFile) -> None:
-        self.model = model.eval()
-        self.model_file = model_file
         self.device = model.embedding.weight.device
+        self.model = cast(Seq2Seq, prepare_for_inference(model, device=self.device))
+        self.model_file = model_file
 
     def translate(self, line: str) -> str:
         """The translation of one line; empty of an empty one."""

@@ -11,7 +11,6 @@ from unimask.models.detr import Detr, DetrStates
 from unimask.structures import BoxMaskPrediction
 
 GROUPS = 8  # of the norms
-QUERIES_AT_ONCE = 25  # whose masks are refined together: it bounds the memory, the results stay the same
 
 
 class QueryAttentionMaps(nn.Module):
@@ -117,16 +116,8 @@ class DetrWithMasks(nn.Module):
         """Classes and boxes after every layer, masks after the last; `pixels` and `valid` as for `Detr`."""
         seen = self.detr.look(pixels, valid)
         attention = self.attention(seen.queries[-1], seen.memory, seen.valid)
-        finer = self.finer_maps(seen)
-        masks = []
-        for image in range(pixels.shape[0]):
-            one = slice(image, image + 1)
-            maps = tuple(features[one] for features in finer)
-            groups = attention[one].split(QUERIES_AT_ONCE, dim=1)
-            masks.append(torch.cat([self.pyramid(seen.projected[one], each, maps) for each in groups], dim=1))
-        return BoxMaskPrediction(
-            class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=torch.cat(masks)
-        )
+        masks = self.pyramid(seen.projected, attention, self.finer_maps(seen))
+        return BoxMaskPrediction(class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=masks)
 
     def finer_maps(self, seen: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
         """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""

@@ -71,7 +71,7 @@ class MaskClassifier(nn.Module):
     def _predict(
         self, pixels: Float[Tensor, "batch 3 height width"], visibility: Visibility
     ) -> MaskPrediction:
-        memory, mask_features = self.pixel_decoder(dict(self.backbone(pixels)))
+        memory, mask_features = self.pixel_decoder(self.backbone(pixels))
         sizes = {s: (memory[s].shape[2], memory[s].shape[3]) for s in self.query_decoder.strides}
         look = visibility(mask_features, sizes)
         class_logits, mask_embeddings = self.query_decoder(memory, look)

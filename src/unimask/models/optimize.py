@@ -1,71 +1,87 @@
 """A trained model, made ready to predict: the same numbers to rounding, in fewer steps."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
-from timm.layers import Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.models.backbones import FrozenBatchNorm
-from unimask.nn.attention import Attention
-from unimask.nn.fused import FusedAttention, FusedConvolution, FusedLinear, FusedResidual
+from unimask.models.detr_masks import DetrWithMasks, MaskPyramid
+from unimask.models.memory import spare_memory
+from unimask.models.pixel_decoders import (
+    DeformableEncoder,
+    DeformablePixelDecoder,
+    PyramidPixelDecoder,
+)
+from unimask.nn.attention import Attention, DeformableAttention
+from unimask.nn.fused import FusedConvolution, FusedLinear, FusedResidual
 from unimask.nn.layers import NormedConvolution
-from unimask.nn.transformer import FeedForward
+from unimask.nn.overwriting import OverwritingEncoderLayer, OverwritingGroupNorm, fastest
+from unimask.nn.swin import WindowAttention
+from unimask.nn.transformer import EncoderLayer, FeedForward
 from unimask.ops.cpu.fused import Activation
+from unimask.ops.parts import window_by_window
 
 TOLERANCE = 1e-4  # of the largest value: what rounding may change, and no mistake stays below
 
-PICTURE = (64, 96)  # of noise, on which changes are tried
+NOISE = (64, 96)  # height and width of the image of noise on which changes are tried
 
 PRECISE_STRIDE = 2
-"""Layers of the backbone up to this stride, and those that see the pixels, stay in float32.
+"""Layers of the backbone up to this stride, and those that take the pixels, stay in float32.
 
-A grey level of an 8-bit picture is as small as the rounding of bfloat16 where pixels are far from the mean,
+A grey level of an 8-bit image is as small as the rounding of bfloat16 where pixels are far from the mean,
 and what these layers lose nothing brings back. They are a small part of the work."""
+
+QUERIES_AT_ONCE = 25
+"""The mask head of DETR refines the masks of so many queries together: it bounds the memory."""
 
 
 def prepare_for_inference(
     model: nn.Module, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """A copy of the model in eval mode, for `device`, in fewer steps; to be run under autocast to `dtype`.
+    """Return a copy of the model for `device` that predicts in fewer steps; run it under autocast to `dtype`.
 
-    Batch norms become part of the convolutions before them, activations and sums of theirs. What belongs
-    together in the backbone is guessed from the order in which a module lists its parts, and tried on a
-    picture of noise: a backbone whose maps change stays as it is. Weights of matrix products and convolutions
-    get the `dtype`, once and not at each call, but for the first layers of the backbone (`PRECISE_STRIDE`),
-    and on the CPU the order in which they are fastest. The copy is for prediction only: it has other
-    parameters than the model.
+    Batch norms become part of the convolutions before them, and activations and sums part of theirs. What
+    belongs together in the backbone is guessed from the order in which a module lists its parts, and tried on
+    an image of noise: a backbone whose maps change stays as it is. Weights of matrix products and
+    convolutions get the `dtype`, once and not at each call, except in the first layers of the backbone
+    (`PRECISE_STRIDE`). On the CPU weights get the order in which they are fastest, and layers write over maps
+    that nobody else needs and work through a few tokens at a time. The copy is for prediction only: it is not
+    differentiable and has other parameters than the model.
     """
     ready = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     ready = ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for change in (_fold, _fuse):
-        _try(ready, change)
-    for name, part in ready.named_children():
-        if name != "backbone":
-            _fuse_known(part)
+    owner = ready.detr if isinstance(ready, DetrWithMasks) else ready
+    backbone = dict(owner.named_children()).get("backbone")
+    precise: set[nn.Module] = set()
+    if backbone is not None:
+        for change in (_fold, _fuse):
+            backbone = _tried(change, backbone)
+        owner.set_submodule("backbone", backbone)
+        precise = _precise_layers(backbone)
+    _fuse_known(ready, backbone)
     if dtype != torch.float32:
-        _reduce(ready, dtype)
+        _reduce(ready, dtype, precise)
     for module in ready.modules():
-        if isinstance(module, FusedLinear):
-            module.pack()
-        # those of the backbone would gain little: their maps are small, and their kernels large
-        elif isinstance(module, NormedConvolution) and isinstance(module.convolution, FusedConvolution):
-            module.convolution.transform()
+        if isinstance(module, MaskPyramid):
+            module.forward = partial(_few_masks_at_a_time, module.forward)  # type: ignore[method-assign]
+    if torch.device(device).type == "cpu":
+        _prepare_for_cpu(ready)
     return ready.eval()  # the new parts, too
 
 
-def _try(model: nn.Module, change: Callable[[nn.Module], None]) -> None:
-    """Changes the backbone, if its maps stay the same."""
-    backbone = model.get_submodule("backbone")
+def _tried(change: Callable[[nn.Module], None], backbone: nn.Module) -> nn.Module:
+    """Return the changed backbone, or the given one if its maps do not stay the same."""
     changed = copy.deepcopy(backbone)
     change(changed)
-    if _same_maps(backbone, changed):
-        model.set_submodule("backbone", changed)
+    return changed if _same_maps(backbone, changed) else backbone
 
 
 def _fold(module: nn.Module) -> None:
@@ -75,8 +91,7 @@ def _fold(module: nn.Module) -> None:
             if _width(second) != first.out_channels:
                 continue
             _fold_pair(first, second)
-            activation = getattr(second, "activation", None) or getattr(second, "act", None)
-            setattr(module, name, activation or nn.Identity())
+            setattr(module, name, _activation_behind(second))
     for child in module.children():
         _fold(child)
 
@@ -84,6 +99,12 @@ def _fold(module: nn.Module) -> None:
 def _width(norm: nn.BatchNorm2d | FrozenBatchNorm) -> int:
     statistics = norm.running_mean
     return 0 if statistics is None else len(statistics)
+
+
+def _activation_behind(norm: nn.BatchNorm2d | FrozenBatchNorm) -> nn.Module:
+    if isinstance(norm, FrozenBatchNorm):
+        return norm.activation
+    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
 def _fold_pair(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -> None:
@@ -118,6 +139,8 @@ def _fuse(module: nn.Module) -> None:
         else:
             _fuse(child)
         before = None
+    if isinstance(module, FeedForward):
+        _fuse_activation(module)
 
 
 def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
@@ -126,20 +149,25 @@ def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
     return FusedConvolution(layer)
 
 
-def _fuse_known(module: nn.Module) -> None:
+def _fuse_known(module: nn.Module, backbone: nn.Module | None) -> None:
     """The same for our own layers, which are put together in few ways."""
     for name, child in list(module.named_children()):
+        if child is backbone:
+            continue
         if type(child) is nn.Linear:
             setattr(module, name, _fused(child))
-        elif type(child) is Attention:
-            setattr(module, name, FusedAttention(child))
         elif isinstance(child, NormedConvolution) and type(child.convolution) is nn.Conv2d:
-            child.convolution = FusedConvolution(child.convolution)
+            child.convolution = FusedConvolution(child.convolution)  # type: ignore[assignment]
         else:
-            _fuse_known(child)
-    if isinstance(module, FeedForward) and module.activation in _FUNCTIONS:
-        assert isinstance(module.expand, FusedLinear)
-        module.expand.activation, module.activation = _FUNCTIONS[module.activation], _nothing
+            _fuse_known(child, backbone)
+    if isinstance(module, FeedForward):
+        _fuse_activation(module)
+
+
+def _fuse_activation(feedforward: FeedForward) -> None:
+    expand: nn.Module = feedforward.expand
+    if feedforward.activation in _FUNCTIONS and isinstance(expand, FusedLinear):
+        expand.activation, feedforward.activation = _FUNCTIONS[feedforward.activation], _nothing
 
 
 _FUNCTIONS: dict[Callable[[Tensor], Tensor], Activation] = {torch.relu_: "relu", functional.gelu: "gelu"}
@@ -179,14 +207,94 @@ def _fused_block(block: Bottleneck | BasicBlock) -> FusedResidual:
     return FusedResidual([FusedConvolution(one, "relu") for one in convolutions], shortcut)
 
 
-def _reduce(model: nn.Module, dtype: torch.dtype) -> None:
-    precise = _precise_layers(model.get_submodule("backbone"))
+def _reduce(model: nn.Module, dtype: torch.dtype, precise: set[nn.Module]) -> None:
+    """Give the type to all weights of products and convolutions that are not `precise`."""
     for module in model.modules():
         if module in precise:
             continue
         if type(module) in (nn.Linear, nn.Conv2d, FusedLinear, FusedConvolution, Attention):
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
+
+
+def _few_masks_at_a_time(
+    refine: Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor],
+    projected: Tensor,
+    attention: Tensor,
+    maps: tuple[Tensor, ...],
+) -> Tensor:
+    """Return the masks that a `MaskPyramid` refines, made for some queries of one image at a time."""
+    masks = []
+    for image in range(len(attention)):
+        one = slice(image, image + 1)
+        finer = tuple(level[one] for level in maps)
+        groups = attention[one].split(QUERIES_AT_ONCE, dim=1)
+        masks.append(torch.cat([refine(projected[one], some, finer) for some in groups], dim=1))
+    return torch.cat(masks)
+
+
+def _prepare_for_cpu(model: nn.Module) -> None:
+    """Let layers work through a few tokens at a time, and over maps that nobody else needs."""
+    spare_memory(model)
+    for module in list(model.modules()):
+        if isinstance(module, FusedLinear):
+            module.pack()
+        elif isinstance(module, WindowAttention):
+            module.forward = partial(window_by_window, module.forward)  # type: ignore[method-assign]
+        elif isinstance(module, DeformablePixelDecoder | PyramidPixelDecoder):
+            _let_overwrite(module)
+        elif isinstance(module, DeformableEncoder):
+            for name, layer in module.layers.named_children():
+                if isinstance(layer, EncoderLayer) and isinstance(layer.attention, DeformableAttention):
+                    setattr(module.layers, name, OverwritingEncoderLayer(layer, layer.attention))
+    for module in model.modules():
+        if isinstance(module, NormedConvolution):
+            _speed_up(module, overwrite=False)
+
+
+def _let_overwrite(decoder: DeformablePixelDecoder | PyramidPixelDecoder) -> None:
+    """Let the feature pyramid write over the maps of the backbone and over its own."""
+    if not isinstance(decoder.mask_features, nn.Conv2d):
+        return  # it does already
+    for convolution in [*decoder.laterals.values(), *decoder.fusions.values()]:
+        assert isinstance(convolution, NormedConvolution)
+        _speed_up(convolution, overwrite=True)
+    fused = FusedConvolution(decoder.mask_features)
+    decoder.mask_features = fastest(fused, overwrite=True)  # type: ignore[assignment]
+    decoder.forward = partial(_forgetting, decoder.forward)  # type: ignore[method-assign]
+
+
+def _speed_up(normed: NormedConvolution, *, overwrite: bool) -> None:
+    convolution, norm = cast(nn.Module, normed.convolution), cast(nn.Module, normed.norm)
+    if isinstance(convolution, FusedConvolution):
+        normed.convolution = fastest(convolution, overwrite=overwrite)  # type: ignore[assignment]
+    if isinstance(norm, nn.GroupNorm):
+        normed.norm = OverwritingGroupNorm(norm)  # type: ignore[assignment]
+
+
+Pyramid = tuple[dict[int, Tensor], Tensor]
+"""What a pixel decoder returns: maps by stride, and mask features."""
+
+
+class _ReadOnce(Mapping[int, Tensor]):
+    """Maps that are forgotten as they are read, so that their memory is free; none is listed."""
+
+    def __init__(self, maps: dict[int, Tensor]) -> None:
+        self.maps = maps
+
+    def __getitem__(self, stride: int) -> Tensor:
+        return self.maps.pop(stride)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _forgetting(decode: Callable[[Mapping[int, Tensor]], Pyramid], features: dict[int, Tensor]) -> Pyramid:
+    """Decode features without keeping those that have been used."""
+    return decode(_ReadOnce(features))
 
 
 @torch.no_grad()
@@ -203,18 +311,18 @@ def _precise_layers(backbone: nn.Module) -> set[nn.Module]:
     backbone(_noise(backbone))
     for hook in hooks:
         hook.remove()
-    return found | {module for module, height in seen if height * PRECISE_STRIDE >= PICTURE[0]}
+    return found | {module for module, height in seen if height * PRECISE_STRIDE >= NOISE[0]}
 
 
 def _noise(backbone: nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 3, *PICTURE, generator=generator)
+    pixels = torch.randn(1, 3, *NOISE, generator=generator)
     return pixels.to(next(backbone.parameters())).contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def _same_maps(backbone: nn.Module, changed: nn.Module) -> bool:
-    """Whether both make the same maps of a picture of noise."""
+    """Whether both make the same maps of an image of noise."""
     pixels = _noise(backbone)
     maps, others = backbone(pixels), changed(pixels)
     return all(

@@ -1,6 +1,6 @@
 """From the backbone's maps to the memory of the query decoder and to mask features."""
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,6 @@ from unimask.models.transformer_encoder import TransformerEncoder
 from unimask.nn.attention import DeformableAttention, Levels
 from unimask.nn.layers import NormedConvolution, pointwise_convolution
 from unimask.nn.transformer import EncoderLayer
-from unimask.ops.dispatch import mix_channels, overwrites, token_over_token
 from unimask.ops.positions import cell_centers, fourier_positions, sine_positions
 from unimask.structures import Size
 
@@ -20,31 +19,6 @@ MASK_STRIDE = 4
 
 bilinear = partial(functional.interpolate, mode="bilinear", align_corners=False)
 nearest = partial(functional.interpolate, mode="nearest")
-
-
-class DeformableEncoderLayer(EncoderLayer):
-    """Deformable attention, then a feed-forward. Where no gradient is wanted, tokens may be written over."""
-
-    attention: DeformableAttention
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "batch tokens channels"],
-        positions: Float[Tensor, "#batch tokens channels"],
-        *where: object,
-    ) -> Float[Tensor, "batch tokens channels"]:
-        """The tokens, one layer further."""
-        if not overwrites(tokens):
-            return super().forward(tokens, positions, *where)
-        (levels,) = where
-        assert isinstance(levels, Levels)
-        look = self.attention.looking(self.attention_residual.prepare(tokens), levels)
-
-        def refine(some: Tensor, positions: Tensor, places: Tensor) -> Tensor:
-            seen = self.attention_residual.prepare(some)
-            return self._feed(self.attention_residual(some, look(seen + positions, places[0])))
-
-        return token_over_token(refine, tokens, positions, levels.places[None])
 
 
 class DeformableEncoder(nn.Module):
@@ -116,7 +90,7 @@ class DeformablePixelDecoder(nn.Module):
         pyramid = [s for s in sorted(in_channels, reverse=True) if MASK_STRIDE <= s < min(strides)]
         self.projections = nn.ModuleDict({str(s): _projection(in_channels[s], channels) for s in strides})
         encoder_layers = [
-            DeformableEncoderLayer(
+            EncoderLayer(
                 DeformableAttention(channels, heads, len(strides), points),
                 channels,
                 feedforward_channels,
@@ -131,20 +105,15 @@ class DeformablePixelDecoder(nn.Module):
         self.mask_positions = mask_positions
 
     def forward(
-        self, features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]]
+        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The refined maps by stride (all but stride 4), and the mask features at stride 4.
-
-        Maps are taken out of `features`, and may be written over: their memory is free once they are used.
-        """
-        maps = self.encoder([self.projections[str(stride)](features.pop(stride)) for stride in self.strides])
+        """The refined maps by stride (all but stride 4), and the mask features at stride 4."""
+        maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
         # without it PyTorch resizes to another memory order than that of the convolutions around
         coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
         memory |= climb(coarse, features, self.laterals, self.fusions, bilinear)
-        mask_features = mix_channels(
-            memory.pop(MASK_STRIDE), self.mask_features.weight, self.mask_features.bias
-        )
+        mask_features = self.mask_features(memory.pop(MASK_STRIDE))
         return memory, self.mask_positions(mask_features)
 
 
@@ -203,13 +172,10 @@ class PyramidPixelDecoder(nn.Module):
         self.mask_positions = mask_positions
 
     def forward(
-        self, features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]]
+        self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features.
-
-        Maps are taken out of `features`, and may be written over: their memory is free once they are used.
-        """
-        encoded = self.encoder(features.pop(self.coarsest))
+        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features."""
+        encoded = self.encoder(features[self.coarsest])
         finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
         mask_features = self.mask_positions(self.mask_features(finer.pop(MASK_STRIDE)))
         return {self.coarsest: encoded, **finer}, mask_features
@@ -217,21 +183,19 @@ class PyramidPixelDecoder(nn.Module):
 
 def climb(
     coarse: Float[Tensor, "batch channels _height _width"],
-    features: MutableMapping[int, Float[Tensor, "batch _channels _height _width"]],
+    features: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
     laterals: nn.ModuleDict,
     fusions: nn.ModuleDict,
     resize: Callable[[Tensor, torch.Size], Tensor],
 ) -> dict[int, Float[Tensor, "batch channels _height _width"]]:
-    """The maps of a feature pyramid by stride, from a coarse map upwards, in the order of the laterals.
-
-    Those of `features` that are used are taken out of it and may be written over.
+    """Return the maps of a feature pyramid by stride, from a coarse map upwards, in the order of `laterals`.
 
     Source: Feature Pyramid Networks (1612.03144), Sec. 3, with a norm after every convolution.
     """
     maps = {}
     for stride, lateral in laterals.items():
-        across = lateral(features.pop(int(stride)), overwrite=True)
-        coarse = fusions[stride](_joined(coarse, across, resize), overwrite=True)
+        coarse = _joined(coarse, lateral(features[int(stride)]), resize)
+        coarse = fusions[stride](coarse)
         maps[int(stride)] = coarse
     return maps
 
@@ -241,7 +205,7 @@ def _joined(
     across: Float[Tensor, "batch channels height width"],
     resize: Callable[[Tensor, torch.Size], Tensor],
 ) -> Float[Tensor, "batch channels height width"]:
-    """The sum of two maps at the size of the second; here, so that neither is held any longer than this."""
+    """Return the sum of two maps at the size of the second."""
     return resize(coarse, across.shape[2:]).add_(across)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import add_places, deformable_sampler, softmax_over_few
+from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
 from unimask.structures import Size
 
 _LEAST_SPARE = 16  # tokens for which there is room when space grows
@@ -59,9 +59,9 @@ class _Room:
 class Prefix:
     """The tokens of a sequence so far, as one attention sees them; a prefix never changes.
 
-    Without gradients, the next token is written behind the others into the same space, if nobody has written
-    there yet, and the space grows by half when it is full: so a step copies next to nothing, and all of the
-    steps together copy as much as grows in proportion to the length.
+    The next token is written behind the others into the same space, if nobody has written there yet, and the
+    space grows by half when it is full: so all steps together copy an amount in proportion to the length. Not
+    differentiable: decoding runs without gradients.
     """
 
     def __init__(self, room: _Room) -> None:
@@ -80,11 +80,7 @@ class Prefix:
 
     def followed_by(self, later: Projected) -> "Prefix":
         """These tokens, then the later ones."""
-        tokens, count = self.tokens, self._count + later.keys.shape[2]
-        if torch.is_grad_enabled():
-            keys = torch.cat((tokens.keys, later.keys), dim=2)
-            return Prefix.of(Projected(keys=keys, values=torch.cat((tokens.values, later.values), dim=2)))
-        room = self._room
+        room, count = self._room, self._count + later.keys.shape[2]
         if room.filled != self._count or room.keys.shape[2] < count:
             room = room.grown(self._count, count - self._count + max(_LEAST_SPARE, count // 2))
         room.keys[:, :, self._count : count] = later.keys
@@ -261,37 +257,39 @@ class DeformableAttention(nn.Module):
         values: Float[Tensor, "batch cells channels"],
         levels: Levels,
     ) -> Float[Tensor, "batch queries channels"]:
-        """What each query sees around its place. `values` holds the maps of all levels, as `levels` tells."""
-        return self.looking(values, levels)(queries, levels.places)
+        """Return what each query gathers around its own place.
 
-    def looking(
-        self, values: Float[Tensor, "batch cells channels"], levels: Levels
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """A function that gives what some queries at some places see; values are read before it is called."""
-        heads, _, points = self.shape
-        sample = deformable_sampler(values, self._project, levels.sizes, points, levels.places.dtype)
-        cell_sides = levels.cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
-        return partial(self._look, cell_sides, sample)
+        `values` holds the maps of all levels, as `levels` describes them.
+        """
+        projected = self.project(values).to(levels.places.dtype)
+        sample = partial(fast_deformable_sampling, projected, levels.sizes)
+        return self.attend(queries, levels.places, levels.cells, sample)
 
-    def _project(
+    def project(
         self, values: Float[Tensor, "batch cells channels"]
     ) -> Float[Tensor, "batch cells heads head_channels"]:
+        """Return the values that are sampled, split into heads."""
         return self.values(values).unflatten(-1, (self.shape[0], -1))
 
-    def _look(
+    def attend(
         self,
-        cell_sides: Float[Tensor, " offsets"],
-        sample: Callable[[Tensor, Tensor], Tensor],
         queries: Float[Tensor, "batch queries channels"],
         places: Float[Tensor, "queries 2"],
+        cells: Float[Tensor, "levels 2"],
+        sample: Callable[[Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "batch queries channels"]:
-        """What some queries see, through a function of locations and weights."""
-        offsets, weights = self.offsets(queries), self.weights(queries)
+        """Return what queries at these places gather; `sample` maps locations and weights to sums of values.
+
+        `cells` is the (width, height) of each level.
+        """
         heads, _, points = self.shape
+        offsets, weights = self.offsets(queries), self.weights(queries)
+        cell_sides = cells.reciprocal().repeat_interleave(points, dim=0).flatten().repeat(heads)
         with torch.autocast(device_type=queries.device.type, enabled=False):
-            steps = offsets.to(places.dtype).mul_(cell_sides).unflatten(-1, (*self.shape, 2))
+            steps = (offsets.to(places.dtype) * cell_sides).unflatten(-1, (*self.shape, 2))
             shares = softmax_over_few(weights.to(places.dtype).unflatten(-1, (heads, -1)))
-            sampled = sample(add_places(steps, places), shares.unflatten(-1, (-1, points)))
+            locations = places[:, None, None, None] + steps
+            sampled = sample(locations, shares.unflatten(-1, (-1, points)))
         return self.output(sampled)
 
 

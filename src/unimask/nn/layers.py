@@ -6,9 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unimask.nn.fused import FusedConvolution
-from unimask.ops.dispatch import group_norm
-
 NORM_GROUPS = 32
 
 
@@ -27,22 +24,18 @@ class NormedConvolution(nn.Module):
         self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool, activation: nn.Module
     ) -> None:
         super().__init__()
-        self.convolution: nn.Conv2d | FusedConvolution = nn.Conv2d(
+        self.convolution = nn.Conv2d(
             in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias
         )
         self.norm = nn.GroupNorm(NORM_GROUPS, out_channels)
         self.activation = activation
 
     def forward(
-        self, maps: Float[Tensor, "batch in_channels height width"], *, overwrite: bool = False
+        self, maps: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels height width"]:
-        """Maps of the same size. With `overwrite` the given ones may be written over: nobody needs them."""
-        norm, convolution = self.norm, self.convolution
-        if overwrite and isinstance(convolution, FusedConvolution):
-            convolved = convolution(maps, overwrite=True)
-        else:
-            convolved = convolution(maps)
-        return self.activation(group_norm(convolved, norm.num_groups, norm.weight, norm.bias, norm.eps))
+        """Return maps of the same size."""
+        result: Tensor = self.activation(self.norm(self.convolution(maps)))
+        return result
 
 
 class Perceptron(nn.Module):

@@ -4,15 +4,13 @@ Source: Liu et al., Swin Transformer (arXiv 2103.14030), Sec. 3; the rules for p
 original code. Feature maps are (batch, height, width, channels) inside this file.
 """
 
-from collections import OrderedDict
-
 import torch
 from jaxtyping import Float, Int64
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.ops.dispatch import token_by_token, window_by_window
+from unimask.nn.transformer import FeedForward
 
 PATCH = 4  # pixels along a side of the patch that becomes a token
 
@@ -90,9 +88,6 @@ class WindowAttention(nn.Module):
         penalty: Float[Tensor, "groups tokens tokens"],
     ) -> Float[Tensor, "batch windows tokens channels"]:
         """Attention in every window; `penalty` is one for all windows or one per window."""
-        return window_by_window(self._attend, windows, penalty)
-
-    def _attend(self, windows: Tensor, penalty: Tensor) -> Tensor:
         batch, num_windows, tokens, channels = windows.shape
         groups = penalty.shape[0]
         bias = self.position_bias[self.relative_positions].permute(2, 0, 1) + penalty[:, None]
@@ -128,13 +123,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels=channels, heads=heads, window=window)
         self.feedforward_norm = nn.LayerNorm(channels)
-        self.feedforward = nn.Sequential(
-            OrderedDict(
-                expand=nn.Linear(channels, 4 * channels),
-                activation=nn.GELU(),
-                contract=nn.Linear(4 * channels, channels),
-            )
-        )
+        self.feedforward = FeedForward(channels, 4 * channels, activation=functional.gelu)
         self.drop_path = DropPath(drop_path_rate)
 
     def _attend(self, features: Tensor, penalty: Tensor) -> Tensor:
@@ -153,7 +142,7 @@ class Block(nn.Module):
         """The map after the block; `penalty` belongs to the block's shift and the padded size."""
         features = features + self.drop_path(self._attend(features, penalty))
         tokens = self.feedforward_norm(features).flatten(1, 2)
-        update = token_by_token(self.feedforward, tokens).view_as(features)
+        update = self.feedforward(tokens).view_as(features)
         result: Tensor = features + self.drop_path(update)
         return result
 

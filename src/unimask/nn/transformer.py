@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.nn.attention import Attention, Memory, Prefix, Projected
-from unimask.ops.dispatch import recomputed, token_by_token
 
 
 class Residual(nn.Module):
@@ -88,9 +87,6 @@ class FeedForward(nn.Module):
         self, tokens: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
         """The update of each token."""
-        return token_by_token(self._update, tokens)
-
-    def _update(self, tokens: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
         return self.contract(self.dropout(self.activation(self.expand(tokens))))
 
 
@@ -126,15 +122,16 @@ class EncoderLayer(nn.Module):
         *where: object,
     ) -> Float[Tensor, "batch tokens channels"]:
         """The tokens, one layer further."""
-        tokens = recomputed(self._attend, tokens, positions, *where)
-        return token_by_token(self._feed, tokens)
+        return self.feed(self.attend(tokens, positions, *where))
 
-    def _feed(self, tokens: Tensor) -> Tensor:
+    def attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:
+        """Return the tokens after self-attention."""
+        prepared = self.attention_residual.prepare(tokens)
+        return self.attention_residual(tokens, self.attention(prepared + positions, prepared, *where))
+
+    def feed(self, tokens: Tensor) -> Tensor:
+        """Return the tokens after the feed-forward."""
         return self.feedforward_residual(tokens, self.feedforward(self.feedforward_residual.prepare(tokens)))
-
-    def _attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:
-        seen = self.attention_residual.prepare(tokens)
-        return self.attention_residual(tokens, self.attention(seen + positions, seen, *where))
 
 
 class CrossSublayer(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import unimask
 from unimask.config.images import Experiment, Task, TrainingConfig, check_task
 from unimask.machine import describe_machine
+from unimask.models.memory import spare_memory
 from unimask.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.average import average_of
 from unimask.training.checks import check_device, check_model, check_settings
@@ -141,6 +142,8 @@ class _Training:
         self.origin = str(state["origin"]) if state else job.initialise(model)
         if state:
             model.load_state_dict(state["model"])
+        if fabric.device.type == "cpu":
+            spare_memory(model)
         self.model = model.train()
         self.statistics = NormStatistics(model)
         optimizer = build_optimizer(model, self.config)

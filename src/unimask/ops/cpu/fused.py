@@ -5,12 +5,15 @@ a tenth faster in float32 and a third in bfloat16. PyTorch calls them MKLDNN ten
 and lose much where the order is not that of their size.)
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from unimask.ops.private import private_operator
 
 Activation = Literal["none", "relu", "relu6", "gelu"]
 
@@ -70,32 +73,20 @@ def fused_convolution(
     activation: Activation,
     added: Float[Tensor, "batch channels _rows_out _columns_out"] | None,
 ) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
-    """As `convolution`, by oneDNN on the CPU. The result is written over `added`, where there is something.
+    """As `convolution`, by oneDNN on the CPU. The result is written over `added` if it is given.
 
-    All are of the same type and come to lie in memory in the order channels_last. After a sum the activation
-    is ReLU or none. Not differentiable.
+    All tensors have the same type, and the result has the memory format channels_last. After a sum the
+    activation is ReLU or none. Not differentiable. Only where `ops.private.fuses` the type.
     """
     maps = maps.contiguous(memory_format=torch.channels_last)
     stride, padding, dilation, groups = steps
     geometry = (padding, stride, dilation, groups)
-    operations = torch.ops.mkldnn
-    if added is not None:
-        unary = "relu" if activation == "relu" else None
-        total: Tensor = operations._convolution_pointwise_.binary(
-            added.contiguous(memory_format=torch.channels_last),
-            maps,
-            weight,
-            bias,
-            *geometry,
-            "add",
-            1.0,
-            unary,
-            [],
-            "",
-        )
-        return total
-    result: Tensor = operations._convolution_pointwise(maps, weight, bias, *geometry, *_STEPS[activation])
-    return result
+    if added is None:
+        return _operator("mkldnn::_convolution_pointwise")(maps, weight, bias, *geometry, *_STEPS[activation])
+    added = added.contiguous(memory_format=torch.channels_last)
+    unary = "relu" if activation == "relu" else None
+    add = _operator("mkldnn::_convolution_pointwise_.binary")
+    return add(added, maps, weight, bias, *geometry, "add", 1.0, unary, [], "")
 
 
 def fused_linear(
@@ -104,12 +95,16 @@ def fused_linear(
     bias: Float[Tensor, " channels"] | None,
     activation: Activation,
 ) -> Float[Tensor, "*batch channels"]:
-    """As `linear`, by oneDNN on the CPU; all are of the same type. Not differentiable."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, *_STEPS[activation])
-    return result
+    """As `linear`, by oneDNN on the CPU; all tensors have the same type. Not differentiable."""
+    return _operator("mkldnn::_linear_pointwise")(tokens, weight, bias, *_STEPS[activation])
 
 
 def pack_linear(weight: Float[Tensor, "channels in_channels"]) -> Tensor:
-    """The weight of `fused_linear` in oneDNN's order."""
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-    return packed
+    """The weight of `fused_linear` in oneDNN's own order."""
+    return _operator("mkldnn::_reorder_linear_weight")(weight.contiguous())
+
+
+def _operator(name: str) -> Callable[..., Tensor]:
+    operator = private_operator(name)
+    assert operator is not None, "fused operators are called only where `ops.private.fuses` the type"
+    return operator

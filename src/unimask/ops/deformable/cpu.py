@@ -16,6 +16,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional
 
+from unimask.ops.private import private_operator
 from unimask.structures import Size
 
 QUERIES_AT_ONCE = 1024
@@ -284,12 +285,14 @@ def _products(table: _CellTable, rows: Tensor, corners: _Corners, gradient: Tens
     bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
     bag_of_entry = bags.repeat_interleave(table.entries)
     offsets = bags * table.entries
+    multiply = private_operator("aten::_embedding_bag_per_sample_weights_backward")
     products = []
     for index in (corners.upper, corners.lower):
         for source in (rows, rows[table.heads :]):
-            product = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-                gradient, source, index.flatten(), offsets, bag_of_entry, 0
-            )
+            if multiply is None:
+                product = (source[index.flatten()] * gradient[bag_of_entry]).sum(dim=1)
+            else:
+                product = multiply(gradient, source, index.flatten(), offsets, bag_of_entry, 0)
             products.append(product.view_as(index))
     return products
 

@@ -1,0 +1,22 @@
+"""A model that needs less memory: what depends on one token alone runs for a few tokens at a time."""
+
+from functools import partial
+
+from torch import nn
+
+from unimask.nn.transformer import EncoderLayer, FeedForward
+from unimask.ops.parts import recomputed, token_by_token
+
+
+def spare_memory(model: nn.Module) -> None:
+    """Change how encoder layers and feed-forwards of the model run, not what they compute: for the CPU.
+
+    A few tokens at a time go through a feed-forward, so what lies between stays in the cache. In training it
+    is not kept for the backward pass but computed again, and so is the attention over very many tokens.
+    """
+    for module in model.modules():
+        if isinstance(module, EncoderLayer):
+            module.attend = partial(recomputed, module.attend)  # type: ignore[method-assign]
+            module.feed = partial(token_by_token, module.feed)  # type: ignore[method-assign]
+        elif isinstance(module, FeedForward):
+            module.forward = partial(token_by_token, module.forward)  # type: ignore[method-assign]

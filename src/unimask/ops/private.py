@@ -1,0 +1,52 @@
+"""PyTorch's private operators: the one place that knows whether this PyTorch has them.
+
+A private operator may change or disappear with any release. Whoever wants one asks `private_operator` for it
+and has a plain version for the case that there is none.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+_ARGUMENTS = {
+    "mkldnn::_convolution_pointwise": "X W B padding stride dilation groups attr scalars algorithm",
+    "mkldnn::_convolution_pointwise_.binary": (
+        "other X W B padding stride dilation groups "
+        "binary_attr alpha unary_attr unary_scalars unary_algorithm"
+    ),
+    "mkldnn::_linear_pointwise": "X W B attr scalars algorithm",
+    "mkldnn::_reorder_linear_weight": "self batch_size",
+    "mkldnn::_is_mkldnn_bf16_supported": "",
+    "aten::_embedding_bag_per_sample_weights_backward": (
+        "grad weight indices offsets offset2bag mode padding_idx"
+    ),
+}
+"""The operators that this library calls, and the arguments that it knows of each."""
+
+
+@cache
+def private_operator(name: str) -> Callable[..., Any] | None:
+    """The operator of this name, or None where this PyTorch has none that takes the known arguments."""
+    library, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    try:
+        operator = getattr(getattr(getattr(torch.ops, library), packet), overload or "default")
+    except AttributeError:
+        return None
+    known = " ".join(argument.name for argument in operator._schema.arguments) == _ARGUMENTS[name]
+    return operator if known else None
+
+
+@cache
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether the fused convolutions and products of PyTorch's oneDNN serve a type on this processor."""
+    names = [name for name in _ARGUMENTS if name.startswith("mkldnn::")]
+    if not torch.backends.mkldnn.is_available() or None in map(private_operator, names):
+        return False
+    if "AVX" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    bfloat16_serves = private_operator("mkldnn::_is_mkldnn_bf16_supported")
+    assert bfloat16_serves is not None
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(bfloat16_serves()))
