@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unimask.config.images import LossConfig
-from unimask.losses.build import build_box_criterion
+from unimask.losses.build import build_criterion
 from unimask.losses.matcher import match
 from unimask.structures import BoxPrediction, BoxTargets
 
@@ -60,7 +60,7 @@ def read_case(
 def test_losses_and_gradients(stored: dict[str, Tensor], facts: dict[str, dict], name: str) -> None:
     case = facts[name]
     prediction, targets = read_case(stored, case, name)
-    losses = build_box_criterion(CONFIG, case["K"])(prediction, targets, nothing_is_random)
+    losses = build_criterion(CONFIG, case["K"], kind="boxes")(prediction, targets, nothing_is_random)
     suffixes = [f"_{layer}" for layer in range(case["num_layers"] - 1)] + [""]
     for term, theirs in TERMS.items():
         expected = torch.tensor([case["losses_unweighted"][theirs + suffix] for suffix in suffixes])
@@ -77,7 +77,7 @@ def test_losses_and_gradients(stored: dict[str, Tensor], facts: dict[str, dict],
 def test_costs_and_matches(stored: dict[str, Tensor], facts: dict[str, dict], name: str) -> None:
     case = facts[name]
     prediction, targets = read_case(stored, case, name)
-    criterion = build_box_criterion(CONFIG, case["K"])
+    criterion = build_criterion(CONFIG, case["K"], kind="boxes")
     compared = criterion.comparison(prediction, targets, nothing_is_random)
     for layer in range(case["num_layers"]):
         logits = prediction.class_logits[layer].detach()

@@ -3,7 +3,7 @@ import torch
 
 from unimask.config.images import LossConfig
 from unimask.errors import ConfigError
-from unimask.losses.build import build_box_criterion
+from unimask.losses.build import build_criterion
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm
 from unimask.structures import BoxPrediction, BoxTargets
 
@@ -48,14 +48,14 @@ def test_perfect_boxes_cost_nothing() -> None:
     logits = torch.full((1, 1, 3, CLASSES + 1), -20.0)
     logits[0, 0, [0, 1, 2], [0, 1, 2]] = 20.0
     prediction = BoxPrediction(class_logits=logits, boxes=wanted[0].boxes[None, None])
-    losses = build_box_criterion(LossConfig(class_weight=1.0), CLASSES)(prediction, wanted, uniform)
+    losses = build_criterion(LossConfig(class_weight=1.0), CLASSES, kind="boxes")(prediction, wanted, uniform)
     assert losses.total.item() == pytest.approx(0.0, abs=1e-5)
     assert losses.weights == {"class": 1.0, "box": 5.0, "overlap": 2.0}
 
 
 def test_without_targets_boxes_have_a_gradient_of_zero() -> None:
     prediction = random_prediction()
-    losses = build_box_criterion(LossConfig(), CLASSES)(prediction, targets(0, 0, 0), uniform)
+    losses = build_criterion(LossConfig(), CLASSES, kind="boxes")(prediction, targets(0, 0, 0), uniform)
     losses.total.backward()
     assert losses.terms["box"].tolist() == losses.terms["overlap"].tolist() == [0.0, 0.0]
     assert prediction.boxes.grad is not None
@@ -66,25 +66,27 @@ def test_without_targets_boxes_have_a_gradient_of_zero() -> None:
 
 def test_box_terms_are_divided_by_the_mean_number_of_targets() -> None:
     prediction, wanted = random_prediction(), targets(2, 0, 4)
-    alone = build_box_criterion(LossConfig(), CLASSES)(prediction, wanted, uniform)
-    shared = build_box_criterion(LossConfig(), CLASSES, average=lambda count: count / 2)(
+    alone = build_criterion(LossConfig(), CLASSES, kind="boxes")(prediction, wanted, uniform)
+    shared = build_criterion(LossConfig(), CLASSES, average=lambda count: count / 2, kind="boxes")(
         prediction, wanted, uniform
     )
     for name in ("box", "overlap"):
         torch.testing.assert_close(shared.terms[name], 2 * alone.terms[name])
     assert torch.equal(shared.terms["class"], alone.terms["class"])
-    last = build_box_criterion(LossConfig(deep_supervision=False), CLASSES)(prediction, wanted, uniform)
+    last = build_criterion(LossConfig(deep_supervision=False), CLASSES, kind="boxes")(
+        prediction, wanted, uniform
+    )
     assert torch.equal(last.terms["box"], alone.terms["box"][-1:])
 
 
 @pytest.mark.parametrize("name", ["box_weight", "overlap_weight"])
 def test_weights_are_not_negative(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        build_box_criterion(LossConfig(**{name: -1.0}), CLASSES)
+        build_criterion(LossConfig(**{name: -1.0}), CLASSES, kind="boxes")
 
 
 def test_costs_of_a_picture_do_not_depend_on_the_others() -> None:
-    comparison = build_box_criterion(LossConfig(), CLASSES).comparison
+    comparison = build_criterion(LossConfig(), CLASSES, kind="boxes").comparison
     prediction, wanted = random_prediction(), targets(3, 0, 2)
     together = comparison(prediction, wanted, uniform).costs(1)
     for image, cost in enumerate(together):

@@ -13,7 +13,7 @@ from unimask.config.images import Experiment, ModelConfig, PostprocessConfig, ov
 from unimask.conversion import original
 from unimask.errors import ConfigError, WeightsError
 from unimask.inference.segmenter import Segmenter
-from unimask.losses.build import build_pixel_criterion
+from unimask.losses.build import build_criterion
 from unimask.losses.pixels import VOID, category_map
 from unimask.models.build import build_model
 from unimask.postprocess.masks import read
@@ -96,7 +96,7 @@ def test_the_loss_is_cross_entropy_at_every_pixel_that_has_a_category() -> None:
     assert labels[0, 0] == 4
     assert labels[30, 50] == 1
     assert labels[63, 0] == VOID
-    criterion = build_pixel_criterion(override(tiny(), {"losses.class_weight": 3.0}).losses, CLASSES)
+    criterion = build_criterion(override(tiny(), {"losses.class_weight": 3.0}).losses, CLASSES, kind="pixels")
     losses = criterion(prediction, (target, empty), torch.rand)
     assert losses.weights == {"pixels": 3.0}
     for index in range(2):

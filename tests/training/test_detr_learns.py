@@ -4,7 +4,7 @@ import torch
 
 from unimask.data.loader import batch_images
 from unimask.data.open import open_dataset
-from unimask.losses.build import build_box_criterion
+from unimask.losses.build import build_criterion
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.models.build import build_model
 from unimask.ops.boxes import xyxy_to_cxcywh
@@ -18,7 +18,7 @@ SIDE = 64
 def test_a_few_pictures_are_learned_by_heart() -> None:
     torch.manual_seed(0)
     experiment, dataset = detr_tiny(), open_dataset(f"shapes:{SIDE}x{SIDE}", "val", "detection")
-    model, criterion = build_model(experiment.model, 3), build_box_criterion(experiment.losses, 3)
+    model, criterion = build_model(experiment.model, 3), build_criterion(experiment.losses, 3, kind="boxes")
     samples = [sample for sample in (dataset[index] for index in range(8)) if len(sample.truth) > 1][:3]
     placements = [Placement.fit((SIDE, SIDE), (SIDE, SIDE), 32) for _ in samples]
     images = batch_images([sample.image for sample in samples], placements, (123.0,) * 3, (58.0,) * 3)

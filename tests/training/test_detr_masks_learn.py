@@ -11,7 +11,7 @@ from unimask.config.images import BackboneConfig, DetrConfig, Experiment, overri
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.data.open import open_dataset
 from unimask.errors import ConfigError
-from unimask.losses.build import build_box_mask_criterion
+from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.ops.boxes import cxcywh_to_xyxy, scale_of
@@ -70,7 +70,7 @@ def test_masks_of_a_picture_are_learned_by_heart() -> None:
     torch.manual_seed(0)
     batch = one_batch(1)
     model = build_model(MODEL, 6)
-    criterion = build_box_mask_criterion(experiment().losses, 6)
+    criterion = build_criterion(experiment().losses, 6, kind="boxes_and_masks")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     for _ in range(150):
         prediction = model(batch.images.pixels, batch.images.valid)
@@ -106,7 +106,7 @@ def test_no_segments_give_no_mask_loss_but_a_gradient() -> None:
         if isinstance(target, BoxMaskTargets)
     )
     prediction = model(batch.images.pixels, batch.images.valid)
-    losses = build_box_mask_criterion(experiment().losses, 6)(prediction, empty, torch.rand)
+    losses = build_criterion(experiment().losses, 6, kind="boxes_and_masks")(prediction, empty, torch.rand)
     assert losses.terms["mask"].tolist() == losses.terms["dice"].tolist() == [0, 0]
     losses.total.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -1,8 +1,10 @@
 """Builds the criterion that a config describes."""
 
+from typing import Any, Literal
+
 from torch import Tensor
 
-from unimask.config.images import LossConfig
+from unimask.config.images import DetrConfig, LossConfig, ModelConfig
 from unimask.errors import ConfigError
 from unimask.losses.box_comparison import BoxComparison
 from unimask.losses.box_mask_comparison import BoxMaskComparison
@@ -11,14 +13,9 @@ from unimask.losses.mask_comparison import MaskComparison
 from unimask.losses.pixels import PixelCriterion
 from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Sampling
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, FocalTerm, MaskTerm
-from unimask.structures import (
-    BoxMaskPrediction,
-    BoxMaskTargets,
-    BoxPrediction,
-    BoxTargets,
-    MaskPrediction,
-    Segments,
-)
+
+Kind = Literal["masks", "pixels", "boxes", "boxes_and_masks"]
+"""What a model predicts; the masks beside boxes are those of the last layer."""
 
 MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
@@ -29,67 +26,38 @@ def one_process(number: Tensor) -> Tensor:
 
 
 def build_criterion(
-    config: LossConfig, num_classes: int, average: Average = one_process
-) -> Criterion[MaskPrediction, Segments]:
-    """The criterion of masks for K = `num_classes` real classes; `average` gives the mean over training
-    processes.
+    config: LossConfig, num_classes: int, average: Average = one_process, *, kind: Kind = "masks"
+) -> Criterion[Any, Any] | PixelCriterion:
+    """Return the criterion of a model that predicts `kind`, for K = `num_classes` real classes.
+
+    `average` gives the mean over training processes.
 
     Raises:
         ConfigError: a setting has an impossible value.
     """
     _check(config)
+    if kind == "pixels":
+        return PixelCriterion(config.class_weight, config.deep_supervision)
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        comparison=_mask_comparison(config),
+        comparison=_comparison(config, kind),
         deep_supervision=config.deep_supervision,
         average=average,
     )
 
 
-def build_box_criterion(
-    config: LossConfig, num_classes: int, average: Average = one_process
-) -> Criterion[BoxPrediction, BoxTargets]:
-    """As `build_criterion`, for boxes.
-
-    Raises:
-        ConfigError: a setting has an impossible value.
-    """
-    _check(config)
-    return Criterion(
-        class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        comparison=_box_comparison(config),
-        deep_supervision=config.deep_supervision,
-        average=average,
-    )
+def kind_of(model: ModelConfig | DetrConfig) -> Kind:
+    """Return what a model predicts, as far as its criterion is concerned."""
+    if isinstance(model, ModelConfig):
+        return model.classification
+    return "boxes_and_masks" if model.mask_head else "boxes"
 
 
-def build_box_mask_criterion(
-    config: LossConfig, num_classes: int, average: Average = one_process
-) -> Criterion[BoxMaskPrediction, BoxMaskTargets]:
-    """As `build_criterion`, for boxes of every layer and masks of the last.
-
-    Raises:
-        ConfigError: a setting has an impossible value.
-    """
-    _check(config)
-    return Criterion(
-        class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
-        comparison=BoxMaskComparison(boxes=_box_comparison(config), masks=_mask_comparison(config)),
-        deep_supervision=config.deep_supervision,
-        average=average,
-    )
-
-
-def build_pixel_criterion(
-    config: LossConfig, num_classes: int, average: Average = one_process
-) -> PixelCriterion:
-    """The criterion of per-pixel classification, with the weight of the class term.
-
-    Raises:
-        ConfigError: a setting has an impossible value.
-    """
-    _check(config)
-    return PixelCriterion(config.class_weight, config.deep_supervision)
+def _comparison(config: LossConfig, kind: Kind) -> MaskComparison | BoxComparison | BoxMaskComparison:
+    if kind == "masks":
+        return _mask_comparison(config)
+    boxes = _box_comparison(config)
+    return boxes if kind == "boxes" else BoxMaskComparison(boxes=boxes, masks=_mask_comparison(config))
 
 
 def _box_comparison(config: LossConfig) -> BoxComparison:

@@ -7,7 +7,7 @@ from typing import cast
 import timm
 import torch
 from jaxtyping import Float
-from timm.layers import BatchNormAct2d, Format
+from timm.layers import BatchNormAct2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from unimask.nn.swin import Swin
 
 STRIDES = (4, 8, 16, 32)
 NAME = "model.backbone.name"
+PROBE = (64, 96)  # height and width of the image that a new network is tried on
 
 
 class FrozenBatchNorm(nn.Module):
@@ -149,28 +150,29 @@ def _build_timm(config: BackboneConfig) -> TimmBackbone:
         freeze_norms(network)
     outputs = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
     channels = {stride: widths[outputs[stride]] for stride in STRIDES}
-    channels_last = getattr(network, "output_fmt", Format.NCHW) == Format.NHWC
+    maps = _probe(network, config.name)
+    height, width = (side // STRIDES[0] for side in PROBE)
+    channels_last = tuple(maps[outputs[STRIDES[0]]].shape) == (1, height, width, channels[STRIDES[0]])
     backbone = TimmBackbone(network, channels=channels, outputs=outputs, channels_last=channels_last)
-    _probe(backbone, config)
+    for stride, index in outputs.items():
+        true_stride = stride // 2 if config.dilated and stride == STRIDES[-1] else stride
+        expected = (1, channels[stride], PROBE[0] // true_stride, PROBE[1] // true_stride)
+        shape = tuple(maps[index].permute(backbone.axes).shape)
+        if shape != expected:
+            raise ConfigError(NAME, f"{config.name!r}: its map of stride {stride} has shape {shape}")
     return backbone
 
 
-def _probe(backbone: TimmBackbone, config: BackboneConfig) -> None:
-    """One small picture goes through: some networks take pictures of one size only and say so too late."""
-    height, width = 64, 96
-    name = config.name
+def _probe(network: nn.Module, name: str) -> list[Tensor]:
+    """Return the maps of one small image: some networks take images of one size only and say so too late."""
     try:
         with torch.no_grad():
-            maps = backbone.eval()(torch.zeros(1, 3, height, width))
+            maps: list[Tensor] = network.eval()(torch.zeros(1, 3, *PROBE))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         way_out = "; take swin_tiny, swin_small, swin_base or swin_large" if "swin" in name else ""
         raise ConfigError(NAME, f"{name!r} does not take pictures of every size ({error}){way_out}") from None
-    for stride, features in maps.items():
-        true_stride = stride // 2 if config.dilated and stride == STRIDES[-1] else stride
-        expected = (1, backbone.channels[stride], height // true_stride, width // true_stride)
-        if tuple(features.shape) != expected:
-            raise ConfigError(NAME, f"{name!r}: its map of stride {stride} has shape {tuple(features.shape)}")
-    backbone.train()
+    network.train()
+    return maps
 
 
 def _swin(

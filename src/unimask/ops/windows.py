@@ -69,7 +69,7 @@ class Taps:
 
 def bilinear_taps(inputs: int, outputs: int) -> Taps:
     """Two taps for each output of a bilinear resize, as `interpolate(align_corners=False)` has them."""
-    step = torch.tensor(inputs / outputs, dtype=torch.float32)
+    step = torch.full((), inputs / outputs, dtype=torch.float32)
     position = ((torch.arange(outputs, dtype=torch.float32) + 0.5) * step - 0.5).clamp_min(0)
     low = position.long().clamp_max(inputs - 1)
     high = (low + 1).clamp_max(inputs - 1)

@@ -9,15 +9,10 @@ import torch
 from torch import nn
 
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import DetrConfig, Experiment, LossConfig, ModelConfig, TrainingConfig
+from unimask.config.images import Experiment, TrainingConfig
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.inference.evaluation import TaskMetrics
-from unimask.losses.build import (
-    build_box_criterion,
-    build_box_mask_criterion,
-    build_criterion,
-    build_pixel_criterion,
-)
+from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.criterion import Average
 from unimask.models.build import Model, build_model
 from unimask.structures import Batch
@@ -25,8 +20,6 @@ from unimask.training.initial import load_initial
 from unimask.training.job import Stream
 from unimask.training.step import LossOfBatch, count_targets, to_device, uniform_source
 from unimask.training.task import TrainingTask, describe_run, evaluate_model
-
-BuildCriterion = Callable[[LossConfig, int, Average], nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +96,9 @@ class MaskJob:
 
     def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int], LossOfBatch]:
         """Matching and losses on masks, on boxes, or on both."""
-        of_masks: dict[str, BuildCriterion] = {"masks": build_criterion, "pixels": build_pixel_criterion}
-        of_boxes: dict[bool, BuildCriterion] = {False: build_box_criterion, True: build_box_mask_criterion}
-        described = self.experiment.model
-        if isinstance(described, ModelConfig):
-            build = of_masks[described.classification]
-        else:
-            build = of_boxes[described.mask_head]
-        criterion = build(self.experiment.losses, len(self.task.categories), average).to(device)
-        both = isinstance(described, DetrConfig) and described.mask_head
-        prepare: Callable[[Batch], Batch] = box_mask_targets if both else _as_it_is
+        kind, count = kind_of(self.experiment.model), len(self.task.categories)
+        criterion = build_criterion(self.experiment.losses, count, average, kind=kind).to(device)
+        prepare: Callable[[Batch], Batch] = box_mask_targets if kind == "boxes_and_masks" else _as_it_is
 
         def measure(batch: Batch, seed: int) -> LossOfBatch:
             return LossOfBatch(to_device(prepare(batch), device), criterion, uniform_source(seed, device))
