@@ -12,7 +12,7 @@ from export.models import Exports
 from timm.layers import AvgPool2dSame, Conv2dSame
 
 from unimask.checkpoints.images import load_model, load_model_file, model_file_text
-from unimask.checkpoints.onnx import face_of, final_tensors, load_exported
+from unimask.checkpoints.onnx import final_tensors, load_exported, signature_of
 from unimask.config.images import tasks_of
 from unimask.errors import ConfigError, WeightsError
 from unimask.exporting.parity import box_agreement
@@ -64,7 +64,9 @@ def check_report(file: Path) -> None:
     assert json.loads(file.with_name(f"{file.name}.json").read_text()) == report
     about = load_model_file(file.with_suffix(""))
     assert [one["task"] for one in report["agreement"]] == list(tasks_of(about.experiment.model))
-    assert [one["output"] for one in report["differences"]] == list(face_of(about.experiment.model).outputs)
+    assert [one["output"] for one in report["differences"]] == list(
+        signature_of(about.experiment.model).outputs
+    )
     assert all(one["difference"] < 1e-3 < one["largest"] for one in report["differences"])
     for one in report["agreement"]:
         assert one["pictures"] == 1
@@ -181,10 +183,10 @@ def test_a_program_of_torch_export(exports: Exports, name: str) -> None:
     description = {"unimask.json": ""}
     program = torch.export.load(file, extra_files=description).module()
     assert description["unimask.json"] == model_file_text(own.model_file)
-    face = face_of(own.model_file.experiment.model)
+    signature = signature_of(own.model_file.experiment.model)
     given = dict(zip(("pixels", "valid"), inputs((3, 96, 64))))
     with torch.inference_mode():
-        found = program(*(given[each] for each in face.inputs))
+        found = program(*(given[each] for each in signature.inputs))
     for one, other in zip(outputs(own.model, *inputs((3, 96, 64))), found, strict=True):
         assert one.shape == other.shape
         assert torch.allclose(one, other, atol=1e-3)

@@ -28,6 +28,7 @@ from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.inference.text_evaluation import evaluate_lines
 from unimask.inference.translator import Translator, load_translator
 from unimask.models.build import build_sequence_model
+from unimask.models.seq2seq import Seq2Seq
 from unimask.presets import TRANSLATION_PRESETS
 from unimask.training import text_job as sequences
 from unimask.training.progress import SilentReporter
@@ -65,6 +66,10 @@ def small(**changes: object) -> TranslationExperiment:
 
 
 def small_translator(**changes: object) -> Translator:
+    return Translator(*small_model(**changes))
+
+
+def small_model(**changes: object) -> tuple[Seq2Seq, SequenceModelFile]:
     experiment = small(**changes)
     words = learn_vocabulary([*SOURCES, *TARGETS], 60, lowercase=True)
     torch.manual_seed(2)
@@ -72,7 +77,7 @@ def small_translator(**changes: object) -> Translator:
     about = SequenceModelFile(
         experiment=experiment, vocabulary=words, special=SPECIAL, licence="research only", provenance="random"
     )
-    return Translator(model, about)
+    return model, about
 
 
 @pytest.fixture
@@ -190,8 +195,9 @@ def test_methods_of_decoding_differ_and_seeds_repeat() -> None:
 
 
 def test_a_folder_is_complete_and_checked(tmp_path: Path) -> None:
-    translator = small_translator()
-    save_sequence_model(tmp_path / "model", translator.model, translator.model_file)
+    model, about = small_model()
+    translator = Translator(model, about)
+    save_sequence_model(tmp_path / "model", model, about)
     _, about = load_sequence_model(tmp_path / "model")
     assert about.experiment == translator.model_file.experiment
     assert (about.licence, about.special) == ("research only", SPECIAL)
@@ -246,8 +252,9 @@ def test_lines_come_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_command_writes_lines_and_tells_the_licence(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    translator = small_translator(decoding__limit_extra=3)
-    save_sequence_model(tmp_path / "model", translator.model, translator.model_file)
+    model, about = small_model(decoding__limit_extra=3)
+    translator = Translator(model, about)
+    save_sequence_model(tmp_path / "model", model, about)
     target = tmp_path / "out.de"
     translation.translate(
         ["A dog runs.", "", "Two men sit down."], str(tmp_path / "model"), output=target, device="cpu"
@@ -282,8 +289,9 @@ def test_attention_is_that_of_the_translation() -> None:
 
 
 def test_the_command_draws_attention(tmp_path: Path) -> None:
-    translator = small_translator(decoding__limit_extra=3)
-    save_sequence_model(tmp_path / "model", translator.model, translator.model_file)
+    model, about = small_model(decoding__limit_extra=3)
+    translator = Translator(model, about)
+    save_sequence_model(tmp_path / "model", model, about)
     translation.translate(
         ["A dog runs.", "", "Two men."], str(tmp_path / "model"), attention=tmp_path / "drawn", device="cpu"
     )

@@ -140,7 +140,7 @@ def test_only_layers_that_are_used_are_held():
         (BackboneConfig(name="hf-hub:someone/resnet50"), "no backbone is called"),
         (BackboneConfig(name="resnet50.nothing"), "gives no feature maps: Invalid pretrained tag"),
         (BackboneConfig(name="vit_tiny_patch16_224"), "has maps of stride 16; 4, 8, 16 and 32 are needed"),
-        (BackboneConfig(name="swinv2_cr_tiny_ns_224"), "pictures of every size .* take swin_tiny"),
+        (BackboneConfig(name="swinv2_cr_tiny_ns_224"), "images of every size .* take swin_tiny"),
         (BackboneConfig(name="ghostnet_100", drop_path_rate=0.2), "timm cannot build .* 'drop_path_rate'"),
         (BackboneConfig(name="swin_tiny", drop_path_rate=1.0), "less than 1; got 1.0"),
     ],

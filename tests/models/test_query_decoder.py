@@ -7,10 +7,10 @@ from unimask.config.images import QueryDecoderConfig
 from unimask.models.build import build_query_decoder
 from unimask.models.query_decoder import (
     QueryDecoder,
+    attend_everywhere,
     foreground,
     full_visibility,
     masked_visibility,
-    see_everything,
 )
 
 SIZES = {32: (2, 3), 16: (3, 5), 8: (5, 9)}
@@ -49,13 +49,13 @@ def test_masked_visibility_equals_resizing_every_mask() -> None:
 
 def test_full_visibility_restricts_nothing() -> None:
     assert full_visibility is not masked_visibility
-    assert full_visibility(torch.randn(1, 3, 5, 7), SIZES) is see_everything
-    assert see_everything(32, torch.randn(1, 7, 13)) is None
+    assert full_visibility(torch.randn(1, 3, 5, 7), SIZES) is attend_everywhere
+    assert attend_everywhere(32, torch.randn(1, 7, 13)) is None
 
 
 @pytest.mark.parametrize(("before", "predictions"), [(True, 5), (False, 4)])
 def test_one_prediction_per_layer_and_one_before(before: bool, predictions: int) -> None:
-    class_logits, embeddings = decoder(predict_before_layers=before)(memory(), see_everything)
+    class_logits, embeddings = decoder(predict_before_layers=before)(memory(), attend_everywhere)
     assert class_logits.shape == (predictions, 2, 7, 6)
     assert embeddings.shape == (predictions, 2, 7, 13)
 
@@ -87,14 +87,14 @@ def test_what_no_query_sees_changes_nothing() -> None:
         level.flatten(2)[..., 2:].normal_()
     after, _ = query_decoder(maps, look)
     assert torch.equal(before, after)
-    everything, _ = query_decoder(maps, see_everything)
+    everything, _ = query_decoder(maps, attend_everywhere)
     assert not torch.allclose(before, everything)
 
 
 def test_zeros_as_query_features_are_not_learned() -> None:
     query_decoder = decoder(query_features="zeros")
     assert "query_features.weight" not in query_decoder.state_dict()
-    class_logits, _ = query_decoder(memory(), see_everything)
+    class_logits, _ = query_decoder(memory(), attend_everywhere)
     torch.testing.assert_close(class_logits[0, :, 1:], class_logits[0, :, :-1])  # all queries say the same
     assert not torch.allclose(class_logits[1, :, 1:], class_logits[1, :, :-1])  # until their positions count
 
@@ -102,7 +102,7 @@ def test_zeros_as_query_features_are_not_learned() -> None:
 def test_a_width_of_its_own() -> None:
     query_decoder = decoder(channels=64, memory_strides=(16, 8))
     assert set(query_decoder.projections) == {"16", "8"}
-    class_logits, _ = query_decoder(memory(), see_everything)
+    class_logits, _ = query_decoder(memory(), attend_everywhere)
     assert class_logits.isfinite().all()
 
 

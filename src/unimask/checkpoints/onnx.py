@@ -1,4 +1,4 @@
-"""Models that were exported to an ONNX file, run by onnxruntime behind the face of the model.
+"""Models that were exported to an ONNX file, run by onnxruntime behind the interface of the model.
 
 The file holds the settings and categories that a model folder has in its `config.json`. What goes in:
 
@@ -37,7 +37,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Face:
+class Signature:
     """What goes into an exported model and what comes out, by name, and the prediction that it makes up."""
 
     inputs: tuple[str, ...]
@@ -61,18 +61,18 @@ def _boxes_and_masks(class_logits: Tensor, boxes: Tensor, mask_logits: Tensor) -
     return BoxMaskPrediction(class_logits=class_logits[None], boxes=boxes[None], mask_logits=mask_logits)
 
 
-MASKS = Face(
+MASKS = Signature(
     inputs=("pixels",), outputs=("class_logits", "mask_embeddings", "mask_features"), prediction=_masks
 )
-BOXES = Face(inputs=("pixels", "valid"), outputs=("class_logits", "boxes"), prediction=_boxes)
-BOXES_AND_MASKS = Face(
+BOXES = Signature(inputs=("pixels", "valid"), outputs=("class_logits", "boxes"), prediction=_boxes)
+BOXES_AND_MASKS = Signature(
     inputs=("pixels", "valid"),
     outputs=("class_logits", "boxes", "mask_logits"),
     prediction=_boxes_and_masks,
 )
 
 
-def face_of(config: ModelConfig | DetrConfig) -> Face:
+def signature_of(config: ModelConfig | DetrConfig) -> Signature:
     """How a model of this kind is exported."""
     if isinstance(config, ModelConfig):
         return MASKS
@@ -80,7 +80,7 @@ def face_of(config: ModelConfig | DetrConfig) -> Face:
 
 
 def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:
-    """The final prediction as plain tensors, in the order of the outputs of its `Face`."""
+    """The final prediction as plain tensors, in the order of the outputs of its `Signature`."""
     if isinstance(prediction, MaskPrediction):
         return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.features()
     if isinstance(prediction, BoxPrediction):
@@ -91,13 +91,13 @@ def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:
 class ExportedNetwork(nn.Module):
     """An exported model. It has no parameters: moving it to a device does nothing.
 
-    `run` takes the inputs that `face` names and gives its outputs, all in their order and on the CPU.
+    `run` takes the inputs that `signature` names and gives its outputs, all in their order and on the CPU.
     """
 
-    def __init__(self, run: Callable[[Sequence[Tensor]], Sequence[Tensor]], face: Face) -> None:
+    def __init__(self, run: Callable[[Sequence[Tensor]], Sequence[Tensor]], signature: Signature) -> None:
         super().__init__()
         self.run = run
-        self.face = face
+        self.signature = signature
 
     def forward(
         self,
@@ -108,7 +108,9 @@ class ExportedNetwork(nn.Module):
         if valid is None:
             valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool)
         given = {"pixels": pixels.float(), "valid": valid}
-        return self.face.prediction(*self.run([given[name].cpu().contiguous() for name in self.face.inputs]))
+        return self.signature.prediction(
+            *self.run([given[name].cpu().contiguous() for name in self.signature.inputs])
+        )
 
 
 def is_exported(name_or_path: str | Path) -> bool:
@@ -146,15 +148,17 @@ def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, Mo
             path, f"cannot be read, it may be cut off or no ONNX file ({_first_line(error)}); export it again"
         ) from None
     about = _description(session, path)
-    face = face_of(about.experiment.model)
-    _check_face(session, face, path)
-    return ExportedNetwork(_runner(session, face), face), about
+    signature = signature_of(about.experiment.model)
+    _check_signature(session, signature, path)
+    return ExportedNetwork(_runner(session, signature), signature), about
 
 
-def _runner(session: "InferenceSession", face: Face) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
+def _runner(
+    session: "InferenceSession", signature: Signature
+) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        named = {name: values.numpy() for name, values in zip(face.inputs, inputs, strict=True)}
-        return [torch.from_numpy(values) for values in session.run(list(face.outputs), named)]
+        named = {name: values.numpy() for name, values in zip(signature.inputs, inputs, strict=True)}
+        return [torch.from_numpy(values) for values in session.run(list(signature.outputs), named)]
 
     return run
 
@@ -168,13 +172,14 @@ def _description(session: "InferenceSession", path: Path) -> ModelFile:
     return parse_model_file(text, path)
 
 
-def _check_face(session: "InferenceSession", face: Face, path: Path) -> None:
+def _check_signature(session: "InferenceSession", signature: Signature, path: Path) -> None:
     given = [one.name for one in session.get_outputs()]
     taken = [one.name for one in session.get_inputs()]
-    if not set(given) >= set(face.outputs) or set(taken) != set(face.inputs):
+    if not set(given) >= set(signature.outputs) or set(taken) != set(signature.inputs):
         raise WeightsError(
             path,
-            f"gives {given} from {taken}, but its model gives {list(face.outputs)} from {list(face.inputs)}",
+            f"gives {given} from {taken}, but its model gives {list(signature.outputs)} "
+            f"from {list(signature.inputs)}",
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import ExportedProgram
 
-from unimask.checkpoints.onnx import DESCRIPTION_KEY, Face
+from unimask.checkpoints.onnx import DESCRIPTION_KEY, Signature
 from unimask.errors import WeightsError
 
 OPSET = 20  # the first whose GridSample has the modes of PyTorch
@@ -24,7 +24,7 @@ DIMENSIONS = {
 """The names of the sizes that may differ from call to call."""
 
 
-def save_onnx(program: ExportedProgram, path: Path, description: str, face: Face) -> None:
+def save_onnx(program: ExportedProgram, path: Path, description: str, signature: Signature) -> None:
     """Write the program as one ONNX file with `description` in its metadata.
 
     Raises:
@@ -34,8 +34,8 @@ def save_onnx(program: ExportedProgram, path: Path, description: str, face: Face
         program,
         dynamo=True,
         opset_version=OPSET,
-        input_names=list(face.inputs),
-        output_names=list(face.outputs),
+        input_names=list(signature.inputs),
+        output_names=list(signature.outputs),
         verbose=False,
     )
     assert exported is not None  # it is where no file is given
@@ -69,7 +69,7 @@ def quantise(source: Path, target: Path) -> None:
     """Write an ONNX file whose matrix products are computed in 8-bit integers.
 
     Weights are stored as int8, one scale per output channel; activations are scaled as they come, by their
-    own range (dynamic quantisation), so no pictures are needed. Convolutions stay as they are: onnxruntime's
+    own range (dynamic quantisation), so no images are needed. Convolutions stay as they are: onnxruntime's
     integer convolution is slower than the one in float32. Weights use seven of the eight bits: processors
     without VNNI add pairs of products in 16 bits, where two full products overflow without a word.
     """

@@ -27,7 +27,7 @@ REPEATS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How alike the results of both models are, over all pictures of a task."""
+    """How alike the results of both models are, over all images of a task."""
 
     task: Task
     pictures: int
@@ -37,7 +37,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxAgreement:
-    """How alike the boxes of both models are, over all pictures."""
+    """How alike the boxes of both models are, over all images."""
 
     task: Literal["detection"]
     pictures: int
@@ -108,7 +108,7 @@ def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tu
     Where canvases need not be multiples of 32 pixels, their sizes are odd.
     """
     generator = torch.Generator().manual_seed(0)
-    names = exported.face.outputs
+    names = exported.signature.outputs
     worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for index, (batch, *sides) in enumerate(SHAPES):
         height, width = (-(-(side + odd) // divisor) * divisor for side, odd in zip(sides, ODD))

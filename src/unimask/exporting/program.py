@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from unimask.checkpoints.onnx import DESCRIPTION_KEY, Face
+from unimask.checkpoints.onnx import DESCRIPTION_KEY, Signature
 from unimask.exporting.wrappers import CANVAS_STEP
 
 BATCH, EXAMPLE = 2, (103, 167)  # no two dimensions alike, so none is taken for another
 SMALLEST, LARGEST, LARGEST_BATCH = 64, 4096 * CANVAS_STEP, 1024
 
 
-def trace(wrapped: nn.Module, face: Face, step: int = CANVAS_STEP) -> ExportedProgram:
+def trace(wrapped: nn.Module, signature: Signature, step: int = CANVAS_STEP) -> ExportedProgram:
     """The program of a wrapped model (`wrappers.exportable`).
 
     Height and width are multiples of `step` from 64 on: torch.export treats sizes of 1 apart, and 32 pixels
@@ -34,8 +34,8 @@ def trace(wrapped: nn.Module, face: Face, step: int = CANVAS_STEP) -> ExportedPr
     }
     return torch.export.export(
         wrapped,
-        tuple(examples[name] for name in face.inputs),
-        dynamic_shapes=tuple(shapes[name] for name in face.inputs),
+        tuple(examples[name] for name in signature.inputs),
+        dynamic_shapes=tuple(shapes[name] for name in signature.inputs),
         strict=False,
     )
 

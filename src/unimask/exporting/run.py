@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from unimask.checkpoints.images import ModelFile, load_model, model_file_text, resolve_weights
-from unimask.checkpoints.onnx import ExportedNetwork, Face, face_of, is_exported, load_exported
+from unimask.checkpoints.onnx import ExportedNetwork, Signature, is_exported, load_exported, signature_of
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
@@ -29,7 +29,7 @@ from unimask.inference.segmenter import Segmenter
 from unimask.models.build import Model
 
 Format = Literal["onnx", "onnx-int8", "pt2"]
-GENERATED = 4  # pictures of shapes to compare results on, where none are given
+GENERATED = 4  # images of shapes to compare results on, where none are given
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
 
     `onnx` has standard operators only, `onnx-int8` is the same with matrix products in 8-bit integers, `pt2`
     is for `torch.export.load`. Batch, height and width may differ from call to call. The final maps are
-    compared on `images`, or on a few generated pictures of shapes. Both files are complete when they appear.
+    compared on `images`, or on a few generated images of shapes. Both files are complete when they appear.
 
     Raises:
         WeightsError: the model cannot be loaded.
@@ -56,17 +56,17 @@ def export(
     model, about = load_model(resolve_weights(weights))
     step = _check(model, about, weights, output, format)
     images = images or [shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)]
-    face = face_of(about.experiment.model)
+    signature = signature_of(about.experiment.model)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
             with _quiet():
-                program = trace(exportable(model), face, step)
-                _write(program, face, made, format, model_file_text(about))
+                program = trace(exportable(model), signature, step)
+                _write(program, signature, made, format, model_file_text(about))
             megabytes = made.stat().st_size / 2**20
             report = compare(
-                Segmenter(model, about), _open(made, face), images, format=format, megabytes=megabytes
+                Segmenter(model, about), _open(made, signature), images, format=format, megabytes=megabytes
             )
             made.chmod(0o644)
             os.replace(made, output)
@@ -90,7 +90,7 @@ def _check(model: Model, about: ModelFile, weights: str | Path, output: Path, fo
         raise ConfigError(
             f"{weights}: data.divisor",
             f"is {divisor}; exported, this model takes canvases of multiples of {step} pixels only. Write "
-            f"{step} into its config.json: pictures are padded to that, and results change a little",
+            f"{step} into its config.json: images are padded to that, and results change a little",
         )
     if format != "pt2":
         with needs_extra("export", weights):
@@ -101,24 +101,24 @@ def _check(model: Model, about: ModelFile, weights: str | Path, output: Path, fo
     return step if divisor % CANVAS_STEP else CANVAS_STEP
 
 
-def _write(program: ExportedProgram, face: Face, path: Path, format: Format, text: str) -> None:
+def _write(program: ExportedProgram, signature: Signature, path: Path, format: Format, text: str) -> None:
     if format == "pt2":
         save_program(program, path, text)
         return
     from unimask.exporting.onnx_file import quantise, save_onnx
 
     if format == "onnx":
-        save_onnx(program, path, text, face)
+        save_onnx(program, path, text, signature)
         return
     whole = path.with_name("float.onnx")
-    save_onnx(program, whole, text, face)
+    save_onnx(program, whole, text, signature)
     quantise(whole, path)
 
 
-def _open(path: Path, face: Face) -> ExportedNetwork:
+def _open(path: Path, signature: Signature) -> ExportedNetwork:
     if path.suffix.lower() == ".pt2":
         program = torch.export.load(path).module().forward  # the module itself refuses to be given a mode
-        return ExportedNetwork(lambda inputs: program(*inputs), face)
+        return ExportedNetwork(lambda inputs: program(*inputs), signature)
     network, _ = load_exported(path, "cpu")
     return network
 

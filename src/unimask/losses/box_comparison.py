@@ -50,9 +50,9 @@ class ComparedBoxes:
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted cost of every query for every target, of each picture."""
+        """The weighted cost of every query for every target, of each image."""
         boxes, counts = self.boxes[index], [len(target) for target in self.targets]
-        # all pictures at once: most of these costs are of no use, but one large step beats many
+        # all images at once: most of these costs are of no use, but one large step beats many
         cost = weighted_cost(self.terms, boxes.flatten(0, 1), torch.cat(self.targets))
         parts = cost.unflatten(0, boxes.shape[:2]).split(counts, dim=2)
         return [part[image] for image, part in enumerate(parts)]

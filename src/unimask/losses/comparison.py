@@ -41,7 +41,7 @@ class PairTerm(Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-    """What is to be found in one picture."""
+    """What is to be found in one image."""
 
     @property
     def labels(self) -> Int64[Tensor, " targets"]:
@@ -71,7 +71,7 @@ class Compared(Protocol):
         """The same comparison of other tensors in place of `tensors`."""
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted sum of the terms' costs, of each picture; random points are drawn for it."""
+        """The weighted sum of the terms' costs, of each image; random points are drawn for it."""
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""

@@ -18,7 +18,7 @@ VALUES_AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class MaskComparison:
-    """Compares masks where `sampling` says: costs at places that all queries and targets of a picture share,
+    """Compares masks where `sampling` says: costs at places that all queries and targets of an image share,
     losses at places of each pair.
 
     Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
@@ -73,12 +73,12 @@ class ComparedMasks:
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted cost of every query for every target, of each picture.
+        """The weighted cost of every query for every target, of each image.
 
-        Points are drawn once per picture, also for one without targets, as in the original code.
+        Points are drawn once per image, also for one without targets, as in the original code.
         """
-        pictures = zip(self.embeddings[index], self._features(index), self.targets, strict=True)
-        return [self._costs(*picture) for picture in pictures]
+        images = zip(self.embeddings[index], self._features(index), self.targets, strict=True)
+        return [self._costs(*image) for image in images]
 
     def _costs(
         self,

@@ -13,7 +13,7 @@ from unimask.structures import Matches
 
 
 class Matcher(nn.Module):
-    """Matches queries and targets of each picture one to one, for one prediction.
+    """Matches queries and targets of each image one to one, for one prediction.
 
     The cost of a pair is the weighted sum of the costs of all terms: that of the class, and those that
     compare masks or boxes.
@@ -32,7 +32,7 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> list[Float[Tensor, "queries _targets"]]:
-        """The cost of every query for every target, of each picture; `pair_costs` is all but the class."""
+        """The cost of every query for every target, of each image; `pair_costs` is all but the class."""
         return [
             self.class_term.weight * self.class_term.cost(logits, target.labels) + pair_cost
             for logits, target, pair_cost in zip(class_logits, targets, pair_costs, strict=True)
@@ -44,14 +44,14 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> Matches:
-        """The matched pairs of the batch: min(queries, targets) of each picture, in order of query."""
+        """The matched pairs of the batch: min(queries, targets) of each image, in order of query."""
         return match(self.costs(class_logits, targets, pair_costs))
 
 
 def match(costs: Sequence[Float[Tensor, "queries _"]]) -> Matches:
-    """The pairs of least total cost in each picture, on the device of the costs.
+    """The pairs of least total cost in each image, on the device of the costs.
 
-    One copy to the host and one back, however many pictures there are.
+    One copy to the host and one back, however many images there are.
     """
     on_host = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
     pairs = []

@@ -33,9 +33,9 @@ class Sampling(Protocol):
         target: Segments,
         uniform: Uniform,
     ) -> LogitsAndLabels:
-        """The logits of all queries of a picture and the labels of all its targets, for the matcher.
+        """The logits of all queries of an image and the labels of all its targets, for the matcher.
 
-        As many random numbers are drawn as for any picture of this size, also without targets.
+        As many random numbers are drawn as for any image of this size, also without targets.
         """
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
@@ -207,7 +207,7 @@ def at_shared_points(
     target: Segments,
     points: Float[Tensor, "points 2"],
 ) -> LogitsAndLabels:
-    """All queries and all targets of a picture at the same points."""
+    """All queries and all targets of an image at the same points."""
     labels = sample_all_labels(target.layers, len(target), points)
     return logits_at_shared_points(embeddings, features, points), labels
 

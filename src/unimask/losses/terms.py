@@ -141,7 +141,7 @@ class DiceTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxTerm:
-    """The L1 distance of two boxes: of centre and size, in units of the picture.
+    """The L1 distance of two boxes: of centre and size, in units of the image.
 
     Source: DETR (2005.12872), Sec. 3.1 and A.2.
     """

@@ -35,7 +35,7 @@ class TokenCriterion(nn.Module):
         bias: Float[Tensor, " vocabulary"] | None,
         labels: Int64[Tensor, " tokens"],
     ) -> Losses:
-        """`smoothed` is to be differentiated; `cross_entropy`, without smoothing, is to be looked at.
+        """`smoothed` is to be differentiated; `cross_entropy`, without smoothing, is for display.
 
         Logits are `states @ weight.T + bias`. Both are sums over tokens, divided by the average number of
         tokens (at least 1); natural logarithms.

@@ -170,7 +170,7 @@ def _probe(network: nn.Module, name: str) -> list[Tensor]:
             maps: list[Tensor] = network.eval()(torch.zeros(1, 3, *PROBE))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         way_out = "; take swin_tiny, swin_small, swin_base or swin_large" if "swin" in name else ""
-        raise ConfigError(NAME, f"{name!r} does not take pictures of every size ({error}){way_out}") from None
+        raise ConfigError(NAME, f"{name!r} does not take images of every size ({error}){way_out}") from None
     network.train()
     return maps
 
@@ -200,7 +200,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
 
     Raises:
-        ConfigError: the name is unknown, the network has no maps of strides 4, 8, 16 and 32 or takes pictures
+        ConfigError: the name is unknown, the network has no maps of strides 4, 8, 16 and 32 or takes images
             of one size only, or the rate of stochastic depth is not in [0, 1) or not known to the network.
     """
     if not 0 <= config.drop_path_rate < 1:

@@ -1,4 +1,4 @@
-"""From a config to a model with random weights; in this room only `backbones.py` sees a config too."""
+"""From a config to a model with random weights; in this package only `backbones.py` takes a config too."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A picture becomes a set of (class, box) pairs."""
+"""An image becomes a set of (class, box) pairs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.models.query_decoder import QueryDecoder, see_everything
+from unimask.models.query_decoder import QueryDecoder, attend_everywhere
 from unimask.models.transformer_encoder import TransformerEncoder
 from unimask.ops.positions import padded_sine_positions
 from unimask.structures import BoxPrediction, Size
@@ -16,21 +16,21 @@ from unimask.structures import BoxPrediction, Size
 
 @dataclass(frozen=True, kw_only=True)
 class DetrStates:
-    """All that happens in the model on the way to its prediction; a mask head starts from it."""
+    """The states of the model on the way to its prediction; a mask head starts from them."""
 
     maps: Mapping[int, Tensor]  # of the backbone, by stride
     projected: Float[Tensor, "batch channels height width"]  # what the encoder takes
     memory: Float[Tensor, "batch channels height width"]  # what it makes of it
-    valid: Bool[Tensor, "batch height width"]  # cells that show the picture
+    valid: Bool[Tensor, "batch height width"]  # cells that show the image
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     boxes: Float[Tensor, "predictions batch queries 4"]
-    queries: Float[Tensor, "predictions batch queries channels"]  # normalised, as the heads see them
+    queries: Float[Tensor, "predictions batch queries channels"]  # normalised, as the heads take them
 
 
 def valid_cells(
     valid: Bool[Tensor, "batch height width"], size: Size
 ) -> Bool[Tensor, "batch {size[0]} {size[1]}"]:
-    """Which cells of a smaller map show the picture: the nearest pixel decides, as in the original."""
+    """Which cells of a smaller map show the image: the nearest pixel decides, as in the original."""
     return functional.interpolate(valid[None].float(), size)[0] > 0.5
 
 
@@ -83,18 +83,18 @@ class Detr(nn.Module):
     ) -> BoxPrediction:
         """Classes and boxes after every layer; `pixels` are normalised, those not `valid` are padding.
 
-        The valid pixels of a picture are a rectangle in its upper left corner; None: all are valid. Padding
-        is seen by the backbone only.
+        The valid pixels of an image are a rectangle in its upper left corner; None: all are valid. Padding
+        reaches the backbone only.
         """
-        seen = self.look(pixels, valid)
-        return BoxPrediction(class_logits=seen.class_logits, boxes=seen.boxes)
+        states = self.states(pixels, valid)
+        return BoxPrediction(class_logits=states.class_logits, boxes=states.boxes)
 
-    def look(
+    def states(
         self,
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None,
     ) -> DetrStates:
-        """As `forward`, with all that lies on the way."""
+        """As `forward`, with all states on the way."""
         if valid is None:
             valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device)
         maps = self.backbone(pixels)
@@ -111,7 +111,7 @@ class Detr(nn.Module):
         placed = self.encoder_input(projected, positions.movedim(-1, 1))
         memory = self.encoder(placed, positions.flatten(1, 2), valid)
         class_logits, boxes, queries = self.query_decoder(
-            {self.stride: memory}, see_everything, {self.stride: valid}
+            {self.stride: memory}, attend_everywhere, {self.stride: valid}
         )
         return DetrStates(
             maps=maps,

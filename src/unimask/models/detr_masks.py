@@ -14,7 +14,7 @@ GROUPS = 8  # of the norms
 
 
 class QueryAttentionMaps(nn.Module):
-    """Where each query looks in the memory: the weights of a multi-head attention without values.
+    """Where each query attends in the memory: the weights of a multi-head attention without values.
 
     Source: DETR (2005.12872), Sec. 4.2, Fig. 8. In the code the softmax runs over all heads and cells of a
     query together.
@@ -74,7 +74,7 @@ class MaskPyramid(nn.Module):
         attention: Float[Tensor, "batch queries heads height width"],
         maps: tuple[Float[Tensor, "batch _channels _height _width"], ...],
     ) -> Float[Tensor, "batch queries map_height map_width"]:
-        """Mask logits of some queries of each picture, at the size of the last map."""
+        """Mask logits of some queries of each image, at the size of the last map."""
         masks = attention.shape[:2]
         shared = projected[:, None].expand(-1, masks[1], -1, -1, -1)
         inputs = torch.cat((shared, attention), dim=2).flatten(0, 1)
@@ -114,12 +114,12 @@ class DetrWithMasks(nn.Module):
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> BoxMaskPrediction:
         """Classes and boxes after every layer, masks after the last; `pixels` and `valid` as for `Detr`."""
-        seen = self.detr.look(pixels, valid)
-        attention = self.attention(seen.queries[-1], seen.memory, seen.valid)
-        masks = self.pyramid(seen.projected, attention, self.finer_maps(seen))
-        return BoxMaskPrediction(class_logits=seen.class_logits, boxes=seen.boxes, mask_logits=masks)
+        states = self.detr.states(pixels, valid)
+        attention = self.attention(states.queries[-1], states.memory, states.valid)
+        masks = self.pyramid(states.projected, attention, self.finer_maps(states))
+        return BoxMaskPrediction(class_logits=states.class_logits, boxes=states.boxes, mask_logits=masks)
 
-    def finer_maps(self, seen: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
+    def finer_maps(self, states: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
         """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""
-        strides = sorted((stride for stride in seen.maps if stride < self.detr.stride), reverse=True)
-        return tuple(seen.maps[stride] for stride in strides)
+        strides = sorted((stride for stride in states.maps if stride < self.detr.stride), reverse=True)
+        return tuple(states.maps[stride] for stride in strides)

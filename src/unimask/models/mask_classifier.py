@@ -1,4 +1,4 @@
-"""The whole model: a picture becomes a set of (class, mask) pairs."""
+"""The whole mask classifier: an image becomes a set of (class, mask) pairs."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.models.per_pixel import CategoryEmbeddings
-from unimask.models.query_decoder import Look, QueryDecoder, Visibility
+from unimask.models.query_decoder import AttentionMask, QueryDecoder, Visibility
 from unimask.structures import MaskPrediction, Size
 
 
 class MaskClassifier(nn.Module):
     """Backbone, pixel decoder, query decoder: Mask2Former, its ablations, MaskFormer.
 
-    `visibility` makes the function that tells where queries may look from the mask features.
+    `visibility` makes the attention mask of queries from the mask features.
 
     Source: Mask2Former, Sec. 3.1; MaskFormer (2107.06278), Sec. 3.3.
     """
@@ -39,7 +39,7 @@ class MaskClassifier(nn.Module):
     ) -> MaskPrediction:
         """Class logits and factorised masks, per prediction in order of depth; `pixels` are normalised.
 
-        `valid` plays no part: padding is seen like any pixel, as in the original. Models of boxes mask it.
+        `valid` plays no part: padding is treated like any pixel, as in the original. Models of boxes mask it.
         """
         return self._predict(pixels, self.visibility)
 
@@ -47,25 +47,25 @@ class MaskClassifier(nn.Module):
     def attention_masks(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Bool[Tensor, "batch queries _height _width"], ...]:
-        """Where each query may look in the memory of each layer, at the memory's size; True is visible.
+        """Return where each query may attend in each layer, at the size of the memory; True is visible.
 
         Layers that nothing guides (the first one of a model without a prediction before it) are left out.
         """
         masks: list[Tensor] = []
 
-        def watching(mask_features: Tensor, sizes: Mapping[int, Size]) -> Look:
-            look = self.visibility(mask_features, sizes)
+        def recording(mask_features: Tensor, sizes: Mapping[int, Size]) -> AttentionMask:
+            attention_mask = self.visibility(mask_features, sizes)
 
-            def watch(stride: int, embeddings: Tensor) -> Tensor | None:
-                visible = look(stride, embeddings)
+            def record(stride: int, embeddings: Tensor) -> Tensor | None:
+                visible = attention_mask(stride, embeddings)
                 shape = (*embeddings.shape[:2], *sizes[stride])
                 everything = torch.ones(shape, dtype=torch.bool, device=embeddings.device)
                 masks.append(everything if visible is None else visible.reshape(shape))
                 return visible
 
-            return watch
+            return record
 
-        self._predict(pixels, watching)
+        self._predict(pixels, recording)
         return tuple(masks)
 
     def _predict(
@@ -73,8 +73,8 @@ class MaskClassifier(nn.Module):
     ) -> MaskPrediction:
         memory, mask_features = self.pixel_decoder(self.backbone(pixels))
         sizes = {s: (memory[s].shape[2], memory[s].shape[3]) for s in self.query_decoder.strides}
-        look = visibility(mask_features, sizes)
-        class_logits, mask_embeddings = self.query_decoder(memory, look)
+        attention_mask = visibility(mask_features, sizes)
+        class_logits, mask_embeddings = self.query_decoder(memory, attention_mask)
         return MaskPrediction(
             class_logits=class_logits, mask_embeddings=mask_embeddings, mask_features=mask_features[None]
         )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unimask.models.query_decoder import Look
+from unimask.models.query_decoder import AttentionMask
 from unimask.nn.layers import Perceptron
 
 CERTAIN = 50.0  # a logit whose probability is 1 in float32
@@ -26,9 +26,9 @@ def category_logits(num_classes: int) -> Float[Tensor, "{num_classes} {num_class
 def centred(
     embeddings: Float[Tensor, "*batch categories channels"],
 ) -> Float[Tensor, "*batch categories channels"]:
-    """Embeddings whose mean over the categories is 0: a softmax over the categories does not see it.
+    """Embeddings whose mean over the categories is 0: a softmax over the categories is not changed by it.
 
-    So logits are small, and a sigmoid of them, by which results are read, does not saturate.
+    So logits are small, and a sigmoid of them, which postprocessing takes, does not saturate.
     """
     return embeddings - embeddings.mean(dim=-2, keepdim=True)
 
@@ -39,7 +39,7 @@ class CategoryEmbeddings(nn.Module):
     It has no bias of its own: the mask features have one.
     """
 
-    strides: tuple[int, ...] = ()  # of the memory that it looks at
+    strides: tuple[int, ...] = ()  # of the memory that it attends to
     logits: Tensor
 
     def __init__(self, num_classes: int, mask_channels: int) -> None:
@@ -48,12 +48,14 @@ class CategoryEmbeddings(nn.Module):
         self.register_buffer("logits", category_logits(num_classes), persistent=False)
 
     def forward(
-        self, memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]], look: Look
+        self,
+        memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
+        attention_mask: AttentionMask,
     ) -> tuple[
         Float[Tensor, "1 batch categories categories_and_none"],
         Float[Tensor, "1 batch categories mask_channels"],
     ]:
-        """The same for every picture of the batch."""
+        """The same for every image of the batch."""
         batch = next(iter(memory.values())).shape[0]
         embeddings = centred(self.weight)
         return self.logits.expand(1, batch, -1, -1), embeddings.expand(1, batch, -1, -1)

@@ -212,9 +212,9 @@ def _joined(
 class MapPositions(nn.Module):
     """Adds to each cell of a map a learned vector of its place.
 
-    A mask is where the features fit the query's embedding. Features that know only what they see fit wherever
-    the same thing is seen, so objects that look alike are hard to tell apart; those that know their place
-    need no context for it. At first nothing is added.
+    A mask is where the features fit the query's embedding. Features that hold only content fit wherever the
+    same content is, so objects that look alike are hard to tell apart; those that hold their place need no
+    context for it. At first nothing is added.
 
     Source: K-Net (2106.14855), Sec. 3.4 and SOLO (1912.04488), Sec. 3.2 give masks positions for this reason,
     in other forms.

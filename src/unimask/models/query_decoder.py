@@ -1,7 +1,7 @@
-"""Queries look at the memory, layer by layer, and say after each layer what they have found.
+"""Queries attend to the memory, layer by layer, with a prediction after each layer.
 
 The settings of this one decoder are the differences between DETR, MaskFormer and Mask2Former. It knows
-neither boxes nor masks: what queries say is up to `heads`, where they may look is up to a function.
+neither boxes nor masks: `heads` make the predictions, a function makes the attention masks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,21 +19,21 @@ from unimask.ops.dispatch import resize_maps
 from unimask.ops.positions import padded_sine_positions, sine_positions
 from unimask.structures import Size
 
-Look = Callable[[int, Tensor], Tensor | None]
-"""Where queries may look in the memory of a stride, given what they said last: (batch, queries, cells),
-True where visible, or None where they see everything."""
+AttentionMask = Callable[[int, Tensor], Tensor | None]
+"""The attention mask in the memory of a stride, given the last prediction: (batch, queries, cells), True
+where visible, or None for everywhere."""
 
-Visibility = Callable[[Tensor, Mapping[int, Size]], Look]
-"""Makes a `Look` from the mask features of a batch and the memory's size at each stride."""
+Visibility = Callable[[Tensor, Mapping[int, Size]], AttentionMask]
+"""Makes an `AttentionMask` from the mask features of a batch and the memory's size at each stride."""
 
 
 def foreground(
     mask_logits: Float[Tensor, "batch queries cells"],
 ) -> Bool[Tensor, "batch queries cells"]:
-    """Which cells of the memory each query may look at: the foreground of its own last mask.
+    """Return which cells of the memory each query may attend to: the foreground of its own last mask.
 
-    Cut at logit 0 (probability 0.5). A query whose mask is empty sees everything, because a softmax over no
-    keys is undefined. No gradient flows through the result.
+    Foreground is logit >= 0 (probability 0.5). A query whose mask is empty attends everywhere, because a
+    softmax over no keys is undefined. No gradient flows through the result.
 
     Source: Mask2Former, Sec. 3.2.1, Eq. 2-3; the rule for empty masks is only in the original code.
     """
@@ -43,30 +43,30 @@ def foreground(
 
 def masked_visibility(
     mask_features: Float[Tensor, "batch channels height width"], sizes: Mapping[int, Size]
-) -> Look:
-    """Each query sees the foreground of its own last mask, at the size of the memory it looks at.
+) -> AttentionMask:
+    """Let each query attend to the foreground of its own last mask, at the size of the memory.
 
     Mask features are resized once per stride, and only then multiplied with mask embeddings. That equals
     resizing each mask, because resizing and the product are linear and act on different dimensions.
     """
     resized = {stride: resize_maps(mask_features.detach(), size) for stride, size in sizes.items()}
 
-    def look(stride: int, mask_embeddings: Tensor) -> Tensor:
+    def attention_mask(stride: int, mask_embeddings: Tensor) -> Tensor:
         # of mixed precision; autocast would convert them for each layer
         resized[stride] = resized[stride].to(mask_embeddings.dtype)
         return foreground(mask_embeddings.detach() @ resized[stride])
 
-    return look
+    return attention_mask
 
 
 def full_visibility(
     mask_features: Float[Tensor, "batch channels height width"], sizes: Mapping[int, Size]
-) -> Look:
-    """Every query sees everything."""
-    return see_everything
+) -> AttentionMask:
+    """Let every query attend everywhere."""
+    return attend_everywhere
 
 
-def see_everything(stride: int, embeddings: Tensor) -> None:
+def attend_everywhere(stride: int, embeddings: Tensor) -> None:
     """No restriction."""
 
 
@@ -110,24 +110,24 @@ class QueryDecoder(nn.Module):
     def forward(
         self,
         memory: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
-        look: Look,
+        attention_mask: AttentionMask,
         valid: Mapping[int, Bool[Tensor, "batch _height _width"]] = EVERYTHING_VALID,
     ) -> tuple[Float[Tensor, "predictions batch queries _"], ...]:
-        """What the heads say, each stacked in order of depth: class logits, then mask embeddings or boxes.
+        """Return the outputs of the heads by depth: class logits, then mask embeddings or boxes.
 
-        `look` is asked before each layer with the latest of the latter. Where the first prediction is left
-        out, it guides nothing either: the first layer sees everything. Cells of a stride that are not
-        `valid` (padding) are never seen, and positions do not count them; strides not named have no padding.
+        `attention_mask` is called before each layer with the latest of the latter. Where the first prediction
+        is left out, the first layer attends everywhere. Cells of a stride that are not `valid` (padding) are
+        never attended to, and positions do not count them; strides not named have no padding.
         """
         levels = self._memories(memory, valid)
         batch = next(iter(levels.values())).keys.shape[0]
         queries = self.query_features.weight.expand(batch, -1, -1)
         positions = self.query_positions.weight[None]
-        shown = {stride: mask.flatten(1)[:, None] for stride, mask in valid.items()}
+        shown = {stride: cells.flatten(1)[:, None] for stride, cells in valid.items()}
         predictions = [self.heads(self.norm(queries))]
-        looks = chain(repeat(see_everything, self.first_prediction), repeat(look))
-        for layer, stride, sees in zip(self.layers, self.strides, looks, strict=False):
-            visible = _both(sees(stride, predictions[-1][1]), shown.get(stride))
+        masks = chain(repeat(attend_everywhere, self.first_prediction), repeat(attention_mask))
+        for layer, stride, mask in zip(self.layers, self.strides, masks, strict=False):
+            visible = _both(mask(stride, predictions[-1][1]), shown.get(stride))
             queries = layer(queries, positions, levels[stride], visible)
             predictions.append(self.heads(self.norm(queries)))
         return tuple(torch.stack(said) for said in zip(*predictions[self.first_prediction :], strict=True))
@@ -153,7 +153,7 @@ class QueryDecoder(nn.Module):
 def _both(
     visible: Bool[Tensor, "batch queries cells"] | None, valid: Bool[Tensor, "batch 1 cells"] | None
 ) -> Bool[Tensor, "batch #queries cells"] | None:
-    """What is visible and valid; None is everything."""
+    """Return what is visible and valid; None is everywhere."""
     if visible is None or valid is None:
         return valid if visible is None else visible
     return visible & valid

@@ -38,7 +38,7 @@ class TokenEmbedding(nn.Module):
         return functional.embedding(tokens, self.weight) * self.scale
 
     def logits(self, states: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch vocabulary"]:
-        """What states say about the next token."""
+        """Return the logits of the next token."""
         return functional.linear(states, self.weight, self.bias)
 
 
@@ -54,7 +54,7 @@ class TokenSource(nn.Module):
 
 
 class VectorSource(nn.Module):
-    """The source is vectors (frames of speech, columns of a picture), brought to the width of the model."""
+    """The source is vectors (frames of speech, columns of an image), brought to the width of the model."""
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class Seq2Seq(nn.Module):
         return self.decoder_norm(states)
 
     def logits(self, states: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch vocabulary"]:
-        """What states say about the next token."""
+        """Return the logits of the next token."""
         return self.embedding.logits(states)
 
     def encode(
@@ -142,7 +142,7 @@ class Seq2Seq(nn.Module):
         source: Int64[Tensor, "batch places"] | Float[Tensor, "batch places features"],
         valid: Bool[Tensor, "batch places"],
     ) -> Memory:
-        """What the decoder looks at. Places that are not valid are never looked at."""
+        """Return the memory of the decoder. Places that are not valid are never attended to."""
         states = self._placed(self.source_input(source, self.embedding), 0)
         nowhere = states.new_zeros(1).expand_as(states[:1])
         for layer in self.encoder_layers:
@@ -151,7 +151,7 @@ class Seq2Seq(nn.Module):
         return Memory(keys=states, values=states)
 
     def start(self, memory: Memory) -> Progress:
-        """Before the first token; from here on `step` needs the memory no more."""
+        """Return the progress before the first token; `step` does not need the memory any more."""
         kept = tuple(layer.start(memory) for layer in self._decoder())
         return Progress(kept=kept, place=0)
 
@@ -163,8 +163,8 @@ class Seq2Seq(nn.Module):
     ) -> tuple[Float[Tensor, "batch channels"], Progress]:
         """The state after the newest token of each sequence, as `forward` gives it, and the progress with it.
 
-        What was computed for earlier tokens is kept, so that a step costs the same wherever it is, but for a
-        look at each of them.
+        What was computed for earlier tokens is kept, so that a step costs the same wherever it is, but for
+        attending to each of them.
         """
         states = self._placed(self.embedding(newest[:, None]), progress.place)
         after: list[Kept] = []
@@ -180,7 +180,7 @@ class Seq2Seq(nn.Module):
         source_valid: Bool[Tensor, "batch places"],
         tokens: Int64[Tensor, "batch tokens"],
     ) -> AttentionMaps:
-        """Who looks at whom while these tokens (the first is the begin token) are read, in every layer."""
+        """Return the attention of every layer while these tokens (the first is the begin token) are read."""
         with self._watched() as (encoder, decoder, cross):
             self(source, source_valid, tokens)
         return AttentionMaps(encoder=tuple(encoder), decoder=tuple(decoder), cross=tuple(cross))
@@ -204,7 +204,7 @@ class Seq2Seq(nn.Module):
     def _placed(
         self, vectors: Float[Tensor, "batch tokens channels"], first: int
     ) -> Float[Tensor, "batch tokens channels"]:
-        """With their positions, counted from `first`."""
+        """Add positions, counted from `first`."""
         _, count, channels = vectors.shape
         positions = sequence_positions(
             first, count, channels, halves=self.halves, device=vectors.device, dtype=vectors.dtype

@@ -1,4 +1,4 @@
-"""Every cell of a small map looks at every other: the encoder of DETR, and of MaskFormer's pixel decoder."""
+"""Every cell of a small map attends to all others: the encoder of DETR and of MaskFormer's pixel decoder."""
 
 from collections.abc import Sequence
 
@@ -32,8 +32,8 @@ class TransformerEncoder(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """The refined map; `positions` tell each cell its place, row by row, and are added in every layer.
 
-        No cell looks at one that is not `valid` (padding); what such a cell itself becomes means nothing.
-        None: all are valid. At least one cell of each picture is.
+        No cell attends to one that is not `valid` (padding); what such a cell itself becomes means nothing.
+        None: all are valid. At least one cell of each image is.
         """
         tokens = maps.flatten(2).transpose(1, 2)
         visible = None if valid is None else valid.flatten(1)[:, None]

@@ -16,12 +16,12 @@ from torch.nn import functional
 from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
 from unimask.structures import Size
 
-_LEAST_SPARE = 16  # tokens for which there is room when space grows
+_LEAST_SPARE = 16  # spare tokens when the space grows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What queries look at: `keys` tell where (content and position), `values` what."""
+    """What queries attend to: `keys` hold content and position, `values` the content."""
 
     keys: Float[Tensor, "batch tokens channels"]
     values: Float[Tensor, "batch tokens channels"]
@@ -29,7 +29,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """Keys and values of some tokens as one attention sees them: projected, and split into its heads.
+    """Keys and values of some tokens for one attention: projected, and split into its heads.
 
     They depend on their own token only, so they can be kept while queries or further tokens come.
     """
@@ -38,59 +38,59 @@ class Projected:
     values: Float[Tensor, "batch heads tokens head_channels"]
 
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Projected":
-        """Those of some rows of the batch, which may be named more than once."""
+        """Select rows of the batch; a row may be named more than once."""
         return Projected(keys=self.keys[indices], values=self.values[indices])
 
 
-class _Room:
+class _Buffer:
     """Space for keys and values of more tokens than there are yet; `filled` of them have been written."""
 
     def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
         self.keys, self.values, self.filled = keys, values, filled
 
-    def grown(self, filled: int, spare: int) -> "_Room":
-        """A copy of the tokens that have been written up to a point, with more space."""
+    def grown(self, filled: int, spare: int) -> "_Buffer":
+        """Copy the first `filled` tokens into a buffer with space for `spare` more."""
         keys, values = (
             functional.pad(one[:, :, :filled], (0, 0, 0, spare)) for one in (self.keys, self.values)
         )
-        return _Room(keys, values, filled)
+        return _Buffer(keys, values, filled)
 
 
 class Prefix:
-    """The tokens of a sequence so far, as one attention sees them; a prefix never changes.
+    """Keys and values of the tokens of a sequence so far, for one attention; a prefix never changes.
 
     The next token is written behind the others into the same space, if nobody has written there yet, and the
     space grows by half when it is full: so all steps together copy an amount in proportion to the length. Not
     differentiable: decoding runs without gradients.
     """
 
-    def __init__(self, room: _Room) -> None:
-        self._room, self._count = room, room.filled
+    def __init__(self, buffer: _Buffer) -> None:
+        self._buffer, self._count = buffer, buffer.filled
 
     @classmethod
     def of(cls, tokens: Projected) -> "Prefix":
-        """These tokens."""
-        return cls(_Room(tokens.keys, tokens.values, tokens.keys.shape[2]))
+        """Return the prefix of these tokens."""
+        return cls(_Buffer(tokens.keys, tokens.values, tokens.keys.shape[2]))
 
     @property
     def tokens(self) -> Projected:
         """Keys and values of all tokens so far."""
-        keys, values = self._room.keys[:, :, : self._count], self._room.values[:, :, : self._count]
+        keys, values = self._buffer.keys[:, :, : self._count], self._buffer.values[:, :, : self._count]
         return Projected(keys=keys, values=values)
 
     def followed_by(self, later: Projected) -> "Prefix":
-        """These tokens, then the later ones."""
-        room, count = self._room, self._count + later.keys.shape[2]
-        if room.filled != self._count or room.keys.shape[2] < count:
-            room = room.grown(self._count, count - self._count + max(_LEAST_SPARE, count // 2))
-        room.keys[:, :, self._count : count] = later.keys
-        room.values[:, :, self._count : count] = later.values
-        room.filled = count
-        return Prefix(room)
+        """Return the prefix with the later tokens behind these."""
+        buffer, count = self._buffer, self._count + later.keys.shape[2]
+        if buffer.filled != self._count or buffer.keys.shape[2] < count:
+            buffer = buffer.grown(self._count, count - self._count + max(_LEAST_SPARE, count // 2))
+        buffer.keys[:, :, self._count : count] = later.keys
+        buffer.values[:, :, self._count : count] = later.values
+        buffer.filled = count
+        return Prefix(buffer)
 
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Prefix":
-        """Those of some rows of the batch, which may be named more than once."""
-        return Prefix(_Room(self._room.keys[indices], self._room.values[indices], self._count))
+        """Select rows of the batch; a row may be named more than once."""
+        return Prefix(_Buffer(self._buffer.keys[indices], self._buffer.values[indices], self._count))
 
 
 class Attention(nn.Module):
@@ -119,10 +119,10 @@ class Attention(nn.Module):
         values: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """For each query the mean of the projected values, weighted by how well their keys fit.
+        """Return for each query the mean of the projected values, weighted by how well their keys fit.
 
-        `visible` is True where a query may look, the same for all heads; None lets it look everywhere.
-        A query that may look nowhere has no defined result.
+        `visible` is True where a query may attend, the same for all heads; None lets it attend everywhere.
+        The result of a query that may attend nowhere is undefined.
         """
         return self.attend(queries, self.project(keys, values), visible)
 
@@ -131,7 +131,7 @@ class Attention(nn.Module):
         keys: Float[Tensor, "batch tokens channels"],
         values: Float[Tensor, "batch tokens channels"],
     ) -> Projected:
-        """The half of the work that depends on keys and values only."""
+        """Project keys and values: the half of the work that does not depend on queries."""
         return Projected(keys=self._input(1, keys), values=self._input(2, values))
 
     def attend(
@@ -140,7 +140,7 @@ class Attention(nn.Module):
         projected: Projected,
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The other half; both together are `forward`."""
+        """Attend to projected keys and values; `project` and `attend` together are `forward`."""
         attended = functional.scaled_dot_product_attention(
             self._input(0, queries),
             projected.keys,
@@ -156,7 +156,7 @@ class Attention(nn.Module):
         keys: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch heads queries tokens"]:
-        """How much each query takes of each token, per head: they add up to 1. To be looked at."""
+        """Return the attention weights per head, for display; those of a query add up to 1."""
         query, key = self._input(0, queries), self._input(1, keys)
         logits = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
         if visible is not None:
@@ -166,13 +166,13 @@ class Attention(nn.Module):
     def _input(
         self, part: int, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch heads tokens head_channels"]:
-        """Projected to queries, keys or values (part 0, 1, 2), and split into heads."""
+        """Project to queries, keys or values (part 0, 1, 2), split into heads."""
         weight, bias = self.input_weight.chunk(3)[part], self.input_bias.chunk(3)[part]
         return functional.linear(inputs, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
-    """Tokens look at each other: `Attention` in the form that an encoder layer calls."""
+    """Tokens attend to each other: `Attention` in the form that an encoder layer calls."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -184,17 +184,17 @@ class SelfAttention(nn.Module):
         tokens: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """What each token sees; queries and keys are `placed` (tokens with their positions)."""
+        """Return the update of each token; queries and keys are `placed` (tokens with their positions)."""
         update: Tensor = self.attention(placed, placed, tokens, visible)
         return update
 
 
 @contextmanager
 def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Inside, each call of one of the attentions adds its shares (batch, heads, queries, tokens) to the list.
+    """Record the attention weights (batch, heads, queries, tokens) of each call inside, in the list.
 
-    For `Attention` only: `attend` alone, as decoding uses it, is not seen. Nor are calls of other threads: a
-    server asks one model several things at a time.
+    Calls of `attend` alone, as in decoding, are not recorded, nor are those of other threads: a server may
+    run one model in several.
     """
     seen: list[Tensor] = []
     own = threading.get_ident()
@@ -215,7 +215,7 @@ def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Where things are when the maps of several levels lie one after the other, row by row, as tokens.
+    """Geometry of the maps of several levels that lie one after the other, row by row, as tokens.
 
     `places` is the (x, y) of each query, where every map spans [0, 1]; its type is the one that deformable
     attention samples in. `cells` is the (width, height) of each level, `sizes` its (height, width).
@@ -227,10 +227,10 @@ class Levels:
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at a few points around its own place in every level, at offsets that it predicts.
+    """Each query attends to a few points around its own place in every level, at offsets that it predicts.
 
-    Before training, head h looks in the direction 2 pi h / heads, its point p at p + 1 cells, all points with
-    equal weight. Offsets, weights and sampling are float32 under mixed precision.
+    Before training, head h points in the direction 2 pi h / heads, its point p lies p + 1 cells away, and all
+    points have equal weight. Offsets, weights and sampling are float32 under mixed precision.
 
     Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
     """

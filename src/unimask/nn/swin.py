@@ -1,4 +1,4 @@
-"""Swin Transformer, equal to the original segmentation backbone at every picture size.
+"""Swin Transformer, equal to the original segmentation backbone at every image size.
 
 Source: Liu et al., Swin Transformer (arXiv 2103.14030), Sec. 3; the rules for padding are only in the
 original code. Feature maps are (batch, height, width, channels) inside this file.
@@ -101,7 +101,7 @@ class WindowAttention(nn.Module):
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
             attended = attended.transpose(1, 2)
         else:
-            # windows with a bias of their own lie in the dimension of the heads, so that pictures share it
+            # windows with a bias of their own lie in the dimension of the heads, so that images share it
             query, key, value = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()
             bias = bias.flatten(0, 1)[None]
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -178,7 +178,7 @@ class Stage(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches of 4 x 4 pixels become tokens; pictures are padded with zeros at the end."""
+    """Non-overlapping patches of 4 x 4 pixels become tokens; images are padded with zeros at the end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class Swin(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> dict[int, Float[Tensor, "batch _channels _height _width"]]:
-        """Stride -> map of normalised pixels; the size at stride s is the picture's over s, rounded up."""
+        """Stride -> map of normalised pixels; the size at stride s is the image's over s, rounded up."""
         features = self.patch_embedding(pixels)
         maps: dict[int, Tensor] = {}
         for index, (stage, norm) in enumerate(zip(self.stages, self.output_norms, strict=True)):

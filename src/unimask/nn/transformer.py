@@ -27,7 +27,7 @@ class Residual(nn.Module):
     def prepare(
         self, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The inputs as they are: the sublayer sees what the last norm left."""
+        """Return the inputs as they are: the last norm has normalised them."""
         return inputs
 
     def forward(
@@ -135,7 +135,7 @@ class EncoderLayer(nn.Module):
 
 
 class CrossSublayer(nn.Module):
-    """Queries look at the memory."""
+    """Queries attend to the memory."""
 
     def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class CrossSublayer(nn.Module):
 
 
 class SelfSublayer(nn.Module):
-    """Queries look at each other."""
+    """Queries attend to each other."""
 
     def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -184,13 +184,13 @@ class SelfSublayer(nn.Module):
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
         """The queries after self-attention; the memory plays no part."""
-        seen = self.residual.prepare(queries)
-        placed = seen + positions
-        return self.residual(queries, self.attention(placed, placed, seen))
+        prepared = self.residual.prepare(queries)
+        placed = prepared + positions
+        return self.residual(queries, self.attention(placed, placed, prepared))
 
 
 class CausalSublayer(nn.Module):
-    """Tokens of a sequence look at themselves and at those before them.
+    """Tokens of a sequence attend to themselves and to those before them.
 
     Source: Attention Is All You Need, Sec. 3.1 (masked self-attention of the decoder).
     """
@@ -208,9 +208,9 @@ class CausalSublayer(nn.Module):
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
         """The tokens after self-attention; memory and `visible`, which is about it, play no part."""
-        seen = self.residual.prepare(queries)
-        placed = seen + positions
-        update = self.attention(placed, placed, seen, causal_visibility(queries.shape[1], queries.device))
+        prepared = self.residual.prepare(queries)
+        placed = prepared + positions
+        update = self.attention(placed, placed, prepared, causal_visibility(queries.shape[1], queries.device))
         return self.residual(queries, update)
 
     def start(self, memory: Memory) -> Prefix:
@@ -224,18 +224,18 @@ class CausalSublayer(nn.Module):
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Prefix]:
         """The newest token of each sequence after self-attention, and what to keep: it is among it now."""
-        seen = self.residual.prepare(newest)
-        kept = kept.followed_by(self.attention.project(seen, seen))
-        return self.residual(newest, self.attention.attend(seen, kept.tokens)), kept
+        prepared = self.residual.prepare(newest)
+        kept = kept.followed_by(self.attention.project(prepared, prepared))
+        return self.residual(newest, self.attention.attend(prepared, kept.tokens)), kept
 
 
 def causal_visibility(count: int, device: torch.device) -> Bool[Tensor, "1 count count"]:
-    """Each of `count` tokens sees itself and those before it."""
+    """Return the attention mask in which each of `count` tokens attends to itself and those before it."""
     return torch.ones((1, count, count), dtype=torch.bool, device=device).tril()
 
 
 class FeedForwardSublayer(nn.Module):
-    """Each query for itself."""
+    """A feed-forward, for each query on its own."""
 
     def __init__(self, feedforward: FeedForward, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The queries, one layer further; `visible`: where each may look in the memory, None: everywhere."""
+        """Return the queries, one layer further; `visible`: where they may attend, None: everywhere."""
         for sublayer in self.children():
             queries = sublayer(queries, positions, memory, visible)
         return queries
@@ -312,7 +312,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Float[Tensor, "batch 1 channels"], Kept]:
         """The newest token of each sequence, one layer further, as `forward` gives it; and what to keep.
 
-        Only of layers whose tokens look at none that come later, and get no positions in the layer:
+        Only for layers whose tokens attend to none that come later, and get no positions in the layer:
         `CausalSublayer` in the place of `SelfSublayer`.
         """
         after: list[KeptOne] = []

@@ -24,7 +24,7 @@ def xyxy_to_cxcywh(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"
 
 
 def scale_of(size: Size, like: Float[Tensor, "*_ 4"]) -> Float[Tensor, " 4"]:
-    """(width, height, width, height): what makes boxes of [0, 1] pixels of a picture of this size."""
+    """(width, height, width, height): what makes boxes of [0, 1] pixels of an image of this size."""
     return like.new_tensor((size[1], size[0], size[1], size[0]))
 
 
@@ -65,7 +65,7 @@ def generalized_box_iou(
 
 
 def clip_boxes(boxes: Float[Tensor, "*batch 4"], size: Size) -> Float[Tensor, "*batch 4"]:
-    """`xyxy` boxes in pixels, cut off at the borders of a picture of this size."""
+    """`xyxy` boxes in pixels, cut off at the borders of an image of this size."""
     return torch.minimum(boxes.clamp(min=0), scale_of(size, boxes))
 
 

@@ -26,7 +26,7 @@ def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "l
     """
     count, height, width = masks.shape
     if count > MOST_SEGMENTS:
-        raise ValueError(f"{count} segments in one picture; an id map numbers at most {MOST_SEGMENTS}")
+        raise ValueError(f"{count} segments in one image; an id map numbers at most {MOST_SEGMENTS}")
     packer = LayerPacker((height, width), masks.device)
     boxes = _boxes_from_presence(masks.any(dim=2), masks.any(dim=1)).tolist()
     for index, (left, top, box_width, box_height) in enumerate(boxes):
@@ -96,7 +96,7 @@ def _overlap(pieces: Pieces, taken: Tensor) -> bool:
 
 
 def _coarse(mask: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, tuple[slice, slice]]:
-    """Every eighth pixel of the picture's rows and columns, as far as it lies in the window."""
+    """Every eighth pixel of the image's rows and columns, as far as it lies in the window."""
     rows, columns = window
     few = mask[-rows.start % COARSE :: COARSE, -columns.start % COARSE :: COARSE]
     start_row, start_column = -(-rows.start // COARSE), -(-columns.start // COARSE)

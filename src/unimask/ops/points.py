@@ -19,7 +19,7 @@ VALUES_AT_ONCE = 2**19
 def sample_features(
     features: Float[Tensor, "batch channels height width"], points: Float[Tensor, "batch points 2"]
 ) -> Float[Tensor, "batch channels points"]:
-    """The features of each picture at its points.
+    """The features of each image at its points.
 
     Fastest where `features` has the memory format channels_last: then each point reads four rows.
     """
@@ -70,7 +70,7 @@ def logits_at_shared_points(
     features: Float[Tensor, "channels height width"],
     points: Float[Tensor, "points 2"],
 ) -> Float[Tensor, "queries points"]:
-    """The mask logits of all queries of a picture at the same points.
+    """The mask logits of all queries of an image at the same points.
 
     Sampling and the product with the embeddings commute; the smaller of (queries, height, width) and
     (queries, points) is where the product is made.

@@ -41,7 +41,7 @@ def padded_sine_positions(
 ) -> Float[Tensor, "batch height width channels"]:
     """`sine_positions` where part of each map is padding: rows and columns count valid cells only.
 
-    The valid part spans (0, 2 pi]; where all is valid, every picture has the positions of `sine_positions`.
+    The valid part spans (0, 2 pi]; where all is valid, every image has the positions of `sine_positions`.
     What stands at padding means nothing.
 
     Raises:

@@ -1,7 +1,7 @@
-"""`Placement.restore` for one window of the picture at a time, from the maps at their own stride.
+"""`Placement.restore` for one window of the image at a time, from the maps at their own stride.
 
 Bilinear resizing works on rows and columns apart, so a window of the restored maps is two small matrix
-products of the few cells that it touches; no map of the picture's size is made on the way.
+products of the few cells that it touches; no map of the image's size is made on the way.
 """
 
 from collections.abc import Iterator
@@ -136,7 +136,7 @@ def to_canvas(placement: Placement, size: Size) -> Windows:
 
 
 def from_canvas(placement: Placement) -> Windows:
-    """From the canvas to the picture: crop of the padding, bilinear to the original size."""
+    """From the canvas to the image: crop of the padding, bilinear to the original size."""
     rows, columns = (bilinear_taps(placement.resized[axis], placement.original[axis]) for axis in (0, 1))
     return Windows(rows=rows, columns=columns)
 

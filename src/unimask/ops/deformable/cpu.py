@@ -20,7 +20,7 @@ from unimask.ops.private import private_operator
 from unimask.structures import Size
 
 QUERIES_AT_ONCE = 1024
-"""What is computed about so many queries of a picture fits into the cache of a processor."""
+"""What is computed about so many queries of an image fits into the cache of a processor."""
 
 BEFORE, AFTER = 1, 2  # cells of zeros around a level
 
@@ -265,7 +265,7 @@ def _sum(
 
 
 def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
-    """The gradient of a picture's values; those of locations and weights are written into their parts."""
+    """The gradient of an image's values; those of locations and weights are written into their parts."""
     rows = table.fill(values)
     found: list[tuple[Tensor, ...]] = []
     for places, shares, gradient, of_places, of_shares in parts:

@@ -23,7 +23,7 @@ BLOCK_VALUES = 256
 WARPS = 1
 """Of one program. With one, no program ever waits at a barrier."""
 WIDE_FROM = 2**30
-"""Offsets inside a picture are 64 bits wide from here on; masked places need some room above."""
+"""Offsets inside an image are 64 bits wide from here on; masked places need some room above."""
 
 Whole = int | torch.SymInt
 
@@ -240,7 +240,7 @@ def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
 
 
 def _is_wide(*tensors: Tensor) -> bool:
-    """Whether an offset inside a picture needs 64 bits."""
+    """Whether an offset inside an image needs 64 bits."""
     reaches = (
         sum(size * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
         for tensor in tensors

@@ -1,12 +1,12 @@
 """The Triton kernels of deformable sampling. Imported only where they are launched: this file needs Triton.
 
-One program takes a few queries of one head of one picture, in a single warp, so that nothing ever waits for
+One program takes a few queries of one head of one image, in a single warp, so that nothing ever waits for
 another warp. The channels of a head lie next to each other in memory: each of the four cells around a point
 is one short row, read as vectors. Sums are float32, whatever the tensors hold. Strides come with the tensors,
 so nothing is copied beforehand.
 
 Heights and widths come as floats, exact up to 2^24: Triton makes a kernel of its own for each integer that is
-1 or a multiple of 16, and pictures have many sizes. The other integers that follow the picture's size are
+1 or a multiple of 16, and images have many sizes. The other integers that follow the image's size are
 named in `do_not_specialize` for the same reason.
 """
 
@@ -42,7 +42,7 @@ def _read(pointer, is_query):
 @triton.jit
 @no_type_check
 def _wide(index, WIDE: tl.constexpr):
-    """An index in 64 bits, if an offset inside a picture may need them."""
+    """An index in 64 bits, if an offset inside an image may need them."""
     return index.to(tl.int64) if WIDE else index
 
 
