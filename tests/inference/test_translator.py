@@ -253,7 +253,6 @@ def test_the_command_writes_lines_and_tells_the_licence(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     model, about = small_model(decoding__limit_extra=3)
-    translator = Translator(model, about)
     save_sequence_model(tmp_path / "model", model, about)
     target = tmp_path / "out.de"
     translation.translate(
@@ -290,7 +289,6 @@ def test_attention_is_that_of_the_translation() -> None:
 
 def test_the_command_draws_attention(tmp_path: Path) -> None:
     model, about = small_model(decoding__limit_extra=3)
-    translator = Translator(model, about)
     save_sequence_model(tmp_path / "model", model, about)
     translation.translate(
         ["A dog runs.", "", "Two men."], str(tmp_path / "model"), attention=tmp_path / "drawn", device="cpu"
