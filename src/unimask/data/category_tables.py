@@ -7,6 +7,7 @@ from pathlib import Path
 from unimask.errors import ConfigError
 from unimask.structures import Categories
 
+BACKGROUND, BACKGROUND_COLOR = "background", (40, 40, 40)
 CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 
@@ -74,3 +75,13 @@ def default_color(index: int) -> tuple[int, int, int]:
     hue = (0.58 + index * 0.61803398875) % 1.0
     red, green, blue = colorsys.hls_to_rgb(hue, (0.55, 0.4, 0.7)[index % 3], 0.75)
     return (round(red * 255), round(green * 255), round(blue * 255))
+
+
+def with_background(categories: Categories) -> Categories:
+    """Append the stuff category "background", or "unlabelled" where that name is taken."""
+    return Categories(
+        names=(*categories.names, "unlabelled" if BACKGROUND in categories.names else BACKGROUND),
+        is_thing=(*categories.is_thing, False),
+        file_ids=(*categories.file_ids, max(categories.file_ids, default=0) + 1),
+        colors=(*categories.colors, BACKGROUND_COLOR),
+    )

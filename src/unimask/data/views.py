@@ -8,12 +8,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from unimask.config.images import Task
+from unimask.data.category_tables import with_background
 from unimask.errors import DataError, some_of
 from unimask.ops.boxes import boxes_around
 from unimask.ops.id_maps import renumber
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
-
-BACKGROUND = "background"
 
 
 class TaskView:
@@ -60,9 +59,10 @@ def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
     has no stuff and `background` is on, the pixels without a segment become stuff of that name; without it
     they are void. Crowd regions are neither: they stay crowd.
     """
-    categories, add_background = _with_background(dataset.categories, background)
+    background = background and all(dataset.categories.is_thing)
+    categories = with_background(dataset.categories) if background else dataset.categories
     stuff = [label for label, thing in enumerate(categories.is_thing) if not thing]
-    return TaskView(dataset, categories, _Flatten(merged=tuple(stuff), background=add_background))
+    return TaskView(dataset, categories, _Flatten(merged=tuple(stuff), background=background))
 
 
 def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
@@ -70,8 +70,9 @@ def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
 
     Overlaps and background as in `as_panoptic`. A crowd region is of its category like any other.
     """
-    categories, add_background = _with_background(dataset.categories, background)
-    return TaskView(dataset, categories, _Semantic(num_categories=len(categories), background=add_background))
+    background = background and all(dataset.categories.is_thing)
+    categories = with_background(dataset.categories) if background else dataset.categories
+    return TaskView(dataset, categories, _Semantic(num_categories=len(categories), background=background))
 
 
 def as_instance(dataset: Dataset) -> Dataset:
@@ -227,18 +228,6 @@ def _fill(segments: Segments, label: int) -> Segments:
         scores=torch.cat([segments.scores, torch.ones(1)]),
         is_crowd=torch.cat([segments.is_crowd, torch.zeros(1, dtype=torch.bool)]),
     )
-
-
-def _with_background(categories: Categories, background: bool) -> tuple[Categories, bool]:
-    if not background or not all(categories.is_thing):
-        return categories, False
-    name = BACKGROUND if BACKGROUND not in categories.names else "unlabelled"
-    return Categories(
-        names=(*categories.names, name),
-        is_thing=(*categories.is_thing, False),
-        file_ids=(*categories.file_ids, max(categories.file_ids, default=0) + 1),
-        colors=(*categories.colors, (40, 40, 40)),
-    ), True
 
 
 def _select(categories: Categories, labels: Sequence[int]) -> Categories:

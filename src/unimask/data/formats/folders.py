@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from unimask.config.images import Task
-from unimask.data.category_tables import color_or_default, default_color
+from unimask.data.category_tables import color_or_default, default_color, with_background
 from unimask.data.formats.coco_file import (
     Record,
     load_json,
@@ -68,7 +68,7 @@ def label_dataset(pairs: Sequence[LabelPair], scheme: LabelScheme) -> ItemDatase
             way_out=f"list them in {CLASSES_FILE}",
         )
         return numbered_dataset(pairs, numbers)
-    categories = _append_background(scheme.categories) if scheme.ignored else scheme.categories
+    categories = with_background(scheme.categories) if scheme.ignored else scheme.categories
     items = tuple(_InstanceItem(pair=pair, ignored=scheme.ignored) for pair in pairs)
     return ItemDataset(categories=categories, items=items)
 
@@ -99,15 +99,6 @@ class _InstanceItem:
         if self.ignored and 0 in present:
             kept, labels = [*kept, 0], [*labels, 1]
         return select_numbers(numbers, kept, labels, [False] * len(labels))
-
-
-def _append_background(categories: Categories) -> Categories:
-    return Categories(
-        names=(*categories.names, "background"),
-        is_thing=(*categories.is_thing, False),
-        file_ids=(*categories.file_ids, max(categories.file_ids) + 1),
-        colors=(*categories.colors, (40, 40, 40)),
-    )
 
 
 def pair_up(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[LabelPair]:

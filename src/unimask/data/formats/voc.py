@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from unimask.config.images import Task
-from unimask.data.category_tables import default_color
+from unimask.data.category_tables import BACKGROUND, BACKGROUND_COLOR, default_color
 from unimask.data.drawn import find_image
 from unimask.data.formats.folders import CLASSES_FILE
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
@@ -100,10 +100,10 @@ def open_voc(folder: Path, scheme: VocScheme, stems: Sequence[str]) -> ItemDatas
     """
     count = len(scheme.names)
     categories = Categories(
-        names=(*scheme.names, "background"),
+        names=(*scheme.names, BACKGROUND),
         is_thing=(*(True,) * count, False),
         file_ids=(*range(1, count + 1), 0),
-        colors=(*(default_color(index) for index in range(count)), (40, 40, 40)),
+        colors=(*(default_color(index) for index in range(count)), BACKGROUND_COLOR),
     )
     items = tuple(_VocItem(folder=folder, scheme=scheme, image_id=stem) for stem in stems)
     return ItemDataset(categories=categories, items=items)
