@@ -86,6 +86,17 @@ def read_bytes(
         raise error(path, f"cannot be read ({first_line(reason)})") from None
 
 
+def first_bytes(path: Path, count: int) -> bytes:
+    """Return how a file begins, to tell its format; nothing where it is no regular file or cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(count)
+    except (OSError, ValueError):  # what is wrong is said where the file is read
+        return b""
+
+
 def read_text(
     path: Path, error: type[DataError] | type[WeightsError] = DataError, most: int = MOST_BYTES
 ) -> str:

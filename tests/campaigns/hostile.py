@@ -36,7 +36,7 @@ from PIL import Image
 
 from unimask.checkpoints.images import load_model
 from unimask.conversion.foreign_files import read_foreign_tensors
-from unimask.data.open import open_box_dataset, open_dataset
+from unimask.data.open import open_dataset
 from unimask.data.read import read_image
 from unimask.errors import UnimaskError
 
@@ -234,7 +234,7 @@ def model_folder(root: Path) -> None:
 def read_data(root: Path, chance: random.Random) -> None:
     task = chance.choice(("instance", "semantic", "panoptic", "detection"))
     split = chance.choice(("train", "all", "val"))
-    dataset = open_box_dataset(root, split) if task == "detection" else open_dataset(root, split, task)  # type: ignore[arg-type]
+    dataset = open_dataset(root, split, task)  # type: ignore[arg-type]
     for index in range(min(len(dataset), 5)):
         dataset[index]
 

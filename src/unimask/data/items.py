@@ -29,6 +29,7 @@ class ItemDataset:
 
     categories: Categories
     items: tuple[Item, ...]
+    left_out: tuple[str, ...] = ()  # what lies beside them and is not read: a sentence each
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -43,4 +44,5 @@ class ItemDataset:
 
     def part(self, indices: Sequence[int]) -> "ItemDataset":
         """Some of the samples, in the order of `indices`."""
-        return ItemDataset(categories=self.categories, items=tuple(self.items[index] for index in indices))
+        items = tuple(self.items[index] for index in indices)
+        return ItemDataset(categories=self.categories, items=items, left_out=self.left_out)

@@ -1,7 +1,8 @@
 """Open `--data PATH`: one split of what lies there, with the ground truth of the task."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
@@ -19,7 +20,7 @@ from unimask.data.formats.voc import VOC
 from unimask.data.formats.voc_xml import VOC_XML
 from unimask.data.formats.yolo import YOLO
 from unimask.data.items import ItemDataset
-from unimask.data.sources import Format, Sources, split_of_word
+from unimask.data.sources import SPLITS, Format, Sources, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError, some_of
 from unimask.structures import Dataset
@@ -64,14 +65,34 @@ def open_dataset(path: str | Path, split: str, task: Task, background: bool = Tr
         DataError: no format is recognised, or the split is not there, or the annotations cannot be used.
     """
     root = Path(path)
-    found = next((sources for format_ in FORMATS if (sources := format_.find(root, task))), None)
-    if found is None:
-        raise _not_recognised(root)
-    dataset = _choose(root, split, found)
+    dataset = _choose(root, split, _sources(root, task))
     try:
         return view(dataset, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
+
+
+def open_splits(path: str | Path, task: Task) -> dict[str, Callable[[], ItemDataset]]:
+    """Return what opens each split that the data has, by name; "all" is a set that stands alone.
+
+    Raises:
+        DataError: no format is recognised.
+    """
+    root = Path(path)
+    sources = _sources(root, task)
+    names = list(SPLITS) if sources.keys() != {""} or root.is_dir() else ["all"]
+    found: dict[str, Callable[[], ItemDataset]] = {}
+    for name in names:
+        if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):
+            found[name] = partial(_choose, root, name, sources)
+    return found
+
+
+def _sources(root: Path, task: Task) -> Sources:
+    found = next((sources for format_ in FORMATS if (sources := format_.find(root, task))), None)
+    if found is None:
+        raise _not_recognised(root)
+    return found
 
 
 def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from unimask.errors import DataError
+from unimask.files import read_bytes
 from unimask.structures import Size
 
 AnyImage = str | Path | Image.Image | ndarray | Tensor
@@ -74,6 +75,8 @@ def open_image(path: Path, *, rotate: bool) -> Image.Image:
             raise DataError(path, "is a folder, not an image")
         if not path.exists():
             raise DataError(path, "no such file")
+        if not path.is_file():
+            raise DataError(path, "is no regular file (a pipe or a device)")
         if path.stat().st_size == 0:
             raise DataError(path, "the file is empty (0 bytes); copy it again")
         with warnings.catch_warnings():
@@ -231,5 +234,5 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Bytes that are not UTF-8 become replacement characters.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(path).decode("utf-8-sig", errors="replace")
     yield from ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())

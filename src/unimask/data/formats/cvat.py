@@ -24,6 +24,7 @@ from unimask.data.drawn import (
 from unimask.data.items import ItemDataset
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
+from unimask.files import first_bytes, read_bytes
 
 CVAT_FILE = "annotations.xml"
 SHAPES = ("polygon", "mask", "box", "ellipse")
@@ -58,10 +59,7 @@ class CvatFile:
 
 def is_cvat(path: Path) -> bool:
     """Whether the file begins as an XML of CVAT."""
-    if path.suffix.lower() != ".xml" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return b"<annotations" in file.read(4096)
+    return path.suffix.lower() == ".xml" and b"<annotations" in first_bytes(path, 4096)
 
 
 def read_cvat(path: Path) -> CvatFile:
@@ -94,7 +92,7 @@ def read_cvat(path: Path) -> CvatFile:
     parser.EndElementHandler = lambda tag: open_tags.pop()
     parser.CharacterDataHandler = text
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_bytes(path), True)
     except expat.ExpatError as error:
         raise DataError(
             path, f"line {error.lineno}: is no valid XML ({expat.ErrorString(error.code)}); export it again"

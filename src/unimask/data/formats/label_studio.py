@@ -28,7 +28,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.read import IMAGE_SUFFIXES
 from unimask.data.sources import Format, Source, Sources
 from unimask.errors import DataError, some_of
-from unimask.files import read_json
+from unimask.files import first_bytes, read_json
 from unimask.structures import Size
 
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -111,10 +111,9 @@ def pack_brush(values: Bool[ndarray, " values"]) -> list[int]:
 
 def is_label_studio(path: Path) -> bool:
     """Whether a JSON begins as a list of tasks."""
-    if path.suffix.lower() != ".json" or not path.is_file():
+    if path.suffix.lower() != ".json":
         return False
-    with path.open("rb") as file:
-        start = file.read(1 << 14)
+    start = first_bytes(path, 1 << 14)
     return bool(
         re.match(rb"\s*\[", start) and re.search(rb'"(annotations|completions|data|image)"\s*:', start)
     )
@@ -155,7 +154,12 @@ def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
         if annotation.get("was_cancelled"):
             continue
         found = []
-        for number, result in enumerate(annotation.get("result") or [], 1):
+        results = annotation.get("result") or []
+        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+            raise DataError(
+                path, f"task {task.get('id')} has a result that is no list of objects; export it again"
+            )
+        for number, result in enumerate(results, 1):
             kind = result.get("type")
             if kind not in KINDS:
                 continue

@@ -28,6 +28,7 @@ from unimask.data.formats.coco_file import Record, load_json
 from unimask.data.items import ItemDataset
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError
+from unimask.files import first_bytes
 
 IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
 
@@ -36,9 +37,7 @@ def labelme_files(folder: Path) -> list[Path]:
     """The JSON files of LabelMe directly in a folder, known by their `shapes`."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        with path.open("rb") as file:
-            start = file.read(1 << 16)
-        if re.search(rb'"shapes"\s*:', start):
+        if re.search(rb'"shapes"\s*:', first_bytes(path, 1 << 16)):
             found.append(path)
     return found
 

@@ -21,6 +21,7 @@ from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.items import ItemDataset
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError
+from unimask.files import first_bytes, read_bytes
 from unimask.structures import Size
 
 ANNOTATIONS, LISTS = "Annotations", "ImageSets/Main"
@@ -37,8 +38,7 @@ def voc_files(folder: Path) -> list[Path]:
 
 
 def _is_voc(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4096)
+    start = first_bytes(path, 4096)
     return b"<annotation>" in start or b"<annotation " in start
 
 
@@ -70,8 +70,8 @@ def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
 
 def _read(path: Path) -> ElementTree.Element:
     try:
-        return ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, UnicodeDecodeError, LookupError) as error:
+        return ElementTree.fromstring(read_bytes(path))
+    except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError) as error:
         raise DataError(path, f"is no valid XML ({error}); write it again") from None
 
 

@@ -13,7 +13,9 @@ from unimask.data.items import ItemDataset
 from unimask.data.read import images_in, numbered_lines
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
+from unimask.files import read_text
 
+_MOST_BYTES = 10_000_000  # of a file of names
 NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
 
 
@@ -42,33 +44,43 @@ def read_yolo_names(path: Path) -> YoloSet:
     Raises:
         DataError: the file cannot be read, or does not say the names, or a folder is not there.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})") from None
     if path.suffix == ".txt":
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
         return YoloSet(names=_checked(path, names), folders={"": (path.parent / "images",)})
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(path, f"is no valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise DataError(path, "holds no keys; expected names, train and val")
+    content = _read_yaml(path)
     given = content.get("names")
-    if isinstance(given, dict) and sorted(given) == list(range(len(given))):
-        given = [given[index] for index in range(len(given))]
-    if not isinstance(given, list):
+    if isinstance(given, dict) and set(given) == {str(index) for index in range(len(given))}:
+        given = [given[str(index)] for index in range(len(given))]
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise DataError(path, f"names is {given!r}; expected a list, or numbers from 0 with a name each")
-    names = _checked(path, tuple(str(name) for name in given))
+    names = _checked(path, tuple(given))
     base = path.parent / str(content.get("path") or "")
     folders = {}
     for key in ("train", "val", "test"):
         value = content.get(key)
         listed = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str) for one in listed if value):
+            raise DataError(path, f"{key} is {value!r}; expected a folder, or a list of folders")
         if value:
             folders[key] = tuple(_place(path, base, key, str(one)) for one in listed)
     return YoloSet(names=names, folders=folders or {"": (path.parent / "images",)})
+
+
+def _read_yaml(path: Path) -> dict[str, object]:
+    """Read the keys of a YAML file; every value is text as it is written, or a list or object of such.
+
+    So names are never taken for dates, numbers or truth values (`no`, `007`).
+    """
+    text = read_text(path, most=_MOST_BYTES)
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.BaseLoader)):
+            raise DataError(path, "repeats a part of itself (an alias, *name); write it out")
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # builds text, lists and dicts, nothing else
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise DataError(path, f"is no valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise DataError(path, "holds no keys; expected names, train and val")
+    return {str(key): None if value in ("", "null", "~") else value for key, value in content.items()}
 
 
 def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:

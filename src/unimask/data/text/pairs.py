@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unimask.data.text.words import split_words, unescape
 from unimask.errors import DataError
+from unimask.files import read_bytes
 
 TOKENISED = ".lc.norm.tok"
 """What names of files have before the language where they hold lowercased, tokenised text, as in Multi30k."""
@@ -81,7 +82,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: the file cannot be read, or is not UTF-8; the line is named.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(read_bytes(path)) if path.suffix == ".gz" else read_bytes(path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(path, f"cannot be read ({error})") from None
     return decode_lines(content, path)
