@@ -101,8 +101,42 @@ class DetrConfig:
     positions: Literal["attention", "input_and_attention"] = "attention"
 
 
-def tasks_of(model: ModelConfig | DetrConfig) -> tuple[Task, ...]:
+@dataclass(frozen=True, kw_only=True)
+class VisionTransformerConfig:
+    """The Vision Transformer of an EoMT. Defaults are those of DINOv2 L with registers, at patch 16."""
+
+    name: str = "vit_large_patch14_reg4_dinov2"  # timm's name of the weights that a training starts from
+    # dinov2: learned positions, for images of one size; dinov3: rotary ones, for any, and keys without bias
+    kind: Literal["dinov2", "dinov3"] = "dinov2"
+    channels: int = 1024  # width of the tokens
+    blocks: int = 24
+    heads: int = 16  # attention heads
+    feedforward_channels: int = 4096  # hidden width of the feed-forwards
+    patch: int = 16  # side of the square of pixels that becomes a token
+    registers: int = 4  # tokens beside the class token that stand for nothing in the image
+    size: int = 640  # side of the square images that learned positions are for
+    image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
+    image_std: tuple[float, float, float] = (58.395, 57.12, 57.375)  # RGB, 0..255
+    recompute: bool = False  # training keeps the inputs of blocks only: less memory, a third more time
+
+
+@dataclass(frozen=True, kw_only=True)
+class EomtConfig:
+    """EoMT (arXiv 2503.19108): queries inside a plain Vision Transformer. Defaults are the paper's, L."""
+
+    kind: Literal["eomt"] = "eomt"
+    backbone: VisionTransformerConfig = field(default_factory=VisionTransformerConfig)
+    queries: int = 200  # 100 for semantic segmentation
+    query_blocks: int = 4  # the last blocks, which queries take part in; 3 for S and B (Table 7)
+    # annealed: masked at first, block by block less, and open when trained; masked: as Mask2Former, in
+    # predictions too; open: never masked, and supervised after the last block only (Sec. 3.3, Table 3)
+    attention: Literal["open", "masked", "annealed"] = "annealed"
+
+
+def tasks_of(model: ModelConfig | EomtConfig | DetrConfig) -> tuple[Task, ...]:
     """What a model of this kind can do."""
+    if isinstance(model, EomtConfig):
+        return TASKS
     if isinstance(model, ModelConfig):
         # pixels that choose a category each tell no objects apart
         return TASKS if model.classification == "masks" else ("semantic",)
@@ -125,11 +159,13 @@ def _kind_of_model(values: object) -> str:
 
 
 AnyModelConfig = Annotated[
-    Annotated[ModelConfig, Tag("masks")] | Annotated[DetrConfig, Tag("detr")],
+    Annotated[ModelConfig, Tag("masks")]
+    | Annotated[EomtConfig, Tag("eomt")]
+    | Annotated[DetrConfig, Tag("detr")],
     Discriminator(
         _kind_of_model,
         custom_error_type=NO_SUCH_KIND,
-        custom_error_message="no such kind of model; there are: masks, detr",
+        custom_error_message="no such kind of model; there are: masks, eomt, detr",
     ),
 ]
 """The models there are; `kind` says which one an experiment has."""

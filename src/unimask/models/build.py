@@ -2,18 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import cast, overload
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from unimask.config.images import DetrConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.images import (
+    DetrConfig,
+    EomtConfig,
+    ModelConfig,
+    PixelDecoderConfig,
+    QueryDecoderConfig,
+    VisionTransformerConfig,
+)
 from unimask.config.text import SequenceModelConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.detr import Detr, with_positions, without_positions
 from unimask.models.detr_masks import GROUPS, DetrWithMasks, MaskPyramid, QueryAttentionMaps
+from unimask.models.eomt import Eomt, Upscaling, masked_attention, open_attention
 from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.per_pixel import CategoryEmbeddings, CategoryHeads
@@ -40,13 +49,28 @@ from unimask.nn.transformer import (
     Residual,
     SelfSublayer,
 )
+from unimask.nn.vit import (
+    Block,
+    KeylessBias,
+    LearnedPositions,
+    RotaryPositions,
+    TokenAttention,
+    VisionTransformer,
+    kept,
+    recomputed,
+)
 
 ENCODER_INPUT = {"attention": without_positions, "input_and_attention": with_positions}
 MOST_OCTAVES = 10  # finer waves than any map has cells
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
 
-Model = MaskClassifier | Detr | DetrWithMasks
+NORM_EPS = {"dinov2": 1e-6, "dinov3": 1e-5}
+RUN_BLOCK = {False: kept, True: recomputed}
+PREDICTED_WITH = {"open": open_attention, "masked": masked_attention, "annealed": open_attention}
+"""How queries attend in predictions, by `EomtConfig.attention`."""
+
+Model = MaskClassifier | Eomt | Detr | DetrWithMasks
 """The models there are: each takes normalised pixels and which of them are valid."""
 
 
@@ -55,10 +79,14 @@ def build_model(config: ModelConfig, num_classes: int) -> MaskClassifier: ...
 
 
 @overload
+def build_model(config: EomtConfig, num_classes: int) -> Eomt: ...
+
+
+@overload
 def build_model(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks: ...
 
 
-def build_model(config: ModelConfig | DetrConfig, num_classes: int) -> Model:
+def build_model(config: ModelConfig | EomtConfig | DetrConfig, num_classes: int) -> Model:
     """A model with random weights that tells `num_classes` classes and no-object apart.
 
     Raises:
@@ -66,6 +94,8 @@ def build_model(config: ModelConfig | DetrConfig, num_classes: int) -> Model:
     """
     if isinstance(config, DetrConfig):
         return build_detr(config, num_classes)
+    if isinstance(config, EomtConfig):
+        return build_eomt(config, num_classes)
     return build_mask_classifier(config, num_classes)
 
 
@@ -248,6 +278,73 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         in_channels=tuple(in_channels[stride] for stride in (16, 8, 4) if stride < config.stride),
     )
     return DetrWithMasks(detr, QueryAttentionMaps(config.channels, config.heads), pyramid)
+
+
+def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
+    """EoMT, with the attention rule of predictions.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    _check_positive("model", queries=config.queries, query_blocks=config.query_blocks)
+    if config.query_blocks > config.backbone.blocks:
+        reason = f"{config.query_blocks} of {config.backbone.blocks} blocks (model.backbone.blocks)"
+        raise ConfigError("model.query_blocks", reason)
+    backbone = build_vision_transformer(config.backbone)
+    channels = config.backbone.channels
+    return Eomt(
+        backbone=backbone,
+        queries=config.queries,
+        query_blocks=config.query_blocks,
+        upscaling=[Upscaling(channels) for _ in range(_doublings(config.backbone.patch))],
+        heads=MaskHeads(channels, channels, num_classes, functional.gelu),
+        rule=PREDICTED_WITH[config.attention],
+    )
+
+
+def _doublings(patch: int) -> int:
+    """How many times the size of a map of patches doubles on the way to stride 4."""
+    steps = (patch // MASK_STRIDE).bit_length() - 1
+    if steps < 0 or MASK_STRIDE * 2**steps != patch:
+        raise ConfigError("model.backbone.patch", f"must be 4, 8, 16 or 32, not {patch}")
+    return steps
+
+
+def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransformer:
+    """The transformer of an EoMT.
+
+    Raises:
+        ConfigError: see `build_model`.
+    """
+    path, channels = "model.backbone", config.channels
+    _check_positive(path, blocks=config.blocks, feedforward_channels=config.feedforward_channels)
+    _check_divisible(channels, config.heads, f"{path}.channels", "heads")
+    if config.patch < 1 or config.size < 1 or config.size % config.patch:
+        reason = f"must be a multiple of the patch, {config.patch}; got {config.size}"
+        raise ConfigError(f"{path}.size", reason)
+    eps = NORM_EPS[config.kind]
+    head_channels, grid = channels // config.heads, config.size // config.patch
+    inputs: Callable[[], nn.Linear | KeylessBias]
+    positions: LearnedPositions | RotaryPositions
+    if config.kind == "dinov3":
+        _check_divisible(head_channels, 4, f"{path}.channels", "parts of a rotation, per head")
+        inputs, positions = partial(KeylessBias, channels), RotaryPositions(head_channels)
+    else:
+        inputs = partial(nn.Linear, channels, 3 * channels)
+        positions = LearnedPositions((grid, grid), channels)
+    blocks = [
+        Block(TokenAttention(inputs(), channels, config.heads), channels, config.feedforward_channels, eps)
+        for _ in range(config.blocks)
+    ]
+    return VisionTransformer(
+        patch=config.patch,
+        registers=config.registers,
+        channels=channels,
+        positions=positions,
+        blocks=blocks,
+        norm_eps=eps,
+        run=RUN_BLOCK[config.recompute],
+    )
 
 
 def _query_decoder(

@@ -1,5 +1,8 @@
 """From query features to what they say."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,10 +15,16 @@ class MaskHeads(nn.Module):
     Source: MaskFormer (2107.06278), Sec. 3.3; Mask2Former, Sec. 3.1.
     """
 
-    def __init__(self, channels: int, mask_channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        mask_channels: int,
+        num_classes: int,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
         super().__init__()
         self.classes = nn.Linear(channels, num_classes + 1)
-        self.mask_embedding = Perceptron(channels, channels, mask_channels, 3)
+        self.mask_embedding = Perceptron(channels, channels, mask_channels, 3, activation)
 
     def forward(
         self, queries: Float[Tensor, "batch queries channels"]

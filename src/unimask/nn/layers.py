@@ -1,5 +1,6 @@
 """Small building blocks: convolution with norm, perceptron, constant embedding."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -39,17 +40,25 @@ class NormedConvolution(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Linear layers with ReLU between them."""
+    """Linear layers with an activation between them."""
 
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, num_layers: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         widths = [in_channels] + [hidden_channels] * (num_layers - 1) + [out_channels]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, inputs: Float[Tensor, "*batch in_channels"]) -> Float[Tensor, "*batch out_channels"]:
         """The last layer's output, without activation."""
         for layer in self.layers[:-1]:
-            inputs = layer(inputs).relu()
+            inputs = self.activation(layer(inputs))
         return self.layers[-1](inputs)
 
 
