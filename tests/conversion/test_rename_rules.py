@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unimask.config.images import Experiment
 from unimask.conversion import hugging_face, original
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
@@ -41,7 +42,7 @@ def test_original_names_are_a_bijection_at_full_size(
     theirs = to_theirs(ours, original.MASK2FORMER.rules)
     assert theirs.unknown == ()
     assert len(theirs.tensors) == len(ours)
-    constants = original.MASK2FORMER.constants(theirs.tensors, 0.1)
+    constants = original.MASK2FORMER.constants(theirs.tensors, Experiment())
     assert not constants.keys() & theirs.tensors.keys()
     assert shapes({**theirs.tensors, **constants}) == expected
 
@@ -80,7 +81,7 @@ def test_names_and_shapes_of_transformers_are_its_own(backbone: str) -> None:
         model = transformers.Mask2FormerForUniversalSegmentation(config)
         expected = shapes(hugging_face.MASK2FORMER.current_names(model.state_dict()))
         ours = to_theirs(full_size(backbone, 100, 133, True), hugging_face.MASK2FORMER.rules).tensors
-    assert shapes({**ours, **hugging_face.MASK2FORMER.constants(ours, 0.1)}) == expected
+    assert shapes({**ours, **hugging_face.MASK2FORMER.constants(ours, Experiment())}) == expected
 
 
 FORMATS = (

@@ -36,7 +36,7 @@ def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in theirs.items():
         for pattern, name in names:
             key = re.sub(f"^{pattern}", name, key)
-        found[key] = tensor[0] if key in ("class_token", "registers", "positions.embedding") else tensor
+        found[key] = tensor
     return found
 
 

@@ -100,5 +100,5 @@ def our_names(theirs: dict[str, Tensor], kind: Kind) -> dict[str, Tensor]:
             continue
         for pattern, name in NAMES:
             key = re.sub(f"^{pattern}", name, key)
-        found[key] = tensor[0] if key in ("backbone.class_token", "backbone.registers") else tensor
+        found[key] = tensor[None] if key == "backbone.positions.embedding" else tensor
     return found

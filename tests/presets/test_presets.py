@@ -5,6 +5,7 @@ import torch
 
 from unimask.config.images import (
     DetrConfig,
+    EomtConfig,
     Experiment,
     ShortSide,
     experiment_from_dict,
@@ -37,6 +38,9 @@ def test_models_of_presets_build(name: str) -> None:
     state = built.state_dict()
     if isinstance(model, DetrConfig):
         assert state["query_decoder.query_positions.weight"].shape == (model.queries, model.channels)
+    elif isinstance(model, EomtConfig):
+        assert state["queries.weight"].shape == (model.queries, model.backbone.channels)
+        assert len(built.backbone.blocks) - built.first_query_block == model.query_blocks
     elif model.classification == "masks":
         queries = state["query_decoder.query_positions.weight"]
         assert queries.shape == (model.query_decoder.queries, model.query_decoder.channels)
@@ -124,5 +128,7 @@ def test_every_ablation_names_existing_settings_of_any_preset() -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_that_read_semantic_segments_only_resize_class_maps(name: str) -> None:
     """As the originals do; per-pixel classifiers resize their logits, in every case."""
-    expected = "semantic" in name and not name.startswith("per_pixel")
+    expected = (
+        "semantic" in name or name.startswith(("eomt_large_512", "eomt_large_1024"))
+    ) and not name.startswith("per_pixel")
     assert PRESETS[name]().postprocess.resize_classes == expected

@@ -151,7 +151,7 @@ def test_tasks_that_a_detr_is_trained_for() -> None:
 
 
 def test_the_backbone_inside_the_detector_has_its_own_rate() -> None:
-    groups = parameter_groups(build_model(MODEL, 2))
+    groups = parameter_groups(build_model(MODEL, 2), TrainingConfig())
     inside = {name for group in groups if group.in_backbone for name in group.names}
     assert inside
     assert all(name.startswith("detr.backbone.") for name in inside)

@@ -20,12 +20,12 @@ def model() -> nn.Module:
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group(model: nn.Module) -> None:
-    names = [name for one in parameter_groups(model) for name in one.names]
+    names = [name for one in parameter_groups(model, TrainingConfig()) for name in one.names]
     assert sorted(names) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
 
 
 def test_norms_and_embeddings_do_not_decay_but_biases_do(model: nn.Module) -> None:
-    groups = parameter_groups(model)
+    groups = parameter_groups(model, TrainingConfig())
     assert {
         "query_decoder.query_features.weight",
         "query_decoder.query_positions.weight",
@@ -48,13 +48,15 @@ def test_norms_and_embeddings_do_not_decay_but_biases_do(model: nn.Module) -> No
 
 def test_frozen_norms_are_in_no_group() -> None:
     frozen = override(tiny(), {"model.backbone.freeze_norm": True})
-    names = [name for one in parameter_groups(build_model(frozen.model, 5)) for name in one.names]
+    names = [
+        name for one in parameter_groups(build_model(frozen.model, 5), TrainingConfig()) for name in one.names
+    ]
     assert not any(name.startswith("backbone.") and ".bn" in name for name in names)
 
 
 def test_swin_position_biases_do_not_decay() -> None:
     swin = override(tiny(), {"model.backbone.name": "swin_tiny"})
-    groups = parameter_groups(build_model(swin.model, 5))
+    groups = parameter_groups(build_model(swin.model, 5), TrainingConfig())
     biases = {name for name in group(groups, True, False) if name.endswith("position_bias")}
     assert len(biases) == 12
     assert not any("norm" in name or "position_bias" in name for name in group(groups, True, True))

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, parse_model_file
-from unimask.config.images import DetrConfig, ModelConfig
+from unimask.config.images import AnyModelConfig, DetrConfig
 from unimask.errors import ConfigError, WeightsError, needs_extra
 from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
 
@@ -72,11 +72,11 @@ BOXES_AND_MASKS = Signature(
 )
 
 
-def signature_of(config: ModelConfig | DetrConfig) -> Signature:
+def signature_of(config: AnyModelConfig) -> Signature:
     """How a model of this kind is exported."""
-    if isinstance(config, ModelConfig):
-        return MASKS
-    return BOXES_AND_MASKS if config.mask_head else BOXES
+    if isinstance(config, DetrConfig):
+        return BOXES_AND_MASKS if config.mask_head else BOXES
+    return MASKS
 
 
 def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:

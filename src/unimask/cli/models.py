@@ -9,7 +9,7 @@ from unimask.cli.experiments import preset_of
 from unimask.cli.translation import convert_translator, is_marian_folder, writes_tokens
 
 if TYPE_CHECKING:
-    from unimask.config.images import DetrConfig, ModelConfig
+    from unimask.config.images import AnyModelConfig
 
 
 def convert(
@@ -17,15 +17,17 @@ def convert(
     target: options.Target,
     to: options.To = options.WeightFormat.unimask,
     licence: options.Licence = "not stated",
+    base: options.Base = None,
     as_json: options.Json = False,
 ) -> None:
-    """Convert Mask2Former, MaskFormer, DETR and Marian weights of other releases into a folder, and back.
+    """Convert weights of other releases (Mask2Former, MaskFormer, EoMT, DETR, Marian) to a folder, and back.
 
     Files are read without running code that may be in them.
 
     Examples:
       unimask convert model_final.pkl models/coco
       unimask convert facebook/mask2former-swin-tiny-coco-panoptic models/tiny
+      unimask convert tue-mps/coco_panoptic_eomt_large_640 models/eomt
       unimask convert models/tiny exported --to transformers
     """
     from unimask.conversion.run import convert as run
@@ -34,7 +36,7 @@ def convert(
         provenance = convert_translator(source, target, to.value, licence)
         show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
         return
-    model_file = run(source, target, to=to.value, licence=licence)
+    model_file = run(source, target, to=to.value, licence=licence, base=base)
     found = {
         "target": str(target),
         "backbone": model_file.experiment.model.backbone.name,
@@ -49,7 +51,7 @@ def convert(
             show.show_line(f"{name}: {value}")
 
 
-def _queries(model: "ModelConfig | DetrConfig") -> int:
+def _queries(model: "AnyModelConfig") -> int:
     return model.query_decoder.queries if model.kind == "masks" else model.queries
 
 

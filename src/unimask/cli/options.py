@@ -87,6 +87,13 @@ Weights = Annotated[
         "(its best/) or `unimask convert` wrote, or an ONNX file of `unimask export`.",
     ),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Weights that those of the source are differences to: the DINOv3 of an EoMT's original file.",
+    ),
+]
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
 
 Images = Annotated[

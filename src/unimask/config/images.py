@@ -201,6 +201,14 @@ class ShortSide:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Square:
+    """Resize so that the long side has `size` pixels, and pad to a square (EoMT)."""
+
+    kind: Literal["square"] = "square"
+    size: int = 640
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """Resize by a fixed factor: for pictures whose pixels have a physical size (microscopy, satellites)."""
 
@@ -244,9 +252,10 @@ class DataConfig:
     horizontal_flip: float = 0.5  # probability
     vertical_flip: float = 0.0  # probability; 0.5 where up and down mean nothing
     color: float = 0.0  # strength of the brightness, contrast, saturation and hue jitter; 0 is off
-    resize: ShortSide | Scale = field(default_factory=ShortSide)  # of a picture to predict on
+    resize: ShortSide | Square | Scale = field(default_factory=ShortSide)  # of a picture to predict on
     view: Whole | Tiles = field(default_factory=Whole)  # tiles where one view holds more objects than queries
     divisor: int = 32  # the canvas is padded to a multiple of it
+    padding: Literal["mean", "black"] = "mean"  # its color: the mean of all images; black in EoMT
     background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
 
 
@@ -283,9 +292,15 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)  # of Adam: decay of the means of gradient and squared gradient
     epsilon: float = 1e-8  # of Adam
     schedule: Literal["step", "poly", "noam"] = "step"
+    # of the learning rate, from each block of a Vision Transformer to the one before it; 1: all learn alike
+    layer_decay: float = 1.0
+    query_blocks_decay: bool = True  # it also falls in the blocks of an EoMT that have queries
+    decay_everything: bool = False  # norms and embeddings decay as well (EoMT)
     milestones: tuple[float, ...] = (0.8889, 0.9630)  # step: after these shares the rate falls tenfold
     power: float = 0.9  # poly
     warmup_steps: int = 10  # linear, from zero
+    # the backbone stands still during the warm-up of the rest, and then has one of so many steps (EoMT)
+    backbone_warmup_steps: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 is off
     evaluate_every: int = 5000  # steps
@@ -355,7 +370,28 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
     view = experiment.data.view
     if isinstance(view, Tiles) and view.overlap >= view.size:
         raise ConfigError("data.view.overlap", f"must be below data.view.size; got {view.overlap}")
+    _check_sizes(experiment)
     return experiment
+
+
+def _check_sizes(experiment: Experiment) -> None:
+    """Check that an EoMT gets images that its patches and positions fit."""
+    model, data = experiment.model, experiment.data
+    if not isinstance(model, EomtConfig):
+        return
+    patch, size = model.backbone.patch, model.backbone.size
+    if model.backbone.kind == "dinov2":
+        reason = f"the model has positions for squares of {size} pixels (model.backbone.size)"
+        if data.crop != (size, size):
+            raise ConfigError("data.crop", f"{reason}; got {data.crop}, take ({size}, {size})")
+        if data.resize != Square(size=size):
+            raise ConfigError("data.resize", f"{reason}; take {{'kind': 'square', 'size': {size}}}")
+    sides = {"data.divisor": (data.divisor,), "data.crop": data.crop}
+    if isinstance(data.resize, Square):
+        sides["data.resize.size"] = (data.resize.size,)
+    for path, lengths in sides.items():
+        if any(length % patch for length in lengths):
+            raise ConfigError(path, f"must be a multiple of {patch} (model.backbone.patch); got {lengths}")
 
 
 def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:

@@ -14,6 +14,7 @@ from unimask.config.images import (
     PixelDecoderConfig,
     QueryDecoderConfig,
     ShortSide,
+    Square,
 )
 from unimask.errors import WeightsError
 from unimask.presets.maskformer import maskformer_model
@@ -76,7 +77,9 @@ class Stated:
     names: tuple[str, ...] = ()  # of the categories; empty: not stated
     image_mean: tuple[float, float, float] = BackboneConfig().image_mean
     image_std: tuple[float, float, float] = BackboneConfig().image_std
-    resize: ShortSide | None = None  # None: not stated
+    resize: ShortSide | Square | None = None  # None: not stated
+    size: int = 0  # of the square images of an EoMT; 0: not stated
+    mask_chances: tuple[float, ...] = ()  # of a query of an EoMT to keep its mask, per block; (): not stated
 
 
 def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:

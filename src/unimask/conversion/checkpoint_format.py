@@ -11,15 +11,15 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
 from unimask.checkpoints.tensors import check_fit
-from unimask.config.images import DetrConfig, ModelConfig
+from unimask.config.images import AnyModelConfig, Experiment, ModelConfig
 from unimask.config.values import settings_to_dict
 from unimask.conversion.architecture import Stated
 from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
 
-Infer = Callable[[Mapping[str, Tensor], Stated, Path], tuple[ModelConfig | DetrConfig, int]]
-Constants = Callable[[Mapping[str, Tensor], float], dict[str, Tensor]]
+Infer = Callable[[Mapping[str, Tensor], Stated, Path], tuple[AnyModelConfig, int]]
+Constants = Callable[[Mapping[str, Tensor], Experiment], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class CheckpointFormat:
     aliases: tuple[tuple[str, str], ...]  # other names of the same tensors -> those in `rules`
     not_weights: str  # matches keys without influence on a prediction (regular expression)
     infer: Infer  # tensors under our names -> the model and its number of classes
-    constants: Constants  # exported tensors, weight of no-object -> what a file holds besides
-    usual: ModelConfig | DetrConfig  # with the values of `fixed` that the release has
+    constants: Constants  # exported tensors, settings -> what a file holds besides
+    usual: AnyModelConfig  # with the values of `fixed` that the release has
     fixed: tuple[str, ...]  # settings of the model that leave no trace in names and shapes
     versions: Mapping[str, Mapping[str, int]]  # of modules, in the metadata of a state dict
 
@@ -47,7 +47,7 @@ class CheckpointFormat:
 
     def read(
         self, tensors: Mapping[str, Tensor], stated: Stated, path: Path
-    ) -> tuple[Model, ModelConfig | DetrConfig, int]:
+    ) -> tuple[Model, AnyModelConfig, int]:
         """The model that a file's tensors are of, in eval mode, its settings and its number of classes.
 
         Raises:
@@ -91,9 +91,9 @@ class CheckpointFormat:
         if renamed.unknown:
             reason = f"{self.title} has no counterpart, only of ResNet and Swin"
             raise WeightsError(name, reason, unexpected=renamed.unknown)
-        return renamed.tensors | self.constants(renamed.tensors, experiment.losses.no_object_weight)
+        return renamed.tensors | self.constants(renamed.tensors, experiment)
 
-    def _differing(self, model: ModelConfig | DetrConfig) -> list[str]:
+    def _differing(self, model: AnyModelConfig) -> list[str]:
         given, usual = settings_to_dict(model), settings_to_dict(self.usual)
         found = [
             f"{path} is {_value(given, path)!r}"
@@ -109,7 +109,7 @@ def _value(settings: object, path: str) -> object:
     return reduce(lambda values, name: values[name], path.split("."), settings)  # type: ignore[index]
 
 
-def no_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+def no_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
     """Nothing: the files hold weights only."""
     return {}
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from unimask.config.images import DetrConfig, Experiment, ModelConfig
+from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
 from unimask.data.category_tables import default_color, load_categories
-from unimask.presets import detr, mask2former, maskformer
+from unimask.presets import detr, eomt, mask2former, maskformer
 from unimask.structures import Categories
 
 _TABLES: Mapping[int, str] = {
@@ -40,8 +40,19 @@ _MASKFORMER: Mapping[int, Callable[[str], Experiment]] = {
 }
 
 
-def settings_for(config: ModelConfig | DetrConfig, num_classes: int) -> Experiment:
+_EOMT: Mapping[int, Callable[[EomtConfig], Experiment]] = {
+    150: eomt.ade20k_panoptic,
+    19: eomt.cityscapes_semantic,
+}
+_EOMT_SEMANTIC_QUERIES = 100  # published models of ADE20K with more of them are panoptic
+
+
+def settings_for(config: AnyModelConfig, num_classes: int) -> Experiment:
     """The settings of the data set that has this number of classes, with this model."""
+    if isinstance(config, EomtConfig):
+        if num_classes == 150 and config.queries <= _EOMT_SEMANTIC_QUERIES:
+            return eomt.ade20k_semantic(config)
+        return _EOMT.get(num_classes, eomt.coco)(config)
     return replace(_preset(config, num_classes)(config.backbone.name), model=config)
 
 
@@ -55,7 +66,7 @@ def _preset(config: ModelConfig | DetrConfig, num_classes: int) -> Callable[[str
     return _MASKFORMER.get(num_classes, maskformer.maskformer_coco)
 
 
-def categories_for(config: ModelConfig | DetrConfig, num_classes: int, names: tuple[str, ...]) -> Categories:
+def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> Categories:
     """The table of the data set with this number of classes, unless most of the stated names differ from it.
 
     Names without a table are things: a model does not say what is stuff.

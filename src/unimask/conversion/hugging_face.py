@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unimask.config.images import DetrConfig, ModelConfig
+from unimask.config.images import DetrConfig, Experiment, ModelConfig
 from unimask.conversion.architecture import (
     DETR_WITHOUT_TRACE,
     MASKS_WITHOUT_TRACE,
@@ -209,19 +209,19 @@ _DETECTOR = (
 # what files hold besides weights
 
 
-def _mask2former_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
-    return _shared_constants(tensors, no_object_weight) | _unused_norm(tensors, "stage4", "swin")
+def _mask2former_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
+    return _shared_constants(tensors, experiment) | _unused_norm(tensors, "stage4", "swin")
 
 
-def _maskformer_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+def _maskformer_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
     return (
-        _shared_constants(tensors, no_object_weight)
+        _shared_constants(tensors, experiment)
         | _unused_norm(tensors, "3", "model")
         | relative_positions(tensors)
     )
 
 
-def _shared_constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+def _shared_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
     """The weights of the classes in the loss, and the counters of batch norms: our frozen norms have none."""
     counters = {
         f"{key.removesuffix('running_var')}num_batches_tracked": tensor.new_zeros((), dtype=torch.int64)
@@ -229,7 +229,7 @@ def _shared_constants(tensors: Mapping[str, Tensor], no_object_weight: float) ->
         if key.endswith(".normalization.running_var")
     }
     uncounted = {key: counter for key, counter in counters.items() if key not in tensors}
-    return class_weights(tensors["class_predictor.bias"], no_object_weight) | uncounted
+    return class_weights(tensors["class_predictor.bias"], experiment.losses.no_object_weight) | uncounted
 
 
 def _unused_norm(tensors: Mapping[str, Tensor], last_stage: str, swin: str) -> dict[str, Tensor]:

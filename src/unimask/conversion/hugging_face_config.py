@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import DetrConfig, ModelConfig, ShortSide
-from unimask.conversion import hugging_face
+from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, ModelConfig, ShortSide, Square
+from unimask.conversion import eomt, hugging_face
 from unimask.conversion.architecture import HEADS, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.errors import WeightsError
@@ -36,6 +36,30 @@ _DETR_FIXED: Mapping[str, object] = {
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
 }
+_EOMT_FIXED: Mapping[str, Mapping[str, object]] = {
+    "eomt": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "mlp_ratio": 4,
+        "use_swiglu_ffn": False,
+        "hidden_dropout_prob": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "eomt_dinov3": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "use_gated_mlp": False,
+        "query_bias": True,
+        "key_bias": False,
+        "value_bias": True,
+        "proj_bias": True,
+        "mlp_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_dropout": 0.0,
+        "rope_theta": 100.0,
+    },
+}
+_ROTARY_FIXED: Mapping[str, object] = {"rope_theta": 100.0, "rope_type": "default"}
 _BACKBONE_FIXED: Mapping[str, Mapping[str, object]] = {
     "swin": {
         "patch_size": 4,
@@ -81,8 +105,10 @@ def format_of(model_type: object, path: Path) -> ConfigFormat:
     return FORMATS[str(model_type)]
 
 
-def format_for(model: ModelConfig | DetrConfig) -> ConfigFormat:
+def format_for(model: AnyModelConfig) -> ConfigFormat:
     """The format in which transformers keeps a model."""
+    if isinstance(model, EomtConfig):
+        return FORMATS[{"dinov2": "eomt", "dinov3": "eomt_dinov3"}[model.backbone.kind]]
     if isinstance(model, DetrConfig):
         return FORMATS["detr"]
     return FORMATS[{"deformable": "mask2former", "pyramid": "maskformer"}[model.pixel_decoder.kind]]
@@ -175,6 +201,15 @@ def _read_detr(path: Path, config: Json) -> Stated:
     )
 
 
+def _read_eomt(path: Path, config: Json) -> Stated:
+    check_fixed(path, config, _EOMT_FIXED[str(config["model_type"])])
+    check_fixed(path, _part(config, "rope_parameters"), _ROTARY_FIXED, "rope_parameters.")
+    size = config.get("image_size", 640)
+    if not isinstance(size, int):
+        raise WeightsError(path, f"image_size is {size!r}; only squares can be converted")
+    return Stated(heads=_heads(path, config, "num_attention_heads"), size=size)
+
+
 def _check_backbone(path: Path, config: Json) -> None:
     backbone = _part(config, "backbone_config")
     name = str(backbone.get("model_type", "not described"))
@@ -198,12 +233,14 @@ def _channels(values: object, usual: tuple[float, float, float]) -> tuple[float,
     return red, green, blue
 
 
-def _resize(pixels: Json) -> ShortSide | None:
+def _resize(pixels: Json) -> ShortSide | Square | None:
     size = pixels.get("size")
     sides = (
         size if isinstance(size, dict) else {"shortest_edge": size, "longest_edge": pixels.get("max_size")}
     )
     short, longest = sides.get("shortest_edge"), sides.get("longest_edge")
+    if isinstance(short, int) and str(pixels.get("image_processor_type")).startswith("Eomt"):
+        return Square(size=short)
     if isinstance(short, int) and isinstance(longest, int):
         return ShortSide(size=short, longest=longest)
     return None
@@ -222,11 +259,15 @@ def written_config(config_format: ConfigFormat, tensors: Mapping[str, Tensor], m
 def written_processor(config_format: ConfigFormat, model_file: ModelFile) -> Json:
     """The content of `preprocessor_config.json` for a model."""
     experiment = model_file.experiment
-    resize = experiment.data.resize if isinstance(experiment.data.resize, ShortSide) else None
-    size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}} if resize else {}
+    resize = experiment.data.resize
+    size: Json = {}
+    if isinstance(resize, ShortSide):
+        size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}}
+    elif isinstance(resize, Square):
+        size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.size}, "do_pad": True}
     return {
         "image_processor_type": config_format.image_processor,
-        "do_resize": resize is not None,
+        "do_resize": bool(size),
         **size,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -295,6 +336,41 @@ def _write_maskformer(tensors: Mapping[str, Tensor], model_file: ModelFile) -> J
         "cross_entropy_weight": losses.class_weight,
         "mask_weight": losses.mask_weight,
         "dice_weight": losses.dice_weight,
+    }
+
+
+def _write_eomt(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
+    model, losses = model_file.experiment.model, model_file.experiment.losses
+    assert isinstance(model, EomtConfig)
+    backbone = model.backbone
+    dinov3 = backbone.kind == "dinov3"
+    name = "EomtDinov3" if dinov3 else "Eomt"
+    fixed = dict(_EOMT_FIXED["eomt_dinov3" if dinov3 else "eomt"])
+    if dinov3:
+        del fixed["rope_theta"]  # today it is one of the parameters
+        fixed |= {"rope_parameters": dict(_ROTARY_FIXED), "intermediate_size": backbone.feedforward_channels}
+    else:
+        fixed["mlp_ratio"] = backbone.feedforward_channels // backbone.channels
+    return {
+        "architectures": [f"{name}ForUniversalSegmentation"],
+        "model_type": "eomt_dinov3" if dinov3 else "eomt",
+        "hidden_size": backbone.channels,
+        "num_hidden_layers": backbone.blocks,
+        "num_attention_heads": backbone.heads,
+        "image_size": backbone.size,
+        "patch_size": backbone.patch,
+        "num_register_tokens": backbone.registers,
+        "num_queries": model.queries,
+        "num_blocks": model.query_blocks,
+        "num_upscale_blocks": sum(key.endswith("conv1.weight") for key in tensors),
+        "no_object_weight": losses.no_object_weight,
+        "class_weight": losses.class_weight,
+        "mask_weight": losses.mask_weight,
+        "dice_weight": losses.dice_weight,
+        "train_num_points": losses.points,
+        "oversample_ratio": losses.oversampling,
+        "importance_sample_ratio": losses.importance,
+        **fixed,
     }
 
 
@@ -377,6 +453,18 @@ FORMATS: Mapping[str, ConfigFormat] = {
         image_processor="MaskFormerImageProcessor",
         read=_read_maskformer,
         write=_write_maskformer,
+    ),
+    "eomt": ConfigFormat(
+        names=eomt.TRANSFORMERS_DINOV2,
+        image_processor="EomtImageProcessor",
+        read=_read_eomt,
+        write=_write_eomt,
+    ),
+    "eomt_dinov3": ConfigFormat(
+        names=eomt.TRANSFORMERS_DINOV3,
+        image_processor="EomtImageProcessor",
+        read=_read_eomt,
+        write=_write_eomt,
     ),
     "detr": ConfigFormat(
         names=hugging_face.DETR,

@@ -11,6 +11,8 @@ from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.errors import WeightsError, first_line
 from unimask.files import write_text
 
+PICKLE = "pytorch_model.bin"
+
 
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder holds a configuration of transformers; a broken one counts too."""

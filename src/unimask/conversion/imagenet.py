@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 import timm
+import torch
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from unimask.checkpoints.tensors import check_fit
-from unimask.conversion import original
+from unimask.conversion import eomt, original
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.conversion.rules import Rule, substitute, to_ours
 from unimask.errors import WeightsError, first_line
+from unimask.nn.vit import LearnedPositions, VisionTransformer
 
 ImageNetSource = Literal["automatic", "timm", "package"] | Path
 
@@ -92,6 +95,9 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
     """
     if source == "package" or (source == "automatic" and backbone_name == PACKAGED and _package_file()):
         tensors, origin = _from_package(backbone_name)
+    elif isinstance(backbone, VisionTransformer):
+        network, origin = _from_timm(backbone_name, source, features_only=False)
+        tensors = vision_transformer_from_timm(backbone, network.state_dict(), origin)
     elif backbone_name in SWINS:
         network, origin = _from_timm(backbone_name, source, features_only=False)
         tensors = swin_from_timm(network.state_dict(), origin)
@@ -100,6 +106,35 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
         tensors = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
     _fill(backbone, tensors, origin)
     return origin
+
+
+def vision_transformer_from_timm(
+    backbone: VisionTransformer, tensors: Mapping[str, Tensor], origin: str
+) -> dict[str, Tensor]:
+    """The state dict of timm's DINOv2 or DINOv3 under the names of ours, at our patch and number of patches.
+
+    Patches and learned positions are resampled as timm does. The bias of a DINOv3 that has none is 0.
+
+    Raises:
+        WeightsError: it is not the state dict of such a transformer.
+    """
+    learned = isinstance(backbone.positions, LearnedPositions)
+    renamed = to_ours(tensors, eomt.TIMM_DINOV2 if learned else eomt.TIMM_DINOV3)
+    if renamed.unknown or not renamed.tensors:
+        reason = "is not a Vision Transformer of DINOv2 or DINOv3 in timm's names"
+        raise WeightsError(origin, reason, unexpected=renamed.unknown)
+    ours = {key.removeprefix("backbone."): tensor for key, tensor in renamed.tensors.items()}
+    ours["patches.weight"] = resample_patch_embed(ours["patches.weight"], [backbone.patch, backbone.patch])
+    if isinstance(backbone.positions, LearnedPositions):
+        ours["positions.embedding"] = resample_abs_pos_embed(
+            ours["positions.embedding"], list(backbone.positions.grid), num_prefix_tokens=0
+        )
+    biases = {
+        key: torch.zeros_like(tensor)
+        for key, tensor in backbone.state_dict().items()
+        if key.endswith(("query_bias", "value_bias"))
+    }
+    return biases | ours
 
 
 def swin_from_timm(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:

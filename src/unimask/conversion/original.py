@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from unimask.config.images import DetrConfig, ModelConfig
+from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
+from unimask.conversion import eomt
 from unimask.conversion.architecture import (
     DEEPLABS,
     DETR_WITHOUT_TRACE,
@@ -34,6 +35,7 @@ from unimask.conversion.layers import (
     torch_encoder_layer,
 )
 from unimask.conversion.rules import Rule, prefixed
+from unimask.errors import WeightsError
 from unimask.presets.maskformer import maskformer_model
 
 TITLE = "the original release"
@@ -226,9 +228,9 @@ _DETECTOR = (
 )
 
 
-def _constants(tensors: Mapping[str, Tensor], no_object_weight: float) -> dict[str, Tensor]:
+def _constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
     classes = tensors[f"{_PREDICTOR}.class_embed.bias"]
-    return class_weights(classes, no_object_weight) | relative_positions(tensors)
+    return class_weights(classes, experiment.losses.no_object_weight) | relative_positions(tensors)
 
 
 def old_name(key: str) -> str:
@@ -281,6 +283,8 @@ DETR = CheckpointFormat(
     versions={},
 )
 _FORMATS: Mapping[str, CheckpointFormat] = {
+    eomt.DIFFERENCES: eomt.ORIGINAL_DINOV3,
+    r"network\.encoder\.backbone\..*": eomt.ORIGINAL_DINOV2,
     r"(.*\.)?bbox_embed\.layers\.0\.weight": DETR,
     r"backbone\.stem\.conv3\.weight": MASKFORMER_DEEP_STEM,
     r"sem_seg_head\.predictor\.transformer\..*": MASKFORMER,
@@ -297,8 +301,17 @@ def format_of(keys: Iterable[str]) -> CheckpointFormat:
     return next(known, MASK2FORMER)
 
 
-def format_for(model: ModelConfig | DetrConfig) -> CheckpointFormat:
-    """The format in which the original release keeps a model."""
+def format_for(model: AnyModelConfig) -> CheckpointFormat:
+    """The format in which the original release keeps a model.
+
+    Raises:
+        WeightsError: it keeps none of the kind.
+    """
+    if isinstance(model, EomtConfig):
+        if model.backbone.kind == "dinov3":
+            reason = "the original release keeps differences to Meta's DINOv3 only; take --to transformers"
+            raise WeightsError(model.backbone.name, reason)
+        return eomt.ORIGINAL_DINOV2
     if isinstance(model, DetrConfig):
         return DETR
     if model.pixel_decoder.kind == "deformable":

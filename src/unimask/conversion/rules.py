@@ -6,8 +6,8 @@ several, the rule lists the several: they are joined along the first dimension.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -18,10 +18,14 @@ _PARAMETERS = "weight|bias|running_mean|running_var|num_batches_tracked"
 
 @dataclass(frozen=True)
 class Rule:
-    """`ours` and `theirs` name the same numbers; one of the two may be several keys."""
+    """`ours` and `theirs` name the same numbers; one of the two may be several keys.
+
+    With `ours_batched` our tensor has a first dimension of 1, for the batch, which theirs lacks.
+    """
 
     ours: str | tuple[str, ...]
     theirs: str | tuple[str, ...]
+    ours_batched: bool = False
 
     @property
     def our_patterns(self) -> tuple[str, ...]:
@@ -49,7 +53,7 @@ def prefixed(rules: Sequence[Rule], prefix: str) -> tuple[Rule, ...]:
     def under(patterns: str | tuple[str, ...]) -> str | tuple[str, ...]:
         return prefix + patterns if isinstance(patterns, str) else tuple(prefix + one for one in patterns)
 
-    return tuple(Rule(under(rule.ours), under(rule.theirs)) for rule in rules)
+    return tuple(replace(rule, ours=under(rule.ours), theirs=under(rule.theirs)) for rule in rules)
 
 
 @cache
@@ -65,12 +69,24 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 def to_ours(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
     """Tensors with their names as tensors with our names."""
-    return _rename(tensors, [(rule.their_patterns, rule.our_patterns) for rule in rules])
+    return _rename(
+        tensors,
+        [
+            (rule.their_patterns, rule.our_patterns, _batched if rule.ours_batched else _as_it_is)
+            for rule in rules
+        ],
+    )
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
     """Tensors with our names as tensors with their names: the inverse of `to_ours`."""
-    return _rename(tensors, [(rule.our_patterns, rule.their_patterns) for rule in rules])
+    return _rename(
+        tensors,
+        [
+            (rule.our_patterns, rule.their_patterns, _unbatched if rule.ours_batched else _as_it_is)
+            for rule in rules
+        ],
+    )
 
 
 def substitute(keys: Sequence[str], aliases: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -93,18 +109,32 @@ def substitute(keys: Sequence[str], aliases: Sequence[tuple[str, str]]) -> dict[
     return names
 
 
-def _rename(tensors: Mapping[str, Tensor], pairs: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> Renamed:
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _batched(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
+def _unbatched(tensor: Tensor) -> Tensor:
+    return tensor[0]
+
+
+def _rename(
+    tensors: Mapping[str, Tensor],
+    pairs: list[tuple[tuple[str, ...], tuple[str, ...], Callable[[Tensor], Tensor]]],
+) -> Renamed:
     renamed: dict[str, Tensor] = {}
     used: set[str] = set()
     for key in tensors:
-        for sources, targets in pairs:
+        for sources, targets, shaped in pairs:
             match = compile_pattern(sources[0]).fullmatch(key)
             parts = [source.format(**match.groupdict()) for source in sources] if match else []
             if match and all(part in tensors for part in parts):
                 names = [target.format(**match.groupdict()) for target in targets]
-                renamed.update(
-                    zip(names, _regroup([tensors[part] for part in parts], len(names)), strict=True)
-                )
+                regrouped = _regroup([shaped(tensors[part]) for part in parts], len(names))
+                renamed.update(zip(names, regrouped, strict=True))
                 used.update(parts)
                 break
     return Renamed(tensors=renamed, unknown=tuple(key for key in tensors if key not in used))

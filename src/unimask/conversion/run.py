@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model
-from unimask.conversion import hugging_face_config, hugging_face_files, original
+from unimask.config.images import EomtConfig
+from unimask.conversion import eomt, hugging_face_config, hugging_face_files, original
 from unimask.conversion.architecture import Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.conversion.data_sets import categories_for, settings_for
@@ -23,11 +24,16 @@ from unimask.models.build import Model
 
 Format = Literal["unimask", "transformers", "original"]
 
+NO_BASE = "is complete without a base; leave --base out"
 FOREIGN_FILES = (".pkl", ".pth", ".pt", ".bin", ".safetensors")
 
 
 def convert(
-    source: str | Path, target: Path, to: Format = "unimask", licence: str = "not stated, see the provenance"
+    source: str | Path,
+    target: Path,
+    to: Format = "unimask",
+    licence: str = "not stated, see the provenance",
+    base: Path | None = None,
 ) -> ModelFile:
     """Convert a model; what it is, is told from `source` itself.
 
@@ -35,6 +41,7 @@ def convert(
     transformers, or a model folder of ours. With `to="unimask"` or `"transformers"`, `target` is a folder,
     with `"original"` a file `.pth` or `.pkl`. The target is written only once all is converted, each file
     under a temporary name first. `licence` is that of foreign weights, a folder of ours states its own.
+    `base` is a file of the weights that those of the source are differences to (EoMT from DINOv3).
 
     The result says what was found in the source.
 
@@ -44,7 +51,7 @@ def convert(
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
     _check_target(target, to)
-    model, model_file = read_model(source, licence)
+    model, model_file = read_model(source, licence, base)
     if to == "unimask":
         save_model(target, model, model_file)
         return model_file
@@ -62,7 +69,7 @@ def _check_target(target: Path, to: Format) -> None:
         raise WeightsError(target, "must be a folder; for a file of the original release ask for that format")
 
 
-def read_model(source: str | Path, licence: str) -> tuple[Model, ModelFile]:
+def read_model(source: str | Path, licence: str, base: Path | None = None) -> tuple[Model, ModelFile]:
     """The model of any source that `convert` takes, and what is known of it.
 
     Raises:
@@ -70,14 +77,14 @@ def read_model(source: str | Path, licence: str) -> tuple[Model, ModelFile]:
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix in FOREIGN_FILES:
-        return import_original(read_foreign_tensors(path), path, licence)
-    if path.is_dir() and hugging_face_files.is_hugging_face(path):
-        return import_hugging_face(path, f"converted from {path.name} (transformers)", licence)
+        return import_original(complete_tensors(path, base), path, licence)
+    if (path / hugging_face_files.PICKLE).is_file() or hugging_face_files.is_hugging_face(path):
+        return _import_folder(path, f"converted from {path.name} (transformers)", licence, base)
     if (path / CONFIG_NAME).is_file():
         return load_model(path)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = hugging_face_files.download(str(source))
-        return import_hugging_face(folder, f"converted from {source} (Hugging Face hub)", licence)
+        return _import_folder(folder, f"converted from {source} (Hugging Face hub)", licence, base)
     what = (
         "holds no config.json"
         if path.is_dir()
@@ -90,6 +97,36 @@ def read_model(source: str | Path, licence: str) -> tuple[Model, ModelFile]:
         f"{what}; give a file of the original release ({', '.join(FOREIGN_FILES)}), a folder or hub id of "
         "transformers, or a model folder",
     )
+
+
+def _import_folder(folder: Path, provenance: str, licence: str, base: Path | None) -> tuple[Model, ModelFile]:
+    """The model of a folder of the hub: of transformers, or with a file of an original release."""
+    if not hugging_face_files.is_hugging_face(folder):
+        path = folder / hugging_face_files.PICKLE
+        return import_original(complete_tensors(path, base), path, licence)
+    if base is not None:
+        raise WeightsError(folder, NO_BASE)
+    return import_hugging_face(folder, provenance, licence)
+
+
+def complete_tensors(path: Path, base: Path | None) -> dict[str, Tensor]:
+    """The tensors of a file; added to those of `base` where they are differences to Meta's DINOv3.
+
+    Raises:
+        WeightsError: a file cannot be read; a base is needed, and is not given or another; or none is needed.
+    """
+    tensors = read_foreign_tensors(path)
+    if original.format_of(tensors) is not eomt.ORIGINAL_DINOV3:
+        if base is not None:
+            raise WeightsError(path, NO_BASE)
+        return tensors
+    if base is None:
+        raise WeightsError(
+            path,
+            "holds differences to the weights of DINOv3, which Meta gives out under its own licence; get "
+            "those (facebook/dinov3-vit...-pretrain-lvd1689m, model.safetensors) and add --base FILE",
+        )
+    return eomt.with_base(tensors, read_foreign_tensors(base), base)
 
 
 def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> tuple[Model, ModelFile]:
@@ -126,9 +163,12 @@ def _import(
     provenance: str,
     licence: str,
 ) -> tuple[Model, ModelFile]:
+    stated = eomt.with_chances(stated, tensors)
     model, config, num_classes = checkpoint_format.read(tensors, stated, path)
+    if isinstance(config, EomtConfig) and config.backbone.kind == "dinov3":
+        provenance += "; its backbone comes from DINOv3 and is under Meta's DINOv3 License"
     experiment = settings_for(config, num_classes)
-    if stated.resize:
+    if stated.resize and not isinstance(config, EomtConfig):  # whose size is that of its positions
         experiment = replace(experiment, data=replace(experiment.data, resize=stated.resize))
     return model, ModelFile(
         experiment=experiment,

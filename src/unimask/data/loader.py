@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from unimask.config.images import DataConfig, Scale
+from unimask.config.images import DataConfig, Scale, Square
 from unimask.data.augmentation import augment, resize_image
 from unimask.data.seeds import seeded_generator
 from unimask.errors import UnimaskError
@@ -36,9 +36,13 @@ def placement_for(original: Size, config: DataConfig) -> Placement:
     height, width = original
     if isinstance(config.resize, Scale):
         factor = config.resize.factor
+    elif isinstance(config.resize, Square):
+        factor = config.resize.size / max(original)
     else:
         factor = min(config.resize.size / min(original), config.resize.longest / max(original))
     resized = (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
+    if isinstance(config.resize, Square):
+        return Placement(original=original, resized=resized, canvas=(config.resize.size,) * 2)
     return Placement.fit(original, resized, config.divisor)
 
 
@@ -47,8 +51,11 @@ def batch_images(
     placements: Sequence[Placement],
     mean: Channels,
     std: Channels,
+    padding: Literal["mean", "black"] = "mean",
 ) -> ImageBatch:
-    """Resize images, place them on one canvas and normalise them: (value - mean) / std; padding is 0.
+    """Resize images, place them on one canvas and normalise them: (value - mean) / std.
+
+    Padding has the color of the mean, so it is 0, or is black.
 
     Raises:
         ValueError: the canvases differ. They are not padded to the largest, because that would change the
@@ -60,8 +67,9 @@ def batch_images(
     valid = torch.zeros((len(images), *placements[0].canvas), dtype=torch.bool)
     for index, placement in enumerate(placements):
         valid[index, : placement.resized[0], : placement.resized[1]] = True
-    pixels = torch.zeros((len(images), 3, *placements[0].canvas))
     center, spread = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    color = {"mean": torch.zeros_like(center), "black": -center / spread}[padding]
+    pixels = color.repeat(len(images), 1, *placements[0].canvas)
     for index, (image, placement) in enumerate(zip(images, placements)):
         resized = resize_image(image.cpu(), placement.resized)
         pixels[index, :, : placement.resized[0], : placement.resized[1]] = (resized - center) / spread
@@ -195,7 +203,7 @@ class _Collate:
 
     def __init__(self, config: DataConfig, mean: Channels, std: Channels) -> None:
         self._canvas = Placement.fit(config.crop, config.crop, config.divisor).canvas
-        self._mean, self._std = mean, std
+        self._mean, self._std, self._padding = mean, std, config.padding
 
     def __call__(self, samples: list[Sample | UnimaskError]) -> Batch | UnimaskError:
         good = []
@@ -205,7 +213,9 @@ class _Collate:
             good.append(sample)
         sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in good]
         placements = tuple(Placement(original=size, resized=size, canvas=self._canvas) for size in sizes)
-        images = batch_images([sample.image for sample in good], placements, self._mean, self._std)
+        images = batch_images(
+            [sample.image for sample in good], placements, self._mean, self._std, self._padding
+        )
         targets: tuple[Any, ...] = tuple(
             self._target(sample.truth, size) for sample, size in zip(good, sizes, strict=True)
         )

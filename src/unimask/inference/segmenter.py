@@ -148,7 +148,7 @@ class Segmenter:
         Raises:
             ConfigError: there is no such augmentation, or the model predicts boxes.
         """
-        if self.model_file.experiment.model.kind != "masks":
+        if "detection" in tasks_of(self.model_file.experiment.model):
             raise ConfigError("tta", "is for models of masks, and this one finds boxes")
         other = copy.copy(self)
         other.tta = augmentations_of(names)
@@ -396,8 +396,9 @@ class Segmenter:
         """Return images of one canvas as the model takes them: resized, padded, normalised, on the device."""
         placements = [self._placement(image, augmentation) for image in images]
         changed = [augment(image, augmentation) for image in images]
-        backbone = self.model_file.experiment.model.backbone
-        batch = batch_images(changed, placements, backbone.image_mean, backbone.image_std)
+        experiment = self.model_file.experiment
+        backbone, padding = experiment.model.backbone, experiment.data.padding
+        batch = batch_images(changed, placements, backbone.image_mean, backbone.image_std, padding)
         return dataclasses.replace(
             batch,
             pixels=batch.pixels.to(self.device, memory_format=torch.channels_last),

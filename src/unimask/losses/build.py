@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from unimask.config.images import DetrConfig, LossConfig, ModelConfig
+from unimask.config.images import AnyModelConfig, DetrConfig, LossConfig, ModelConfig
 from unimask.errors import ConfigError
 from unimask.losses.box_comparison import BoxComparison
 from unimask.losses.box_mask_comparison import BoxMaskComparison
@@ -46,11 +46,11 @@ def build_criterion(
     )
 
 
-def kind_of(model: ModelConfig | DetrConfig) -> Kind:
+def kind_of(model: AnyModelConfig) -> Kind:
     """Return what a model predicts, as far as its criterion is concerned."""
-    if isinstance(model, ModelConfig):
-        return model.classification
-    return "boxes_and_masks" if model.mask_head else "boxes"
+    if isinstance(model, DetrConfig):
+        return "boxes_and_masks" if model.mask_head else "boxes"
+    return model.classification if isinstance(model, ModelConfig) else "masks"
 
 
 def _comparison(config: LossConfig, kind: Kind) -> MaskComparison | BoxComparison | BoxMaskComparison:

@@ -55,13 +55,13 @@ class Rotation:
 class LearnedPositions(nn.Module):
     """A learned vector per patch, for images of one size.
 
-    `embedding` holds the vectors row by row.
+    `embedding` holds the vectors row by row, below a dimension for the batch.
     """
 
     def __init__(self, grid: Size, channels: int) -> None:
         super().__init__()
         self.grid = grid
-        self.embedding = nn.Parameter(torch.empty(grid[0] * grid[1], channels))
+        self.embedding = nn.Parameter(torch.empty(1, grid[0] * grid[1], channels))
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(
@@ -269,8 +269,8 @@ class VisionTransformer(nn.Module):
         self.channels = channels
         self.run = run
         self.patches = nn.Conv2d(3, channels, patch, patch)
-        self.class_token = nn.Parameter(torch.empty(1, channels))
-        self.registers = nn.Parameter(torch.empty(registers, channels))
+        self.class_token = nn.Parameter(torch.empty(1, 1, channels))
+        self.registers = nn.Parameter(torch.empty(1, registers, channels))
         self.positions = positions
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(channels, eps=norm_eps)
@@ -292,7 +292,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"sides of images are multiples of {self.patch}, not {height} x {width} pixels")
         grid = (height // self.patch, width // self.patch)
         patches, rotate = self.positions(self.patches(pixels).flatten(2).transpose(1, 2), grid)
-        prefix = torch.cat((self.class_token, self.registers)).expand(len(patches), -1, -1)
+        prefix = torch.cat((self.class_token, self.registers), dim=1).expand(len(patches), -1, -1)
         return torch.cat((prefix.to(patches.dtype), patches), dim=1), rotate, grid
 
     def forward(

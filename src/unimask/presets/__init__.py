@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from unimask.config.images import Experiment
 from unimask.presets import mask2former, maskformer
 from unimask.presets.detr import DETR_PRESETS
+from unimask.presets.eomt import EOMT_PRESETS
 from unimask.presets.own_data import nuclei, small, tiny
 from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, Preset
 from unimask.presets.transformer import TRANSLATION_PRESETS
@@ -31,6 +32,7 @@ PRESETS: Mapping[str, Preset] = {
     "nuclei": nuclei,
     "tiny": tiny,
     **DETR_PRESETS,
+    **EOMT_PRESETS,
     **{
         f"{name}_{backbone}": _published(title, build, backbone)
         for name, (title, build, backbones) in {**mask2former.PUBLISHED, **maskformer.PUBLISHED}.items()

@@ -83,7 +83,7 @@ def _why_not(segmenter: Segmenter, task: Task) -> str:
         return "" if things else "This model tells no objects apart, so there is nothing to put boxes around."
     if task in known:
         return ""
-    if model.kind == "masks":
+    if "detection" not in known:
         return "This model gives every pixel a category and tells no objects apart."
     return "This model finds boxes, not masks."
 
@@ -91,7 +91,7 @@ def _why_not(segmenter: Segmenter, task: Task) -> str:
 def _adjustable(segmenter: Segmenter, task: Task) -> tuple[str, ...]:
     if task == "semantic":
         return ()
-    masks = segmenter.model_file.experiment.model.kind == "masks"
+    masks = "detection" not in tasks_of(segmenter.model_file.experiment.model)
     return ("score", "overlap") if task == "panoptic" and masks else ("score",)
 
 
@@ -129,7 +129,7 @@ def result_of(
         overlap_threshold=thresholds.overlap,
         instance_threshold=thresholds.score,
     )
-    around = task == "detection" and segmenter.model_file.experiment.model.kind == "masks"
+    around = task == "detection" and task not in tasks_of(segmenter.model_file.experiment.model)
     found = segmenter.postprocess(cached.tiles, "instance" if around else task, config)
     if around and isinstance(found, Segments):
         found = boxes_around(found)

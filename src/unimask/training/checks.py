@@ -2,7 +2,7 @@
 
 import torch
 
-from unimask.config.images import DetrConfig, ModelConfig, TrainingConfig, tasks_of
+from unimask.config.images import AnyModelConfig, DetrConfig, TrainingConfig, tasks_of
 from unimask.errors import ConfigError
 
 
@@ -15,7 +15,15 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
     for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every"):
         if getattr(config, name) < 1:
             raise ConfigError(f"training.{name}", f"must be at least 1; got {getattr(config, name)}")
-    for name in ("evaluate_every", "warmup_steps", "workers", "weight_decay", "backbone_multiplier", "seed"):
+    for name in (
+        "evaluate_every",
+        "warmup_steps",
+        "backbone_warmup_steps",
+        "workers",
+        "weight_decay",
+        "backbone_multiplier",
+        "seed",
+    ):
         if getattr(config, name) < 0:
             raise ConfigError(f"training.{name}", f"must not be negative; got {getattr(config, name)}")
     for name in ("learning_rate", "gradient_clip"):
@@ -29,6 +37,12 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
         raise ConfigError(
             "training.ema_decay", f"must be at least 0 (off) and below 1; got {config.ema_decay}"
         )
+    if not 0 < config.layer_decay <= 1:
+        raise ConfigError(
+            "training.layer_decay", f"must be above 0 and at most 1 (off); got {config.layer_decay}"
+        )
+    if config.backbone_warmup_steps and config.schedule != "poly":
+        raise ConfigError("training.backbone_warmup_steps", "is for the poly schedule; take 0 for others")
     if processes < 1:
         raise ConfigError("devices", f"at least one process is needed; got {processes}")
     if config.batch_size % (processes * config.accumulate):
@@ -46,7 +60,7 @@ _DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {
 """Task -> the setting with which a DETR is trained for it."""
 
 
-def check_model(model: ModelConfig | DetrConfig, task: str) -> None:
+def check_model(model: AnyModelConfig, task: str) -> None:
     """Nothing comes out; a model of this kind can be trained for the task.
 
     Raises:

@@ -16,6 +16,7 @@ from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.criterion import Average
 from unimask.models.build import Model, build_model
 from unimask.structures import Batch
+from unimask.training.annealing import forward_in_step
 from unimask.training.initial import load_initial
 from unimask.training.job import Stream
 from unimask.training.step import LossOfBatch, count_targets, to_device, uniform_source
@@ -94,14 +95,16 @@ class MaskJob:
         """Segments or boxes to find."""
         return count_targets(batches)
 
-    def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int], LossOfBatch]:
+    def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int, int], LossOfBatch]:
         """Matching and losses on masks, on boxes, or on both."""
         kind, count = kind_of(self.experiment.model), len(self.task.categories)
         criterion = build_criterion(self.experiment.losses, count, average, kind=kind).to(device)
         prepare: Callable[[Batch], Batch] = box_mask_targets if kind == "boxes_and_masks" else _as_it_is
 
-        def measure(batch: Batch, seed: int) -> LossOfBatch:
-            return LossOfBatch(to_device(prepare(batch), device), criterion, uniform_source(seed, device))
+        def measure(batch: Batch, step: int, seed: int) -> LossOfBatch:
+            uniform = uniform_source(seed, device)
+            forward = forward_in_step(self.experiment, step, uniform)
+            return LossOfBatch(to_device(prepare(batch), device), criterion, uniform, forward)
 
         return measure
 

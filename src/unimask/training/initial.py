@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import load_model, resolve_weights
-from unimask.config.images import BackboneConfig
+from unimask.config.images import BackboneConfig, VisionTransformerConfig
 from unimask.conversion.imagenet import ImageNetSource, load_imagenet
 from unimask.errors import WeightsError
 from unimask.models.build import Model
@@ -14,16 +14,22 @@ from unimask.models.detr_masks import DetrWithMasks
 from unimask.structures import Categories
 
 _DETECTOR = "detr."  # where a `DetrWithMasks` has its detector
-_CLASS_HEAD = ("query_decoder.heads.classes.weight", "query_decoder.heads.classes.bias")
+_CLASS_HEAD = tuple(
+    f"{decoder}heads.classes.{name}" for decoder in ("query_decoder.", "") for name in ("weight", "bias")
+)
 
 
 def load_initial(
-    model: Model, backbone: BackboneConfig, categories: Categories, initial: str | Path | None
+    model: Model,
+    backbone: BackboneConfig | VisionTransformerConfig,
+    categories: Categories,
+    initial: str | Path | None,
 ) -> str:
     """A sentence for the provenance; fills the model in place.
 
-    `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet) or
-    `imagenet:FILE` (from a file), or a model folder or a model of the package, whose categories may differ.
+    `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet; of an EoMT,
+    DINOv2's or DINOv3's by timm's name in `model.backbone.name`) or `imagenet:FILE` (from a file), or a model
+    folder or a model of the package, whose categories may differ.
     Of another model, the rows of the class head are taken by the name of the category; a category that it
     does not know keeps its random row, and "no object" is always taken. A DETR without a mask head may start
     one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first).

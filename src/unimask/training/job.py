@@ -98,8 +98,8 @@ class Job(Protocol, Generic[BatchType]):
     def targets(self, batches: Sequence[BatchType]) -> int:
         """How many targets the losses of some batches are means over."""
 
-    def criterion(self, device: torch.device, average: Average) -> Callable[[BatchType, int], Measure]:
-        """What measures a batch, given a seed for its random numbers.
+    def criterion(self, device: torch.device, average: Average) -> Callable[[BatchType, int, int], Measure]:
+        """What measures a batch, given the step, counted from 0, and a seed for its random numbers.
 
         `average` gives the mean number of targets per pass over all passes and processes of a step.
         """

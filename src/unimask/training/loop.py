@@ -229,7 +229,7 @@ class _Training:
         for index, batch in enumerate(batches):
             seed = random_seed(self.config.seed, self.step, index, self.fabric.global_rank)
             torch.manual_seed(seed)  # dropout and stochastic depth
-            measure = self.criterion(batch, seed)
+            measure = self.criterion(batch, self.step, seed)
             last = index + 1 == len(batches)
             with self.fabric.no_backward_sync(self.module, enabled=not last):
                 losses: dict[str, Tensor] = self.module(measure)

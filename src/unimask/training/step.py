@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from unimask.structures import (
     Batch,
-    BoxMaskPrediction,
-    BoxPrediction,
+    ImageBatch,
     Losses,
-    MaskPrediction,
+    Prediction,
     Uniform,
     map_tensors,
 )
 
-Prediction = MaskPrediction | BoxPrediction | BoxMaskPrediction
 Criterion = Callable[[Any, Any, Uniform], Losses]
 """Prediction and targets are of one kind, that of the model."""
 
@@ -44,18 +42,31 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
 
+Forward = Callable[[nn.Module, ImageBatch], Prediction]
+"""Calls the model on images."""
+
+
+def as_predicted(model: nn.Module, images: ImageBatch) -> Prediction:
+    """Call the model as a prediction does."""
+    prediction: Prediction = model(images.pixels, images.valid)
+    return prediction
+
+
 class LossOfBatch:
     """Calls the model on a batch and measures the losses; keeps both, to say what went wrong."""
 
-    def __init__(self, batch: Batch, criterion: Criterion, uniform: Uniform) -> None:
+    def __init__(
+        self, batch: Batch, criterion: Criterion, uniform: Uniform, forward: Forward = as_predicted
+    ) -> None:
         self.batch = batch
         self.criterion = criterion
         self.uniform = uniform
+        self.forward = forward
         self.seen: tuple[Prediction, Losses] | None = None
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """`total`, and each term of the final prediction, not weighted."""
-        prediction: Prediction = model(self.batch.images.pixels, self.batch.images.valid)
+        prediction = self.forward(model, self.batch.images)
         losses = self.criterion(prediction, self.batch.targets, self.uniform)
         self.seen = (prediction, losses)
         return {"total": losses.total, **{name: values[-1].detach() for name, values in losses.terms.items()}}

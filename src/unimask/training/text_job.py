@@ -258,11 +258,11 @@ class SequenceJob:
 
     def criterion(
         self, device: torch.device, average: Average
-    ) -> Callable[[SequenceBatch, int], "LossOfSequences"]:
+    ) -> Callable[[SequenceBatch, int, int], "LossOfSequences"]:
         """Cross-entropy of the next token."""
         criterion = TokenCriterion(self.experiment.losses.label_smoothing, average)
 
-        def measure(batch: SequenceBatch, seed: int) -> LossOfSequences:
+        def measure(batch: SequenceBatch, step: int, seed: int) -> LossOfSequences:
             return LossOfSequences(_to_device(batch, device), criterion)
 
         return measure
