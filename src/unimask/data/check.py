@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.config.images import DataConfig, DetrConfig, Experiment, Task, Whole
+from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Whole
 from unimask.data.items import ItemDataset
 from unimask.data.loader import placement_for
 from unimask.data.open import open_splits
@@ -157,7 +157,7 @@ def check(
 def _most_found(experiment: Experiment) -> int:
     """The most objects that the model can find in a view; for pixels that choose a category, any number."""
     model = experiment.model
-    if isinstance(model, DetrConfig):
+    if not isinstance(model, ModelConfig):
         return model.queries
     return model.query_decoder.queries if model.classification == "masks" else sys.maxsize
 
