@@ -139,7 +139,7 @@ def test_trainings_that_cannot_be(boxes: Path, tmp_path: Path) -> None:
     wrong_value = refused(*train_command(boxes, tmp_path / "d", "--set", "model.dropout=high"))
     assert "model.dropout" in wrong_value
     wrong_kind = refused(*train_command(boxes, tmp_path / "e", "--set", "model.kind=yolo"))
-    assert "model.kind: no such kind of model; there are: masks, detr; got 'yolo'" in wrong_kind
+    assert "model.kind: no such kind; there are: masks, eomt, detr; got 'yolo'" in wrong_kind
     assert not any((tmp_path / name).exists() for name in "abcde")
 
 

@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "impossible": (
         edit_config(lambda c: c["experiment"]["data"].update(divisor=0)),
         CONFIG_NAME,
-        "data.divisor: must be from 1",
+        "data.divisor: must be at least 1",
     ),
     "fewer categories": (
         edit_config(lambda c: c["categories"].pop()),

@@ -143,10 +143,10 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         (("--set", "training.steps=many"), "training.steps: Input should be a valid integer"),
         (("--set", "training.steps"), "training.steps: expected PATH=VALUE, such as training.steps=2000"),
         (("--set", "training.steps=0"), "training.steps: must be at least 1; got 0"),
-        (("--set", "model=3"), "model: Input should be a dictionary"),
+        (("--set", "model=3"), "model: must be a dictionary; got 3"),
         (("--set", "model.query_decoder.heads=5"), "cannot be divided by 5 (heads)"),
         (("--set", "model.backbone.name=eyes"), "no backbone is called 'eyes'"),
-        (("--set", "data.crop=[0,64]"), "data.crop: must be from 1 to 100000; got [0, 64]"),
+        (("--set", "data.crop=[0,64]"), "data.crop.0: must be at least 1; got 0"),
         (("--set", "losses.points=0"), "losses.points: must be at least 1; got 0"),
         (
             ("--set", 'data.view={"kind":"tiles","size":9,"overlap":9}'),

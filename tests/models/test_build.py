@@ -79,9 +79,9 @@ def test_submodules_and_seed() -> None:
 PIXEL_MISTAKES = [
     ({"channels": 100}, "model.pixel_decoder.channels: 100 channels cannot be divided by 32"),
     ({"channels": 0}, "model.pixel_decoder.channels"),
-    ({"position_octaves": -1}, "model.pixel_decoder.position_octaves: lies between 0 and 10, not -1"),
+    ({"position_octaves": -1}, "model.pixel_decoder.position_octaves: must be at least 0; got -1"),
     ({"heads": 5}, "model.pixel_decoder.channels: 32 channels cannot be divided by 5"),
-    ({"heads": 0}, "cannot be divided by 0"),
+    ({"heads": 0}, "model.pixel_decoder.heads: must be at least 1; got 0"),
     ({"strides": (64, 32)}, r"model.pixel_decoder.strides: \(64, 32\).*\[4, 8, 16, 32\]"),
     ({"strides": (32, 32, 8)}, "different strides"),
     ({"strides": ()}, "different strides"),

@@ -76,7 +76,7 @@ def test_dropout_acts_in_training_only() -> None:
         ({"strides": (32, 16, 8)}, r"strides: a pyramid's encoder refines the coarsest map only, \(32,\)"),
         ({"strides": (16,)}, "coarsest map only"),
         ({"heads": 5}, "cannot be divided by 5"),
-        ({"dropout": 1.0}, "dropout: is a probability below 1"),
+        ({"dropout": 1.0}, "dropout: must be below 1; got 1.0"),
     ],
 )
 def test_impossible_settings(changes: dict[str, object], message: str) -> None:

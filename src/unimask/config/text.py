@@ -3,12 +3,13 @@
 The defaults are those of the base model of "Attention Is All You Need" (arXiv 1706.03762, Table 3).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from unimask.config.images import TrainingConfig
-from unimask.config.values import settings_from_dict, settings_to_dict, with_changes
+from unimask.config.values import Below1, Count, Factor, settings_from_dict, settings_to_dict, with_changes
 from unimask.errors import ConfigError
 
 
@@ -16,21 +17,21 @@ from unimask.errors import ConfigError
 class SequenceModelConfig:
     """The encoder-decoder Transformer (Sec. 3)."""
 
-    channels: int = 512  # width of tokens
-    heads: int = 8  # attention heads
-    feedforward_channels: int = 2048  # hidden width of the feed-forward
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.1  # of what each sublayer adds, and of embedding + position (Sec. 5.4)
-    attention_dropout: float = 0.0  # of attention weights; not in the paper
-    hidden_dropout: float = 0.0  # inside of the feed-forward; not in the paper
+    channels: Annotated[int, Field(ge=2, le=65_536)] = 512  # width of tokens
+    heads: Annotated[int, Field(ge=1, le=4096)] = 8  # attention heads
+    feedforward_channels: Count = 2048  # hidden width of the feed-forward
+    encoder_layers: Annotated[int, Field(ge=1, le=1000)] = 6
+    decoder_layers: Annotated[int, Field(ge=1, le=1000)] = 6
+    dropout: Below1 = 0.1  # of what each sublayer adds, and of embedding + position (Sec. 5.4)
+    attention_dropout: Below1 = 0.0  # of attention weights; not in the paper
+    hidden_dropout: Below1 = 0.0  # inside of the feed-forward; not in the paper
     norm: Literal["post", "pre"] = "post"  # after the residual sum as in the paper, or before the sublayer
     activation: Literal["relu", "silu", "gelu"] = "relu"  # of the feed-forward
     source: Literal["tokens", "vectors"] = "tokens"  # what the encoder reads
-    source_features: int = 0  # numbers in each vector of the source; only where it reads vectors
-    position_layout: Literal["interleaved", "halves"] = (
-        "interleaved"  # sines and cosines in turn; or as Marian
-    )
+    # numbers in each vector of the source; only where it reads vectors
+    source_features: Annotated[int, Field(ge=0, le=65_536)] = 0
+    # sines and cosines in turn; or as Marian
+    position_layout: Literal["interleaved", "halves"] = "interleaved"
     output_bias: bool = False  # of the output logits; Marian has one
 
 
@@ -38,7 +39,7 @@ class SequenceModelConfig:
 class TokenLossConfig:
     """The loss on tokens (Sec. 5.4)."""
 
-    label_smoothing: float = 0.1  # share of each label that is spread evenly over the vocabulary
+    label_smoothing: Below1 = 0.1  # share of each label that is spread evenly over the vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,10 @@ class TextConfig:
     target_language: str = "de"
     lowercase: bool = False  # the model knows small letters only
     split_words: bool = True  # marks become words of their own first (`data/text/words.py`)
-    vocabulary: int = 37_000  # byte-pair tokens, of both languages together (Sec. 5.1)
-    longest: int = 256  # tokens; longer pairs are not trained on, longer lines are translated in pieces
+    # byte-pair tokens, of both languages together (Sec. 5.1)
+    vocabulary: Annotated[int, Field(ge=8, le=1_000_000)] = 37_000
+    # tokens; longer pairs are not trained on, longer lines are translated in pieces
+    longest: Annotated[int, Field(ge=2, le=100_000)] = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,15 @@ class DecodingConfig:
     """How tokens are chosen, one at a time (Sec. 6.1)."""
 
     method: Literal["greedy", "beam", "sample"] = "beam"
-    beams: int = 4  # beam: hypotheses kept per sequence
-    length_penalty: float = 0.6  # beam: a hypothesis' log-probability is divided by its length to this power
-    limit_factor: float = 1.0  # a result has at most so many tokens per place of its source ...
-    limit_extra: int = 50  # ... and so many more
-    temperature: float = 1.0  # sample: logits are divided by it
-    top: int = 0  # sample: only from so many of the likeliest tokens; 0: from all
+    beams: Annotated[int, Field(ge=1, le=1000)] = 4  # beam: hypotheses kept per sequence
+    # beam: a hypothesis' log-probability is divided by its length to this power
+    length_penalty: Annotated[float, Field(ge=0, le=100)] = 0.6
+    # a result has at most so many tokens per token of its source, and `limit_extra` more
+    limit_factor: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    limit_extra: Annotated[int, Field(ge=1, le=100_000)] = 50
+    temperature: Factor = 1.0  # sample: logits are divided by it
+    # sample: only from so many of the likeliest tokens; 0: from all
+    top: Annotated[int, Field(ge=0, le=10_000_000)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,28 +81,6 @@ class TranslationExperiment:
     data: TextConfig = field(default_factory=TextConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "model.channels": (2, 65_536),
-    "model.heads": (1, 4096),
-    "model.feedforward_channels": (1, 1_000_000),
-    "model.encoder_layers": (1, 1000),
-    "model.decoder_layers": (1, 1000),
-    "model.dropout": (0, 0.999),
-    "model.attention_dropout": (0, 0.999),
-    "model.hidden_dropout": (0, 0.999),
-    "model.source_features": (0, 65_536),
-    "losses.label_smoothing": (0, 0.999),
-    "data.vocabulary": (8, 1_000_000),
-    "data.longest": (2, 100_000),
-    "decoding.beams": (1, 1000),
-    "decoding.length_penalty": (0, 100),
-    "decoding.limit_factor": (0, 1000),
-    "decoding.limit_extra": (1, 100_000),
-    "decoding.temperature": (0.001, 1000),
-    "decoding.top": (0, 10_000_000),
-}
 
 
 def translation_to_dict(experiment: TranslationExperiment) -> dict[str, object]:
@@ -111,11 +95,6 @@ def translation_from_dict(values: dict[str, object]) -> TranslationExperiment:
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
     """
     experiment = settings_from_dict(TranslationExperiment, values)
-    for path, (lowest, highest) in _RANGES.items():
-        room, name = path.split(".")
-        value = getattr(getattr(experiment, room), name)
-        if not lowest <= value <= highest:
-            raise ConfigError(path, f"must be from {lowest} to {highest}; got {value!r}")
     model = experiment.model
     if model.channels % model.heads:
         raise ConfigError(

@@ -1,20 +1,36 @@
 """Settings as plain values, ready for JSON, and back: frozen dataclasses that pydantic checks."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from unimask.errors import ConfigError
 
 Settings = TypeVar("Settings")
-NO_SUCH_KIND = "no_such_kind"  # pydantic's type of the error that no member of a union has this `kind`
 
+Count = Annotated[int, Field(ge=1)]
+CountOrNone = Annotated[int, Field(ge=0)]  # 0 where there may be none
+Size = Annotated[int, Field(ge=1, le=100_000)]  # in pixels or tokens
+Share = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]  # a probability, or how much of a mean stays
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Factor = Annotated[float, Field(ge=0.001, le=1000)]
 
-def kind_of(values: object) -> object:
-    """The `kind` of plain values or of a dataclass; None where there is none."""
-    return values.get("kind") if isinstance(values, dict) else getattr(values, "kind", None)
+_BOUNDS = {
+    "greater_than_equal": "must be at least {ge:.12g}",
+    "greater_than": "must be above {gt:.12g}",
+    "less_than_equal": "must be at most {le:.12g}",
+    "less_than": "must be below {lt:.12g}",
+}
+_REASONS = {
+    "union_tag_not_found": "has no kind (`unimask presets NAME` shows what it needs)",
+    "model_attributes_type": "must be a dictionary",
+}
+"""pydantic's type of an error -> our words; other errors keep pydantic's."""
 
 
 @cache
@@ -54,18 +70,40 @@ def settings_from_dict(kind: type[Settings], values: dict[str, object]) -> Setti
     Raises:
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type.
     """
-    try:
-        settings: Settings = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = _path(values, first["loc"])
-        if first["type"] == NO_SUCH_KIND:
-            raise ConfigError(f"{path}.kind", f"{first['msg']}; got {kind_of(first['input'])!r}") from None
-        raise ConfigError(path, f"{first['msg']}; got {first['input']!r}") from None
+    settings = _validated(kind, values, "")
     unknown = _unknown_keys(values, settings_to_dict(settings), "")
     if unknown:
         raise ConfigError(", ".join(unknown), "no such setting; `unimask presets NAME` lists all of them")
     return settings
+
+
+def check_values(settings: object, path: str) -> None:
+    """Check every value of a dataclass of settings, which stands at `path` in an experiment.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of its range.
+    """
+    _validated(type(settings), asdict(settings), f"{path}.")  # type: ignore[call-overload]
+
+
+def _validated(kind: type[Settings], values: dict[str, object], prefix: str) -> Settings:
+    try:
+        settings: Settings = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise _error_of(error, values, prefix) from None
+    return settings
+
+
+def _error_of(error: ValidationError, values: dict[str, object], prefix: str) -> ConfigError:
+    """The first of pydantic's errors in our words."""
+    first = error.errors()[0]
+    context, path, found = first.get("ctx", {}), f"{prefix}{_path(values, first['loc'])}", first["input"]
+    if first["type"] == "union_tag_invalid":
+        known = context["expected_tags"].replace("'", "")
+        return ConfigError(f"{path}.kind", f"no such kind; there are: {known}; got {context['tag']!r}")
+    if first["type"] in _BOUNDS:
+        return ConfigError(path, f"{_BOUNDS[first['type']].format(**context)}; got {found!r}")
+    return ConfigError(path, f"{_REASONS.get(first['type'], first['msg'])}; got {found!r}")
 
 
 def with_changes(values: dict[str, object], changes: dict[str, object]) -> dict[str, object]:

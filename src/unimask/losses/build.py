@@ -5,7 +5,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from unimask.config.images import AnyModelConfig, DetrConfig, LossConfig, ModelConfig
-from unimask.errors import ConfigError
+from unimask.config.values import check_values
 from unimask.losses.box_comparison import BoxComparison
 from unimask.losses.box_mask_comparison import BoxMaskComparison
 from unimask.losses.criterion import Average, Criterion
@@ -35,7 +35,7 @@ def build_criterion(
     Raises:
         ConfigError: a setting has an impossible value.
     """
-    _check(config)
+    check_values(config, "losses")
     if kind == "pixels":
         return PixelCriterion(config.class_weight, config.deep_supervision)
     return Criterion(
@@ -79,18 +79,3 @@ def _sampling(config: LossConfig) -> Sampling:
     )
     samplings: dict[str, Sampling] = {"points": points, "dense": EveryCell(), "pixels": EveryPixel()}
     return samplings[config.sampling]
-
-
-def _check(config: LossConfig) -> None:
-    for name in ("class_weight", "mask_weight", "dice_weight", "box_weight", "overlap_weight"):
-        if not getattr(config, name) >= 0:  # also where it is not a number
-            raise ConfigError(f"losses.{name}", f"a weight is at least 0; got {getattr(config, name)}")
-    if not config.no_object_weight > 0:
-        # 0 would leave nothing to average over where a batch has no object
-        raise ConfigError("losses.no_object_weight", f"must be above 0; got {config.no_object_weight}")
-    if config.points < 1:
-        raise ConfigError("losses.points", f"must be at least 1; got {config.points}")
-    if not config.oversampling >= 1:
-        raise ConfigError("losses.oversampling", f"must be at least 1; got {config.oversampling}")
-    if not 0 <= config.importance <= 1:
-        raise ConfigError("losses.importance", f"a share lies between 0 and 1; got {config.importance}")

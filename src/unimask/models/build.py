@@ -18,6 +18,7 @@ from unimask.config.images import (
     VisionTransformerConfig,
 )
 from unimask.config.text import SequenceModelConfig
+from unimask.config.values import check_values
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.detr import Detr, with_positions, without_positions
@@ -61,7 +62,6 @@ from unimask.nn.vit import (
 )
 
 ENCODER_INPUT = {"attention": without_positions, "input_and_attention": with_positions}
-MOST_OCTAVES = 10  # finer waves than any map has cells
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
 
@@ -136,14 +136,11 @@ def build_pixel_decoder(
         ConfigError: see `build_model`.
     """
     path = "model.pixel_decoder"
+    check_values(config, path)
     _check_divisible(config.channels, NORM_GROUPS, f"{path}.channels", "groups of its norms")
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
-    _check_positive(path, mask_channels=config.mask_channels, points=config.points)
     _check_strides(config.strides, in_channels, f"{path}.strides", "the backbone gives")
-    _check_probability(config.dropout, f"{path}.dropout")
     octaves = config.position_octaves
-    if not 0 <= octaves <= MOST_OCTAVES:
-        raise ConfigError(f"{path}.position_octaves", f"lies between 0 and {MOST_OCTAVES}, not {octaves}")
     mask_positions = MapPositions(octaves, config.mask_channels) if octaves else nn.Identity()
     kinds: dict[str, Callable[..., DeformablePixelDecoder | PyramidPixelDecoder]] = {
         "deformable": _deformable_decoder,
@@ -230,7 +227,8 @@ def _decoder_on_pixels(
     _check_strides(
         config.memory_strides, memory_channels, f"{path}.memory_strides", "the pixel decoder gives"
     )
-    _check_positive(path, layers=config.layers)
+    if config.layers < 1:
+        raise ConfigError(f"{path}.layers", f"must be at least 1; got {config.layers}")
     return _query_decoder(config, memory_channels, heads, path)
 
 
@@ -241,7 +239,6 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         ConfigError: see `build_model`.
     """
     _check_transformer(config, "model")
-    _check_positive("model", encoder_layers=config.encoder_layers, decoder_layers=config.decoder_layers)
     backbone = build_backbone(config.backbone)
     in_channels = cast(dict[int, int], backbone.channels)
     sizes = (config.channels, config.heads, config.feedforward_channels, config.dropout)
@@ -388,26 +385,14 @@ def _projection(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _check_transformer(config: QueryDecoderConfig | DetrConfig, path: str) -> None:
+    check_values(config, path)
     _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
-    _check_positive(path, queries=config.queries, feedforward_channels=config.feedforward_channels)
-    _check_probability(config.dropout, f"{path}.dropout")
 
 
 def _check_divisible(channels: int, parts: int, path: str, what: str) -> None:
-    if parts < 1 or channels < 1 or channels % parts:
+    if channels % parts:
         raise ConfigError(path, f"{channels} channels cannot be divided by {parts} ({what})")
-
-
-def _check_probability(value: float, path: str) -> None:
-    if not 0 <= value < 1:
-        raise ConfigError(path, f"is a probability below 1, not {value}")
-
-
-def _check_positive(path: str, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{path}.{name}", f"must be at least 1, not {count}")
 
 
 def _check_strides(strides: tuple[int, ...], given: Mapping[int, int], path: str, who: str) -> None:

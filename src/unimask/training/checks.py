@@ -3,6 +3,7 @@
 import torch
 
 from unimask.config.images import AnyModelConfig, DetrConfig, TrainingConfig, tasks_of
+from unimask.config.values import check_values
 from unimask.errors import ConfigError
 
 
@@ -12,35 +13,7 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
     Raises:
         ConfigError: one of them cannot, or the batch does not divide among processes and passes.
     """
-    for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "log_every"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"training.{name}", f"must be at least 1; got {getattr(config, name)}")
-    for name in (
-        "evaluate_every",
-        "warmup_steps",
-        "backbone_warmup_steps",
-        "workers",
-        "weight_decay",
-        "backbone_multiplier",
-        "seed",
-    ):
-        if getattr(config, name) < 0:
-            raise ConfigError(f"training.{name}", f"must not be negative; got {getattr(config, name)}")
-    for name in ("learning_rate", "gradient_clip"):
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"training.{name}", f"must be above 0; got {getattr(config, name)}")
-    if not (config.epsilon > 0 and all(0 <= beta < 1 for beta in config.betas)):
-        raise ConfigError(
-            "training.betas", f"must be below 1, and training.epsilon above 0; got {config.betas}"
-        )
-    if not 0 <= config.ema_decay < 1:
-        raise ConfigError(
-            "training.ema_decay", f"must be at least 0 (off) and below 1; got {config.ema_decay}"
-        )
-    if not 0 < config.layer_decay <= 1:
-        raise ConfigError(
-            "training.layer_decay", f"must be above 0 and at most 1 (off); got {config.layer_decay}"
-        )
+    check_values(config, "training")
     if config.backbone_warmup_steps and config.schedule != "poly":
         raise ConfigError("training.backbone_warmup_steps", "is for the poly schedule; take 0 for others")
     if processes < 1:
