@@ -14,7 +14,7 @@ class UnimaskError(Exception):
 
 
 class DataError(UnimaskError):
-    """A picture or an annotation cannot be used."""
+    """An image or an annotation cannot be used."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         reason = shown(reason)
@@ -91,13 +91,13 @@ def needs_extra(extra: str, what: str | Path) -> Iterator[None]:
 
 
 def some_of(things: Iterable[object], most: int = 8) -> str:
-    """The first few of many, joined by commas: "1, 2, 3, ..."; "none" where there are none."""
+    """Return the first few of many, joined by commas: "1, 2, 3, ..."; "none" where there are none."""
     listed = [str(thing) for thing in things]
     return ", ".join(listed[:most] + ["..."] * (len(listed) > most)) or "none"
 
 
 def shown(text: str) -> str:
-    """What a message may echo of a file: characters that print, words of at most 200, about 1,200 in all."""
+    """Return a text as a message echoes it: what does not print is escaped, long words and texts are cut."""
     text = re.sub(
         rf"\S{{{_LONGEST_WORD},}}", lambda word: word[0][: _LONGEST_WORD - 3] + "...", _printable(text)
     )
@@ -118,5 +118,5 @@ def _printable(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or the name of its kind if it has none."""
+    """Return the first line of an error's message, or the name of its kind if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Every knob of the library: frozen dataclasses, one line of why per field.
+"""Every setting of the library: frozen dataclasses, one line of why per field.
 
 The defaults are those of Mask2Former with ResNet-50 on COCO panoptic (arXiv 2112.01527, Sec. 4).
 Modules take modules and numbers; a config is read where things are built, opened and started.
@@ -105,11 +105,11 @@ class DetrConfig:
     dropout: Below1 = 0.1  # in encoder and decoder (Sec. 4)
     encoder_layers: Count = 6  # over the map of the last stage (Sec. 4, Table 2)
     decoder_layers: Count = 6  # each of them is supervised
-    queries: Count = 100  # the most objects that a picture can have
+    queries: Count = 100  # the most objects that a image can have
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
-    stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small pictures
+    stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small images
     # where cells are told their place: in queries and keys of each attention, as in the paper, or also once
-    # in the encoder's input, for a backbone too shallow to see the picture's borders from everywhere
+    # in the encoder's input, for a backbone too shallow for every cell to receive something of the borders
     positions: Literal["attention", "input_and_attention"] = "attention"
 
 
@@ -120,12 +120,12 @@ class VisionTransformerConfig:
     name: str = "vit_large_patch14_reg4_dinov2"  # timm's name of the weights that a training starts from
     # dinov2: learned positions, for images of one size; dinov3: rotary ones, for any, and keys without bias
     kind: Literal["dinov2", "dinov3"] = "dinov2"
-    channels: int = 1024  # width of the tokens
-    blocks: int = 24
-    heads: int = 16  # attention heads
-    feedforward_channels: int = 4096  # hidden width of the feed-forwards
+    channels: Count = 1024  # width of the tokens
+    blocks: Count = 24
+    heads: Count = 16  # attention heads
+    feedforward_channels: Count = 4096  # hidden width of the feed-forwards
     patch: int = 16  # side of the square of pixels that becomes a token
-    registers: int = 4  # tokens beside the class token that stand for nothing in the image
+    registers: CountOrNone = 4  # tokens beside the class token that stand for nothing in the image
     size: int = 640  # side of the square images that learned positions are for
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[Spread, Spread, Spread] = (58.395, 57.12, 57.375)  # RGB, 0..255
@@ -139,14 +139,14 @@ class EomtConfig:
     kind: Literal["eomt"] = "eomt"
     backbone: VisionTransformerConfig = field(default_factory=VisionTransformerConfig)
     queries: Count = 200  # 100 for semantic segmentation
-    query_blocks: int = 4  # the last blocks, which queries take part in; 3 for S and B (Table 7)
+    query_blocks: Count = 4  # the last blocks, which queries take part in; 3 for S and B (Table 7)
     # annealed: masked at first, block by block less, and open when trained; masked: as Mask2Former, in
     # predictions too; open: never masked, and supervised after the last block only (Sec. 3.3, Table 3)
     attention: Literal["open", "masked", "annealed"] = "annealed"
 
 
 def tasks_of(model: ModelConfig | EomtConfig | DetrConfig) -> tuple[Task, ...]:
-    """What a model of this kind can do."""
+    """Return the tasks that a model of this kind can do."""
     if isinstance(model, EomtConfig):
         return TASKS
     if isinstance(model, ModelConfig):
@@ -210,7 +210,7 @@ class Square:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Resize by a fixed factor: for pictures whose pixels have a physical size (microscopy, satellites)."""
+    """Resize by a fixed factor: for images whose pixels have a physical size (microscopy, satellites)."""
 
     kind: Literal["scale"] = "scale"
     factor: Factor = 1.0
@@ -221,17 +221,17 @@ AnyResize = Annotated[ShortSide | Square | Scale, Field(discriminator="kind")]
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """A picture is seen in one piece."""
+    """The model gets the whole image at once."""
 
     kind: Literal["whole"] = "whole"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """A picture is seen in overlapping squares, and what they show is joined (`inference/stitching.py`)."""
+    """The model gets overlapping squares of an image; results are joined (`inference/stitching.py`)."""
 
     kind: Literal["tiles"] = "tiles"
-    size: Size = 512  # side of a square in pixels of the file; each is then resized like a picture
+    size: Size = 512  # side of a square in pixels of the file; each is then resized like a image
     # pixels that neighbours share at least; as wide as most objects
     overlap: CountOrNone = 128
 
@@ -242,16 +242,16 @@ class ScaleJitter:
 
     low: Factor = 0.1
     high: Factor = 2.0
-    # crop: the picture fits into factor x crop (large-scale jitter); short_side: its short side becomes
+    # crop: the image fits into factor x crop (large-scale jitter); short_side: its short side becomes
     # factor x the crop's (semantic training); file: factor x its own size (pixels of a physical size)
     relative_to: Literal["crop", "short_side", "file"] = "crop"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How pictures reach the model."""
+    """How images reach the model."""
 
-    crop: tuple[Size, Size] = (1024, 1024)  # (height, width) of a training picture; smaller ones are padded
+    crop: tuple[Size, Size] = (1024, 1024)  # (height, width) of a training image; smaller ones are padded
     jitter: ScaleJitter = field(default_factory=ScaleJitter)
     horizontal_flip: Share = 0.5  # probability
     vertical_flip: Share = 0.0  # probability; 0.5 where up and down mean nothing
@@ -268,15 +268,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PostprocessConfig:
-    """How a prediction is read."""
+    """How a prediction is postprocessed."""
 
     object_threshold: Share = 0.8  # panoptic: a query's score must be above it; 0 for Mapillary
     overlap_threshold: Share = 0.8  # panoptic: visible share of the query's own mask
     # panoptic: a segment has the pixels of its query that lie in the query's mask (probability 0.5 or more),
     # or all that the query wins, as in MaskFormer
     fill: Literal["mask", "winner"] = "mask"
-    # semantic: the values of the classes are resized to the picture instead of the masks, as the originals do
-    # for models that read nothing else
+    # semantic: the values of the classes are resized to the image instead of the masks, as the originals do
+    # for models that do nothing else
     resize_classes: bool = False
     duplicate_iou: float = 1.0  # queries of one class that overlap more are one; 1: off, as in the papers
     max_instances: Annotated[int, Field(ge=1, le=32_767)] = 100  # instance: the best (query, class) pairs
@@ -289,7 +289,7 @@ class TrainingConfig:
     """The optimiser, its schedule and the bookkeeping (Sec. 4.1)."""
 
     steps: Count = 368_750  # optimiser steps; 50 epochs of COCO at batch 16
-    # pictures per optimiser step, over all processes and accumulation steps
+    # images per optimiser step, over all processes and accumulation steps
     batch_size: Count = 16
     accumulate: Count = 1  # forward-backward passes per optimiser step
     learning_rate: Positive = 1e-4
@@ -329,12 +329,12 @@ class Experiment:
 
 
 def experiment_to_dict(experiment: Experiment) -> dict[str, object]:
-    """The experiment as plain values, ready for JSON; `experiment_from_dict` is its inverse."""
+    """Return the experiment as plain values, ready for JSON; `experiment_from_dict` is its inverse."""
     return settings_to_dict(experiment)
 
 
 def experiment_from_dict(values: dict[str, object]) -> Experiment:
-    """The experiment that plain values describe; missing keys take their defaults.
+    """Return the experiment that plain values describe; missing keys take their defaults.
 
     Raises:
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
@@ -368,7 +368,7 @@ def _check_sizes(experiment: Experiment) -> None:
 
 
 def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
-    """The experiment with some settings changed, each named by its dotted path (`training.steps`).
+    """Return the experiment with some settings changed, each named by its dotted path (`training.steps`).
 
     Raises:
         ConfigError: no setting has this path, or the value has the wrong type.

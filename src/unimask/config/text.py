@@ -1,4 +1,4 @@
-"""The settings of models that read a sequence and write tokens; what trains them is in `config/images.py`.
+"""Settings of models that take a sequence and write tokens; those of training are in `config/images.py`.
 
 The defaults are those of the base model of "Attention Is All You Need" (arXiv 1706.03762, Table 3).
 """
@@ -27,8 +27,8 @@ class SequenceModelConfig:
     hidden_dropout: Below1 = 0.0  # inside of the feed-forward; not in the paper
     norm: Literal["post", "pre"] = "post"  # after the residual sum as in the paper, or before the sublayer
     activation: Literal["relu", "silu", "gelu"] = "relu"  # of the feed-forward
-    source: Literal["tokens", "vectors"] = "tokens"  # what the encoder reads
-    # numbers in each vector of the source; only where it reads vectors
+    source: Literal["tokens", "vectors"] = "tokens"  # what the encoder takes
+    # numbers in each vector of the source; only where the source is vectors
     source_features: Annotated[int, Field(ge=0, le=65_536)] = 0
     # sines and cosines in turn; or as Marian
     position_layout: Literal["interleaved", "halves"] = "interleaved"
@@ -84,12 +84,12 @@ class TranslationExperiment:
 
 
 def translation_to_dict(experiment: TranslationExperiment) -> dict[str, object]:
-    """The experiment as plain values, ready for JSON; `translation_from_dict` is its inverse."""
+    """Return the experiment as plain values, ready for JSON; `translation_from_dict` is its inverse."""
     return settings_to_dict(experiment)
 
 
 def translation_from_dict(values: dict[str, object]) -> TranslationExperiment:
-    """The experiment that plain values describe; missing keys take their defaults.
+    """Return the experiment that plain values describe; missing keys take their defaults.
 
     Raises:
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type or is impossible.
@@ -110,7 +110,7 @@ def translation_from_dict(values: dict[str, object]) -> TranslationExperiment:
 def override_translation(
     experiment: TranslationExperiment, changes: dict[str, object]
 ) -> TranslationExperiment:
-    """The experiment with some settings changed, each named by its dotted path (`training.steps`).
+    """Return the experiment with some settings changed, each named by its dotted path (`training.steps`).
 
     Raises:
         ConfigError: no setting has this path, or the value has the wrong type or is impossible.

@@ -39,7 +39,7 @@ def _adapter(kind: type) -> TypeAdapter:  # not subscripted: beartype cannot che
 
 
 def settings_to_dict(settings: object) -> dict[str, object]:
-    """A dataclass of settings as plain values, ready for JSON; `settings_from_dict` is its inverse."""
+    """Return a dataclass of settings as plain values, ready for JSON; `settings_from_dict` is its inverse."""
     result: dict[str, object] = _adapter(type(settings)).dump_python(settings, mode="json")  # type: ignore[arg-type]
     return result
 
@@ -65,7 +65,7 @@ def _path(values: object, location: Sequence[int | str]) -> str:
 
 
 def settings_from_dict(kind: type[Settings], values: dict[str, object]) -> Settings:
-    """The dataclass of settings that plain values describe; missing keys take their defaults.
+    """Return the dataclass of settings that plain values describe; missing keys take their defaults.
 
     Raises:
         ConfigError: a key is unknown (all of them are named), or a value has the wrong type.
@@ -95,7 +95,7 @@ def _validated(kind: type[Settings], values: dict[str, object], prefix: str) -> 
 
 
 def _error_of(error: ValidationError, values: dict[str, object], prefix: str) -> ConfigError:
-    """The first of pydantic's errors in our words."""
+    """Return the first of pydantic's errors in our words."""
     first = error.errors()[0]
     context, path, found = first.get("ctx", {}), f"{prefix}{_path(values, first['loc'])}", first["input"]
     if first["type"] == "union_tag_invalid":
@@ -107,7 +107,7 @@ def _error_of(error: ValidationError, values: dict[str, object], prefix: str) ->
 
 
 def with_changes(values: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
-    """Settings as plain values, some of them changed in place, each named by its dotted path.
+    """Return plain values with some of them changed in place, each named by its dotted path.
 
     Raises:
         ConfigError: no setting has this path.

@@ -23,7 +23,7 @@ _AREAS = {
     "m": 2,
     "l": 3,
 }  # places in COCO's ranges of area: all, below 32^2, below 96^2, larger
-_LIMITS = (1, 10, 100)  # COCO's numbers of detections per picture
+_LIMITS = (1, 10, 100)  # COCO's numbers of detections per image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class AveragePrecisionValues:
         """COCO's twelve numbers, and four more with all detections.
 
         - `AP` (mean over IoU .50 to .95), `AP50`, `AP75`, and `APs`, `APm`, `APl` by area: 100 detections per
-          picture and class, COCO's standard
+          image and class, COCO's standard
         - `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`: the largest recall with so many detections
-        - `AP_all`, `AP50_all`, `AP75_all`, `AR_all`: with up to `most_detections` per picture and class
+        - `AP_all`, `AP50_all`, `AP75_all`, `AR_all`: with up to `most_detections` per image and class
         """
         return dict(self.values)
 
@@ -50,7 +50,7 @@ class AveragePrecisionValues:
 
 @dataclass(frozen=True, kw_only=True)
 class _Instances:
-    """The things of one picture: compressed run lengths and what COCO wants to know of each."""
+    """The things of one image: compressed run lengths and what COCO keeps of each."""
 
     runs: tuple[bytes, ...]
     labels: Integers
@@ -76,13 +76,13 @@ class _GroundTruth:
 
 
 class MaskAveragePrecision:
-    """COCO's mask AP over pictures: a state that adds, exactly as pycocotools counts.
+    """COCO's mask AP over images: a state that adds, exactly as pycocotools counts.
 
-    COCO's standard looks at the 100 best detections per picture and class; dense pictures need more, so the
+    COCO's standard counts the 100 best detections per image and class; dense images need more, so the
     values with up to `most_detections` are given beside them. Only things count, in the truth and in the
     results. Areas are those of the masks (COCO's files may state others). Equal scores keep the order of the
-    pictures, then that of the segments, as pycocotools does. An instance without a pixel counts as it does
-    there: as a miss in the truth, as wrong in the results. Pictures are kept as compressed run lengths until
+    images, then that of the segments, as pycocotools does. An instance without a pixel counts as it does
+    there: as a miss in the truth, as wrong in the results. Images are kept as compressed run lengths until
     `compute`.
 
     Source: pycocotools' `COCOeval`, iouType "segm".
@@ -93,10 +93,10 @@ class MaskAveragePrecision:
             raise ValueError(f"most_detections is {most_detections}; at least {_LIMITS[-1]} are needed")
         self.categories = categories
         self.most_detections = most_detections
-        self._pictures: list[_ImageRecord] = []
+        self._images: list[_ImageRecord] = []
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Counts one picture.
+        """Count one image.
 
         Raises:
             ValueError: sizes differ, a label is out of range, or a score is not finite.
@@ -105,30 +105,30 @@ class MaskAveragePrecision:
         if not bool(result.scores.isfinite().all()):
             raise ValueError("a score of the result is not finite")
         is_thing = np.array(self.categories.is_thing, dtype=bool)
-        picture = _ImageRecord(
+        image = _ImageRecord(
             size=result.size, truth=_instances(truth, is_thing), result=_instances(result, is_thing)
         )
-        self._pictures.append(picture)
+        self._images.append(image)
 
     def merge(self, other: "MaskAveragePrecision") -> None:
-        """Appends the pictures that another state has seen.
+        """Append the images that another state has counted.
 
         Raises:
             ValueError: the other counts different categories.
         """
         check_same_categories(self.categories, other.categories)
-        self._pictures.extend(other._pictures)
+        self._images.extend(other._images)
 
     def compute(self) -> AveragePrecisionValues:
-        """The values over all pictures so far."""
+        """Return the values over all images so far."""
         tables = _GroundTruth()
-        for number, picture in enumerate(self._pictures, start=1):
-            _append(tables, number, picture)
+        for number, image in enumerate(self._images, start=1):
+            _append(tables, number, image)
         return _measure(tables, "segm", self.categories, self.most_detections)
 
 
 class BoxAveragePrecision:
-    """COCO's box AP over pictures, exactly as pycocotools counts; see `MaskAveragePrecision`.
+    """COCO's box AP over images, exactly as pycocotools counts; see `MaskAveragePrecision`.
 
     Areas of the truth are those that it states: in COCO's files, of masks.
 
@@ -138,10 +138,10 @@ class BoxAveragePrecision:
     def __init__(self, categories: Categories, most_detections: int = 1000) -> None:
         self.categories = categories
         self.most_detections = most_detections
-        self._pictures: list[tuple[Detections, Detections]] = []
+        self._images: list[tuple[Detections, Detections]] = []
 
     def update(self, result: Detections, truth: Detections) -> None:
-        """Counts one picture; boxes of both are in its pixels.
+        """Count one image; boxes of both are in its pixels.
 
         Raises:
             ValueError: a label is out of range, or a number of the result is not finite.
@@ -151,23 +151,23 @@ class BoxAveragePrecision:
         for labels in (result.labels, truth.labels):
             if bool(((labels < 0) | (labels >= len(self.categories))).any()):
                 raise ValueError(f"a label is not below {len(self.categories)}, the number of categories")
-        self._pictures.append((result, truth))
+        self._images.append((result, truth))
 
     def merge(self, other: "BoxAveragePrecision") -> None:
-        """Appends the pictures that another state has seen.
+        """Append the images that another state has counted.
 
         Raises:
             ValueError: the other counts different categories.
         """
         check_same_categories(self.categories, other.categories)
-        self._pictures.extend(other._pictures)
+        self._images.extend(other._images)
 
     def compute(self) -> AveragePrecisionValues:
-        """The values over all pictures so far."""
+        """Return the values over all images so far."""
         tables = _GroundTruth()
         is_thing = np.array(self.categories.is_thing, dtype=bool)
-        for number, (result, truth) in enumerate(self._pictures, start=1):
-            tables.images.append({"id": number, "height": 1, "width": 1})  # boxes have no picture
+        for number, (result, truth) in enumerate(self._images, start=1):
+            tables.images.append({"id": number, "height": 1, "width": 1})  # sizes are not used for boxes
             areas, crowd = truth.areas.tolist(), truth.is_crowd.tolist()
             for index, record in _box_records(truth, number, is_thing):
                 more = {"id": len(tables.truth) + 1, "area": areas[index], "iscrowd": int(crowd[index])}
@@ -234,16 +234,16 @@ def _at_thresholds(precision: NDArray[np.float64], suffix: str) -> dict[str, flo
     return {f"AP50{suffix}": _mean(precision[_IOU_50]), f"AP75{suffix}": _mean(precision[_IOU_75])}
 
 
-def _append(tables: _GroundTruth, number: int, picture: _ImageRecord) -> None:
-    height, width = picture.size
+def _append(tables: _GroundTruth, number: int, image: _ImageRecord) -> None:
+    height, width = image.size
     tables.images.append({"id": number, "height": height, "width": width})
     for annotation, area, crowd in zip(
-        _annotations(picture.truth, number, picture.size), picture.truth.areas, picture.truth.is_crowd
+        _annotations(image.truth, number, image.size), image.truth.areas, image.truth.is_crowd
     ):
         # the box is not used for masks, but has to be there
         more = {"id": len(tables.truth) + 1, "area": int(area), "iscrowd": int(crowd), "bbox": [0, 0, 0, 0]}
         tables.truth.append(annotation | more)
-    for annotation, score in zip(_annotations(picture.result, number, picture.size), picture.result.scores):
+    for annotation, score in zip(_annotations(image.result, number, image.size), image.result.scores):
         tables.results.append(annotation | {"score": float(score)})
 
 

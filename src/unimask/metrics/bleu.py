@@ -1,6 +1,6 @@
 """BLEU through sacrebleu, in the two ways that results are published in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unimask.errors import needs_extra
@@ -29,7 +29,7 @@ class Bleu:
 
 
 def bleu_of_words(results: Sequence[str], references: Sequence[str]) -> Bleu:
-    """Of lines of words with blanks between them, upper and lower case alike: nothing is split further.
+    """Return BLEU of lines of words with blanks between them, whatever their case; nothing is split further.
 
     This is what papers on Multi30k call BLEU (`multi-bleu.perl -lc` on tokenised text).
     """
@@ -39,7 +39,7 @@ def bleu_of_words(results: Sequence[str], references: Sequence[str]) -> Bleu:
 
 
 def bleu_of_text(results: Sequence[str], references: Sequence[str]) -> Bleu:
-    """Of lines as one writes them: sacrebleu's standard, which splits words itself and heeds case."""
+    """Return BLEU of lines of plain text: sacrebleu's standard, which splits words itself and heeds case."""
     return _measure(BLEU(), results, references)
 
 
@@ -55,3 +55,34 @@ def _measure(metric: BLEU, results: Sequence[str], references: Sequence[str]) ->
         reference_words=found.ref_len,
         signature=str(metric.get_signature()),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineValues:
+    """`BLEU` of lowercased words, 0 to 100; `exact`, the share of lines that are the truth to the letter."""
+
+    values: Mapping[str, float]
+
+
+class LineMetrics:
+    """A state that counts lines and adds. Lines are words with blanks between them."""
+
+    def __init__(self) -> None:
+        self.results: list[str] = []
+        self.truth: list[str] = []
+
+    def update(self, result: str, truth: str) -> None:
+        """Count one line."""
+        self.results.append(result)
+        self.truth.append(truth)
+
+    def merge(self, other: "LineMetrics") -> None:
+        """Add the lines that another state has counted."""
+        self.results += other.results
+        self.truth += other.truth
+
+    def compute(self) -> LineValues:
+        """Return the values over all lines so far; there must be one."""
+        same = sum(a == b for a, b in zip(self.results, self.truth, strict=True))
+        bleu = bleu_of_words(self.results, self.truth).score
+        return LineValues(values={"BLEU": bleu, "exact": same / len(self.results)})

@@ -25,8 +25,8 @@ class MatchedPrecisionValues:
     """What `MatchedPrecision` measures, one entry per threshold, each in [0, 1]; -1 without any instance."""
 
     thresholds: tuple[float, ...]
-    pooled: tuple[float, ...]  # matches, wrong and missed instances summed over all pictures
-    per_picture: tuple[float, ...]  # mean over the pictures that have an instance in the truth or the result
+    pooled: tuple[float, ...]  # matches, wrong and missed instances summed over all images
+    per_picture: tuple[float, ...]  # mean over the images that have an instance in the truth or the result
 
     def as_dict(self) -> dict[str, float]:
         """`AP@0.50` ... pooled, and `AP_per_picture@0.50` ..."""
@@ -41,16 +41,16 @@ class MatchedPrecisionValues:
 
 
 class MatchedPrecision:
-    """AP(t) of instances over pictures: a state that adds.
+    """AP(t) of instances over images: a state that adds.
 
     At each threshold, results and truths of one class with IoU >= t are matched one to one, as many as
-    possible; AP(t) = matched / (matched + wrong + missed), pooled over pictures and classes. Only things
+    possible; AP(t) = matched / (matched + wrong + missed), pooled over images and classes. Only things
     count. Scores do not matter. Instances without a pixel do not exist. A crowd truth is neither found nor
     missed, and an unmatched result of which more than half lies in one crowd of its class is not counted.
 
     Source: Cell Detection with Star-convex Polygons (arXiv 1806.03535), Sec. 3; its code pools as here. The
     code breaks ties between equally large matchings by their IoU, which changes no count. In its mean over
-    pictures, a picture without any instance on either side counts as 0; here it is left out.
+    images, a image without any instance on either side counts as 0; here it is left out.
     """
 
     def __init__(self, categories: Categories) -> None:
@@ -58,11 +58,11 @@ class MatchedPrecision:
         self.matched: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)
         self.wrong: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)
         self.missed: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)
-        self.picture_sum: NDArray[np.float64] = np.zeros(len(THRESHOLDS))
-        self.pictures: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)  # with an instance that counts
+        self.image_sum: NDArray[np.float64] = np.zeros(len(THRESHOLDS))
+        self.images: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)  # with an instance that counts
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Counts one picture.
+        """Count one image.
 
         Raises:
             ValueError: sizes differ, or a label is out of range.
@@ -86,11 +86,11 @@ class MatchedPrecision:
         self.wrong[index] += wrong
         self.missed[index] += missed
         if matched + wrong + missed:
-            self.picture_sum[index] += matched / (matched + wrong + missed)
-            self.pictures[index] += 1
+            self.image_sum[index] += matched / (matched + wrong + missed)
+            self.images[index] += 1
 
     def merge(self, other: "MatchedPrecision") -> None:
-        """Adds the pictures that another state has counted.
+        """Add the images that another state has counted.
 
         Raises:
             ValueError: the other counts different categories.
@@ -99,18 +99,17 @@ class MatchedPrecision:
         self.matched += other.matched
         self.wrong += other.wrong
         self.missed += other.missed
-        self.picture_sum += other.picture_sum
-        self.pictures += other.pictures
+        self.image_sum += other.image_sum
+        self.images += other.images
 
     def compute(self) -> MatchedPrecisionValues:
-        """The values over all pictures so far."""
+        """Return the values over all images so far."""
         everything = self.matched + self.wrong + self.missed
         return MatchedPrecisionValues(
             thresholds=THRESHOLDS,
             pooled=tuple(int(m) / int(n) if n else NOT_MEASURED for m, n in zip(self.matched, everything)),
             per_picture=tuple(
-                float(total) / int(n) if n else NOT_MEASURED
-                for total, n in zip(self.picture_sum, self.pictures)
+                float(total) / int(n) if n else NOT_MEASURED for total, n in zip(self.image_sum, self.images)
             ),
         )
 

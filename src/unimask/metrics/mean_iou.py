@@ -1,4 +1,4 @@
-"""Mean intersection over union of classes, from one confusion matrix over all pictures."""
+"""Mean intersection over union of classes, from one confusion matrix over all images."""
 
 from dataclasses import dataclass
 
@@ -34,11 +34,11 @@ class MeanIoUValues:
 
 
 class MeanIoU:
-    """IoU of classes over all pixels of all pictures: a state that adds.
+    """IoU of classes over all pixels of all images: a state that adds.
 
     Pixels that are void in the truth (id 0) are left out on both sides. A void pixel of a result misses the
     true class and is no false pixel of another. A class that occurs only in results has IoU 0 and counts in
-    the mean. Segments are read by their class alone: crowd counts as its class, instances as one area.
+    the mean. Only the class of a segment matters: crowd counts as its class, instances as one area.
     """
 
     def __init__(self, categories: Categories) -> None:
@@ -49,7 +49,7 @@ class MeanIoU:
         )  # (true, predicted); the last column is void
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Counts one picture.
+        """Count one image.
 
         Raises:
             ValueError: sizes differ, a label is out of range, or segments overlap each other.
@@ -63,7 +63,7 @@ class MeanIoU:
         np.add.at(self.confusion, (true[known], predicted[known]), overlaps.pixels[known])
 
     def merge(self, other: "MeanIoU") -> None:
-        """Adds the pictures that another state has counted.
+        """Add the images that another state has counted.
 
         Raises:
             ValueError: the other counts different categories.
@@ -72,7 +72,7 @@ class MeanIoU:
         self.confusion += other.confusion
 
     def compute(self) -> MeanIoUValues:
-        """The values over all pictures so far."""
+        """Return the values over all images so far."""
         right = self.confusion.diagonal()
         union = self.confusion.sum(axis=1) + self.confusion[:, :-1].sum(axis=0) - right
         per_class = tuple(

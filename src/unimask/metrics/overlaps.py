@@ -1,6 +1,6 @@
 """How the segments of a result and of its truth overlap, from joint histograms of id maps.
 
-No dense (N, H, W) masks are made; disjoint segments cost one pass over the picture.
+No dense (N, H, W) masks are made; disjoint segments cost one pass over the image.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Overlaps:
 
 
 def check_pair(result: Segments, truth: Segments, categories: Categories) -> None:
-    """Nothing, where result and truth can be compared.
+    """Check that result and truth can be compared.
 
     Raises:
         ValueError: their sizes differ, a label is no index into the categories, or an id has no segment.
@@ -53,7 +53,7 @@ def check_pair(result: Segments, truth: Segments, categories: Categories) -> Non
 
 
 def check_same_categories(mine: Categories, other: Categories) -> None:
-    """Nothing, where two states count the same categories.
+    """Check that two states count the same categories.
 
     Raises:
         ValueError: names or kinds (thing, stuff) differ.

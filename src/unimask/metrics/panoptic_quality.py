@@ -56,7 +56,7 @@ class PanopticQualityValues:
 
 
 class PanopticQuality:
-    """Panoptic quality over pictures: a state that adds.
+    """Panoptic quality over images: a state that adds.
 
     The rules are those of COCO's evaluation, where the paper is silent too:
     - a result matches a truth segment of its class, no crowd, at an IoU strictly above 0.5; pixels of the
@@ -79,7 +79,7 @@ class PanopticQuality:
         self.missed: Integers = np.zeros(len(categories), dtype=np.int64)  # truths without a result
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Counts one picture.
+        """Count one image.
 
         Raises:
             ValueError: sizes differ, a label is out of range, or segments overlap each other.
@@ -107,7 +107,7 @@ class PanopticQuality:
         self.missed += np.bincount(truth_labels[~truth_matched & ~crowd], minlength=classes)
 
     def merge(self, other: "PanopticQuality") -> None:
-        """Adds the pictures that another state has counted.
+        """Add the images that another state has counted.
 
         Raises:
             ValueError: the other counts different categories.
@@ -119,7 +119,7 @@ class PanopticQuality:
         self.missed += other.missed
 
     def compute(self) -> PanopticQualityValues:
-        """The values over all pictures so far."""
+        """Return the values over all images so far."""
         per_class = tuple(self._quality(label) for label in range(len(self.categories)))
         is_thing = self.categories.is_thing
         return PanopticQualityValues(

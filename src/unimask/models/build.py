@@ -283,7 +283,7 @@ def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
     Raises:
         ConfigError: see `build_model`.
     """
-    _check_positive("model", queries=config.queries, query_blocks=config.query_blocks)
+    check_values(config, "model")
     if config.query_blocks > config.backbone.blocks:
         reason = f"{config.query_blocks} of {config.backbone.blocks} blocks (model.backbone.blocks)"
         raise ConfigError("model.query_blocks", reason)
@@ -314,7 +314,7 @@ def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransform
         ConfigError: see `build_model`.
     """
     path, channels = "model.backbone", config.channels
-    _check_positive(path, blocks=config.blocks, feedforward_channels=config.feedforward_channels)
+    check_values(config, path)
     _check_divisible(channels, config.heads, f"{path}.channels", "heads")
     if config.patch < 1 or config.size < 1 or config.size % config.patch:
         reason = f"must be a multiple of the patch, {config.patch}; got {config.size}"

@@ -29,7 +29,7 @@ from unimask.inference.translator import greedy, write_all
 from unimask.losses.criterion import Average
 from unimask.losses.tokens import TokenCriterion
 from unimask.machine import command_line
-from unimask.metrics.lines import LineMetrics
+from unimask.metrics.bleu import LineMetrics
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.processes import first_says
