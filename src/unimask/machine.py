@@ -30,12 +30,12 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def command_line() -> str:
-    """The command of this process, as one would type it."""
+    """Return the command of this process, as one would type it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _processor() -> str:
-    """The name of the processor."""
+    """Return the name of the processor."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -45,7 +45,7 @@ def _processor() -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """The machine, the versions and the command, ready for JSON."""
+    """Return the machine, the versions and the command, ready for JSON."""
     return {
         "machine": {
             "system": platform.platform(),
@@ -63,21 +63,21 @@ _STATUS = Path("/proc/self/status")
 
 
 def memory_now(device: torch.device) -> int:
-    """Bytes in use: on a CUDA device by tensors, elsewhere by the whole process; 0 where it is not known."""
+    """Return the bytes in use: on a CUDA device by tensors, elsewhere by the process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _status("VmRSS")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that were in use at any time so far, as `memory_now` counts them."""
+    """Return the most bytes that were in use at any time so far, as `memory_now` counts them."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") or _resource()
 
 
 def _status(name: str) -> int:
-    """A line of Linux's description of this process. (Its `getrusage` also counts the parent's memory.)"""
+    """Return the bytes that Linux states for this process; its `getrusage` also counts the parent's."""
     if not _STATUS.exists():
         return 0
     for line in _STATUS.read_text(encoding="utf-8").splitlines():

@@ -1,7 +1,4 @@
-"""The processes that work together: which one this is, and what they tell each other.
-
-With a single process nothing is said.
-"""
+"""The processes that work together: which one this is, and how they exchange values (torch.distributed)."""
 
 import os
 import sys
@@ -25,7 +22,7 @@ def _alone() -> bool:
 
 
 def sum_of_all(values: Tensor) -> Tensor:
-    """The sum over all processes, the same in each."""
+    """Return the sum over all processes, in each process."""
     if _alone():
         return values
     total = values.clone()
@@ -34,7 +31,7 @@ def sum_of_all(values: Tensor) -> Tensor:
 
 
 def gather(thing: T) -> list[T]:
-    """The things of all processes, in their order, in each."""
+    """Return the things of all processes, in the order of their ranks, in each process."""
     if _alone():
         return [thing]
     everyone: list[Any] = [None] * distributed.get_world_size()
@@ -43,12 +40,12 @@ def gather(thing: T) -> list[T]:
 
 
 def first_says(thing: T) -> T:
-    """What the first process has, in each."""
+    """Return what the first process has, in each process."""
     return gather(thing)[0]
 
 
 def first_alone(action: Callable[[], object]) -> None:
-    """Runs the action in the first process, while the others wait.
+    """Run the action in the first process, while the others wait.
 
     Where it fails, its error is raised there and the others exit: one message is enough.
     """
@@ -76,24 +73,24 @@ class Team:
 
     @property
     def speaks(self) -> bool:
-        """Whether this process shows what was found: the first one, or each where they cannot meet."""
+        """Return whether this process shows what was found: the first one, or each where they cannot meet."""
         return self.rank == 0 or not self.meets
 
     def share(self, things: Sequence[T]) -> list[T]:
-        """Every so-manieth of the things.
+        """Return this process's share: every n-th of the things, where n is the number of processes.
 
         Each process sees all of them, in the same order, so the shares have neither gaps nor doubles.
         """
         return list(things[self.rank :: self.size])
 
     def device(self, name: str) -> str:
-        """The device that is meant: each process of a machine gets its own of several CUDA devices."""
+        """Return the device to use: each process of a machine gets its own of several CUDA devices."""
         count = torch.cuda.device_count() if self.size > 1 and name in ("auto", "cuda") else 0
         return f"cuda:{self.local_rank % count}" if count else name
 
 
 def find_team() -> Team:
-    """What the launcher says in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR); else one alone.
+    """Return the team in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR), else one alone.
 
     Raises:
         ConfigError: RANK and WORLD_SIZE are no numbers that fit each other.
@@ -112,7 +109,7 @@ def find_team() -> Team:
 
 @contextmanager
 def meeting(team: Team) -> Iterator[None]:
-    """Inside, `gather` reaches the whole team."""
+    """Join the processes of a team inside the block, so that `gather` reaches all of them."""
     if not team.meets:
         yield
         return

@@ -105,7 +105,7 @@ class DetrConfig:
     dropout: Below1 = 0.1  # in encoder and decoder (Sec. 4)
     encoder_layers: Count = 6  # over the map of the last stage (Sec. 4, Table 2)
     decoder_layers: Count = 6  # each of them is supervised
-    queries: Count = 100  # the most objects that a image can have
+    queries: Count = 100  # the most objects that an image can have
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
     stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small images
     # where cells are told their place: in queries and keys of each attention, as in the paper, or also once
@@ -231,7 +231,7 @@ class Tiles:
     """The model gets overlapping squares of an image; results are joined (`inference/stitching.py`)."""
 
     kind: Literal["tiles"] = "tiles"
-    size: Size = 512  # side of a square in pixels of the file; each is then resized like a image
+    size: Size = 512  # side of a square in pixels of the file; each is then resized like an image
     # pixels that neighbours share at least; as wide as most objects
     overlap: CountOrNone = 128
 

@@ -83,7 +83,7 @@ class Stated:
 
 
 def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
-    """The Mask2Former that tensors with our names are of, and its number of classes.
+    """Return the Mask2Former that tensors with our names are of, and its number of classes.
 
     The heads of the query decoder leave no trace: they are those of the pixel decoder, as in the original and
     in transformers. The drop path rate of Swin is the paper's.
@@ -112,7 +112,7 @@ def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path)
 
 
 def infer_maskformer(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
-    """The MaskFormer that tensors with our names are of, and its number of classes.
+    """Return the MaskFormer that tensors with our names are of, and its number of classes.
 
     Raises:
         WeightsError: no backbone has these shapes.
@@ -145,7 +145,7 @@ def infer_maskformer(tensors: Mapping[str, Tensor], stated: Stated, path: Path) 
 
 
 def infer_detr(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[DetrConfig, int]:
-    """The DETR that tensors with our names are of, and its number of classes.
+    """Return the DETR that tensors with our names are of, and its number of classes.
 
     Raises:
         WeightsError: no backbone has these shapes.
@@ -179,7 +179,7 @@ def infer_detr(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tup
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> BackboneConfig:
-    """The backbone that tensors with our names are of, with the stated pixel statistics.
+    """Return the backbone that tensors with our names are of, with the stated pixel statistics.
 
     Norms count as frozen where their batches have not been counted.
 
@@ -245,5 +245,5 @@ def _num_classes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def count_keys(tensors: Mapping[str, Tensor], expression: str) -> int:
-    """How many keys match a regular expression."""
+    """Return how many keys match a regular expression."""
     return sum(1 for key in tensors if re.fullmatch(expression, key))

@@ -38,7 +38,7 @@ class CheckpointFormat:
     versions: Mapping[str, Mapping[str, int]]  # of modules, in the metadata of a state dict
 
     def current_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors under the names in `rules`.
+        """Return the tensors under the names in `rules`.
 
         Raises:
             ValueError: two keys mean the same tensor.
@@ -48,7 +48,7 @@ class CheckpointFormat:
     def read(
         self, tensors: Mapping[str, Tensor], stated: Stated, path: Path
     ) -> tuple[Model, AnyModelConfig, int]:
-        """The model that a file's tensors are of, in eval mode, its settings and its number of classes.
+        """Return a file's model in eval mode, its settings and its number of classes.
 
         Raises:
             WeightsError: the file holds a tensor twice, or keys are unknown, missing or of a wrong shape; the
@@ -77,7 +77,7 @@ class CheckpointFormat:
         return model.eval(), config, num_classes
 
     def write(self, model: Model, model_file: ModelFile) -> dict[str, Tensor]:
-        """The tensors of a model under the names in `rules`, with the constants that a file holds.
+        """Return the tensors of a model under the names in `rules`, with the constants of a file.
 
         Raises:
             WeightsError: the model has settings or tensors that the release does not know.
@@ -115,14 +115,14 @@ def no_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[
 
 
 def class_weights(bias: Tensor, no_object_weight: float) -> dict[str, Tensor]:
-    """The weights of the classes in the loss, which files of the original and of transformers hold."""
+    """Return the weights of the classes in the loss; the original and transformers store them."""
     weights = torch.ones_like(bias)
     weights[-1] = no_object_weight
     return {"criterion.empty_weight": weights}
 
 
 def relative_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The index that lies beside each table of a Swin's position biases."""
+    """Return the index that lies beside each table of a Swin's position biases."""
     table = ".relative_position_bias_table"
     return {
         f"{key.removesuffix(table)}.relative_position_index": relative_position_index(len(tensor)).to(

@@ -48,7 +48,7 @@ _EOMT_SEMANTIC_QUERIES = 100  # published models of ADE20K with more of them are
 
 
 def settings_for(config: AnyModelConfig, num_classes: int) -> Experiment:
-    """The settings of the data set that has this number of classes, with this model."""
+    """Return the settings of the data set that has this number of classes, with this model."""
     if isinstance(config, EomtConfig):
         if num_classes == 150 and config.queries <= _EOMT_SEMANTIC_QUERIES:
             return eomt.ade20k_semantic(config)
@@ -67,7 +67,7 @@ def _preset(config: ModelConfig | DetrConfig, num_classes: int) -> Callable[[str
 
 
 def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> Categories:
-    """The table of the data set with this number of classes, unless most of the stated names differ from it.
+    """Return the table of the data set with this number of classes, unless most stated names differ from it.
 
     Names without a table are things: a model does not say what is stuff.
     """
@@ -84,7 +84,7 @@ def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, .
 
 
 def _by_file_id(table: Categories, num_classes: int) -> Categories:
-    """A table in which the label is the id in the files; ids that the files do not use are categories too."""
+    """Return a table whose labels are the ids in the files; ids that are not used are categories too."""
     label_of = {file_id: label for label, file_id in enumerate(table.file_ids)}
     labels = [label_of.get(file_id, -1) for file_id in range(num_classes)]
     return Categories(
@@ -96,7 +96,7 @@ def _by_file_id(table: Categories, num_classes: int) -> Categories:
 
 
 def made_up_categories(num_classes: int, names: tuple[str, ...]) -> Categories:
-    """Things with these names if there is one per class, else with numbered ones."""
+    """Return things with these names if there is one per class, else with numbered ones."""
     if len(names) != num_classes:
         names = tuple(f"category {index + 1}" for index in range(num_classes))
     return Categories(

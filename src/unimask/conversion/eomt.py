@@ -33,7 +33,7 @@ _SPLIT = ("q", "k", "v")
 
 
 def _block(theirs: str, output: str, expand: str, contract: str, scales: tuple[str, str]) -> tuple[Rule, ...]:
-    """All of a block but the projections to queries, keys and values."""
+    """Return all of a block but the projections to queries, keys and values."""
     return (
         *modules(
             _BLOCK,
@@ -81,7 +81,7 @@ TIMM_DINOV3 = (
 
 
 def _transformers_dinov3(blocks: str, embeddings: str, norm: str) -> tuple[Rule, ...]:
-    """The backbone of DINOv3 as transformers names it, which the original takes over."""
+    """Return the backbone of DINOv3 as transformers names it, which the original takes over."""
     theirs = f"{blocks}.{{block}}"
     return (
         Rule("backbone.class_token", f"{embeddings}.cls_token"),

@@ -1,4 +1,4 @@
-"""Reads the files of others without running what is in them."""
+"""Read the files of others without running what is in them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from unimask.errors import WeightsError, first_line
 
 
 def read_foreign_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pkl` (numpy arrays), `.pth`, `.pt`, `.bin` or `.safetensors` file, on the CPU.
+    """Return the tensors of a `.pkl` (arrays), `.pth`, `.pt`, `.bin` or `.safetensors` file, on the CPU.
 
     Where the file is a training checkpoint, they are what is under `model` or `state_dict`. Reading
     never runs code of the file: pickles may hold arrays and plain values only.

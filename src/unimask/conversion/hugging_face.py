@@ -65,7 +65,7 @@ def _resnet() -> tuple[Rule, ...]:
 
 
 def _swin(body: str, norms: Sequence[str]) -> tuple[Rule, ...]:
-    """A Swin whose parts are below `body`; `norms` names the norm of each stage."""
+    """Return rules for a Swin whose parts are below `body`; `norms` names the norm of each stage."""
     our_block, block = (
         "backbone.stages.{stage}.blocks.{block}",
         f"{body}.encoder.layers.{{stage}}.blocks.{{block}}",
@@ -222,7 +222,7 @@ def _maskformer_constants(tensors: Mapping[str, Tensor], experiment: Experiment)
 
 
 def _shared_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
-    """The weights of the classes in the loss, and the counters of batch norms: our frozen norms have none."""
+    """Return the class weights of the loss, and the counters of batch norms, which our frozen norms lack."""
     counters = {
         f"{key.removesuffix('running_var')}num_batches_tracked": tensor.new_zeros((), dtype=torch.int64)
         for key, tensor in tensors.items()
@@ -233,7 +233,7 @@ def _shared_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> 
 
 
 def _unused_norm(tensors: Mapping[str, Tensor], last_stage: str, swin: str) -> dict[str, Tensor]:
-    """The last norm of a Swin, which no output uses."""
+    """Return the last norm of a Swin, which no output uses."""
     last = f"{_BACKBONE}.hidden_states_norms.{last_stage}"
     if f"{last}.weight" not in tensors:
         return {}

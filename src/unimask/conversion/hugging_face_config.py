@@ -93,7 +93,7 @@ class ConfigFormat:
 
 
 def format_of(model_type: object, path: Path) -> ConfigFormat:
-    """The format of a `model_type`.
+    """Return the format of a `model_type`.
 
     Raises:
         WeightsError: no model of this type can be converted.
@@ -106,7 +106,7 @@ def format_of(model_type: object, path: Path) -> ConfigFormat:
 
 
 def format_for(model: AnyModelConfig) -> ConfigFormat:
-    """The format in which transformers keeps a model."""
+    """Return the format in which transformers keeps a model."""
     if isinstance(model, EomtConfig):
         return FORMATS[{"dinov2": "eomt", "dinov3": "eomt_dinov3"}[model.backbone.kind]]
     if isinstance(model, DetrConfig):
@@ -115,7 +115,7 @@ def format_for(model: AnyModelConfig) -> ConfigFormat:
 
 
 def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
-    """What `config.json` and, where there is one, `preprocessor_config.json` say.
+    """Return what `config.json` and, where there is one, `preprocessor_config.json` say.
 
     Raises:
         WeightsError: a file is broken, is of another kind of model, or asks for what our model does not have.
@@ -139,7 +139,7 @@ def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
 
 
 def read_object(path: Path) -> Json:
-    """The JSON object in a file.
+    """Return the JSON object in a file.
 
     Raises:
         WeightsError: it cannot be read, or is none.
@@ -247,7 +247,7 @@ def _resize(pixels: Json) -> ShortSide | Square | None:
 
 
 def written_config(config_format: ConfigFormat, tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
-    """The content of `config.json` for a model."""
+    """Return the content of `config.json` for a model."""
     names = model_file.categories.names
     return {
         **config_format.write(tensors, model_file),
@@ -257,7 +257,7 @@ def written_config(config_format: ConfigFormat, tensors: Mapping[str, Tensor], m
 
 
 def written_processor(config_format: ConfigFormat, model_file: ModelFile) -> Json:
-    """The content of `preprocessor_config.json` for a model."""
+    """Return the content of `preprocessor_config.json` for a model."""
     experiment = model_file.experiment
     resize = experiment.data.resize
     size: Json = {}
@@ -405,7 +405,7 @@ def _write_detr(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
 
 
 def _backbone(tensors: Mapping[str, Tensor], swin: str, drop_path_rate: float) -> Json:
-    """The backbone's part of the file; `swin` is where a Swin lies in the encoder."""
+    """Return the backbone's part of the file; `swin` is where a Swin lies in the encoder."""
     encoder = "model.pixel_level_module.encoder"
     stem = f"{encoder}.embedder.embedder.convolution.weight"
     if stem in tensors:

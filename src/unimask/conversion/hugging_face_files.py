@@ -15,18 +15,18 @@ PICKLE = "pytorch_model.bin"
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder holds a configuration of transformers; a broken one counts too."""
+    """Return whether a folder holds a configuration of transformers; a broken one counts too."""
     return config_mentions(folder, "model_type")
 
 
 def config_mentions(folder: Path, word: str) -> bool:
-    """Whether a folder's `config.json` has the word in quotes."""
+    """Return whether a folder's `config.json` has the word in quotes."""
     path = folder / "config.json"
     return path.is_file() and f'"{word}"' in path.read_text(encoding="utf-8", errors="replace")
 
 
 def download(name: str) -> Path:
-    """A model of the Hugging Face hub in the local cache: configuration and weights.
+    """Download a model of the Hugging Face hub and return its folder in the local cache.
 
     Raises:
         WeightsError: it cannot be had, for instance because there is no network or no such model.
@@ -53,7 +53,7 @@ def download(name: str) -> Path:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: safetensors before pickles, one file or several.
+    """Return all tensors of a folder: safetensors before pickles, one file or several.
 
     Raises:
         WeightsError: there are no weights, or a file cannot be read.
@@ -81,5 +81,5 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str
 
 
 def as_text(content: Mapping[str, object]) -> str:
-    """A JSON object as transformers writes it."""
+    """Return a JSON object as transformers writes it."""
     return json.dumps(content, indent=2) + "\n"

@@ -84,7 +84,7 @@ _MERGES_AT_THE_END = [
 
 
 def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSource = "automatic") -> str:
-    """Fills a backbone in place and says where the weights come from.
+    """Fill a backbone in place and return where the weights come from.
 
     `automatic` takes the package for `tf_efficientnet_lite0` where it is installed, else timm, which
     downloads once and keeps a copy. A path is a file with timm's (or the original Swin's) state dict of the
@@ -111,7 +111,7 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
 def vision_transformer_from_timm(
     backbone: VisionTransformer, tensors: Mapping[str, Tensor], origin: str
 ) -> dict[str, Tensor]:
-    """The state dict of timm's DINOv2 or DINOv3 under the names of ours, at our patch and number of patches.
+    """Return the state dict of timm's DINOv2 or DINOv3 under our names, with our patch and number of patches.
 
     Patches and learned positions are resampled as timm does. The bias of a DINOv3 that has none is 0.
 
@@ -138,7 +138,7 @@ def vision_transformer_from_timm(
 
 
 def swin_from_timm(tensors: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    """The state dict of timm's Swin classifier under the names of ours; its last norm and head are left out.
+    """Return the state dict of timm's Swin classifier under our names, without its last norm and head.
 
     Raises:
         WeightsError: it is not the state dict of a Swin.

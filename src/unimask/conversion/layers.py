@@ -48,14 +48,14 @@ _TRANSFORMERS_DECODER = {
 
 
 def modules(ours: str, theirs: str, names: Mapping[str, str]) -> tuple[Rule, ...]:
-    """One rule per module for its weight, bias and statistics; `names` maps our names to theirs."""
+    """Return one rule per module for its weight, bias and statistics; `names` maps our names to theirs."""
     return tuple(
         Rule(f"{ours}.{our}.{{parameter}}", f"{theirs}.{their}.{{parameter}}") for our, their in names.items()
     )
 
 
 def packed_attention(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """Attention whose query, key and value share one tensor on both sides, as in torch."""
+    """Return rules for attention whose query, key and value share one tensor on both sides, as in torch."""
     return (
         *(Rule(f"{ours}.input_{name}", f"{theirs}.in_proj_{name}") for name in ("weight", "bias")),
         *modules(ours, theirs, {"output": "out_proj"}),
@@ -63,7 +63,7 @@ def packed_attention(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def split_attention(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """Attention whose query, key and value are three tensors on their side, as in transformers."""
+    """Return rules for attention whose query, key and value are three tensors in transformers."""
     return (
         *(
             Rule(f"{ours}.input_{name}", tuple(f"{theirs}.{part}_proj.{name}" for part in "qkv"))
@@ -74,7 +74,7 @@ def split_attention(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def torch_encoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """An encoder layer under torch's names."""
+    """Return rules for an encoder layer under torch's names."""
     return (
         *packed_attention(f"{ours}.attention.attention", f"{theirs}.self_attn"),
         *modules(ours, theirs, TORCH_ENCODER),
@@ -82,7 +82,7 @@ def torch_encoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def torch_decoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """A decoder layer under torch's names."""
+    """Return rules for a decoder layer under torch's names."""
     return (
         *packed_attention(f"{ours}.self.attention", f"{theirs}.self_attn"),
         *packed_attention(f"{ours}.cross.attention", f"{theirs}.multihead_attn"),
@@ -91,7 +91,7 @@ def torch_decoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def transformers_encoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """An encoder layer under the names of transformers (DETR, Marian)."""
+    """Return rules for an encoder layer under the names of transformers (DETR, Marian)."""
     return (
         *split_attention(f"{ours}.attention.attention", f"{theirs}.self_attn"),
         *modules(ours, theirs, TRANSFORMERS_ENCODER),
@@ -99,7 +99,7 @@ def transformers_encoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
 
 
 def transformers_decoder_layer(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """A decoder layer under the names of transformers (DETR, MaskFormer, Marian)."""
+    """Return rules for a decoder layer under the names of transformers (DETR, MaskFormer, Marian)."""
     return (
         *split_attention(f"{ours}.self.attention", f"{theirs}.self_attn"),
         *split_attention(f"{ours}.cross.attention", f"{theirs}.encoder_attn"),

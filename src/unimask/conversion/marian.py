@@ -44,12 +44,12 @@ _FIXED: Mapping[str, object] = {
 
 
 def is_marian(folder: Path) -> bool:
-    """Whether a folder holds the configuration of a Marian model."""
+    """Return whether a folder holds the configuration of a Marian model."""
     return config_mentions(folder, "marian")
 
 
 def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, path: Path) -> Seq2Seq:
-    """The model with weights of Marian, in eval mode.
+    """Return the model with weights of Marian, in eval mode.
 
     Raises:
         WeightsError: they do not fit the settings; keys are named as in the file.
@@ -74,7 +74,7 @@ def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, pa
 
 
 def export_tensors(model: Seq2Seq) -> dict[str, Tensor]:
-    """The weights under the names of Marian."""
+    """Return the weights under the names of Marian."""
     tensors = to_theirs(model.state_dict(), RULES).tensors
     weight = tensors["model.shared.weight"]
     bias = tensors.get("final_logits_bias", weight.new_zeros(len(weight)))
@@ -129,7 +129,7 @@ def _number(values: Json, key: str, path: Path) -> int:
 
 
 def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFile]:
-    """The model of a folder that transformers wrote, with its `tokenizer.json`.
+    """Return the model of a folder that transformers wrote, with its `tokenizer.json`.
 
     Raises:
         WeightsError: a file is missing or broken, or asks for what our model does not have.

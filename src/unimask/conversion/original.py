@@ -96,7 +96,7 @@ _BODIES = (*_RESNET, *SWIN)
 
 
 def _convolution(ours: str, theirs: str) -> tuple[Rule, ...]:
-    """A convolution without a bias, and its norm."""
+    """Return rules for a convolution without a bias, and its norm."""
     return (
         Rule(f"pixel_decoder.{ours}.convolution.weight", f"{_PIXEL}.{theirs}.weight"),
         *modules(f"pixel_decoder.{ours}", f"{_PIXEL}.{theirs}", {"norm": "norm"}),
@@ -183,7 +183,7 @@ _MASKFORMER_DECODERS = (
 
 
 def torchvision_resnet(theirs: str) -> tuple[Rule, ...]:
-    """The ResNet of both releases of DETR: below `theirs` it has torchvision's names, as ours has."""
+    """Return rules for DETR's ResNet, which has torchvision's names below `theirs`, as ours has."""
     block = "layer{stage}.{block}"
     names = (
         "conv1",
@@ -234,7 +234,7 @@ def _constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[st
 
 
 def old_name(key: str) -> str:
-    """The key before the second version of the head; the original renames it in a file without versions."""
+    """Return the key before the second version of the head, as files without versions have it."""
     return key.replace(f"{_PIXEL}.", "sem_seg_head.").replace(".query_feat.", ".static_query.")
 
 
@@ -293,7 +293,7 @@ _FORMATS: Mapping[str, CheckpointFormat] = {
 
 
 def format_of(keys: Iterable[str]) -> CheckpointFormat:
-    """The format whose signature is among the keys of a file; Mask2Former's where there is none."""
+    """Return the format whose signature is among the keys of a file; Mask2Former's where there is none."""
     names = [re.sub(r"^module\.", "", key) for key in keys]
     known = (
         found for signature, found in _FORMATS.items() if any(re.fullmatch(signature, name) for name in names)
@@ -302,7 +302,7 @@ def format_of(keys: Iterable[str]) -> CheckpointFormat:
 
 
 def format_for(model: AnyModelConfig) -> CheckpointFormat:
-    """The format in which the original release keeps a model.
+    """Return the format in which the original release keeps a model.
 
     Raises:
         WeightsError: it keeps none of the kind.

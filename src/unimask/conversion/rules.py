@@ -47,8 +47,7 @@ class Renamed:
 
 
 def prefixed(rules: Sequence[Rule], prefix: str) -> tuple[Rule, ...]:
-    """The rules for a module that lies under `prefix` on both sides; every rule stays one of single keys or
-    of several."""
+    """Return the rules for a module that lies under `prefix` on both sides."""
 
     def under(patterns: str | tuple[str, ...]) -> str | tuple[str, ...]:
         return prefix + patterns if isinstance(patterns, str) else tuple(prefix + one for one in patterns)
@@ -58,7 +57,7 @@ def prefixed(rules: Sequence[Rule], prefix: str) -> tuple[Rule, ...]:
 
 @cache
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern; its groups are the names in braces."""
+    """Return the regular expression of a pattern; its groups are the names in braces."""
     parts = re.split(r"\{(\w+)\}", pattern)
     expression = re.escape(parts[0])
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
@@ -141,7 +140,7 @@ def _rename(
 
 
 def _regroup(parts: list[Tensor], count: int) -> list[Tensor]:
-    """The same rows in `count` tensors of equal height."""
+    """Return the same rows in `count` tensors of equal height."""
     if len(parts) == count:
         return parts
     whole = torch.cat(parts) if len(parts) > 1 else parts[0]

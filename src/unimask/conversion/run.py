@@ -70,7 +70,7 @@ def _check_target(target: Path, to: Format) -> None:
 
 
 def read_model(source: str | Path, licence: str, base: Path | None = None) -> tuple[Model, ModelFile]:
-    """The model of any source that `convert` takes, and what is known of it.
+    """Return the model of any source that `convert` takes, and what is known of it.
 
     Raises:
         WeightsError, ConfigError: see `convert`.
@@ -100,7 +100,7 @@ def read_model(source: str | Path, licence: str, base: Path | None = None) -> tu
 
 
 def _import_folder(folder: Path, provenance: str, licence: str, base: Path | None) -> tuple[Model, ModelFile]:
-    """The model of a folder of the hub: of transformers, or with a file of an original release."""
+    """Return the model of a folder of the hub: of transformers, or with a file of an original release."""
     if not hugging_face_files.is_hugging_face(folder):
         path = folder / hugging_face_files.PICKLE
         return import_original(complete_tensors(path, base), path, licence)
@@ -110,7 +110,7 @@ def _import_folder(folder: Path, provenance: str, licence: str, base: Path | Non
 
 
 def complete_tensors(path: Path, base: Path | None) -> dict[str, Tensor]:
-    """The tensors of a file; added to those of `base` where they are differences to Meta's DINOv3.
+    """Return the tensors of a file; added to those of `base` where they are differences to Meta's DINOv3.
 
     Raises:
         WeightsError: a file cannot be read; a base is needed, and is not given or another; or none is needed.
@@ -130,7 +130,7 @@ def complete_tensors(path: Path, base: Path | None) -> dict[str, Tensor]:
 
 
 def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> tuple[Model, ModelFile]:
-    """The model of a file of an original release, in old or new names, with or without version metadata.
+    """Return the model of a file of an original release, in old or new names, with or without versions.
 
     The file holds no pixel statistics: they are those of ImageNet, in RGB, as in all its configurations. The
     categories are those of the data set with this number of classes. Tensors do not tell whether the last
@@ -145,7 +145,7 @@ def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> 
 
 
 def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Model, ModelFile]:
-    """The model of a folder of transformers.
+    """Return the model of a folder of transformers.
 
     Raises:
         WeightsError: see `convert`.

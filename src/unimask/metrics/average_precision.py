@@ -191,7 +191,7 @@ def _box_records(
 def _measure(
     tables: _GroundTruth, kind: str, categories: Categories, most_detections: int
 ) -> AveragePrecisionValues:
-    """All values of COCO's evaluation of a kind ("segm" or "bbox")."""
+    """Return all values of COCO's evaluation of a kind ("segm" or "bbox")."""
     things = [label for label, is_thing in enumerate(categories.is_thing) if is_thing]
     precision, recall = _curves(
         tables, kind, [(label, categories.names[label]) for label in things], most_detections
@@ -281,7 +281,7 @@ def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
 
 
 def _runs_of_layer(ids: NDArray[np.int16]) -> Iterator[tuple[int, list[int]]]:
-    """The segments of a layer (read column by column) with their alternating lengths, outside first."""
+    """Yield the segments of a layer, column by column, with their alternating lengths, outside first."""
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     ends = np.append(starts[1:], ids.size)
     owners = ids[starts]

@@ -50,7 +50,7 @@ class MatchedPrecision:
 
     Source: Cell Detection with Star-convex Polygons (arXiv 1806.03535), Sec. 3; its code pools as here. The
     code breaks ties between equally large matchings by their IoU, which changes no count. In its mean over
-    images, a image without any instance on either side counts as 0; here it is left out.
+    images, an image without any instance on either side counts as 0; here it is left out.
     """
 
     def __init__(self, categories: Categories) -> None:
@@ -124,7 +124,7 @@ class _OverlapPairs:
 
 
 def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[np.bool_]]:
-    """The overlapping pairs of one class, and which results lie mostly in crowd of their class."""
+    """Return the overlapping pairs of one class, and which results lie mostly in crowd of their class."""
     overlaps = segment_overlaps(result, truth)
     first, second = overlaps.truth - 1, overlaps.result - 1
     same_class = as_numbers(truth.labels)[first] == as_numbers(result.labels)[second]
@@ -138,7 +138,7 @@ def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[
 
 
 def _partners(truth: Integers, result: Integers, truths: int, results: int) -> Integers:
-    """The truth of each result, -1 = none, in a largest one-to-one matching along the given pairs."""
+    """Return the truth of each result, -1 = none, in a largest one-to-one matching along the given pairs."""
     if not len(truth):
         return np.full(results, -1, dtype=np.int64)
     graph = csr_matrix((np.ones(len(truth), dtype=np.int8), (truth, result)), shape=(truths, results))

@@ -69,7 +69,7 @@ def as_numbers(values: torch.Tensor) -> Integers:
 
 
 def flat_map(segments: Segments) -> Integers:
-    """The id of each pixel, row by row, 0 = none, for segments that do not overlap.
+    """Return the id of each pixel, row by row, 0 = none, for segments that do not overlap.
 
     Raises:
         ValueError: two segments share a pixel.
@@ -85,7 +85,7 @@ def flat_map(segments: Segments) -> Integers:
 
 
 def joint_histogram(truth: Integers, result: Integers) -> Overlaps:
-    """How many pixels carry each pair of ids in two maps of one size (flattened), 0 included."""
+    """Return how many pixels carry each pair of ids in two maps of one size (flattened), 0 included."""
     columns = int(result.max(initial=0)) + 1
     cells = (int(truth.max(initial=0)) + 1) * columns
     joint = truth * columns + result
@@ -100,7 +100,7 @@ def joint_histogram(truth: Integers, result: Integers) -> Overlaps:
 
 
 def segment_overlaps(result: Segments, truth: Segments) -> Overlaps:
-    """How many pixels each truth segment shares with each result segment; pairs that share none are left out.
+    """Return how many pixels each truth segment shares with each result segment, if any.
 
     Segments may overlap each other. Pairs of layers are compared only where the result's has a segment.
     """

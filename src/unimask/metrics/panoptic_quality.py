@@ -165,7 +165,7 @@ class _SegmentMatches:
 
 
 def _void(overlaps: Overlaps, results: int) -> Integers:
-    """How many pixels of each result are void in the truth."""
+    """Return how many pixels of each result are void in the truth."""
     pixels = np.zeros(results + 1, dtype=np.int64)
     in_void = overlaps.truth == 0
     pixels[overlaps.result[in_void]] = overlaps.pixels[in_void]
@@ -175,7 +175,7 @@ def _void(overlaps: Overlaps, results: int) -> Integers:
 def _crowd_of_class(
     overlaps: Overlaps, truth_labels: Integers, result_labels: Integers, crowd: NDArray[np.bool_]
 ) -> Integers:
-    """How many pixels of each result lie in the last crowd segment of its class."""
+    """Return how many pixels of each result lie in the last crowd segment of its class."""
     last_crowd = {int(truth_labels[index]): int(index) + 1 for index in np.flatnonzero(crowd)}
     wanted = np.array([last_crowd.get(int(label), -1) for label in result_labels], dtype=np.int64)
     pixels = np.zeros(len(result_labels), dtype=np.int64)
