@@ -45,7 +45,7 @@ _PREDICTIONS = 2  # whose peak is measured: the second could hold more than the 
 class Conditions:
     """On what all sides run."""
 
-    size: Size  # of the picture that the model sees
+    size: Size  # of the image that the model sees
     device: str  # cpu, cuda, ...
     threads: int  # on the CPU
     rounds: int
@@ -55,7 +55,7 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMeasurement:
-    """What was measured of several sides on the same picture."""
+    """What was measured of several sides on the same image."""
 
     sides: tuple[str, ...]  # the first is the one that the others are compared with
     rounds: Rounds
@@ -65,7 +65,7 @@ class ModelMeasurement:
 
 
 def example_picture(size: Size) -> UInt8[Tensor, "3 height width"]:
-    """A generated picture, always the same one of a size."""
+    """A generated image, always the same one of a size."""
     return shapes_dataset(size=size, count=1, seed=0)[0].image
 
 
@@ -221,7 +221,7 @@ def bench(
     rounds: int = 10,
     compare: str = "",
 ) -> Bench:
-    """How fast and lean a model is on a picture of `size`, which it sees in one piece and unresized.
+    """How fast and lean a model is on an image of `size`, which it sees in one piece and unresized.
 
     With a reduced precision the full one is measured too. `compare="transformers"` measures the same weights
     in Hugging Face transformers beside it. `threads` 0 leaves PyTorch its own choice.

@@ -1,4 +1,4 @@
-"""The libraries that are compared: each makes segments of a picture in four stages."""
+"""The libraries that are compared: each makes segments of an image in four stages."""
 
 import io
 import json
@@ -25,7 +25,7 @@ FULL = "32-true"
 
 @dataclass(frozen=True, kw_only=True)
 class Logits:
-    """What a model says about one picture, on the CPU, in float32."""
+    """What a model says about one image, on the CPU, in float32."""
 
     classes: Float[Tensor, "queries classes_and_none"]
     masks: Float[Tensor, "queries height width"]  # at stride 4
@@ -40,7 +40,7 @@ class Pipeline(Protocol):
         """The network, to count its weights."""
 
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the picture in the stages `STAGES`; the number of segments comes out."""
+        """Segments the image in the stages `STAGES`; the number of segments comes out."""
 
     def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
         """What the network says about normalised pixels."""
@@ -64,7 +64,7 @@ def side_name(library: str, precision: str) -> str:
 
 
 def seen_as_it_is(model_file: ModelFile) -> ModelFile:
-    """The model's file, changed so that a picture is seen in one piece and at its own size."""
+    """The model's file, changed so that an image is seen in one piece and at its own size."""
     data = replace(model_file.experiment.data, resize=Scale(factor=1.0), view=Whole())
     return replace(model_file, experiment=replace(model_file.experiment, data=data))
 
@@ -96,7 +96,7 @@ class UnimaskSide:
 
 
 class UnimaskPipeline:
-    """Segments pictures as the segmenter does, with a watch."""
+    """Segments images as the segmenter does, with a watch."""
 
     def __init__(self, segmenter: Segmenter, task: Task) -> None:
         self.segmenter = segmenter
@@ -108,7 +108,7 @@ class UnimaskPipeline:
         return self.segmenter.model
 
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the picture in the stages `STAGES`; the number of segments comes out."""
+        """Segments the image in the stages `STAGES`; the number of segments comes out."""
         segmenter = self.segmenter
         with watch.stage("pre"):
             batch = segmenter.preprocess([image])
@@ -147,7 +147,7 @@ class LogitAgreement:
 
 
 def agreement(mine: Logits, theirs: Logits) -> LogitAgreement:
-    """How far two sides are apart on one picture; two empty masks agree.
+    """How far two sides are apart on one image; two empty masks agree.
 
     Masks are those of the queries that found something (no-object is not their best class in `theirs`), or of
     all where there is none.

@@ -34,7 +34,7 @@ class TransformersSide:
     object_threshold: float
     overlap_threshold: float
     instance_threshold: float
-    stuff: frozenset[int]  # labels of which a picture holds one segment
+    stuff: frozenset[int]  # labels of which an image holds one segment
     precision: str = FULL
 
     @property
@@ -82,7 +82,7 @@ def exported(model_folder: Path) -> Iterator[Path]:
 
 
 class TransformersPipeline:
-    """Segments pictures with the model, the image processor and the post-processing of transformers."""
+    """Segments images with the model, the image processor and the post-processing of transformers."""
 
     def __init__(self, side: TransformersSide, device: str) -> None:
         from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
@@ -104,7 +104,7 @@ class TransformersPipeline:
 
     @torch.inference_mode()
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the picture in the stages `STAGES`; the number of segments comes out."""
+        """Segments the image in the stages `STAGES`; the number of segments comes out."""
         with watch.stage("pre"):
             inputs = self._processor(images=image, return_tensors="pt").to(self.device)
         with watch.stage("forward"), self._autocast():

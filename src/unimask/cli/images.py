@@ -1,4 +1,4 @@
-"""Many pictures: reading, the model and writing go on at the same time."""
+"""Many images: reading, the model and writing go on at the same time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from unimask.results.segments import Result
 from unimask.structures import Detections, Segments
 
 Named = tuple[Path, str]
-"""A picture, and the name of its results."""
+"""An image, and the name of its results."""
 
 AnyResult = Result | BoxResult | LargeResult
 Made = TypeVar("Made")
@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be done with every picture. `done` is called with each result after it has been written."""
+    """What is to be done with every image. `done` is called with each result after it has been written."""
 
     segmenter: Segmenter
     task: Task
@@ -77,7 +77,7 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
 
 
 def are_large(segmenter: Segmenter, file: Path) -> bool:
-    """Whether a picture is too large to be read at once, and is seen in tiles."""
+    """Whether an image is too large to be read at once, and is seen in tiles."""
     in_tiles = isinstance(segmenter.view, Tiles)
     return in_tiles and pixels_in(file) > MOST_PIXELS
 

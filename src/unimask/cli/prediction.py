@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A name for each picture's results: its stem, or more of its path where stems collide.
+    """A name for each image's results: its stem, or more of its path where stems collide.
 
     Names that differ only in upper and lower case collide too: some file systems take them for the same.
     """
@@ -72,14 +72,14 @@ def predict(
     batch_size: options.BatchSize = 4,
     as_json: options.Json = False,
 ) -> None:
-    """Segment pictures, or find boxes in them.
+    """Segment images, or find boxes in them.
 
-    For NAME.jpg it writes NAME.overlay.png (the picture with its segments), NAME.json (what was found)
+    For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found)
     and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B); for
     boxes only the first two. A TIFF too large for memory is seen in tiles: NAME.segments.tif (segment ids)
     and NAME.json come out.
 
-    A picture that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
+    An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
     Examples:
       unimask predict photo.jpg
@@ -144,7 +144,7 @@ class _ProcessReport:
 
 
 def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _ProcessReport:
-    """Segments and writes the pictures of this process."""
+    """Segments and writes the images of this process."""
     from unimask.cli.images import Work, are_large, segment_all, segment_large_images
 
     check_folder(asked.output)
@@ -182,7 +182,7 @@ def _nothing() -> None:
 
 
 def _show(asked: _Asked, pictures: list["Named"], reports: list[_ProcessReport]) -> None:
-    """What all processes have found, in the order of the pictures, and what failed.
+    """What all processes have found, in the order of the images, and what failed.
 
     Raises:
         typer.Exit: something did.

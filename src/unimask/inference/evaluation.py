@@ -1,4 +1,4 @@
-"""How good a segmenter is on labelled pictures: the measures of a task, at the size of the files."""
+"""How good a segmenter is on labelled images: the measures of a task, at the size of the files."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from unimask.ops.id_maps import renumber
 from unimask.structures import Categories, Dataset, Detections, Segments, Truth
 
 Progress = Callable[[int, int], object]
-"""Called after each picture with the number of pictures done and of all pictures."""
+"""Called after each image with the number of images done and of all images."""
 
 
 Same = TypeVar("Same")
@@ -61,16 +61,16 @@ class Values(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A state that counts pictures and adds."""
+    """A state that counts images and adds."""
 
     def update(self, result: Any, truth: Any) -> None:
-        """Counts one picture; both are segments, or both are boxes, as the task has them."""
+        """Counts one image; both are segments, or both are boxes, as the task has them."""
 
     def merge(self: Same, other: Same) -> None:
         """Adds what another state has counted."""
 
     def compute(self) -> Values:
-        """The values over all pictures so far."""
+        """The values over all images so far."""
 
 
 METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
@@ -89,9 +89,9 @@ class Evaluation:
     - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result;
       AP@0.50 ... of its things
     - instance: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (COCO's standard, with 100
-      detections per picture and class); AP_all, AP50_all, AP75_all, AR_all (with 1000), both over instances
+      detections per image and class); AP_all, AP50_all, AP75_all, AR_all (with 1000), both over instances
       of every score; AP@0.50 ... AP@0.90, which are matched / (matched + wrong + missed), over instances from
-      the segmenter's threshold on, and their means over pictures, AP_per_picture@0.50 ...
+      the segmenter's threshold on, and their means over images, AP_per_picture@0.50 ...
     - semantic: mIoU, pixel_accuracy
     - detection: COCO's numbers as for instance, of boxes: AP to ARl, and AP_all to AR_all
 
@@ -119,7 +119,7 @@ class Evaluation:
 
 
 class TaskMetrics:
-    """All metrics of a task as one state that adds: processes can count pictures of their own and merge."""
+    """All metrics of a task as one state that adds: processes can count images of their own and merge."""
 
     def __init__(self, task: Task, categories: Categories, instance_threshold: float) -> None:
         self.task = task
@@ -129,7 +129,7 @@ class TaskMetrics:
         self._metrics = [metric(categories) for metric in METRICS[task]]
 
     def update(self, result: Truth, truth: Truth) -> None:
-        """Counts one picture; labels index the categories of the state.
+        """Counts one image; labels index the categories of the state.
 
         Raises:
             ValueError: result and truth do not fit each other or the categories.
@@ -142,7 +142,7 @@ class TaskMetrics:
         self.pictures += 1
 
     def merge(self, other: "TaskMetrics") -> None:
-        """Adds the pictures that another state has counted.
+        """Adds the images that another state has counted.
 
         Raises:
             ValueError: it counts another task or other categories.
@@ -154,7 +154,7 @@ class TaskMetrics:
         self.pictures += other.pictures
 
     def compute(self, seconds: float = 0.0) -> Evaluation:
-        """The evaluation over all pictures so far."""
+        """The evaluation over all images so far."""
         values: dict[str, float] = {}
         per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
         for metric in self._metrics:
@@ -181,13 +181,13 @@ def evaluate(
     *,
     batch_size: int = 4,
 ) -> Evaluation:
-    """The measures of the task over a data set, each picture at its own size; the truth is never resized.
+    """The measures of the task over a data set, each image at its own size; the truth is never resized.
 
     The data set is seen as truth of the task (`data.open.open_dataset` does that). Its categories are matched
     by name to the segmenter's; a category that only the segmenter has counts as wrong where it is predicted.
 
     Raises:
-        DataError: there is no picture, one cannot be read, or a category is unknown to the segmenter.
+        DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
     """
     start = time.perf_counter()
     metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
@@ -205,13 +205,13 @@ def measure(
     *,
     batch_size: int = 4,
 ) -> TaskMetrics:
-    """The state of all metrics after some of the pictures: the share of one process, to be merged.
+    """The state of all metrics after some of the images: the share of one process, to be merged.
 
-    Merged states give the values of one process; only where instances of different pictures have equal scores
+    Merged states give the values of one process; only where instances of different images have equal scores
     can the order of merging move AP, as it does in COCO's own evaluation.
 
     Raises:
-        DataError: a picture cannot be read, or a category is unknown to the segmenter.
+        DataError: an image cannot be read, or a category is unknown to the segmenter.
     """
     metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
     for result, truth in _pairs(segmenter, dataset, task, indices, max(1, batch_size)):

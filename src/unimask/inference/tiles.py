@@ -1,6 +1,6 @@
-"""Pictures seen tile by tile: where the tiles lie, and which segments of two tiles are the same.
+"""Images seen tile by tile: where the tiles lie, and which segments of two tiles are the same.
 
-For pictures with more objects than a model has queries, or larger than what it was trained on. What the
+For images with more objects than a model has queries, or larger than what it was trained on. What the
 tiles together say: `inference/stitching.py`.
 """
 
@@ -20,9 +20,9 @@ SEEN = 0.5  # share of a segment that must be left where its tiles decide
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A part of a picture. `window` is what the model sees; the `core`s of all tiles make up the picture."""
+    """A part of an image. `window` is what the model sees; the `core`s of all tiles make up the image."""
 
-    window: tuple[slice, slice]  # rows, columns of the picture
+    window: tuple[slice, slice]  # rows, columns of the image
     core: tuple[slice, slice]  # the part of the window where this tile decides
 
     @property
@@ -38,7 +38,7 @@ def tiles_of(size: Size, view: Whole | Tiles) -> list[Tile]:
 
 
 def whole(size: Size) -> list[Tile]:
-    """The picture as one tile."""
+    """The image as one tile."""
     everything = (slice(0, size[0]), slice(0, size[1]))
     return [Tile(window=everything, core=everything)]
 
@@ -46,7 +46,7 @@ def whole(size: Size) -> list[Tile]:
 def grid(size: Size, side: int, overlap: int) -> list[Tile]:
     """Square tiles of `side` pixels, evenly spread, neighbours sharing at least `overlap` pixels.
 
-    Neighbours meet in the middle of what they share. A side of the picture that is no longer than a tile is
+    Neighbours meet in the middle of what they share. A side of the image that is no longer than a tile is
     covered by one.
     """
     rows, columns = (_spread(length, side, overlap) for length in size)
@@ -58,7 +58,7 @@ def grid(size: Size, side: int, overlap: int) -> list[Tile]:
 
 
 def _spread(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Windows and cores along one side of the picture."""
+    """Windows and cores along one side of the image."""
     if length <= side:
         return [(slice(0, length), slice(0, length))]
     count = -(-(length - overlap) // (side - overlap))
@@ -100,6 +100,6 @@ def same_segments(tile: Tile, segments: Segments, other: Tile, others: Segments)
 def crop(
     layers: Tensor, tile: Tile, part: list[slice] | tuple[slice, slice]
 ) -> Int64[Tensor, "layers rows columns"]:
-    """A part of the picture, cut out of the layers of a tile."""
+    """A part of the image, cut out of the layers of a tile."""
     rows, columns = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, tile.window))
     return layers[:, rows, columns].long()

@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a model says about several versions of a picture, as one prediction.
+"""Test-time augmentation: what a model says about several versions of an image, as one prediction.
 
 Masks are factorised, so versions add up without a mask being made: the mask features of every version are
 brought to the same grid and stacked along the channels, and each query has zeros for the channels of the
@@ -22,7 +22,7 @@ DUPLICATE_IOU = 0.5  # queries of one class that overlap more are the same objec
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A version of a picture: mirrored left to right or not, and resized by a factor of its usual size."""
+    """A version of an image: mirrored left to right or not, and resized by a factor of its usual size."""
 
     flip: bool
     scale: float
@@ -112,7 +112,7 @@ def _grid(
         centers = (torch.arange(cells, device=plain.device, dtype=torch.float32) + 0.5) / cells
         share = centers * (
             reference.canvas[axis] / reference.resized[axis]
-        )  # of the picture, without padding
+        )  # of the image, without padding
         mirrored = 1 - share if flip and axis == 1 else share
         places.append(2 * mirrored * (own.resized[axis] / own.canvas[axis]) - 1)
     y, x = torch.meshgrid(places[0], places[1], indexing="ij")

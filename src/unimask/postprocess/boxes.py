@@ -28,10 +28,10 @@ SMALLEST = 4  # pixels: panoptic segments of so few are no segments
 def read_boxes(
     prediction: BoxPrediction | BoxMaskPrediction, image: int, placement: Placement, threshold: float
 ) -> Detections:
-    """The boxes of one picture in pixels of its file, by falling score; those below `threshold` are left out.
+    """The boxes of one image in pixels of its file, by falling score; those below `threshold` are left out.
 
     One box per query: its best class that is not no-object, with that probability as score. Boxes may reach
-    over the border of the picture.
+    over the border of the image.
 
     Source: DETR (2005.12872), Sec. 4 and its code.
     """
@@ -57,7 +57,7 @@ def read_panoptic(
     categories: Categories,
     config: PostprocessConfig,
 ) -> Segments:
-    """The panoptic segments of one picture at the size of its file; every pixel belongs to one.
+    """The panoptic segments of one image at the size of its file; every pixel belongs to one.
 
     Queries above `config.object_threshold` compete for the pixels; where none is above it, all is void.
     Padding of the canvas is cut off before.

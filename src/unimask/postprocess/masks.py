@@ -1,8 +1,8 @@
-"""How a prediction is read: panoptic, instance or semantic segments at the size of the picture.
+"""How a prediction is read: panoptic, instance or semantic segments at the size of the image.
 
 The rules are those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`), to the pixel;
-its way of computing them is not. Masks stay factorised: logits are made for a window of the picture, or for
-the window that one query covers, and never for all queries on the whole picture at once.
+its way of computing them is not. Masks stay factorised: logits are made for a window of the image, or for
+the window that one query covers, and never for all queries on the whole image at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def read(
     config: PostprocessConfig,
     task: Task,
 ) -> Segments:
-    """What the final prediction says about one picture of the batch, at the size of its file.
+    """What the final prediction says about one image of the batch, at the size of its file.
 
     Computed in float32 also under mixed precision. An instance result has things only: pairs of a query and a
     stuff category are dropped after the best pairs are taken, as in the original.
@@ -121,7 +121,7 @@ def semantic(
     The value of a category at a pixel is the sum over queries of its probability times the mask's. A
     segment's score is its category's share of the values of all categories, averaged over its pixels.
 
-    Mask logits are resized to the picture. With `resize_classes` the values of the categories on the canvas
+    Mask logits are resized to the image. With `resize_classes` the values of the categories on the canvas
     are resized instead, which is what the original does for models that read semantic segments only
     (`config.PostprocessConfig.resize_classes`).
 
@@ -314,7 +314,7 @@ def _foreground_windows(
     features: Float[Tensor, "channels map_height map_width"],
     windows: Windows,
 ) -> Iterator[tuple[Float[Tensor, "map_height map_width"], tuple[slice, slice]]]:
-    """For each query its mask logits, and the window of the picture outside of which they are not above 0.
+    """For each query its mask logits, and the window of the image outside of which they are not above 0.
 
     Bilinear resizing makes no value that is larger than all it is made of, so only pixels that touch a
     positive cell of the map can be positive.

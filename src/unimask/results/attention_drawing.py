@@ -1,4 +1,4 @@
-"""Attention drawn: who looks at whom in a sequence, and where queries may look in a picture."""
+"""Attention drawn: who looks at whom in a sequence, and where queries may look in an image."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -87,9 +87,9 @@ def _words_above(words: Sequence[str], font: ImageFont.ImageFont | ImageFont.Fre
 def draw_attention_masks(
     image: UInt8[Tensor, "3 height width"], masks: Bool[Tensor, "queries rows columns"], columns: int = 8
 ) -> Image.Image:
-    """The picture once for each query, dark where the query may not look, `columns` in a row.
+    """The image once for each query, dark where the query may not look, `columns` in a row.
 
-    The masks cover the whole picture.
+    The masks cover the whole image.
     """
     height, width = image.shape[1:]
     dimmed = (image.float() * 0.2).to(torch.uint8)

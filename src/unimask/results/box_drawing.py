@@ -1,4 +1,4 @@
-"""Boxes drawn on their picture, named where there is room."""
+"""Boxes drawn on their image, named where there is room."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,9 +20,9 @@ from unimask.structures import Categories, Detections
 def overlay_boxes(
     image: UInt8[Tensor, "3 height width"], detections: Detections, categories: Categories
 ) -> Image.Image:
-    """The picture, at its own size, with its boxes in the colours of their categories.
+    """The image, at its own size, with its boxes in the colours of their categories.
 
-    Each box has its category and score at its upper left corner, inside the picture, unless the name of a
+    Each box has its category and score at its upper left corner, inside the image, unless the name of a
     surer box is there. Boxes are drawn from the least sure to the surest.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))

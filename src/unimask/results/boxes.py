@@ -1,4 +1,4 @@
-"""The boxes that were found in one picture, in the forms that people and files want them."""
+"""The boxes that were found in one image, in the forms that people and files want them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,9 @@ from unimask.structures import Categories, Detections
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BoxResult:
-    """What a model of boxes found in one picture.
+    """What a model of boxes found in one image.
 
-    `prediction` is the raw result on the CPU, by falling score. `name` is the stem of the picture's file.
+    `prediction` is the raw result on the CPU, by falling score. `name` is the stem of the image's file.
     """
 
     name: str
@@ -27,12 +27,12 @@ class BoxResult:
 
     @property
     def height(self) -> int:
-        """Rows of the picture."""
+        """Rows of the image."""
         return self.image.shape[1]
 
     @property
     def width(self) -> int:
-        """Columns of the picture."""
+        """Columns of the image."""
         return self.image.shape[2]
 
     @cached_property
@@ -53,7 +53,7 @@ class BoxResult:
         )
 
     def plot(self) -> Image.Image:
-        """The picture with its boxes drawn on it and named."""
+        """The image with its boxes drawn on it and named."""
         return overlay_boxes(self.image, self.prediction, self.categories)
 
     def to_json(self) -> dict[str, object]:
@@ -69,7 +69,7 @@ class BoxResult:
         """Write NAME.overlay.png and NAME.json; their paths come out.
 
         Nothing is half-written. An earlier result of the same name is replaced, its panoptic PNG removed.
-        Without a name the picture's is taken.
+        Without a name the image's is taken.
 
         Raises:
             DataError: the folder cannot be made or written to, or the name is none.

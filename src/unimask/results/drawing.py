@@ -1,4 +1,4 @@
-"""Segments drawn on their picture: filled, outlined, and named where there is room."""
+"""Segments drawn on their image: filled, outlined, and named where there is room."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ LABEL_OPACITY = 0.86
 def overlay(
     image: UInt8[Tensor, "3 height width"], segments: Segments, categories: Categories, scores: bool = False
 ) -> Image.Image:
-    """The picture, at its own size, with its segments in the colours of their categories.
+    """The image, at its own size, with its segments in the colours of their categories.
 
     Instances of one category differ in shade. Each segment is named at its most inner point, with its score
     if `scores`; categories whose segments are too small or too many for that stand in a legend.
@@ -135,7 +135,7 @@ def _contour_color(color: UInt8[ndarray, "3"]) -> Float[ndarray, "3"]:
 
 
 def font_size(size: Size) -> int:
-    """How high names are on a picture of this size, in pixels; below 8 they cannot be read."""
+    """How high names are on an image of this size, in pixels; below 8 they cannot be read."""
     side = (size[0] * size[1]) ** 0.5
     return int(min(max(10, 0.022 * side), 0.08 * min(size) + 4))
 
@@ -155,7 +155,7 @@ class _Entry:
 
 
 class _Annotator:
-    """Writes names on a picture, none over another."""
+    """Writes names on an image, none over another."""
 
     def __init__(self, picture: Image.Image, colors: UInt8[ndarray, "segments 3"]) -> None:
         self._picture = picture

@@ -1,4 +1,4 @@
-"""What was found in one picture, in the forms that people and files want it."""
+"""What was found in one image, in the forms that people and files want it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 class RunLengthMask(TypedDict):
     """A mask in COCO's compressed run-length encoding; `pycocotools.mask.decode` reads it."""
 
-    size: list[int]  # [height, width] of the picture
+    size: list[int]  # [height, width] of the image
     counts: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What was found in one picture, at the picture's own size.
+    """What was found in one image, at the image's own size.
 
     `prediction` is the raw result on the CPU. Instances are ordered by falling score and may overlap;
-    panoptic and semantic segments do not. `name` is the stem of the picture's file.
+    panoptic and semantic segments do not. `name` is the stem of the image's file.
     """
 
     task: Task
@@ -46,12 +46,12 @@ class Result:
 
     @property
     def height(self) -> int:
-        """Rows of the picture."""
+        """Rows of the image."""
         return self.prediction.size[0]
 
     @property
     def width(self) -> int:
-        """Columns of the picture."""
+        """Columns of the image."""
         return self.prediction.size[1]
 
     @cached_property
@@ -86,7 +86,7 @@ class Result:
                     yield layer, index, box
 
     def plot(self) -> Image.Image:
-        """The picture with its segments drawn on it: filled, outlined, named; of the picture's size."""
+        """The image with its segments drawn on it: filled, outlined, named; of the image's size."""
         return overlay(self.image, self.prediction, self.categories, scores=self.task == "instance")
 
     def to_json(self) -> dict[str, object]:
@@ -145,7 +145,7 @@ class Result:
     ) -> dict[str, object]:
         """A task for Label Studio's import, with the segments as a prediction of brushes, exact to the pixel.
 
-        `image` is the address of the picture as Label Studio sees it (by default the result's name).
+        `image` is the address of the image as Label Studio sees it (by default the result's name).
         `from_name` and `to_name` are those of the BrushLabels and of the Image in the labelling interface.
         """
         return as_label_studio(
@@ -165,7 +165,7 @@ class Result:
         names coordinates other than longitude and latitude.
 
         Raises:
-            ConfigError: the transform maps the picture onto a line or a point.
+            ConfigError: the transform maps the image onto a line or a point.
         """
         return as_geojson(self.prediction, self.categories, transform, crs)
 
@@ -188,7 +188,7 @@ class Result:
 
         Nothing is half-written: all files are complete under temporary names before the first one takes its
         own. An earlier result of the same name is replaced, and so a panoptic PNG of it goes away when
-        instances are saved. Without a name the picture's is taken.
+        instances are saved. Without a name the image's is taken.
 
         Raises:
             DataError: the folder cannot be made or written to, or the name is none.

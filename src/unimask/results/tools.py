@@ -85,7 +85,7 @@ def as_label_studio(
 ) -> dict[str, object]:
     """A task with a prediction of brushes, exact to the pixel, ready for Label Studio's import.
 
-    `image` is the picture's address as Label Studio sees it. `from_name` and `to_name` are the names of the
+    `image` is the image's address as Label Studio sees it. `from_name` and `to_name` are the names of the
     BrushLabels and of the Image in the labelling interface.
     """
     height, width = segments.size
@@ -132,7 +132,7 @@ def as_geojson(
     standard had it.
 
     Raises:
-        ConfigError: the transform maps the picture onto a line or a point.
+        ConfigError: the transform maps the image onto a line or a point.
     """
     a, b, c, d, e, f = transform
     if a * e - b * d == 0:

@@ -44,7 +44,7 @@ def create_app(
 ) -> FastAPI:
     """The application: an engine of its own, which ends with it. The first model is the default.
 
-    `examples` are pictures of the server's own that the page offers.
+    `examples` are images of the server's own that the page offers.
     """
     engine = Engine(segmenters, limits, batch_size)
 
@@ -116,7 +116,7 @@ def _interface(app: FastAPI, service: Service) -> None:
             ),
         ] = "json",
     ) -> Response:
-        """What is in a picture: JSON, or a PNG."""
+        """What is in an image: JSON, or a PNG."""
         check_fields(
             request, await request.form(), ("picture", "task", "model", "threshold", "overlap", "output")
         )

@@ -29,7 +29,7 @@ LONGEST_TRIAL = 1.0  # seconds; where one pass takes longer, larger batches are 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Request:
-    """A picture for a model, and what is to be made of what it says."""
+    """An image for a model, and what is to be made of what it says."""
 
     model: str
     name: str
@@ -81,7 +81,7 @@ class Engine:
         """What `finish` makes of what the model says, once it is there; `finish` runs in the engine's thread.
 
         Raises:
-            Refusal: the picture has too many tiles, the line is full, or the engine is closed.
+            Refusal: the image has too many tiles, the line is full, or the engine is closed.
         """
         config = self.segmenters[model].model_file.experiment.data
         views = len(tiles_of((image.shape[1], image.shape[2]), config.view))

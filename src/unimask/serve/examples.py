@@ -1,4 +1,4 @@
-"""The pictures that the page offers."""
+"""The images that the page offers."""
 
 from pathlib import Path
 
@@ -15,5 +15,5 @@ def shipped_examples() -> tuple[Path, ...]:
 
 
 def examples_in(folder: Path) -> tuple[Path, ...]:
-    """The pictures of a folder that browsers show, by name."""
+    """The images of a folder that browsers show, by name."""
     return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))

@@ -1,4 +1,4 @@
-"""Pictures from bytes that anybody may have sent."""
+"""Images from bytes that anybody may have sent."""
 
 import io
 
@@ -15,12 +15,12 @@ LONGEST_NAME = 80
 
 
 def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
-    """The picture in the bytes of a file, as `read_image` reads it.
+    """The image in the bytes of a file, as `read_image` reads it.
 
     Its size is read from the file's head and checked before a pixel is decoded.
 
     Raises:
-        Refusal: it is empty, no picture, damaged, or larger than the limits.
+        Refusal: it is empty, no image, damaged, or larger than the limits.
     """
     if not content:
         raise Refusal(400, "The file is empty (0 bytes). Choose another one.")
@@ -56,7 +56,7 @@ def _too_large(what: str, limits: Limits) -> Refusal:
 
 
 def display_name(name: str) -> str:
-    """What a picture of a client is called in answers: the stem of its file's name, of harmless letters.
+    """What an image of a client is called in answers: the stem of its file's name, of harmless letters.
 
     It never leads to a file.
     """

@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched:
-    """What happened in the decoder while the model looked at one view of a picture."""
+    """What happened in the decoder while the model looked at one view of an image."""
 
     view: TilePrediction
     steps: tuple[Step, ...]
@@ -52,7 +52,7 @@ def why_not(segmenter: Segmenter) -> str:
 
 
 def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watched:
-    """The view of the picture once more through the model, with all that its decoder does.
+    """The view of the image once more through the model, with all that its decoder does.
 
     Raises:
         Refusal: the model cannot be watched.
@@ -140,7 +140,7 @@ def on_canvas(
 def describe(watched_view: Watched, query: int, categories: Categories) -> Record:
     """All steps of one query, as the page draws them, and the queries that can be chosen instead.
 
-    Maps cover the canvas: `extent` says how many times as wide and high it is as the picture's part in it.
+    Maps cover the canvas: `extent` says how many times as wide and high it is as the image's part in it.
     """
     prediction = watched_view.prediction
     if not 0 <= query < prediction.class_logits.shape[2]:

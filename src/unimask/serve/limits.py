@@ -12,8 +12,8 @@ class Limits:
     """The most that a client can ask for."""
 
     bytes: int = 32 * 2**20  # of a request
-    pixels: int = 16_000_000  # of a picture; known before it is decoded
-    views: int = 1000  # tiles of a picture, of models that see tiles
+    pixels: int = 16_000_000  # of an image; known before it is decoded
+    views: int = 1000  # tiles of an image, of models that see tiles
     waiting: int = 32  # requests that are being received, waiting or answered; more get 503
     seconds: float = 60.0  # until a request has come in, and then again until its answer must be there
     head_seconds: float = 10.0  # until the head of a request has come in; a silent connection is closed then

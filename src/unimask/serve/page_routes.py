@@ -1,4 +1,4 @@
-"""What the page asks for: its own files, and results about pictures that it has uploaded."""
+"""What the page asks for: its own files, and results about images that it has uploaded."""
 
 import json
 from importlib.resources import files
@@ -87,7 +87,7 @@ def _examples(router: APIRouter, examples: dict[str, Path]) -> None:
 
 
 class Desk:
-    """Reads results about the pictures that are kept; a few at a time, outside the engine's thread."""
+    """Reads results about the images that are kept; a few at a time, outside the engine's thread."""
 
     def __init__(self, service: Service, store: Store) -> None:
         self.service = service

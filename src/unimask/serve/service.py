@@ -1,4 +1,4 @@
-"""What the routes share: the models that are served, what they offer, and how a picture gets to them."""
+"""What the routes share: the models that are served, what they offer, and how an image gets to them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -72,10 +72,10 @@ class Service:
         return found
 
     async def ask(self, model: str, upload: UploadFile, finish: Callable[[CachedPrediction], object]) -> Any:
-        """What `finish` makes of what a model says about an uploaded picture.
+        """What `finish` makes of what a model says about an uploaded image.
 
         Raises:
-            Refusal: it is no good picture, there is no room for it, or the time is up.
+            Refusal: it is no good image, there is no room for it, or the time is up.
         """
         content = await upload.read()
         image = await run_in_threadpool(decode, content, self.limits)

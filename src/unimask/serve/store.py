@@ -1,4 +1,4 @@
-"""The pictures of the page: bounded, and found only by who was told their names."""
+"""The images of the page: bounded, and found only by who was told their names."""
 
 import secrets
 import threading
@@ -11,14 +11,14 @@ from unimask.serve.limits import Refusal
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kept:
-    """A picture that was uploaded, and the model that saw it."""
+    """An image that was uploaded, and the model that saw it."""
 
     model: str
     seen: CachedPrediction
 
 
 class Store:
-    """Keeps pictures under names that cannot be guessed; the longest unused ones give way to new ones."""
+    """Keeps images under names that cannot be guessed; the longest unused ones give way to new ones."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
