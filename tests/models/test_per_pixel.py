@@ -16,7 +16,7 @@ from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_criterion
 from unimask.losses.pixels import VOID, category_map
 from unimask.models.build import build_model
-from unimask.postprocess.masks import read
+from unimask.postprocess.masks import postprocess_masks
 from unimask.presets.own_data import tiny
 from unimask.structures import MaskPrediction, Placement, Segments
 from unimask.training.loop import train
@@ -68,7 +68,7 @@ def test_each_category_has_a_query_that_is_certain_of_it(layers: int) -> None:
 def test_reading_gives_each_pixel_its_best_category(layers: int) -> None:
     prediction, data = predict(layers), small_task("semantic")
     placement = Placement(original=(64, 96), resized=(64, 96), canvas=(64, 96))
-    found = read(prediction, 1, placement, data.categories, PostprocessConfig(), "semantic")
+    found = postprocess_masks(prediction, 1, placement, data.categories, PostprocessConfig(), "semantic")
     best = placement.restore(prediction.mask_logits()[1]).argmax(dim=0)
     labels = found.labels[found.layers[0].long() - 1]
     assert (labels == best).float().mean() > 0.999  # ties of rounding aside

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from unimask.config.images import PostprocessConfig
-from unimask.postprocess.boxes import panoptic, read_boxes, read_panoptic
+from unimask.postprocess.boxes import panoptic, postprocess_boxes, postprocess_panoptic
 from unimask.structures import BoxMaskPrediction, BoxPrediction, Categories, Placement
 
 
@@ -22,7 +22,7 @@ def test_boxes_are_those_of_the_original(golden: Path) -> None:
         class_logits=stored["pred.1.class_logits"][None], boxes=stored["pred.1.boxes"][None]
     )
     for image, (height, width) in enumerate(sizes):
-        found = read_boxes(prediction, image, placed((height, width)), 0.0)
+        found = postprocess_boxes(prediction, image, placed((height, width)), 0.0)
         scores, labels = stored[f"postprocess.{image}.scores"], stored[f"postprocess.{image}.labels"]
         order = scores.argsort(descending=True, stable=True)
         torch.testing.assert_close(found.scores, scores[order], atol=1e-5, rtol=0)
@@ -35,11 +35,11 @@ def test_the_threshold_leaves_out_what_is_below_it() -> None:
     logits = torch.tensor([[4.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 9.0]])
     boxes = torch.tensor([0.5, 0.25, 1.0, 0.5]).expand(1, 1, 3, 4)
     prediction = BoxPrediction(class_logits=logits[None, None], boxes=boxes)
-    found = read_boxes(prediction, 0, placed((10, 20)), 0.5)
+    found = postprocess_boxes(prediction, 0, placed((10, 20)), 0.5)
     assert found.labels.tolist() == [0, 1]
     assert found.boxes.tolist() == [[0.0, 0.0, 20.0, 5.0]] * 2
     assert found.areas.tolist() == [100.0, 100.0]
-    assert len(read_boxes(prediction, 0, placed((10, 20)), 0.0)) == 3
+    assert len(postprocess_boxes(prediction, 0, placed((10, 20)), 0.0)) == 3
 
 
 @pytest.mark.parametrize("image", [0, 1])
@@ -76,10 +76,10 @@ def test_panoptic_segments_of_a_padded_picture() -> None:
         class_logits=logits, boxes=torch.full((1, 1, 4, 4), 0.5), mask_logits=masks
     )
     placement = Placement(original=(32, 16), resized=(32, 16), canvas=(32, 32))
-    found = read_panoptic(prediction, 0, placement, categories, PostprocessConfig())
+    found = postprocess_panoptic(prediction, 0, placement, categories, PostprocessConfig())
     assert found.size == (32, 16)
     assert found.labels.tolist() == [0, 1]
     assert found.areas().sum() == 32 * 16
     one = Categories(names=("cat",), is_thing=(True,), file_ids=(1,), colors=((9, 9, 9),))
     with pytest.raises(ValueError, match="2 classes predicted"):
-        read_panoptic(prediction, 0, placement, one, PostprocessConfig())
+        postprocess_panoptic(prediction, 0, placement, one, PostprocessConfig())

@@ -4,7 +4,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimask.config.images import PostprocessConfig, Task
-from unimask.postprocess.masks import ELEMENTS_AT_ONCE, distinct, instance, panoptic, read, semantic
+from unimask.postprocess.masks import (
+    ELEMENTS_AT_ONCE,
+    distinct,
+    instance,
+    panoptic,
+    postprocess_masks,
+    semantic,
+)
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 PLACEMENT = Placement(original=(61, 47), resized=(89, 69), canvas=(96, 96))
@@ -41,7 +48,7 @@ def semantic_map(segments: Segments) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_semantic_is_the_best_sum_over_queries(seed: int):
     given = prediction(seed)
-    result = read(given, 1, PLACEMENT, CATEGORIES, PostprocessConfig(), "semantic")
+    result = postprocess_masks(given, 1, PLACEMENT, CATEGORIES, PostprocessConfig(), "semantic")
     probabilities, masks = plain(given, 1, PLACEMENT)
     values = torch.einsum("qk,qhw->khw", probabilities[:, :-1], masks.sigmoid())
     assert torch.equal(semantic_map(result), values.argmax(dim=0))
@@ -54,18 +61,19 @@ def test_semantic_is_the_best_sum_over_queries(seed: int):
 def test_class_maps_are_resized_where_the_settings_say_so():
     given = prediction(3)
     config = PostprocessConfig(resize_classes=True)
-    result = read(given, 1, PLACEMENT, CATEGORIES, config, "semantic")
+    result = postprocess_masks(given, 1, PLACEMENT, CATEGORIES, config, "semantic")
     on_canvas = torch.nn.functional.interpolate(given.mask_logits(), PLACEMENT.canvas, mode="bilinear")
     probabilities = given.class_logits[-1, 1].softmax(dim=1)[:, :-1]
     values = torch.einsum("qk,qhw->khw", probabilities, on_canvas[1].sigmoid())
     values = values[:, : PLACEMENT.resized[0], : PLACEMENT.resized[1]]
     values = torch.nn.functional.interpolate(values[None], PLACEMENT.original, mode="bilinear")[0]
     assert torch.equal(semantic_map(result), values.argmax(dim=0))
-    before = read(given, 1, PLACEMENT, CATEGORIES, PostprocessConfig(), "semantic")
+    before = postprocess_masks(given, 1, PLACEMENT, CATEGORIES, PostprocessConfig(), "semantic")
     assert (semantic_map(before) != semantic_map(result)).any()
     for task in ("panoptic", "instance"):  # the setting is of semantic results only
         one, other = (
-            read(given, 1, PLACEMENT, CATEGORIES, each, task) for each in (config, PostprocessConfig())
+            postprocess_masks(given, 1, PLACEMENT, CATEGORIES, each, task)
+            for each in (config, PostprocessConfig())
         )
         assert torch.equal(one.layers, other.layers)
 
@@ -75,7 +83,7 @@ def test_class_maps_are_resized_where_the_settings_say_so():
 def test_panoptic_follows_the_rule(seed: int, thresholds: tuple[float, float]):
     given = prediction(seed)
     config = PostprocessConfig(object_threshold=thresholds[0], overlap_threshold=thresholds[1])
-    result = read(given, 0, PLACEMENT, CATEGORIES, config, "panoptic")
+    result = postprocess_masks(given, 0, PLACEMENT, CATEGORIES, config, "panoptic")
     expected, labels = slow_panoptic(*plain(given, 0, PLACEMENT), *thresholds)
     assert torch.equal(result.layers[0].long(), expected)
     assert result.labels.tolist() == labels
@@ -110,7 +118,7 @@ def slow_panoptic(
 def test_instances_are_the_best_pairs_without_stuff(seed: int, count: int):
     given = prediction(seed)
     config = PostprocessConfig(max_instances=count, instance_threshold=0.0)
-    result = read(given, 0, PLACEMENT, CATEGORIES, config, "instance")
+    result = postprocess_masks(given, 0, PLACEMENT, CATEGORIES, config, "instance")
     probabilities, masks = plain(given, 0, PLACEMENT)
     pairs = probabilities[:, :-1].flatten().argsort(descending=True)[:count]
     expected = {}
@@ -148,7 +156,7 @@ def test_overlapping_instances_share_few_layers():
 def test_nothing_found(task: Task):
     given = prediction(0)
     config = PostprocessConfig(object_threshold=1.0, instance_threshold=1.0)
-    result = read(given, 0, PLACEMENT, CATEGORIES, config, task)
+    result = postprocess_masks(given, 0, PLACEMENT, CATEGORIES, config, task)
     assert len(result) == 0
     assert result.layers.shape == (1, *PLACEMENT.original)
     assert not result.layers.any()
@@ -188,7 +196,9 @@ def test_the_canvas_beyond_the_picture_does_not_matter():
         class_logits=given.class_logits, mask_embeddings=given.mask_embeddings, mask_features=wild
     )
     for task in ("panoptic", "instance", "semantic"):
-        one, two = (read(p, 0, placement, CATEGORIES, PostprocessConfig(), task) for p in (given, other))
+        one, two = (
+            postprocess_masks(p, 0, placement, CATEGORIES, PostprocessConfig(), task) for p in (given, other)
+        )
         assert torch.equal(one.layers, two.layers)
         assert torch.equal(one.labels, two.labels)
 
@@ -197,9 +207,9 @@ def test_the_canvas_beyond_the_picture_does_not_matter():
 def test_mixed_precision_is_left_outside(task: Task):
     given = prediction(5)
     config = PostprocessConfig(object_threshold=0.3, overlap_threshold=0.1)
-    expected = read(given, 0, PLACEMENT, CATEGORIES, config, task)
+    expected = postprocess_masks(given, 0, PLACEMENT, CATEGORIES, config, task)
     with torch.autocast("cpu", torch.bfloat16):
-        result = read(given, 0, PLACEMENT, CATEGORIES, config, task)
+        result = postprocess_masks(given, 0, PLACEMENT, CATEGORIES, config, task)
     assert torch.equal(result.layers, expected.layers)
     assert torch.equal(result.scores, expected.scores)
     half = MaskPrediction(
@@ -207,13 +217,13 @@ def test_mixed_precision_is_left_outside(task: Task):
         mask_embeddings=given.mask_embeddings.bfloat16(),
         mask_features=given.mask_features.bfloat16(),
     )
-    assert read(half, 0, PLACEMENT, CATEGORIES, config, task).scores.dtype == torch.float32
+    assert postprocess_masks(half, 0, PLACEMENT, CATEGORIES, config, task).scores.dtype == torch.float32
 
 
 def test_another_number_of_classes_is_an_error():
     one = Categories(names=("cat",), is_thing=(True,), file_ids=(1,), colors=((0, 0, 0),))
     with pytest.raises(ValueError, match="3 classes predicted, but there are 1"):
-        read(prediction(0), 0, PLACEMENT, one, PostprocessConfig(), "panoptic")
+        postprocess_masks(prediction(0), 0, PLACEMENT, one, PostprocessConfig(), "panoptic")
 
 
 class Largest(TorchDispatchMode):
@@ -238,7 +248,7 @@ def test_no_tensor_of_queries_times_pixels(task: Task):
     given = prediction(6, queries=100, size=(128, 128), batch=1)
     config = PostprocessConfig(object_threshold=0.0, overlap_threshold=0.0, instance_threshold=0.5)
     with Largest() as largest:
-        result = read(given, 0, placement, CATEGORIES, config, task)
+        result = postprocess_masks(given, 0, placement, CATEGORIES, config, task)
     packed = result.layers.numel()
     assert largest.elements <= max(ELEMENTS_AT_ONCE, 100 * 128 * 128, packed, 1001 * 999)
     assert packed < 100 * 1001 * 999 / 2
@@ -248,7 +258,9 @@ def test_a_long_thin_picture():
     placement = Placement(original=(20_011, 3), resized=(20_011, 3), canvas=(20_032, 32))
     given = prediction(7, size=(5008, 8), batch=1)
     for task in ("panoptic", "instance", "semantic"):
-        result = read(given, 0, placement, CATEGORIES, PostprocessConfig(object_threshold=0.2), task)
+        result = postprocess_masks(
+            given, 0, placement, CATEGORIES, PostprocessConfig(object_threshold=0.2), task
+        )
         assert result.size == (20_011, 3)
 
 
@@ -284,6 +296,8 @@ def test_equal_masks_survive_the_overlap_rule_only_as_one() -> None:
     )
     placement = Placement(original=(32, 32), resized=(32, 32), canvas=(32, 32))
     categories = Categories(names=("a",), is_thing=(True,), file_ids=(1,), colors=((0, 0, 0),))
-    once = read(prediction, 0, placement, categories, PostprocessConfig(duplicate_iou=0.7), "instance")
-    twice = read(prediction, 0, placement, categories, PostprocessConfig(), "instance")
+    once = postprocess_masks(
+        prediction, 0, placement, categories, PostprocessConfig(duplicate_iou=0.7), "instance"
+    )
+    twice = postprocess_masks(prediction, 0, placement, categories, PostprocessConfig(), "instance")
     assert (len(once), len(twice)) == (1, 2)

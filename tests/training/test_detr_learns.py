@@ -8,7 +8,7 @@ from unimask.losses.build import build_criterion
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.models.build import build_model
 from unimask.ops.boxes import xyxy_to_cxcywh
-from unimask.postprocess.boxes import read_boxes
+from unimask.postprocess.boxes import postprocess_boxes
 from unimask.presets.detr import detr_tiny
 from unimask.structures import BoxTargets, Placement
 
@@ -40,5 +40,5 @@ def test_a_few_pictures_are_learned_by_heart() -> None:
     with torch.inference_mode():
         prediction = model.eval()(images.pixels, images.valid)
     for index, sample in enumerate(samples):
-        metric.update(read_boxes(prediction, index, placements[index], 0.0), sample.truth)
+        metric.update(postprocess_boxes(prediction, index, placements[index], 0.0), sample.truth)
     assert metric.compute().as_dict()["AP50"] > 0.9

@@ -65,7 +65,7 @@ class ModelMeasurement:
 
 
 def example_picture(size: Size) -> UInt8[Tensor, "3 height width"]:
-    """A generated image, always the same one of a size."""
+    """Return a generated image, always the same one of a size."""
     return shapes_dataset(size=size, count=1, seed=0)[0].image
 
 
@@ -79,7 +79,7 @@ class _Timed:
 
 
 def measure(sides: Sequence[Side], conditions: Conditions) -> ModelMeasurement:
-    """Logits are compared first, then times are taken in turn, then each side's peak in a new process.
+    """Compare logits first, then take times in turn, then each side's peak in a new process.
 
     How fast a side is depends also on what the allocator of its process does, as long as it lives: several
     processes tell more than many rounds of one.
@@ -124,7 +124,7 @@ def _compare(
 
 
 def peak_of_side(side: Side, conditions: Conditions) -> Peak:
-    """The peak of predictions in this process, above what it holds once the model is loaded.
+    """Return the peak of predictions in this process, above what it holds once the model is loaded.
 
     Every weight is read before, since files may be mapped into memory page by page.
     """
@@ -163,7 +163,7 @@ _ABOUT_COMPARED = (
 
 
 def rows_of(measured: ModelMeasurement) -> tuple[tuple[Cell, ...], ...]:
-    """A row for each side, with the cells of `COLUMNS`."""
+    """Return a row for each side, with the cells of `COLUMNS`."""
     first, rounds = measured.sides[0], measured.rounds
     rows: list[tuple[Cell, ...]] = []
     for name in measured.sides:
@@ -188,14 +188,14 @@ def rows_of(measured: ModelMeasurement) -> tuple[tuple[Cell, ...], ...]:
 
 
 def about(measured: ModelMeasurement) -> str:
-    """What the cells say."""
+    """Return what the cells say."""
     count = len(measured.rounds.seconds[measured.sides[0]][TOTAL])
     text = f"Milliseconds are p50 / p95 over {count} rounds. Peak: memory above the loaded model."
     return text if len(measured.sides) == 1 else f"{text} {_ABOUT_COMPARED}"
 
 
 def to_table(title: str, measured: ModelMeasurement) -> Table:
-    """The table of one measurement."""
+    """Return the table of one measurement."""
     return Table(title=title, about=about(measured), columns=COLUMNS, rows=rows_of(measured))
 
 
@@ -221,7 +221,7 @@ def bench(
     rounds: int = 10,
     compare: str = "",
 ) -> Bench:
-    """How fast and lean a model is on an image of `size`, which it sees in one piece and unresized.
+    """Measure how fast and lean a model is on an image of `size`, which it sees in one piece and unresized.
 
     With a reduced precision the full one is measured too. `compare="transformers"` measures the same weights
     in Hugging Face transformers beside it. `threads` 0 leaves PyTorch its own choice.
@@ -267,7 +267,7 @@ def _check(size: Size, divisor: int, threads: int, rounds: int, compare: str) ->
 
 
 def to_plain(found: Bench) -> dict[str, object]:
-    """All that was measured as plain values, ready for JSON: every round, in seconds and bytes."""
+    """Return all that was measured as plain values, ready for JSON: every round, in seconds and bytes."""
     measured = found.measured
     return {
         "weights": found.weights,
@@ -281,7 +281,7 @@ def to_plain(found: Bench) -> dict[str, object]:
 
 
 def plain_side(measured: ModelMeasurement, name: str) -> dict[str, object]:
-    """What was measured of one side, as plain values."""
+    """Return what was measured of one side, as plain values."""
     peak = measured.peaks.get(name, NOT_DONE)
     close = measured.agreements.get(name)
     return {

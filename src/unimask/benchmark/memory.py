@@ -40,7 +40,7 @@ NOT_DONE = Peak(before=math.nan, highest=math.nan)
 
 
 def measure_peak(work: Callable[[], object], device: torch.device) -> Peak:
-    """The peak of some work in this process: of the CUDA allocator's memory, or of resident memory.
+    """Return the peak of some work in this process: of the CUDA allocator's memory, or of resident memory.
 
     Memory that was freed before is handed back to the system first, so that the work has to ask for it
     again. Linux can forget an earlier peak; where that is not possible, only what exceeds it is seen.
@@ -76,7 +76,7 @@ def _reset_peak() -> int:
 
 
 def in_fresh_process(function: Callable[..., Given], *arguments: object) -> Given:
-    """What a function of a module gives in a new Python process; nothing of this one's memory is there.
+    """Return what a function of a module returns in a new Python process, without this one's memory.
 
     Raises:
         BrokenProcessPool: the process was killed, mostly because the machine's memory was full.
@@ -87,7 +87,7 @@ def in_fresh_process(function: Callable[..., Given], *arguments: object) -> Give
 
 
 def peak_in_fresh_process(function: Callable[..., Peak], *arguments: object) -> Peak:
-    """The peak that a function of a module measures in a new process; `NOT_DONE` if memory did not suffice.
+    """Return the peak that a function measures in a new process; `NOT_DONE` if memory did not suffice.
 
     Raises:
         RuntimeError: the function failed for another reason.

@@ -40,10 +40,10 @@ class Pipeline(Protocol):
         """The network, to count its weights."""
 
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the image in the stages `STAGES`; the number of segments comes out."""
+        """Segment the image in the stages `STAGES`; return the number of segments."""
 
     def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
-        """What the network says about normalised pixels."""
+        """Return what the network predicts for normalised pixels."""
 
 
 @runtime_checkable
@@ -55,16 +55,16 @@ class Side(Protocol):
         """As tables show it."""
 
     def load(self, device: str) -> Pipeline:
-        """The pipeline on a device."""
+        """Return the pipeline on a device."""
 
 
 def side_name(library: str, precision: str) -> str:
-    """The library, and the precision where it is not the full one."""
+    """Return the library, and the precision where it is not the full one."""
     return library if precision == FULL else f"{library} {precision}"
 
 
 def seen_as_it_is(model_file: ModelFile) -> ModelFile:
-    """The model's file, changed so that an image is seen in one piece and at its own size."""
+    """Return the model's file, changed so that an image is seen in one piece and at its own size."""
     data = replace(model_file.experiment.data, resize=Scale(factor=1.0), view=Whole())
     return replace(model_file, experiment=replace(model_file.experiment, data=data))
 
@@ -83,14 +83,14 @@ class UnimaskSide:
         return side_name("unimask", self.precision)
 
     def load(self, device: str) -> "UnimaskPipeline":
-        """The model, ready to predict.
+        """Return the model, ready to predict.
 
         Raises:
             WeightsError, ConfigError: it cannot be loaded.
         """
         model, model_file = load_model(self.folder, device)
         if self.task not in tasks_of(model_file.experiment.model):
-            raise ConfigError("task", f"the benchmark reads masks, which {self.folder} does not predict")
+            raise ConfigError("task", f"the benchmark is of masks, which {self.folder} does not predict")
         segmenter = Segmenter(model, seen_as_it_is(model_file), device, self.precision)
         return UnimaskPipeline(segmenter, self.task)
 
@@ -108,7 +108,7 @@ class UnimaskPipeline:
         return self.segmenter.model
 
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the image in the stages `STAGES`; the number of segments comes out."""
+        """Segment the image in the stages `STAGES`; return the number of segments."""
         segmenter = self.segmenter
         with watch.stage("pre"):
             batch = segmenter.preprocess([image])
@@ -126,7 +126,7 @@ class UnimaskPipeline:
         return len(found)
 
     def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
-        """What the network says about normalised pixels."""
+        """Return what the network predicts for normalised pixels."""
         moved = pixels.to(self.segmenter.device, memory_format=torch.channels_last)
         valid = torch.ones_like(moved[:, 0], dtype=torch.bool)
         prediction = self.segmenter.forward(ImageBatch(pixels=moved, valid=valid, placements=()))
@@ -147,7 +147,7 @@ class LogitAgreement:
 
 
 def agreement(mine: Logits, theirs: Logits) -> LogitAgreement:
-    """How far two sides are apart on one image; two empty masks agree.
+    """Return how far two sides are apart on one image; two empty masks agree.
 
     Masks are those of the queries that found something (no-object is not their best class in `theirs`), or of
     all where there is none.

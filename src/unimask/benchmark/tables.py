@@ -17,7 +17,7 @@ class Table:
 
 
 def shown(cell: Cell) -> str:
-    """A number with three significant digits, whole from 100 on; a dash where there is none."""
+    """Return a number with three significant digits, whole from 100 on; a dash where there is none."""
     if isinstance(cell, str | int):
         return str(cell)
     if math.isnan(cell):
@@ -28,12 +28,12 @@ def shown(cell: Cell) -> str:
 
 
 def share(part: int | float, whole: int | float) -> str:
-    """A part by the whole, with two digits; a dash where there is no such number."""
+    """Return a part by the whole, with two digits; a dash where there is no such number."""
     return "-" if whole == 0 or math.isnan(part / whole) else f"{part / whole:.2f}"
 
 
 def to_markdown(table: Table, level: int = 3) -> str:
-    """The table under a heading of its title; text to the left, numbers to the right."""
+    """Return the table under a heading of its title; text to the left, numbers to the right."""
     rows = [[shown(cell).replace("|", "\\|") for cell in row] for row in table.rows]
     numbers = [
         bool(table.rows) and all(isinstance(row[index], int | float) for row in table.rows)
@@ -49,7 +49,7 @@ def to_markdown(table: Table, level: int = 3) -> str:
 
 
 def to_plain(table: Table) -> dict[str, object]:
-    """The table as plain values, ready for JSON; where there is no number stands null."""
+    """Return the table as plain values, ready for JSON; where there is no number stands null."""
     rows = [
         [None if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in table.rows
     ]

@@ -44,7 +44,7 @@ class Rounds:
 
     @classmethod
     def joined(cls, parts: Sequence["Rounds"]) -> "Rounds":
-        """All rounds of some that have the same sides and stages."""
+        """Return all rounds of some that have the same sides and stages."""
         return cls(
             seconds={
                 side: {
@@ -56,7 +56,7 @@ class Rounds:
         )
 
     def percentile(self, side: str, stage: str, percent: int) -> float:
-        """The time that so many percent of the rounds do not exceed, interpolated between two rounds."""
+        """Return the time that so many percent of the rounds do not exceed, interpolated."""
         ordered = sorted(self.seconds[side][stage])
         place = (len(ordered) - 1) * percent / 100
         low = int(place)
@@ -64,13 +64,13 @@ class Rounds:
         return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
     def ratio(self, side: str, other: str, stage: str) -> float:
-        """How many times as long `other` takes as `side`: the median over the rounds."""
+        """Return how many times as long `other` takes as `side`: the median over the rounds."""
         pairs = zip(self.seconds[side][stage], self.seconds[other][stage], strict=True)
         return statistics.median(theirs / mine for mine, theirs in pairs)
 
 
 def interleave(sides: Mapping[str, Run], device: torch.device, *, rounds: int, warm_up: int = 1) -> Rounds:
-    """Runs all sides in turn, A B A B, and keeps the times of all rounds after `warm_up` more.
+    """Run all sides in turn, A B A B, and keep the times of all rounds after `warm_up` more.
 
     Garbage is collected between the runs and not during them.
 

@@ -43,12 +43,12 @@ class TransformersSide:
         return side_name("transformers", self.precision)
 
     def load(self, device: str) -> "TransformersPipeline":
-        """The model and its image processor."""
+        """Return the model and its image processor."""
         return TransformersPipeline(self, device)
 
 
 def side_like(model_file: ModelFile, folder: Path, task: Task, precision: str = FULL) -> TransformersSide:
-    """The side of transformers that reads predictions as a model of ours does."""
+    """Return the side of transformers with the thresholds of a model of ours."""
     thresholds, things = model_file.experiment.postprocess, model_file.categories.is_thing
     return TransformersSide(
         folder=folder,
@@ -63,7 +63,7 @@ def side_like(model_file: ModelFile, folder: Path, task: Task, precision: str = 
 
 @contextmanager
 def exported(model_folder: Path) -> Iterator[Path]:
-    """A temporary folder of transformers with the weights of a model folder of ours.
+    """Yield a temporary folder of transformers with the weights of a model folder of ours.
 
     Raises:
         ConfigError: transformers is not installed.
@@ -104,7 +104,7 @@ class TransformersPipeline:
 
     @torch.inference_mode()
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
-        """Segments the image in the stages `STAGES`; the number of segments comes out."""
+        """Segment the image in the stages `STAGES`; return the number of segments."""
         with watch.stage("pre"):
             inputs = self._processor(images=image, return_tensors="pt").to(self.device)
         with watch.stage("forward"), self._autocast():
@@ -119,7 +119,7 @@ class TransformersPipeline:
 
     @torch.inference_mode()
     def logits(self, pixels: Float[Tensor, "1 3 height width"]) -> Logits:
-        """What the network says about normalised pixels."""
+        """Return what the network predicts for normalised pixels."""
         with self._autocast():
             outputs = self._network(pixel_values=pixels.to(self.device).contiguous())
         return Logits(
@@ -154,7 +154,7 @@ class TransformersPipeline:
 
 
 def _write_png(segment_ids: Tensor) -> None:
-    """The map as a PNG of the COCO panoptic format, in memory: the same work as `Result.to_panoptic_png`."""
+    """Write the map as a PNG of the COCO panoptic format, in memory, as `Result.to_panoptic_png` does."""
     ids = (segment_ids.numpy() + 1).astype(np.uint16)
     channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
     Image.fromarray(channels.astype(np.uint8)).save(io.BytesIO(), format="PNG", optimize=True)

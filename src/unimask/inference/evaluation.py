@@ -53,10 +53,10 @@ class Values(Protocol):
     """What a metric has measured."""
 
     def as_dict(self) -> dict[str, float]:
-        """Flat names and their values."""
+        """Return flat names and their values."""
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
-        """Names and their value for each category."""
+        """Return names and their values for each category."""
 
 
 @runtime_checkable
@@ -64,13 +64,13 @@ class Metric(Protocol):
     """A state that counts images and adds."""
 
     def update(self, result: Any, truth: Any) -> None:
-        """Counts one image; both are segments, or both are boxes, as the task has them."""
+        """Count one image; both are segments, or both are boxes, as the task has them."""
 
     def merge(self: Same, other: Same) -> None:
-        """Adds what another state has counted."""
+        """Add what another state has counted."""
 
     def compute(self) -> Values:
-        """The values over all images so far."""
+        """Return the values over all images so far."""
 
 
 METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
@@ -106,7 +106,7 @@ class Evaluation:
     seconds: float  # for reading, predicting and measuring
 
     def save(self, path: str | Path) -> None:
-        """Writes the evaluation as JSON; the file is complete when it appears.
+        """Write the evaluation as JSON; the file is complete when it appears.
 
         Raises:
             DataError: the file cannot be written.
@@ -129,7 +129,7 @@ class TaskMetrics:
         self._metrics = [metric(categories) for metric in METRICS[task]]
 
     def update(self, result: Truth, truth: Truth) -> None:
-        """Counts one image; labels index the categories of the state.
+        """Count one image; labels index the categories of the state.
 
         Raises:
             ValueError: result and truth do not fit each other or the categories.
@@ -142,7 +142,7 @@ class TaskMetrics:
         self.pictures += 1
 
     def merge(self, other: "TaskMetrics") -> None:
-        """Adds the images that another state has counted.
+        """Add the images that another state has counted.
 
         Raises:
             ValueError: it counts another task or other categories.
@@ -154,7 +154,7 @@ class TaskMetrics:
         self.pictures += other.pictures
 
     def compute(self, seconds: float = 0.0) -> Evaluation:
-        """The evaluation over all images so far."""
+        """Return the evaluation over all images so far."""
         values: dict[str, float] = {}
         per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
         for metric in self._metrics:
@@ -181,10 +181,10 @@ def evaluate(
     *,
     batch_size: int = 4,
 ) -> Evaluation:
-    """The measures of the task over a data set, each image at its own size; the truth is never resized.
+    """Return the measures of a task over a data set, each image at its own size; ground truth is not resized.
 
-    The data set is seen as truth of the task (`data.open.open_dataset` does that). Its categories are matched
-    by name to the segmenter's; a category that only the segmenter has counts as wrong where it is predicted.
+    The data set has the ground truth of the task (`data.open.open_dataset` does that). Its categories are
+    matched by name to the segmenter's; one that only the segmenter has counts as wrong where it is predicted.
 
     Raises:
         DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
@@ -192,7 +192,7 @@ def evaluate(
     start = time.perf_counter()
     metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
     if metrics.pictures == 0:
-        raise DataError("data", "there is no picture to evaluate on")
+        raise DataError("data", "there is no image to evaluate on")
     return metrics.compute(time.perf_counter() - start)
 
 
@@ -205,7 +205,7 @@ def measure(
     *,
     batch_size: int = 4,
 ) -> TaskMetrics:
-    """The state of all metrics after some of the images: the share of one process, to be merged.
+    """Return the state of all metrics after some of the images: the share of one process, to be merged.
 
     Merged states give the values of one process; only where instances of different images have equal scores
     can the order of merging move AP, as it does in COCO's own evaluation.

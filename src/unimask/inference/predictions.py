@@ -1,4 +1,4 @@
-"""What a model says about one tile of an image, as passed from the first stage to the second."""
+"""What a model predicts for one tile of an image, as passed from the first stage to the second."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class TilePrediction:
         }
 
     def copy(self) -> "TilePrediction":
-        """The same prediction in memory of its own; before, it is a part of its batch."""
+        """Return the same prediction in memory of its own, no longer a part of its batch."""
         tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
         prediction: Prediction = dataclasses.replace(self.prediction, **tensors)  # type: ignore[arg-type]
         return dataclasses.replace(self, prediction=prediction)
@@ -48,7 +48,7 @@ def of_whole_image(prediction: Prediction, placement: Placement) -> TilePredicti
 
 
 def final_of(prediction: Prediction, position: int) -> Prediction:
-    """The final prediction about one image of a batch, as a batch of one that shares the memory."""
+    """Return the final prediction about one image of a batch, as a batch of one that shares the memory."""
     one = slice(position, position + 1)
     class_logits = prediction.class_logits[-1:, one]
     if isinstance(prediction, MaskPrediction):

@@ -50,11 +50,11 @@ _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed":
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
-    """A segmenter from a model that ships with the package (`nuclei`), a model folder or an ONNX file.
+    """Return a segmenter from a model that ships with the package (`nuclei`), a model folder or an ONNX file.
 
     `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
-    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; masks are read in float32 in any case. An
-    ONNX file runs with onnxruntime, in the numbers that it holds.
+    knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; predictions are postprocessed in float32.
+    An ONNX file runs with onnxruntime, in the numbers that it holds.
 
     Raises:
         WeightsError: there is no such model, or its files are broken or do not fit each other.
@@ -73,7 +73,7 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of a name; `auto` is CUDA, else mps, else the CPU.
+    """Return the torch device of a name; `auto` is CUDA, else mps, else the CPU.
 
     Raises:
         ConfigError: torch does not know the device, or this machine does not have it.
@@ -172,7 +172,7 @@ class Segmenter:
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
         self,
-        picture: AnyImage,
+        image: AnyImage,
         task: SegmentTask = ...,
         *,
         threshold: float | None = ...,
@@ -181,13 +181,13 @@ class Segmenter:
 
     @overload
     def predict(  # type: ignore[overload-overlap]
-        self, picture: AnyImage, task: Task, *, threshold: float | None = ..., batch_size: int = ...
+        self, image: AnyImage, task: Task, *, threshold: float | None = ..., batch_size: int = ...
     ) -> Result | BoxResult: ...
 
     @overload
     def predict(
         self,
-        picture: Sequence[AnyImage],
+        image: Sequence[AnyImage],
         task: SegmentTask = ...,
         *,
         threshold: float | None = ...,
@@ -197,7 +197,7 @@ class Segmenter:
     @overload
     def predict(
         self,
-        picture: Sequence[AnyImage],
+        image: Sequence[AnyImage],
         task: Task,
         *,
         threshold: float | None = ...,
@@ -206,7 +206,7 @@ class Segmenter:
 
     def predict(
         self,
-        picture: AnyImage | Sequence[AnyImage],
+        image: AnyImage | Sequence[AnyImage],
         task: Task = "panoptic",
         *,
         threshold: float | None = None,
@@ -223,13 +223,13 @@ class Segmenter:
             DataError: an image cannot be read.
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
-        several = isinstance(picture, list | tuple)
-        pictures: list[AnyImage] = list(picture) if several else [picture]  # type: ignore[arg-type, list-item]
+        several = isinstance(image, list | tuple)
+        given: list[AnyImage] = list(image) if several else [image]  # type: ignore[arg-type, list-item]
         self._settings(task, threshold)
-        images = [read_image(one) for one in pictures]
+        images = [read_image(one) for one in given]
         names = [
             Path(one).stem if isinstance(one, str | Path) else f"picture_{index}"
-            for index, one in enumerate(pictures)
+            for index, one in enumerate(given)
         ]
         found = self.find(images, task, threshold=threshold, batch_size=batch_size)
         results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]

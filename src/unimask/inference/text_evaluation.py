@@ -24,7 +24,7 @@ class LineEvaluation:
     seconds: float  # for translating
 
     def values(self) -> dict[str, float]:
-        """Flat names and their values."""
+        """Return flat names and their values."""
         return {
             "BLEU": self.words.score,
             "BLEU_cased": self.text.score,
@@ -40,7 +40,7 @@ def evaluate_lines(
     decoding: DecodingConfig,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> LineEvaluation:
-    """BLEU of a translator on pairs.
+    """Return the BLEU of a translator on pairs.
 
     Raises:
         DataError: there are no pairs.

@@ -38,13 +38,13 @@ def tiles_of(size: Size, view: Whole | Tiles) -> list[Tile]:
 
 
 def whole(size: Size) -> list[Tile]:
-    """The image as one tile."""
+    """Return the image as one tile."""
     everything = (slice(0, size[0]), slice(0, size[1]))
     return [Tile(window=everything, core=everything)]
 
 
 def grid(size: Size, side: int, overlap: int) -> list[Tile]:
-    """Square tiles of `side` pixels, evenly spread, neighbours sharing at least `overlap` pixels.
+    """Return square tiles of `side` pixels, evenly spread, neighbours sharing at least `overlap` pixels.
 
     Neighbours meet in the middle of what they share. A side of the image that is no longer than a tile is
     covered by one.
@@ -58,7 +58,7 @@ def grid(size: Size, side: int, overlap: int) -> list[Tile]:
 
 
 def _spread(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:
-    """Windows and cores along one side of the image."""
+    """Return windows and cores along one side of the image."""
     if length <= side:
         return [(slice(0, length), slice(0, length))]
     count = -(-(length - overlap) // (side - overlap))
@@ -69,7 +69,7 @@ def _spread(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:
 
 
 def same_segments(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list[tuple[int, int]]:
-    """Pairs of segments (indices) that agree where both tiles see, each the best partner of the other.
+    """Return pairs of segments (indices) that agree where both tiles see, each the best partner of the other.
 
     The best partner has the largest product of IoU and scores, so a doubtful segment does not come between.
     """
@@ -100,6 +100,6 @@ def same_segments(tile: Tile, segments: Segments, other: Tile, others: Segments)
 def crop(
     layers: Tensor, tile: Tile, part: list[slice] | tuple[slice, slice]
 ) -> Int64[Tensor, "layers rows columns"]:
-    """A part of the image, cut out of the layers of a tile."""
+    """Return a part of the image, cut out of the layers of a tile."""
     rows, columns = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, tile.window))
     return layers[:, rows, columns].long()

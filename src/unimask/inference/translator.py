@@ -1,4 +1,4 @@
-"""Translation: load a model, hand it lines, get lines."""
+"""Translation: load a model, give it lines, get lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ TOKENS_AT_ONCE = 4096
 
 
 def load_translator(name_or_folder: str | Path, device: torch.device | str = "cpu") -> "Translator":
-    """A translator from a model that ships with the package or from a model folder.
+    """Return a translator from a model that ships with the package or from a model folder.
 
     Raises:
         WeightsError: there is no such model, or its files are broken or do not fit each other.
@@ -68,13 +68,13 @@ class Translator:
         self.model_file = model_file
 
     def translate(self, line: str) -> str:
-        """The translation of one line; empty of an empty one."""
+        """Return the translation of one line; an empty line stays empty."""
         return self.translate_all([line]).lines[0]
 
     def translate_all(
         self, lines: Sequence[str], decoding: DecodingConfig | None = None, seed: int = 0
     ) -> Translation:
-        """Line N is the translation of line N, whatever the lines hold.
+        """Return the translations of lines: line N is that of line N, whatever the lines hold.
 
         A line is translated in pieces where it is longer than the model's `data.longest`; letters that the
         model has never seen cannot be translated. Notes tell of both. `decoding` replaces the model's own.
@@ -107,7 +107,7 @@ class Translator:
     def write(
         self, sources: Sequence[Sequence[int]], decoding: DecodingConfig, seed: int = 0
     ) -> list[Written]:
-        """What the model writes for sources that are tokens, without their end token."""
+        """Return what the model writes for sources that are tokens, without their end token."""
         special = self.model_file.special
         ended = [torch.tensor([*source, special.end]) for source in sources]
         return write_all(self.model, ended, special, decoding, seed)
@@ -140,7 +140,7 @@ class Translator:
         )
 
     def _stops(self) -> frozenset[int]:
-        """The tokens that end a sentence."""
+        """Return the tokens that end a sentence."""
         language = self.model_file.experiment.data.source_language
         marks = (self.model_file.vocabulary.encode(mark, language) for mark in ".!?;")
         return frozenset(mark[0] for mark in marks if len(mark) == 1)
@@ -153,7 +153,7 @@ def write_all(
     decoding: DecodingConfig,
     seed: int = 0,
 ) -> list[Written]:
-    """What a model writes for each source (tokens with their end token, or vectors), in their order.
+    """Return what a model writes for each source (tokens with their end token, or vectors), in their order.
 
     Sources of about the same length are worked on together; what comes out does not depend on that, but for
     sampling, which depends on `seed` too.
@@ -196,12 +196,12 @@ def _write(
 
 
 def greedy(decoding: DecodingConfig) -> DecodingConfig:
-    """The same limits, without a beam: fast, for measuring on the way."""
+    """Return the same limits, without a beam: fast, for measuring on the way."""
     return replace(decoding, method="greedy")
 
 
 def _pieces(tokens: list[int], longest: int, stops: frozenset[int]) -> list[list[int]]:
-    """The tokens in pieces of at most `longest`, cut after the last end of a sentence where there is one."""
+    """Cut the tokens into pieces of at most `longest`, after the last end of a sentence if there is one."""
     pieces = []
     while len(tokens) > longest:
         ends = [place + 1 for place, token in enumerate(tokens[:longest]) if token in stops]

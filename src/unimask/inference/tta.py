@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a model says about several versions of an image, as one prediction.
+"""Test-time augmentation: predictions for several versions of an image, as one.
 
 Masks are factorised, so versions add up without a mask being made: the mask features of every version are
 brought to the same grid and stacked along the channels, and each query has zeros for the channels of the
@@ -32,7 +32,7 @@ PLAIN = Augmentation(flip=False, scale=1.0)
 
 
 def augmentations_of(names: Sequence[str]) -> tuple[Augmentation, ...]:
-    """The versions that `flip` and `scales` stand for, each once; the plain one is always the first.
+    """Return the augmentations that `flip` and `scales` stand for, each once; the plain one comes first.
 
     Raises:
         ConfigError: there is no such name.
@@ -65,10 +65,10 @@ def combine(
     placements: Sequence[Sequence[Placement]],
     augmentations: Sequence[Augmentation],
 ) -> MaskPrediction:
-    """The final predictions of all versions of a batch as one, on the grid of the first (plain) version.
+    """Combine the final predictions of all versions of a batch, on the grid of the first (plain) version.
 
-    `placements` has a row per version. Read as semantic segments, this is the mean over the versions. Read as
-    panoptic segments or instances, all versions propose theirs; `postprocess.distinct` then leaves one of
+    `placements` has a row per version. Postprocessed to semantic segments, it is the mean over the versions.
+    To panoptic segments or instances, all versions propose theirs; `postprocess.distinct` then leaves one of
     each.
     """
     plain = predictions[0].features()
@@ -97,7 +97,7 @@ def _sample(
     features: Float[Tensor, "batch channels height width"],
     grid: Float[Tensor, "batch out_height out_width 2"],
 ) -> Float[Tensor, "batch channels out_height out_width"]:
-    """Bilinear values at the places, the nearest cell's outside of the map."""
+    """Return bilinear values at the places, the nearest cell's outside of the map."""
     return functional.grid_sample(
         features, grid.to(features.dtype), padding_mode="border", align_corners=False
     )
@@ -106,13 +106,11 @@ def _sample(
 def _grid(
     plain: Tensor, reference: Placement, own: Placement, flip: bool
 ) -> Float[Tensor, "out_height out_width 2"]:
-    """For each cell of the plain map the place of the same spot in the map of a version, from -1 to 1."""
+    """Return for each cell of the plain map the place of the same spot in that of a version, from -1 to 1."""
     places = []
     for axis, cells in ((0, plain.shape[2]), (1, plain.shape[3])):
         centers = (torch.arange(cells, device=plain.device, dtype=torch.float32) + 0.5) / cells
-        share = centers * (
-            reference.canvas[axis] / reference.resized[axis]
-        )  # of the image, without padding
+        share = centers * (reference.canvas[axis] / reference.resized[axis])  # of the image, without padding
         mirrored = 1 - share if flip and axis == 1 else share
         places.append(2 * mirrored * (own.resized[axis] / own.canvas[axis]) - 1)
     y, x = torch.meshgrid(places[0], places[1], indexing="ij")

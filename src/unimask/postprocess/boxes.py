@@ -1,4 +1,4 @@
-"""How a prediction of boxes is read: boxes in pixels of the file, and panoptic segments of the mask head.
+"""Postprocessing of boxes: boxes in pixels of the file, and panoptic segments of the mask head.
 
 The rules are those of the original code (facebookresearch/detr).
 """
@@ -25,10 +25,10 @@ from unimask.structures import (
 SMALLEST = 4  # pixels: panoptic segments of so few are no segments
 
 
-def read_boxes(
+def postprocess_boxes(
     prediction: BoxPrediction | BoxMaskPrediction, image: int, placement: Placement, threshold: float
 ) -> Detections:
-    """The boxes of one image in pixels of its file, by falling score; those below `threshold` are left out.
+    """Return the boxes of one image in pixels of its file, by falling score, from `threshold` on.
 
     One box per query: its best class that is not no-object, with that probability as score. Boxes may reach
     over the border of the image.
@@ -50,14 +50,14 @@ def read_boxes(
     )
 
 
-def read_panoptic(
+def postprocess_panoptic(
     prediction: BoxMaskPrediction,
     image: int,
     placement: Placement,
     categories: Categories,
     config: PostprocessConfig,
 ) -> Segments:
-    """The panoptic segments of one image at the size of its file; every pixel belongs to one.
+    """Return the panoptic segments of one image at the size of its file; every pixel belongs to one.
 
     Queries above `config.object_threshold` compete for the pixels; where none is above it, all is void.
     Padding of the canvas is cut off before.
@@ -86,7 +86,7 @@ def panoptic(
     is_thing: Sequence[bool],
     size: Size,
 ) -> Segments:
-    """Each pixel to the query with the largest logit; who gets at most 4 pixels leaves, and the others share.
+    """Give each pixel to the query with the largest logit; one with at most 4 pixels loses them.
 
     Scores play no part in the competition. Queries of one stuff category are one segment: the first takes
     the pixels of the others; these leave then, and their pixels are shared anew among those that are left.
@@ -116,7 +116,7 @@ def panoptic(
 
 
 def _nearest(given: int, wanted: int) -> Int64[Tensor, " wanted"]:
-    """For each of the wanted rows the given one whose middle is nearest, by a running sum of steps.
+    """Return for each of the wanted rows the given one whose middle is nearest, by a running sum of steps.
 
     Where a middle falls between two rows, rounding decides; the sum rounds as Pillow does, which the original
     resizes with.
@@ -128,5 +128,5 @@ def _nearest(given: int, wanted: int) -> Int64[Tensor, " wanted"]:
 
 
 def _first_of_stuff(labels: list[int], is_thing: Sequence[bool]) -> list[int]:
-    """For each query itself, or the first one of the same stuff category."""
+    """Return for each query itself, or the first one of the same stuff category."""
     return [index if is_thing[label] else labels.index(label) for index, label in enumerate(labels)]

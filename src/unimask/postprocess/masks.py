@@ -1,4 +1,4 @@
-"""How a prediction is read: panoptic, instance or semantic segments at the size of the image.
+"""Postprocessing of masks: panoptic, instance or semantic segments at the size of the image.
 
 The rules are those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`), to the pixel;
 its way of computing them is not. Masks stay factorised: logits are made for a window of the image, or for
@@ -26,7 +26,7 @@ ELEMENTS_AT_ONCE = (
 CONTENDED_SIDE = 128  # of the square windows in which queries compete for pixels: in each only a few do
 
 
-def read(
+def postprocess_masks(
     prediction: MaskPrediction,
     image: int,
     placement: Placement,
@@ -34,7 +34,7 @@ def read(
     config: PostprocessConfig,
     task: Task,
 ) -> Segments:
-    """What the final prediction says about one image of the batch, at the size of its file.
+    """Return the segments of one image of the batch, at the size of its file, from the final prediction.
 
     Computed in float32 also under mixed precision. An instance result has things only: pairs of a query and a
     stuff category are dropped after the best pairs are taken, as in the original.
@@ -85,7 +85,7 @@ def distinct(
     mask_features: Float[Tensor, "channels map_height map_width"],
     largest_iou: float,
 ) -> Int64[Tensor, " kept"]:
-    """The queries, in their order, without those that repeat a better one of the same class.
+    """Return the queries, in their order, without those that repeat a better one of the same class.
 
     A query repeats another if the IoU of their masks (probability above 0.5, at stride 4) is larger than
     `largest_iou`; better is the larger product of class and mean mask probability. Queries whose mask is
@@ -116,13 +116,13 @@ def semantic(
     *,
     resize_classes: bool = False,
 ) -> Segments:
-    """One segment per category that is the best one somewhere, in the order of the labels; no pixel is void.
+    """Return one segment per category that is the best somewhere, by rising label; no pixel is void.
 
     The value of a category at a pixel is the sum over queries of its probability times the mask's. A
     segment's score is its category's share of the values of all categories, averaged over its pixels.
 
     Mask logits are resized to the image. With `resize_classes` the values of the categories on the canvas
-    are resized instead, which is what the original does for models that read semantic segments only
+    are resized instead, which is what the original does for models of semantic segments only
     (`config.PostprocessConfig.resize_classes`).
 
     Source: MaskFormer (2107.06278), Sec. 3.4; the score is ours.
@@ -166,7 +166,7 @@ def panoptic(
     overlap_threshold: float = 0.8,
     fill: Literal["mask", "winner"] = "mask",
 ) -> Segments:
-    """Segments that do not overlap, in the order of their queries; pixels of none are void (0).
+    """Return segments that do not overlap, in the order of their queries; pixels of none are void (0).
 
     A query takes part if no-object is not its best class and its score is above `object_threshold`. A pixel
     goes to the query with the largest score times mask probability, and stays void where that probability is
@@ -203,7 +203,7 @@ def _compete(
     features: Float[Tensor, "channels map_height map_width"],
     placement: Placement,
 ) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
-    """For each pixel the query with the largest score x probability, and whether that query's mask holds it;
+    """Return for each pixel the query with the largest score x probability, whether its mask holds the pixel,
     for each query the pixels of its own mask."""
     windows = restoration(placement, (features.shape[1], features.shape[2]))
     winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
@@ -226,7 +226,7 @@ def _compete(
 def _contenders(
     scores: Float[Tensor, " queries"], cells: Float[Tensor, "queries rows columns"]
 ) -> Int64[Tensor, " contenders"]:
-    """The queries that may win a pixel made of these cells, or whose mask may hold one; at least one query.
+    """Return the queries that may win a pixel of these cells, or whose mask may hold one; at least one query.
 
     Resizing makes no value beyond those it is made of. So a query has no say if even its largest value is
     below 0 and below what another one has everywhere; the margins are for rounding.
@@ -240,7 +240,7 @@ def _contenders(
 def _number(
     kept: list[bool], labels: list[int], scores: list[float], is_thing: Sequence[bool]
 ) -> tuple[list[int], list[int], list[float]]:
-    """The number of each query's segment (0: none), and the label and score of each segment."""
+    """Return the number of each query's segment (0: none), and the label and score of each segment."""
     numbers: list[int] = []
     segment_labels: list[int] = []
     segment_scores: list[float] = []
@@ -270,7 +270,7 @@ def instance(
     max_instances: int = 100,
     threshold: float = 0.0,
 ) -> Segments:
-    """Things that may overlap, by falling score, packed into as few layers as a greedy packing finds.
+    """Return things that may overlap, by falling score, packed into as few layers as a greedy packing finds.
 
     The best `max_instances` pairs of a query and a category are taken (all where there are fewer), and those
     of stuff dropped after that. The mask is where the logit is above 0; the score is the probability of the
@@ -329,7 +329,7 @@ def _foreground_windows(
 
 
 def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
-    """From the first to the last occupied cell of each query; an empty slice where there is none."""
+    """Return the slice from the first to the last occupied cell of each query, empty if there is none."""
     count = occupied.shape[1]
     start = occupied.int().argmax(dim=1)
     stop = count - occupied.flip(1).int().argmax(dim=1)
@@ -340,7 +340,7 @@ def _ranges(occupied: Bool[Tensor, "queries cells"]) -> list[slice]:
 def _foreground(
     logits: Float[Tensor, "map_height map_width"], windows: Windows, window: tuple[slice, slice]
 ) -> tuple[Bool[Tensor, "rows columns"], Float[Tensor, ""]]:
-    """The mask of one query inside its window, and the mean probability over the mask (0 if it is empty)."""
+    """Return the mask of one query in its window, and the mean probability over the mask (0 if empty)."""
     rows, columns = window
     height, width = rows.stop - rows.start, columns.stop - columns.start
     mask = torch.empty((height, width), dtype=torch.bool, device=logits.device)
@@ -359,7 +359,7 @@ def _foreground(
 
 
 def _side(depth: int) -> int:
-    """The side of a square window in which `depth` values per pixel are `ELEMENTS_AT_ONCE`."""
+    """Return the side of a square window in which `depth` values per pixel are `ELEMENTS_AT_ONCE`."""
     return max(16, int((ELEMENTS_AT_ONCE / depth) ** 0.5))
 
 
@@ -370,7 +370,7 @@ def _window_logits(
     rows: slice,
     columns: slice,
 ) -> Float[Tensor, "queries rows columns"]:
-    """The mask logits of all given queries in a window of the resized maps."""
+    """Return the mask logits of all given queries in a window of the resized maps."""
     source_rows, source_columns = windows.source(rows, columns)
     cells = torch.einsum("qc,chw->qhw", embeddings, features[:, source_rows, source_columns])
     return windows.resize(cells, rows, columns)

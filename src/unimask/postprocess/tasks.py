@@ -1,8 +1,8 @@
 """Postprocessing of any prediction for any task."""
 
 from unimask.config.images import PostprocessConfig, Task
-from unimask.postprocess.boxes import read_boxes, read_panoptic
-from unimask.postprocess.masks import read
+from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
+from unimask.postprocess.masks import postprocess_masks
 from unimask.structures import (
     BoxMaskPrediction,
     Categories,
@@ -31,11 +31,11 @@ def postprocess(
     if isinstance(prediction, MaskPrediction):
         if task == "detection":
             raise ValueError("a prediction of masks has no boxes")
-        return read(prediction, image, placement, categories, config, task)
+        return postprocess_masks(prediction, image, placement, categories, config, task)
     if task == "detection":
-        return read_boxes(prediction, image, placement, config.instance_threshold)
+        return postprocess_boxes(prediction, image, placement, config.instance_threshold)
     if not isinstance(prediction, BoxMaskPrediction):
         raise ValueError("a prediction of boxes has no masks")
     if task == "panoptic":
-        return read_panoptic(prediction, image, placement, categories, config)
-    return read(prediction.of_masks(), image, placement, categories, config, task)
+        return postprocess_panoptic(prediction, image, placement, categories, config)
+    return postprocess_masks(prediction.of_masks(), image, placement, categories, config, task)

@@ -1,4 +1,4 @@
-"""Attention drawn: who looks at whom in a sequence, and where queries may look in an image."""
+"""Attention drawn: what attends to what in a sequence, and where queries may attend in an image."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ _LOW, _HIGH = (255, 255, 255), (12, 70, 140)  # RGB of 0 and 1
 def draw_attention(
     shares: Float[Tensor, "heads takers taken"], takers: Sequence[str], taken: Sequence[str]
 ) -> Image.Image:
-    """The map of each head side by side: a row for each taker, a column for each taken; dark is much.
+    """Draw the map of each head side by side: a row for each taker, a column for each taken; dark is much.
 
     Words stand beside the rows and above the columns; there must be as many as rows and columns.
 
@@ -44,7 +44,7 @@ def draw_attention(
 def draw_attention_layers(
     layers: Sequence[Float[Tensor, "heads takers taken"]], takers: Sequence[str], taken: Sequence[str]
 ) -> Image.Image:
-    """The maps of several layers as `draw_attention` draws them, one below the other from the first on.
+    """Draw the maps of several layers as `draw_attention` draws them, one below the other from the first on.
 
     Raises:
         ValueError: there are not as many words as rows and columns.
@@ -76,7 +76,7 @@ def _heat(shares: Float[Tensor, "takers taken"]) -> Image.Image:
 
 
 def _words_above(words: Sequence[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
-    """Words that read upwards, one above each column."""
+    """Draw words that read upwards, one above each column."""
     lying = Image.new("RGB", (MARGIN, len(words) * CELL), "white")
     pen = ImageDraw.Draw(lying)
     for index, word in enumerate(words):
@@ -87,7 +87,7 @@ def _words_above(words: Sequence[str], font: ImageFont.ImageFont | ImageFont.Fre
 def draw_attention_masks(
     image: UInt8[Tensor, "3 height width"], masks: Bool[Tensor, "queries rows columns"], columns: int = 8
 ) -> Image.Image:
-    """The image once for each query, dark where the query may not look, `columns` in a row.
+    """Draw the image once for each query, dark where the query may not attend, `columns` in a row.
 
     The masks cover the whole image.
     """

@@ -20,7 +20,7 @@ from unimask.structures import Categories, Detections
 def overlay_boxes(
     image: UInt8[Tensor, "3 height width"], detections: Detections, categories: Categories
 ) -> Image.Image:
-    """The image, at its own size, with its boxes in the colours of their categories.
+    """Return the image, at its own size, with its boxes in the colours of their categories.
 
     Each box has its category and score at its upper left corner, inside the image, unless the name of a
     surer box is there. Boxes are drawn from the least sure to the surest.

@@ -53,20 +53,20 @@ class BoxResult:
         )
 
     def plot(self) -> Image.Image:
-        """The image with its boxes drawn on it and named."""
+        """Return the image with its boxes drawn on it and named."""
         return overlay_boxes(self.image, self.prediction, self.categories)
 
     def to_json(self) -> dict[str, object]:
-        """What `save` writes into `NAME.json`: task, height, width, categories and boxes."""
+        """Return what `save` writes into `NAME.json`: task, height, width, categories and boxes."""
         records = [box.to_json() for box in self.boxes]
         return document("detection", (self.height, self.width), self.categories, boxes=records)
 
     def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
-        """COCO results (`image_id`, `category_id`, `bbox`, `area`, `score`), ready for `COCO.loadRes`."""
+        """Return COCO results (`image_id`, `category_id`, `bbox`, `area`, `score`), for `COCO.loadRes`."""
         return [{"image_id": image_id, **box.to_coco()} for box in self.boxes]
 
     def save(self, folder: str | Path, name: str = "") -> tuple[Path, ...]:
-        """Write NAME.overlay.png and NAME.json; their paths come out.
+        """Write NAME.overlay.png and NAME.json; return their paths.
 
         Nothing is half-written. An earlier result of the same name is replaced, its panoptic PNG removed.
         Without a name the image's is taken.

@@ -24,7 +24,7 @@ LABEL_OPACITY = 0.86
 def overlay(
     image: UInt8[Tensor, "3 height width"], segments: Segments, categories: Categories, scores: bool = False
 ) -> Image.Image:
-    """The image, at its own size, with its segments in the colours of their categories.
+    """Return the image, at its own size, with its segments in the colours of their categories.
 
     Instances of one category differ in shade. Each segment is named at its most inner point, with its score
     if `scores`; categories whose segments are too small or too many for that stand in a legend.
@@ -43,13 +43,13 @@ def overlay(
 
 
 def short_name(name: str) -> str:
-    """The first of the words for a category (`glass, drinking glass`), cut to 24 letters."""
+    """Return the first of the words for a category (`glass, drinking glass`), cut to 24 letters."""
     first = name.split(",")[0].strip() or name
     return first if len(first) <= 24 else f"{first[:21].rstrip()}..."
 
 
 def segment_colors(labels: list[int], categories: Categories) -> UInt8[ndarray, "segments 3"]:
-    """A colour for each segment: its category's, with hue and lightness varied among instances of a thing.
+    """Return a colour for each segment: its category's, with hue and lightness varied among instances.
 
     The more instances a category has the wider its hues spread, so that neighbours in a crowd differ.
     """
@@ -85,14 +85,14 @@ _TO_LAB = np.array(
 
 
 def _to_polar(color: Float[ndarray, "3"]) -> tuple[float, float, float]:
-    """sRGB (0..1) to lightness, chroma and hue of the perceptual space Oklab (Ottosson, 2020)."""
+    """Convert sRGB (0..1) to lightness, chroma and hue of the perceptual space Oklab (Ottosson, 2020)."""
     linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
     lightness, a, b = _TO_LAB @ np.cbrt(_TO_CONES @ linear)
     return float(lightness), float(np.hypot(a, b)), float(np.arctan2(b, a))
 
 
 def _from_polar(lightness: float, chroma: float, hue: float) -> Float[ndarray, "3"]:
-    """The inverse of `_to_polar`, cut to what a screen can show."""
+    """Invert `_to_polar`, cut to what a screen can show."""
     lab = np.array([lightness, chroma * np.cos(hue), chroma * np.sin(hue)])
     linear = np.linalg.solve(_TO_CONES, np.linalg.solve(_TO_LAB, lab) ** 3).clip(0, 1)
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
@@ -103,7 +103,7 @@ def paint(
     layers: Int16[ndarray, "layers height width"],
     colors: UInt8[ndarray, "segments 3"],
 ) -> UInt8[ndarray, "height width 3"]:
-    """The pixels with each layer's segments filled and outlined; the first layer comes on top."""
+    """Return the pixels with each layer's segments filled and outlined; the first layer comes on top."""
     table = np.array([(0, 0, 0), *colors], dtype=np.float32)
     bright = np.array([(0, 0, 0), *map(_contour_color, colors)], dtype=np.float32)
     thickness = max(1, round((pixels.shape[0] * pixels.shape[1]) ** 0.5 / 800))
@@ -117,7 +117,7 @@ def paint(
 
 
 def contours(layer: Int16[ndarray, "height width"], thickness: int) -> Bool[ndarray, "height width"]:
-    """The pixels of segments at most `thickness` away from another segment or none; the border is no edge."""
+    """Return the pixels of segments at most `thickness` away from another or none; the border is no edge."""
     edge = np.zeros(layer.shape, dtype=bool)
     for step in range(1, thickness + 1):
         down = layer[step:] != layer[:-step]
@@ -135,14 +135,14 @@ def _contour_color(color: UInt8[ndarray, "3"]) -> Float[ndarray, "3"]:
 
 
 def font_size(size: Size) -> int:
-    """How high names are on an image of this size, in pixels; below 8 they cannot be read."""
+    """Return how high names are on an image of this size, in pixels; below 8 they cannot be read."""
     side = (size[0] * size[1]) ** 0.5
     return int(min(max(10, 0.022 * side), 0.08 * min(size) + 4))
 
 
 @cache
 def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of names, so many pixels high."""
+    """Return the font of names, so many pixels high."""
     return ImageFont.load_default(size)
 
 
@@ -170,7 +170,7 @@ class _Annotator:
         texts: list[str],
         categories: Categories,
     ) -> None:
-        """Names the segments, largest first, and lists in a legend the categories that got no name."""
+        """Name the segments, largest first, and list in a legend the categories that got no name."""
         if self._font_size < 8:
             return
         areas = np.bincount(layers.ravel(), minlength=len(labels) + 1)[1:]
@@ -220,7 +220,7 @@ class _Annotator:
         return True
 
     def _legend(self, entries: list[_Entry]) -> None:
-        """A box in the corner where it covers the fewest names."""
+        """Return a box in the corner where it covers the fewest names."""
         font = label_font(self._font_size)
         line = round(self._font_size * 1.45)
         room = int(0.45 * self._picture.height) // line
@@ -261,7 +261,7 @@ class _Annotator:
 
 
 def inner_point(mask: Bool[ndarray, "rows columns"], room: Size) -> tuple[int, int] | None:
-    """Where in a mask a label of size `room` has the most space on all sides; None if it has too little."""
+    """Return where in a mask a label of size `room` has the most space around it; None if too little."""
     step = max(1, max(mask.shape) // 192)
     small = np.pad(mask[::step, ::step], 1)
     pieces, count = ndimage.label(small)
@@ -278,7 +278,7 @@ def inner_point(mask: Bool[ndarray, "rows columns"], room: Size) -> tuple[int, i
 
 
 def label_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
-    """Width and height of a name with the space around it."""
+    """Return width and height of a name with the space around it."""
     _, top, _, bottom = font.getbbox("Ag")
     line = bottom - top
     return round(font.getlength(text) + 0.9 * line), round(1.45 * line)
@@ -289,7 +289,7 @@ def _overlap(one: Box, other: Box) -> bool:
 
 
 def _blend_box(picture: Image.Image, place: Box, color: Color, opacity: float, radius: int) -> None:
-    """A filled box with smooth round corners."""
+    """Draw a filled box with smooth round corners."""
     width, height = place[2] - place[0], place[3] - place[1]
     fine = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(fine).rounded_rectangle(
@@ -305,7 +305,7 @@ def draw_label(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     color: Color,
 ) -> None:
-    """A name on a rounded box of a colour, in black or white, whichever is easier to read."""
+    """Draw a name on a rounded box of a colour, in black or white, whichever is easier to read."""
     _blend_box(picture, place, color, LABEL_OPACITY, (place[3] - place[1]) // 3)
     lightness, _, _ = _to_polar(np.array(color) / 255)
     ink = (16, 16, 20) if lightness > 0.62 else (255, 255, 255)

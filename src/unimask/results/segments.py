@@ -1,4 +1,4 @@
-"""What was found in one image, in the forms that people and files want it."""
+"""The segments that were found in one image, and every form they are shown and saved in."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,11 +86,11 @@ class Result:
                     yield layer, index, box
 
     def plot(self) -> Image.Image:
-        """The image with its segments drawn on it: filled, outlined, named; of the image's size."""
+        """Return the image, at its own size, with its segments filled, outlined and named."""
         return overlay(self.image, self.prediction, self.categories, scores=self.task == "instance")
 
     def to_json(self) -> dict[str, object]:
-        """What `save` writes into `NAME.json`: task, height, width, categories and segments.
+        """Return what `save` writes into `NAME.json`: task, height, width, categories and segments.
 
         Segments have `segmentation` (compressed run lengths) for instances only; the pixels of the others are
         in the panoptic PNG.
@@ -105,7 +105,7 @@ class Result:
         return [{**record, "segmentation": mask} for record, mask in masks]
 
     def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
-        """Records as COCO has them.
+        """Return records as COCO has them.
 
         For instances: results (`image_id`, `category_id`, `bbox`, `area`, `score`, `segmentation`), ready for
         `COCO.loadRes`. Otherwise: the `segments_info` of a panoptic annotation, to the PNG of
@@ -125,7 +125,7 @@ class Result:
         ]
 
     def to_supervision(self) -> "Detections":
-        """`supervision.Detections` with masks; `class_id` is the index of the category.
+        """Return `supervision.Detections` with masks; `class_id` is the index of the category.
 
         Raises:
             ConfigError: supervision is not installed (the extra `supervision` of unimask).
@@ -133,7 +133,7 @@ class Result:
         return as_supervision(self.prediction, self.categories)
 
     def to_yolo(self) -> str:
-        """The text of a YOLO segmentation label file: a line `label x1 y1 x2 y2 ...` per segment.
+        """Return the text of a YOLO segmentation label file: a line `label x1 y1 x2 y2 ...` per segment.
 
         The label is the index into the categories' names, coordinates are shares of width and height. Holes
         and parts are joined to one polygon by bridges without width.
@@ -143,7 +143,7 @@ class Result:
     def to_label_studio(
         self, image: str = "", *, model: str = "unimask", from_name: str = "label", to_name: str = "image"
     ) -> dict[str, object]:
-        """A task for Label Studio's import, with the segments as a prediction of brushes, exact to the pixel.
+        """Return a task for Label Studio's import: the segments as predicted brushes, exact to the pixel.
 
         `image` is the address of the image as Label Studio sees it (by default the result's name).
         `from_name` and `to_name` are those of the BrushLabels and of the Image in the labelling interface.
@@ -158,7 +158,7 @@ class Result:
         )
 
     def to_geojson(self, transform: Transform = PIXELS, *, crs: str = "") -> dict[str, object]:
-        """A GeoJSON FeatureCollection of polygons that follow the edges of pixels, with holes and parts.
+        """Return a GeoJSON FeatureCollection of polygons along the edges of pixels, with holes and parts.
 
         `transform` (a, b, c, d, e, f) takes a corner at (column, row) to x = a column + b row + c, y = d
         column + e row + f, as rasterio's `dataset.transform[:6]`; without it coordinates are pixels. `crs`
@@ -170,21 +170,21 @@ class Result:
         return as_geojson(self.prediction, self.categories, transform, crs)
 
     def to_panoptic_png(self) -> Image.Image:
-        """Each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none. The COCO panoptic format.
+        """Return COCO's panoptic PNG: the segment id of a pixel is R + 256 G + 65536 B; 0 is none.
 
         Raises:
             ValueError: the result is of instances, which may overlap.
         """
         if self.task == "instance":
             raise ValueError(
-                "instances may overlap, so one picture cannot hold them; use to_coco() or to_json()"
+                "instances may overlap, so one image cannot hold them; use to_coco() or to_json()"
             )
         ids = self.prediction.layers[0].numpy().astype(np.uint16)
         channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
         return Image.fromarray(channels.astype(np.uint8))
 
     def save(self, folder: str | Path, name: str = "") -> tuple[Path, ...]:
-        """Write NAME.overlay.png, NAME.segments.png (not for instances) and NAME.json; their paths come out.
+        """Write NAME.overlay.png, NAME.segments.png (not for instances) and NAME.json; return their paths.
 
         Nothing is half-written: all files are complete under temporary names before the first one takes its
         own. An earlier result of the same name is replaced, and so a panoptic PNG of it goes away when

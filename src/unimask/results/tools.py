@@ -1,4 +1,4 @@
-"""A result in the words of other tools: supervision, YOLO, Label Studio, GeoJSON."""
+"""Results in the formats of other tools: supervision, YOLO, Label Studio, GeoJSON."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,14 +26,14 @@ PIXELS: Transform = (1, 0, 0, 0, 1, 0)
 
 
 def present(segments: Segments) -> list[tuple[int, Bool[ndarray, "height width"]]]:
-    """The index and the mask of each segment that has pixels."""
+    """Return the index and the mask of each segment that has pixels."""
     layers = segments.layers.numpy()
     occupied = (segments.areas() > 0).nonzero()[:, 0].tolist()
     return [(index, (layers == index + 1).any(axis=0)) for index in occupied]
 
 
 def as_supervision(segments: Segments, categories: Categories) -> "Detections":
-    """`supervision.Detections` with masks; `class_id` is the index of the category.
+    """Return `supervision.Detections` with masks; `class_id` is the index of the category.
 
     Raises:
         MissingPackageError: supervision is not installed.
@@ -60,7 +60,7 @@ def _box(mask: Bool[ndarray, "height width"]) -> tuple[int, int, int, int]:
 
 
 def as_yolo(segments: Segments) -> str:
-    """The text of a YOLO segmentation label file: a line `label x1 y1 x2 y2 ...` per segment.
+    """Return the text of a YOLO segmentation label file: a line `label x1 y1 x2 y2 ...` per segment.
 
     The label is the index of the category; coordinates are shares of width and height. Polygons follow the
     edges of pixels. The format knows neither holes nor parts: they are joined by bridges without width.
@@ -83,7 +83,7 @@ def as_label_studio(
     from_name: str,
     to_name: str,
 ) -> dict[str, object]:
-    """A task with a prediction of brushes, exact to the pixel, ready for Label Studio's import.
+    """Return a task with a prediction of brushes, exact to the pixel, ready for Label Studio's import.
 
     `image` is the image's address as Label Studio sees it. `from_name` and `to_name` are the names of the
     BrushLabels and of the Image in the labelling interface.
@@ -124,7 +124,7 @@ def as_label_studio(
 def as_geojson(
     segments: Segments, categories: Categories, transform: Transform = PIXELS, crs: str = ""
 ) -> dict[str, object]:
-    """A FeatureCollection: a Polygon or MultiPolygon per segment, with its id, category, score and pixels.
+    """Return a FeatureCollection: a (Multi)Polygon per segment, with its id, category, score and pixels.
 
     Polygons follow the edges of pixels, moved by `transform`; outer rings run counterclockwise and are
     closed, as RFC 7946 wants it. That has longitude and latitude only; where `transform` leads to other
@@ -158,6 +158,6 @@ def as_geojson(
 
 
 def _closed(part: Sequence[Ring]) -> list[list[list[float]]]:
-    """The rings with their first corner again at the end, the outer one counterclockwise (y points up)."""
+    """Return the rings with the first corner again at the end, the outer one counterclockwise (y is up)."""
     turned = [ring[::-1] for ring in part] if signed_area(part[0]) < 0 else list(part)
     return [[*ring.tolist(), ring[0].tolist()] for ring in turned]

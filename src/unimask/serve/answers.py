@@ -1,4 +1,4 @@
-"""Results in the forms that the interface and the page want them."""
+"""Results as the interface and the page send them."""
 
 import base64
 import zlib
@@ -88,7 +88,7 @@ class BoxAnswer:
 
 
 def answer(model: str, result: Result | BoxResult) -> Record:
-    """The fields of a `SegmentAnswer` or a `BoxAnswer`."""
+    """Return the fields of a `SegmentAnswer` or a `BoxAnswer`."""
     about: Record = {"model": model, "name": result.name, **result.to_json()}
     if isinstance(result, Result):
         masks = zip(result.segments, result.run_lengths, strict=True)
@@ -97,7 +97,7 @@ def answer(model: str, result: Result | BoxResult) -> Record:
 
 
 def page_answer(result: Result | BoxResult, task: Task, thresholds: Thresholds) -> Record:
-    """What the page draws: the segments with colours and places for names, and the id map."""
+    """Return what the page draws: the segments with colours and places for names, and the id map."""
     about: Record = {
         "task": task,
         "height": result.height,
@@ -149,7 +149,7 @@ def _segment_rows(result: Result, layers: Int16[ndarray, "layers height width"])
 
 
 def _anchors(layers: Int16[ndarray, "layers height width"], count: int) -> dict[int, list[int]]:
-    """For each segment the (x, y) where its name has the most space; its first pixel where it has none."""
+    """Return for each segment the (x, y) where its name has the most space, or its first pixel."""
     found: dict[int, list[int]] = {}
     for layer in layers:
         for index, box in enumerate(ndimage.find_objects(layer, max_label=count)):
@@ -162,12 +162,12 @@ def _anchors(layers: Int16[ndarray, "layers height width"], count: int) -> dict[
 
 
 def packed(values: ndarray) -> str:
-    """The bytes of an array, deflated, in Base64."""
+    """Return the bytes of an array, deflated, in Base64."""
     return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode("ascii")
 
 
 def coco_document(result: Result | BoxResult) -> Record:
-    """A whole file of COCO's: `images`, `annotations`, `categories`.
+    """Return a whole file of COCO's: `images`, `annotations`, `categories`.
 
     Instances and boxes are annotations with ids and scores. Panoptic and semantic segments are one annotation
     with `segments_info`, to the PNG of `id_map` (`file_name`).
@@ -187,7 +187,7 @@ def coco_document(result: Result | BoxResult) -> Record:
 
 
 def id_map(result: Result) -> Image.Image:
-    """Each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none.
+    """Return each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none.
 
     Where instances overlap, the surest one shows.
     """

@@ -41,7 +41,7 @@ class Thresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Whether a task can be read from a model's predictions, and with which thresholds if nobody says.
+    """Whether a model's predictions can be postprocessed for a task, and with which thresholds by default.
 
     `reason` says why not, in a sentence, and is empty where it can.
     """
@@ -53,7 +53,7 @@ class Offer:
 
 
 def offers_of(segmenter: Segmenter) -> dict[Task, Offer]:
-    """What can be read from the predictions of a model.
+    """Return what the predictions of a model can be postprocessed for.
 
     A model of masks that tells instances apart also gives boxes: those around its instances.
     """

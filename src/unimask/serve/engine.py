@@ -44,8 +44,8 @@ class _Request:
 class Engine:
     """Answers requests one batch after the other.
 
-    `batch_size` is the most views that go through a model together; 0: what is fastest here, measured for
-    each model when the thread starts.
+    `batch_size` is the largest number of tiles that go through a model together; 0: what is fastest here,
+    measured for each model when the thread starts.
     """
 
     def __init__(self, segmenters: Mapping[str, Segmenter], limits: Limits, batch_size: int = 0) -> None:
@@ -68,7 +68,7 @@ class Engine:
         return len(self._line) + self._running
 
     def retry_after(self) -> int:
-        """In how many seconds there may be room, at least 1."""
+        """Return in how many seconds there may be room, at least 1."""
         return max(1, min(600, math.ceil(self._seconds * self.waiting / 2)))
 
     def submit(
@@ -78,7 +78,7 @@ class Engine:
         image: UInt8[Tensor, "3 height width"],
         finish: Callable[[CachedPrediction], object],
     ) -> "Future[Any]":
-        """What `finish` makes of what the model says, once it is there; `finish` runs in the engine's thread.
+        """Return the future of what `finish`, run in the engine's thread, makes of the model's prediction.
 
         Raises:
             Refusal: the image has too many tiles, the line is full, or the engine is closed.
@@ -88,7 +88,7 @@ class Engine:
         if views > self.limits.views:
             raise Refusal(
                 413,
-                f"This model would see the picture in {views:,} tiles, and at most {self.limits.views:,} are "
+                f"This model would see the image in {views:,} tiles, and at most {self.limits.views:,} are "
                 "taken. Send it in parts, or use `unimask predict`.",
             )
         canvas = placement_for((image.shape[1], image.shape[2]), config).canvas
@@ -112,7 +112,7 @@ class Engine:
         return job.future
 
     def close(self) -> None:
-        """Finishes what is in work and refuses what waits."""
+        """Finish what is in work and refuse what waits."""
         with self._change:
             self._open = False
             left = list(self._line)
@@ -139,7 +139,7 @@ class Engine:
             self._seconds += 0.2 * (share - self._seconds)
 
     def _take(self) -> list[_Request]:
-        """The first job of the line and those that can share its batch; none when the engine is closed."""
+        """Return the first job of the line and those that share its batch; none if the engine is closed."""
         with self._change:
             while self._open and not self._line:
                 self._change.wait()
@@ -202,7 +202,7 @@ class Engine:
 
 
 def full(seconds: int) -> Refusal:
-    """More requests than the limit."""
+    """Return the refusal of a request beyond the limit."""
     return Refusal(
         503,
         f"There are too many requests at the moment. Try again in {seconds} seconds.",
@@ -227,7 +227,7 @@ def _finish(job: _Request, seen: CachedPrediction) -> None:
 
 
 def fastest_batch_size(segmenter: Segmenter) -> int:
-    """How many views should go through the model together: the fastest of a few numbers, tried on grey."""
+    """Return how many tiles should go through the model together: the fastest of a few numbers, on grey."""
     config = segmenter.model_file.experiment.data
     side = config.view.size if isinstance(config.view, Tiles) else 512
     image = torch.full((3, side, side), 127, dtype=torch.uint8)

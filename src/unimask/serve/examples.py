@@ -6,7 +6,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")  # that every browser shows
 
 
 def shipped_examples() -> tuple[Path, ...]:
-    """Those that come with the package; in a source tree they lie in the folder `examples` at its top."""
+    """Return the images that come with the package; in a source tree those of its folder `examples`."""
     package = Path(__file__).parents[1]
     for folder in (package / "examples", package.parents[1] / "examples"):
         if folder.is_dir():
@@ -15,5 +15,5 @@ def shipped_examples() -> tuple[Path, ...]:
 
 
 def examples_in(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder that browsers show, by name."""
+    """Return the images of a folder that browsers show, by name."""
     return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))

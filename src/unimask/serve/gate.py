@@ -145,5 +145,5 @@ def _secured(send: Send) -> Send:
 
 
 def refused(refusal: Refusal) -> JSONResponse:
-    """The answer to a request that is not answered: `{"error": "a sentence"}`."""
+    """Return the answer to a refused request: `{"error": "a sentence"}`."""
     return JSONResponse({"error": refusal.sentence}, refusal.status, dict(refusal.headers))

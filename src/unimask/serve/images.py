@@ -15,7 +15,7 @@ LONGEST_NAME = 80
 
 
 def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
-    """The image in the bytes of a file, as `read_image` reads it.
+    """Return the image in the bytes of a file, as `read_image` reads it.
 
     Its size is read from the file's head and checked before a pixel is decoded.
 
@@ -56,7 +56,7 @@ def _too_large(what: str, limits: Limits) -> Refusal:
 
 
 def display_name(name: str) -> str:
-    """What an image of a client is called in answers: the stem of its file's name, of harmless letters.
+    """Return the name of a client's image in answers: the stem of its file's name, of harmless letters.
 
     It never leads to a file.
     """
@@ -67,12 +67,12 @@ def display_name(name: str) -> str:
 
 
 def encode(image: UInt8[Tensor, "3 height width"]) -> bytes:
-    """A PNG of the pixels, packed fast rather than well."""
+    """Return a PNG of the pixels, packed fast rather than well."""
     return png(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
 
 
 def png(picture: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
+    """Return the bytes of a PNG file."""
     stream = io.BytesIO()
     picture.save(stream, format="PNG", compress_level=1)
     return stream.getvalue()

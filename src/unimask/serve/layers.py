@@ -1,4 +1,4 @@
-"""How the model saw it: where a query may look, where it looks, and what it says, layer by layer."""
+"""What the decoder does, layer by layer: where a query may attend, where it attends, what it predicts."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ MOST_CLASSES = 3  # that are named with their probabilities
 class Step:
     """A decoder layer, and which prediction (index) stands after it. Step 0 may be before all layers."""
 
-    stride: int  # of the memory that the layer looks at; 0 before all layers
+    stride: int  # of the memory that the layer attends to; 0 before all layers
     visible: Bool[Tensor, "queries _rows _columns"]
     shares: Float[Tensor, "queries _rows _columns"]  # of its attention, mean of the heads; each adds up to 1
     prediction: int
@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched:
-    """What happened in the decoder while the model looked at one view of an image."""
+    """What happened in the decoder while the model predicted one tile of an image."""
 
     view: TilePrediction
     steps: tuple[Step, ...]
@@ -41,7 +41,7 @@ class Watched:
 
 
 def why_not(segmenter: Segmenter) -> str:
-    """Why a model cannot be watched, in a sentence; empty if it can."""
+    """Return why a model cannot be watched, in a sentence; empty if it can."""
     if not isinstance(segmenter.model, MaskClassifier):
         if segmenter.model_file.experiment.model.kind == "masks":
             return "An exported model tells only its last answer. Serve the model folder to look inside."
@@ -52,7 +52,7 @@ def why_not(segmenter: Segmenter) -> str:
 
 
 def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watched:
-    """The view of the image once more through the model, with all that its decoder does.
+    """Run the model on a tile of the image once more, and keep all that its decoder does.
 
     Raises:
         Refusal: the model cannot be watched.
@@ -80,7 +80,7 @@ def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watche
 
 
 def _cross_attentions(decoder: QueryDecoder) -> list[Attention]:
-    """The attention to the memory of each layer."""
+    """Return the attention to the memory of each layer."""
     return [
         sublayer.attention
         for layer in decoder.layers
@@ -114,7 +114,7 @@ def _steps(
 
 
 def query_of(watched_view: Watched, mask: Bool[Tensor, "height width"], label: int) -> int:
-    """The query that a segment came from: the one whose final mask and class fit it best.
+    """Return the query that a segment came from: the one whose final mask and class fit it best.
 
     `mask` is the segment in the view's window. A stuff segment may be of several queries: the best one.
     """
@@ -131,14 +131,14 @@ def query_of(watched_view: Watched, mask: Bool[Tensor, "height width"], label: i
 def on_canvas(
     mask: Bool[Tensor, "height width"], resized: Size, canvas: Size, size: Size
 ) -> Float[Tensor, "rows columns"]:
-    """The share of each cell that the mask covers, on a map of `size` over the canvas; padding is 0."""
+    """Return how much of each cell the mask covers, in a map of `size` over the canvas; padding is 0."""
     covered = [max(1, round(cells * part / side)) for cells, part, side in zip(size, resized, canvas)]
     inside = functional.interpolate(mask[None, None].float(), covered, mode="area")[0, 0]
     return functional.pad(inside, (0, size[1] - covered[1], 0, size[0] - covered[0]))
 
 
 def describe(watched_view: Watched, query: int, categories: Categories) -> Record:
-    """All steps of one query, as the page draws them, and the queries that can be chosen instead.
+    """Return all steps of one query, as the page draws them, and the queries that can be chosen instead.
 
     Maps cover the canvas: `extent` says how many times as wide and high it is as the image's part in it.
     """
@@ -185,7 +185,7 @@ def describe(watched_view: Watched, query: int, categories: Categories) -> Recor
 def _choices(
     probabilities: Float[Tensor, "queries classes"], query: int, names: tuple[str, ...]
 ) -> list[Record]:
-    """The chosen query and the surest others."""
+    """Return the chosen query and the surest others."""
     best, labels = probabilities[:, :-1].max(dim=1)
     order = best.argsort(descending=True)[:MOST_QUERIES].tolist()
     chosen = sorted({query, *order})
@@ -196,6 +196,6 @@ def _choices(
 
 
 def _map(values: Float[Tensor, "rows columns"]) -> Record:
-    """Values from 0 to 1 as bytes."""
+    """Return values from 0 to 1 as bytes."""
     scaled = (values.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return {"rows": scaled.shape[0], "columns": scaled.shape[1], "data": packed(scaled)}

@@ -32,7 +32,7 @@ class Refusal(Exception):
 
 
 def too_late(limits: Limits) -> Refusal:
-    """A request that took too long."""
+    """Return the refusal of a request that took too long."""
     return Refusal(
         504, f"This took longer than {limits.seconds:g} seconds. Send a smaller picture, or try again later."
     )

@@ -34,7 +34,7 @@ WATCHED = 4  # views whose layers are kept
 
 
 def page_router(service: Service, examples: tuple[Path, ...]) -> APIRouter:
-    """The routes of the page."""
+    """Return the routes of the page."""
     router = APIRouter(include_in_schema=False)
     _files(router)
     _examples(router, {path.name: path for path in examples})
@@ -148,7 +148,7 @@ class Desk:
 
 
 def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> int:
-    """The view in which most of the segment lies; of several the one whose middle is nearest."""
+    """Return the tile in which most of the segment lies; of several the one whose middle is nearest."""
     rows, columns = mask.nonzero().float().mean(dim=0).tolist()
 
     def worth(view: TilePrediction) -> tuple[int, float]:

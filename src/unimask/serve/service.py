@@ -27,7 +27,7 @@ class Service:
         self.default = next(iter(engine.segmenters))
 
     def model(self, name: str) -> str:
-        """The name of a model that is served; of the first one for an empty name.
+        """Return the name of a model that is served; of the first one for an empty name.
 
         Raises:
             Refusal: no model has this name.
@@ -37,7 +37,7 @@ class Service:
         return name or self.default
 
     def question(self, model: str, task: str, score: float | None, overlap: float | None) -> Thresholds:
-        """The thresholds of a question, the model's own where none are given.
+        """Return the thresholds of a question, the model's own where none are given.
 
         Raises:
             Refusal: the model does not have the task, the task no such threshold, or it is not from 0 to 1.
@@ -59,7 +59,7 @@ class Service:
         )
 
     def offer(self, model: str, task: str) -> Offer:
-        """What the model offers for a task.
+        """Return what the model offers for a task.
 
         Raises:
             Refusal: there is no such task, or the model does not have it.
@@ -72,7 +72,7 @@ class Service:
         return found
 
     async def ask(self, model: str, upload: UploadFile, finish: Callable[[CachedPrediction], object]) -> Any:
-        """What `finish` makes of what a model says about an uploaded image.
+        """Return what `finish` makes of a model's prediction for an uploaded image.
 
         Raises:
             Refusal: it is no good image, there is no room for it, or the time is up.
@@ -83,7 +83,7 @@ class Service:
         return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
 
     async def wait(self, future: "Future[Any]") -> Any:
-        """The engine's answer.
+        """Return the engine's answer.
 
         Raises:
             Refusal: the time is up. The engine gives up too, after its next view.
@@ -94,7 +94,7 @@ class Service:
             raise too_late(self.limits) from None
 
     def models(self) -> list[Record]:
-        """What is served."""
+        """Return what is served."""
         return [
             self._about(name, segmenter, self.offers[name])
             for name, segmenter in self.engine.segmenters.items()

@@ -35,7 +35,7 @@ class Store:
         return self._bytes
 
     def put(self, kept: Kept) -> str:
-        """The name under which `get` finds it, at least until the next one is put."""
+        """Keep an image; return the name under which `get` finds it, at least until the next one is put."""
         name, size = secrets.token_urlsafe(18), kept.seen.bytes
         with self._lock:
             self._kept[name] = (kept, size)
@@ -46,7 +46,7 @@ class Store:
         return name
 
     def get(self, name: str) -> Kept:
-        """What was put under the name.
+        """Return what was put under the name.
 
         Raises:
             Refusal: nothing, or it had to give way.
