@@ -98,11 +98,11 @@ def bomb(width: int, height: int) -> bytes:
     ("content", "status", "words"),
     [
         (b"", 400, "empty"),
-        (b"no picture at all", 415, "not a picture"),
+        (b"no picture at all", 415, "not an image"),
         (as_file(PICTURE)[:150], 422, "damaged or cut off"),
         (bomb(201, 200), 413, "at most 40,000"),
         (bomb(60_000, 60_000), 413, "at most 40,000"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "not an image"),
         (b"\0" * 300_000, 413, "too large"),
     ],
     ids=["empty", "text", "cut off", "large", "bomb", "postscript", "bytes"],

@@ -219,7 +219,7 @@ def test_errors_are_sentences_and_the_page_goes_on(browser: Any, address: str) -
     page = visit.page
     visit.upload("colors", b"no picture", "notes.txt")
     page.wait_for_selector("#error:not([hidden])")
-    assert page.text_content("#error-text").startswith("This is not a picture")
+    assert page.text_content("#error-text").startswith("This is not an image")
     assert page.get_attribute("#error", "role") == "alert"
     assert page.is_visible("#drop")
     page.click("#error-close")
@@ -262,7 +262,7 @@ def test_drop_and_paste(browser: Any, address: str) -> None:
     page.evaluate(GIVE, ["paste", "", None, "https://example.com/a.png"])  # words are no picture
     assert page.is_hidden("#error")
     page.evaluate(GIVE, ["drop", "", None, "https://example.com/a.png"])
-    visit.expect_text("#error-text", "That was no file. Save the picture and drop the file here.")
+    visit.expect_text("#error-text", "That was no file. Save the image and drop the file here.")
     page.evaluate(GIVE, ["drop", "broken.png", list(as_file(PICTURE)[:150]), ""])
     playwright.expect(page.locator("#error-text")).to_contain_text("damaged or cut off")
     page.wait_for_selector("#busy", state="hidden")

@@ -30,7 +30,7 @@ from unimask.serve.service import Service
 
 OutputName = Literal["json", "overlay", "ids"]
 DESCRIPTION = (
-    """A picture becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
+    """An image becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
 )
 
 
@@ -83,9 +83,9 @@ def _interface(app: FastAPI, service: Service) -> None:
         status: {"description": description}
         for status, description in (
             (401, "The token is missing or wrong."),
-            (413, "The picture is too large."),
-            (415, "It is no picture."),
-            (422, "The picture is damaged, or a field is wrong."),
+            (413, "The image is too large."),
+            (415, "It is no image."),
+            (422, "The image is damaged, or a field is wrong."),
             (503, "Too many requests; `Retry-After` says when to come back."),
             (504, "It took too long."),
         )
@@ -95,7 +95,7 @@ def _interface(app: FastAPI, service: Service) -> None:
         "/v1/segment",
         response_model=SegmentAnswer | BoxAnswer,
         responses={200: {"content": {"image/png": {}}}, **refusals},
-        summary="Segment a picture",
+        summary="Segment an image",
     )
     async def segment(
         request: Request,
@@ -160,7 +160,7 @@ def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> No
         if name not in known:
             raise Refusal(422, f"There is no field `{shown(name)}`; there are: {', '.join(known)}.")
         if len(form.getlist(name)) > 1:
-            raise Refusal(422, f"The field `{name}` is there more than once; send one picture at a time.")
+            raise Refusal(422, f"The field `{name}` is there more than once; send one image at a time.")
 
 
 def _errors(app: FastAPI) -> None:
@@ -189,5 +189,5 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def on_anything(request: Request, error: Exception) -> JSONResponse:
         return refused(
-            Refusal(500, "Something went wrong inside the server. Try again, or try another picture.")
+            Refusal(500, "Something went wrong inside the server. Try again, or try another image.")
         )

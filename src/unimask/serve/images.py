@@ -31,18 +31,18 @@ def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
             return read_image(image)
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise Refusal(415, f"This is not a picture in a format that is read here ({known}).") from None
+        raise Refusal(415, f"This is not an image in a format that is read here ({known}).") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("far too many pixels", limits) from None
     except DataError as error:
-        raise Refusal(422, f"The picture cannot be used: it {_as_said(error.reason)}.") from None
+        raise Refusal(422, f"The image cannot be used: it {_as_said(error.reason)}.") from None
     except MemoryError:
-        raise Refusal(413, "The picture does not fit into memory. Send a smaller one.") from None
+        raise Refusal(413, "The image does not fit into memory. Send a smaller one.") from None
     except Refusal:
         raise
     except Exception as error:  # decoders raise all kinds of errors on damaged files
         reason = str(error) or type(error).__name__
-        raise Refusal(422, f"The picture is damaged or cut off ({reason}). Copy or save it again.") from None
+        raise Refusal(422, f"The image is damaged or cut off ({reason}). Copy or save it again.") from None
 
 
 def _as_said(reason: str) -> str:
@@ -51,7 +51,7 @@ def _as_said(reason: str) -> str:
 
 def _too_large(what: str, limits: Limits) -> Refusal:
     return Refusal(
-        413, f"The picture has {what}, and at most {limits.pixels:,} are taken. Send it smaller or in parts."
+        413, f"The image has {what}, and at most {limits.pixels:,} are taken. Send it smaller or in parts."
     )
 
 

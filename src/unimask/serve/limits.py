@@ -34,5 +34,5 @@ class Refusal(Exception):
 def too_late(limits: Limits) -> Refusal:
     """Return the refusal of a request that took too long."""
     return Refusal(
-        504, f"This took longer than {limits.seconds:g} seconds. Send a smaller picture, or try again later."
+        504, f"This took longer than {limits.seconds:g} seconds. Send a smaller image, or try again later."
     )

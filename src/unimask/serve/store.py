@@ -54,7 +54,7 @@ class Store:
         with self._lock:
             if name not in self._kept:
                 raise Refusal(
-                    404, "This picture is no longer here, others took its place. Choose it once more."
+                    404, "This image is no longer here, others took its place. Choose it once more."
                 )
             self._kept.move_to_end(name)
             return self._kept[name][0]

@@ -82,7 +82,7 @@ export class Inside {
     find("inside-lead").textContent =
       `Query ${told.query} made the ${wanted.segment.category} ${wanted.segment.id}. ` +
       (told.masked ? "Each decoder layer may look only where its last mask was." : "The decoder layers of this model may look everywhere.") +
-      (whole ? "" : ` The model sees this picture in ${told.views} tiles; this is the one around the segment.`) +
+      (whole ? "" : ` The model sees this image in ${told.views} tiles; this is the one around the segment.`) +
       (this.gain > 1.2 ? " Shown brighter than it is." : "");
     this.film();
     this.go(fresh ? last : Math.min(this.step, last));
@@ -133,7 +133,7 @@ export class Inside {
     find("looks-text").textContent = !step.stride ? "it has not looked yet" : this.told.masked ? `${percent(step.seen)} of the view, ${cells}` : cells;
     find("says-text").textContent = `${percent(share)} of the view`;
     find("step-text").textContent = !step.stride
-      ? "The query has not looked at the picture. What it says comes from what it learned in training alone."
+      ? "The query has not attended to the image yet. What it predicts comes from training alone."
       : everywhere && !this.told.masked
         ? "Nothing is hidden from it. Bright is where its attention goes."
       : everywhere
@@ -182,7 +182,7 @@ export class Inside {
     return Math.min(3, Math.max(1, 200 / Math.max(1, values[Math.floor(0.98 * values.length)])));
   }
 
-  /** The view of the picture on a square canvas; gives a pen whose unit square is the model's canvas. */
+  /** The view of the image on a square canvas; gives a pen whose unit square is the model's canvas. */
   ground(canvas, light) {
     const [x, y, width, height] = this.told.window;
     const pen = canvas.getContext("2d"), side = canvas.width / Math.max(width, height);

@@ -3,7 +3,7 @@
 const RIGHT = 0, DOWN = 1, LEFT = 2, UP = 3; // each a right turn after the one before
 const STEP_X = [1, 0, -1, 0], STEP_Y = [0, 1, 0, -1];
 
-/** A Path2D per segment id, in pixels of the picture. The segment lies to the right of every edge. */
+/** A Path2D per segment id, in pixels of the image. The segment lies to the right of every edge. */
 export function outlines(layers, width, height) {
   const edges = new Map(); // id -> Map(corner -> bits of the directions that leave it)
   for (const layer of layers) collect(edges, layer, width, height);

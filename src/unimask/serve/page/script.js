@@ -1,4 +1,4 @@
-// The page: what the user does, and what is asked of the server. A picture is sent once; results about it
+// The page: what the user does, and what is asked of the server. An image is sent once; results about it
 // are read again for every task and threshold, and everything that is only looks happens here.
 
 import { Inside } from "./inside.js";
@@ -46,7 +46,7 @@ async function trying(work) {
 
 const model = () => state.models.find(({ name }) => name === (state.picture?.model ?? find("model").value)) ?? state.models[0];
 
-// a picture comes
+// an image comes
 
 async function open(file) {
   if (!file) return;
@@ -54,7 +54,7 @@ async function open(file) {
   const most = state.limits.bytes;
   if (most && file.size > most) return fail(`The file has ${(file.size / 2 ** 20).toFixed(1)} MiB, and at most ${most / 2 ** 20} MiB are taken.`);
   const before = find("start").hidden;
-  wait("Looking at the picture …");
+  wait("Looking at the image …");
   if (!before) await preview(file);
   const body = new FormData();
   body.append("picture", file, file.name || "pasted.png");
@@ -64,7 +64,7 @@ async function open(file) {
   if (!done && !before) leave();
 }
 
-/** The local picture, while the model works; formats that the browser does not know wait unseen. */
+/** The local image, while the model works; formats that the browser does not know wait unseen. */
 async function preview(file) {
   enter();
   try {
@@ -98,7 +98,7 @@ function leave() {
   stage.scene = null;
   find("start").hidden = false;
   for (const id of ["stage", "again", "side", "bar", "keys", "inside"]) find(id).hidden = true;
-  find("what").textContent = "A picture becomes segments";
+  find("what").textContent = "An image becomes segments";
   find("file").value = "";
   find("choose").focus();
 }
@@ -210,7 +210,7 @@ function show(name, value) {
   find(name).setAttribute("aria-valuetext", percent(value));
 }
 
-/** The list and the picture answer at once; the exact result follows. */
+/** The list and the image answer at once; the exact result follows. */
 function threshold(name) {
   const value = Number(find(name).value);
   state.thresholds[state.task][name] = value;
@@ -275,7 +275,7 @@ const area = (value) => (value < 10000 ? `${Math.round(value)} px` : value < 1e6
 
 // one segment
 
-/** Lights up a segment in the picture and in the list; 0: none. */
+/** Lights up a segment in the image and in the list; 0: none. */
 function light(id, place = null) {
   stage.light(id);
   for (const lit of find("list").querySelectorAll(".lit")) lit.classList.remove("lit");
@@ -396,7 +396,7 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
   const file = event.dataTransfer.files[0];
   if (file) open(file);
-  else fail("That was no file. Save the picture and drop the file here.");
+  else fail("That was no file. Save the image and drop the file here.");
 });
 addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files][0];
@@ -407,7 +407,7 @@ find("model").addEventListener("change", () => {
   if (!state.picture) return;
   const body = new FormData();
   body.append("model", find("model").value);
-  wait("Another model looks at the picture …");
+  wait("Another model looks at the image …");
   trying(async () => arrive(await json(`page/pictures/${state.picture.id}/model`, { method: "POST", body }))).finally(() => wait(""));
 });
 
@@ -442,7 +442,7 @@ async function begin() {
   find("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   find("model-field").hidden = models.length < 2;
   find("allowed").textContent = `PNG, JPEG, WebP, TIFF and others, up to ${limits.bytes / 2 ** 20} MiB and ${(limits.pixels / 1e6).toFixed(0)} megapixels`;
-  find("footer").textContent = `${models.length > 1 ? "Models" : "Model"}: ${models.map(({ name, licence }) => `${name}, licence ${licence}`).join("; ")}. Pictures stay on the machine that serves this page.`;
+  find("footer").textContent = `${models.length > 1 ? "Models" : "Model"}: ${models.map(({ name, licence }) => `${name}, licence ${licence}`).join("; ")}. Images stay on the machine that serves this page.`;
   const { examples } = await json("page/examples");
   find("examples").hidden = !examples.length;
   for (const name of examples) await example(name);

@@ -1,4 +1,4 @@
-// The picture with its segments: drawing, and what lies under the pointer.
+// The image with its segments: drawing, and what lies under the pointer.
 
 const HEIGHT_SHARE = 0.72; // of the window, at most
 const STUFF = 0.7; // of the opacity of things
@@ -70,7 +70,7 @@ export class Stage {
     }
   }
 
-  /** The picture's pixel (x, y) under the pointer. */
+  /** The image's pixel (x, y) under the pointer. */
   pixel(event) {
     const place = this.view.getBoundingClientRect();
     return [
@@ -134,7 +134,7 @@ function paint(pen, scene, scale, ratio) {
   if (scene.labels) names(pen, scene, shown, scale, ratio);
 }
 
-/** Boxes of one colour together: where many lie over one another, the picture still shows. */
+/** Boxes of one colour together: where many lie over one another, the image still shows. */
 function tint(pen, scene, shown) {
   const paths = new Map();
   for (const box of shown) {
