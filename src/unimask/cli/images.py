@@ -77,7 +77,7 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
 
 
 def are_large(segmenter: Segmenter, file: Path) -> bool:
-    """Whether an image is too large to be read at once, and is seen in tiles."""
+    """Return whether an image is too large to be read at once, and is to be cut into tiles."""
     in_tiles = isinstance(segmenter.view, Tiles)
     return in_tiles and pixels_in(file) > MOST_PIXELS
 

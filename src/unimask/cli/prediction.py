@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def output_names(files: list[Path]) -> list[str]:
-    """A name for each image's results: its stem, or more of its path where stems collide.
+    """Return a name for each image's results: its stem, or more of its path where stems collide.
 
     Names that differ only in upper and lower case collide too: some file systems take them for the same.
     """
@@ -47,7 +47,7 @@ def output_names(files: list[Path]) -> list[str]:
 def load_as_asked(
     weights: str, device: str, precision: str, *, tile: int, overlap: int, tta: str
 ) -> "Segmenter":
-    """The model of the options that `predict` and `evaluate` share; `tile` 0 and `tta` "" change nothing."""
+    """Return the model that the options name; `tile` 0 and `tta` "" change nothing."""
     from unimask.inference.segmenter import load
 
     segmenter = load(weights, device=device, precision=precision)
@@ -76,7 +76,7 @@ def predict(
 
     For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found)
     and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B); for
-    boxes only the first two. A TIFF too large for memory is seen in tiles: NAME.segments.tif (segment ids)
+    boxes only the first two. A TIFF too large for memory is cut into tiles: NAME.segments.tif (segment ids)
     and NAME.json come out.
 
     An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
@@ -119,7 +119,7 @@ def predict(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """What the options say."""
+    """The values of the options."""
 
     weights: str
     task: "Task"
@@ -144,7 +144,7 @@ class _ProcessReport:
 
 
 def _segment(asked: _Asked, pictures: list["Named"], device: str, quiet: bool) -> _ProcessReport:
-    """Segments and writes the images of this process."""
+    """Segment and write the images of this process."""
     from unimask.cli.images import Work, are_large, segment_all, segment_large_images
 
     check_folder(asked.output)
@@ -182,7 +182,7 @@ def _nothing() -> None:
 
 
 def _show(asked: _Asked, pictures: list["Named"], reports: list[_ProcessReport]) -> None:
-    """What all processes have found, in the order of the images, and what failed.
+    """Show what all processes have found, in the order of the images, and what failed.
 
     Raises:
         typer.Exit: something did.

@@ -84,7 +84,7 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket at the address, before any model is loaded; port 0 is any free one."""
+    """Return a socket at the address, before any model is loaded; port 0 is any free one."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -115,11 +115,11 @@ def _load_all(weights: list[str], device: str, precision: str) -> dict[str, "Seg
 
 
 def _examples(folder: Path | None) -> tuple[Path, ...]:
-    """The pictures that the page offers: of the folder, or those that come with the package."""
+    """Return the images that the page offers: of the folder, or those that come with the package."""
     from unimask.serve.examples import examples_in, shipped_examples
 
     if folder is None:
         return shipped_examples()
     if not folder.is_dir():
-        raise DataError(folder, "is no folder; name one with pictures after --examples")
+        raise DataError(folder, "is no folder; name one with images after --examples")
     return examples_in(folder)
