@@ -29,9 +29,7 @@ from unimask.serve.page_routes import page_router
 from unimask.serve.service import Service
 
 OutputName = Literal["json", "overlay", "ids"]
-DESCRIPTION = (
-    """An image becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
-)
+DESCRIPTION = """An image becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
 
 
 def create_app(
