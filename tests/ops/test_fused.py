@@ -9,6 +9,12 @@ from unimask.nn.overwriting import OverwritingMix, WinogradConvolution, fastest
 from unimask.ops.cpu import winograd
 from unimask.ops.cpu.fused import Activation, Steps, convolution, linear, pack_linear
 from unimask.ops.dispatch import convolve, project
+from unimask.ops.private import fuses
+
+
+def packed(weight: Tensor) -> Tensor:
+    """In oneDNN's order, where this processor has one for the type."""
+    return pack_linear(weight) if fuses(weight.dtype) else weight
 
 
 def make(groups: int, kernel: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Steps]:
@@ -81,7 +87,7 @@ def test_product_and_activation(activation: Activation, with_bias: bool, shape: 
     given = bias if with_bias else None
     expected = linear(tokens, weight, given, activation)
     assert expected.shape == (*shape[:-1], 24)
-    for matrix in (weight, pack_linear(weight)):
+    for matrix in (weight, packed(weight)):
         for context in (torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
             with context:
                 torch.testing.assert_close(project(tokens, matrix, given, activation), expected)
@@ -92,9 +98,10 @@ def test_product_and_activation(activation: Activation, with_bias: bool, shape: 
 
 def test_a_packed_weight_multiplies_in_its_type() -> None:
     weight, tokens = torch.randn(24, 12), torch.randn(7, 12)
-    assert torch.equal(pack_linear(weight).to_dense(), weight)
+    if fuses(torch.float32):
+        assert torch.equal(packed(weight).to_dense(), weight)
     with torch.no_grad():
-        result = project(tokens, pack_linear(weight.bfloat16()), None, "none")
+        result = project(tokens, packed(weight.bfloat16()), None, "none")
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.float(), tokens @ weight.T, atol=0.2, rtol=0.05)
 

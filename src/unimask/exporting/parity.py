@@ -1,4 +1,4 @@
-"""What an exported model says, beside what the model itself says: numbers, final maps, and time."""
+"""Compares an exported model with the model itself: numbers, final maps, and time."""
 
 import os
 from collections.abc import Sequence

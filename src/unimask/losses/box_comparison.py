@@ -1,4 +1,4 @@
-"""Boxes beside the boxes of the targets."""
+"""Compares boxes with the boxes of the targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class BoxComparison:
     def __call__(
         self, prediction: BoxPrediction, targets: tuple[BoxTargets, ...], uniform: Uniform
     ) -> "ComparedBoxes":
-        """All predicted boxes beside those of the targets."""
+        """Return the comparison of all predicted boxes with those of the targets."""
         return ComparedBoxes(
             terms=self.terms,
             boxes=prediction.boxes.float(),
@@ -59,7 +59,9 @@ class ComparedBoxes:
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
-        said = self.boxes[index][matches.image, matches.query]
-        first = torch.tensor([0, *(len(target) for target in self.targets)], device=said.device).cumsum(0)
+        predicted = self.boxes[index][matches.image, matches.query]
+        first = torch.tensor([0, *(len(target) for target in self.targets)], device=predicted.device).cumsum(
+            0
+        )
         targets = torch.cat(self.targets)[first[matches.image] + matches.target]
-        return {term.name: term.loss(said, targets, count) for term in self.terms}
+        return {term.name: term.loss(predicted, targets, count) for term in self.terms}

@@ -1,4 +1,4 @@
-"""Boxes and masks beside those of the targets: for a detection model with a mask head."""
+"""Compares boxes and masks with those of the targets: for a detection model with a mask head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class BoxMaskComparison:
     def __call__(
         self, prediction: BoxMaskPrediction, targets: tuple[BoxMaskTargets, ...], uniform: Uniform
     ) -> "ComparedBoxMasks":
-        """All that is predicted beside the targets, whose segments lie on the canvas."""
+        """Return the comparison with the targets, whose segments lie on the canvas."""
         boxes = tuple(BoxTargets(boxes=target.boxes, labels=target.labels) for target in targets)
         segments = tuple(target.segments for target in targets)
         return ComparedBoxMasks(

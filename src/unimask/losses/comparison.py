@@ -1,4 +1,4 @@
-"""What a criterion asks of the part that compares masks, or boxes, with the targets."""
+"""The interfaces through which a criterion compares masks or boxes with the targets."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -11,7 +11,7 @@ from unimask.structures import Matches, Uniform
 
 @runtime_checkable
 class PairTerm(Protocol):
-    """A term that compares what a query says with a target, each given as numbers; on matched pairs only.
+    """A term that compares the prediction of a query with a target, each as numbers; on matched pairs only.
 
     The numbers are logits and labels at points, or the coordinates of boxes.
     """
@@ -25,13 +25,13 @@ class PairTerm(Protocol):
         """The weight of the cost and of the loss."""
 
     def cost(
-        self, said: Float[Tensor, "queries numbers"], targets: Float[Tensor, "targets numbers"], /
+        self, predicted: Float[Tensor, "queries numbers"], targets: Float[Tensor, "targets numbers"], /
     ) -> Float[Tensor, "queries targets"]:
-        """What each query pays for each target, not weighted."""
+        """Return the cost of each query for each target, not weighted."""
 
     def loss(
         self,
-        said: Float[Tensor, "pairs numbers"],
+        predicted: Float[Tensor, "pairs numbers"],
         targets: Float[Tensor, "pairs numbers"],
         count: Float[Tensor, ""],
         /,
@@ -41,7 +41,7 @@ class PairTerm(Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-    """What is to be found in one image."""
+    """The targets of one image."""
 
     @property
     def labels(self) -> Int64[Tensor, " targets"]:
@@ -51,8 +51,8 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Said(Protocol):
-    """What a model says about a batch; the first dimension of the logits runs over predictions."""
+class Predicted(Protocol):
+    """The output of a model for a batch; the first dimension of the logits runs over predictions."""
 
     @property
     def class_logits(self) -> Float[Tensor, "predictions batch queries classes_and_none"]:
@@ -61,11 +61,11 @@ class Said(Protocol):
 
 @runtime_checkable
 class Compared(Protocol):
-    """All predictions about a batch beside its targets, class apart. `index` numbers the predictions."""
+    """All predictions for a batch with its targets, without the class. `index` numbers the predictions."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the model said, as the losses use it."""
+        """The tensors of the prediction that the losses use."""
 
     def of(self, tensors: tuple[Tensor, ...]) -> "Compared":
         """The same comparison of other tensors in place of `tensors`."""
@@ -77,31 +77,31 @@ class Compared(Protocol):
         """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""
 
 
-SaidByModel = TypeVar("SaidByModel", bound=Said, contravariant=True)
+PredictionOfModel = TypeVar("PredictionOfModel", bound=Predicted, contravariant=True)
 TargetOfModel = TypeVar("TargetOfModel", bound=Target, contravariant=True)
 
 
 @runtime_checkable
-class Comparison(Protocol[SaidByModel, TargetOfModel]):
-    """Puts a prediction beside targets of its kind."""
+class Comparison(Protocol[PredictionOfModel, TargetOfModel]):
+    """Prepares the comparison of a prediction with targets of its kind."""
 
     @property
     def terms(self) -> Sequence[PairTerm]:
         """What is compared."""
 
     def __call__(
-        self, prediction: SaidByModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
+        self, prediction: PredictionOfModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
     ) -> Compared:
-        """Computed in float32 from here on."""
+        """Return the comparison, which computes in float32."""
 
 
 def weighted_cost(
     terms: Sequence[PairTerm],
-    said: Float[Tensor, "queries numbers"],
+    predicted: Float[Tensor, "queries numbers"],
     targets: Float[Tensor, "targets numbers"],
 ) -> Float[Tensor, "queries targets"]:
     """The weighted sum of the costs of all terms."""
-    cost = said.new_zeros((len(said), len(targets)))
+    cost = predicted.new_zeros((len(predicted), len(targets)))
     for term in terms:
-        cost = cost + term.weight * term.cost(said, targets)
+        cost = cost + term.weight * term.cost(predicted, targets)
     return cost

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from unimask.losses.at_once import differentiated_at_once
-from unimask.losses.comparison import Compared, Comparison, SaidByModel, Target, TargetOfModel
+from unimask.losses.comparison import Compared, Comparison, PredictionOfModel, Target, TargetOfModel
 from unimask.losses.matcher import Matcher
 from unimask.losses.terms import ClassTerm
 from unimask.structures import Losses, Matches, Uniform
@@ -17,10 +17,10 @@ Average = Callable[[Tensor], Tensor]
 """Gives the mean of a number over all processes; the same on each of them."""
 
 
-class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
+class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
     """Measures a prediction against the targets; every supervised prediction is matched on its own.
 
-    It knows neither masks nor boxes: `comparison` puts either beside the targets. Everything is computed in
+    It knows neither masks nor boxes: `comparison` compares either with the targets. Everything is computed in
     float32, also under autocast.
 
     Source: DETR (2005.12872), Sec. 3.1; Mask2Former (2112.01527), Sec. 3.2 (supervision after every layer),
@@ -30,7 +30,7 @@ class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
     def __init__(
         self,
         class_term: ClassTerm,
-        comparison: Comparison[SaidByModel, TargetOfModel],
+        comparison: Comparison[PredictionOfModel, TargetOfModel],
         deep_supervision: bool,
         average: Average,
     ) -> None:
@@ -46,7 +46,7 @@ class Criterion(nn.Module, Generic[SaidByModel, TargetOfModel]):
         }
 
     def forward(
-        self, prediction: SaidByModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
+        self, prediction: PredictionOfModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
     ) -> Losses:
         """The terms of each supervised prediction, in order of depth: only the last without deep supervision.
 

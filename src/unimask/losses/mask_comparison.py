@@ -1,4 +1,4 @@
-"""Masks beside the masks of the targets, where a sampling says."""
+"""Compares masks with the masks of the targets, at the places of a sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ VALUES_AT_ONCE = 2**22
 
 @dataclass(frozen=True, kw_only=True)
 class MaskComparison:
-    """Compares masks where `sampling` says: costs at places that all queries and targets of an image share,
-    losses at places of each pair.
+    """Compares masks at the places of `sampling`: costs at places that all queries and targets of an image
+    share, losses at places of each pair.
 
     Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
     and only their values where they are compared are kept.
@@ -33,7 +33,7 @@ class MaskComparison:
     def __call__(
         self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform
     ) -> "ComparedMasks":
-        """All predicted masks beside those of the targets, which lie on the canvas."""
+        """Return the comparison of all predicted masks with those of the targets, which lie on the canvas."""
         features = prediction.mask_features.float().unbind()
         return ComparedMasks(
             terms=self.terms,

@@ -39,7 +39,7 @@ class Sampling(Protocol):
         """
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
-        """All that chance decides about the places of so many matched pairs."""
+        """Draw the random numbers that the places of so many matched pairs depend on."""
 
     def places(self, cells: int, pixels: int) -> int:
         """The most numbers that one pair needs, where masks have so many cells and targets so many pixels."""

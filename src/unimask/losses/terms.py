@@ -1,4 +1,4 @@
-"""The terms of the loss. Each has a cost, which every query pays for every target, and a loss.
+"""The terms of the loss. Each has a cost of every query for every target, and a loss.
 
 Costs decide the matching and losses train the matched pairs, on the same quantities with the same weights.
 """

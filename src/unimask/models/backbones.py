@@ -86,7 +86,7 @@ class TimmBackbone(nn.Module):
     ) -> dict[int, Float[Tensor, "batch _channels _height _width"]]:
         """Maps of strides 4, 8, 16 and 32 of normalised pixels.
 
-        How an odd size is rounded is the network's affair; multiples of 32 divide without remainder.
+        The network decides how odd sizes are rounded; multiples of 32 divide without remainder.
         """
         maps = self.network(pixels)
         return {stride: maps[index].permute(self.axes) for stride, index in self.outputs.items()}
@@ -164,7 +164,7 @@ def _build_timm(config: BackboneConfig) -> TimmBackbone:
 
 
 def _probe(network: nn.Module, name: str) -> list[Tensor]:
-    """Return the maps of one small image: some networks take images of one size only and say so too late."""
+    """Return the maps of one small image: some networks take images of one size only."""
     try:
         with torch.no_grad():
             maps: list[Tensor] = network.eval()(torch.zeros(1, 3, *PROBE))

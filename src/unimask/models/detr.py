@@ -39,12 +39,12 @@ EncoderInput = Callable[[Tensor, Tensor], Tensor]
 
 
 def without_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """The map as it is; positions are told in the attention only."""
+    """The map as it is; positions are added in the attention only."""
     return maps
 
 
 def with_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """The map with the positions added, so that what is attended to also says where it was.
+    """The map with the positions added, so that the values of the attention hold their place, too.
 
     Source: DETR (2005.12872), Table 3 ("at input"); there, it replaces the positions in the attention.
     """

@@ -1,4 +1,4 @@
-"""From query features to what they say."""
+"""From query features to predictions: classes with mask embeddings or boxes."""
 
 from collections.abc import Callable
 

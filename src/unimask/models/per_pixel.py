@@ -62,7 +62,7 @@ class CategoryEmbeddings(nn.Module):
 
 
 class CategoryHeads(nn.Module):
-    """PerPixelBaseline+: what the queries of a query decoder say where query k stands for category k."""
+    """PerPixelBaseline+: the heads of a query decoder where query k stands for category k."""
 
     logits: Tensor
 

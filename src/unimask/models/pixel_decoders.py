@@ -83,7 +83,7 @@ class DeformablePixelDecoder(nn.Module):
         points: int,
         feedforward_channels: int,
         dropout: float = 0.0,
-        mask_positions: nn.Module,  # tells the mask features their place; an identity in the paper
+        mask_positions: nn.Module,  # adds places to the mask features; an identity in the paper
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -157,7 +157,7 @@ class PyramidPixelDecoder(nn.Module):
         encoded_channels: int,
         channels: int,
         mask_channels: int,
-        mask_positions: nn.Module,  # tells the mask features their place; an identity in the paper
+        mask_positions: nn.Module,  # adds places to the mask features; an identity in the paper
     ) -> None:
         super().__init__()
         self.coarsest, *others = sorted(in_channels, reverse=True)

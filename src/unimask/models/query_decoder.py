@@ -130,7 +130,9 @@ class QueryDecoder(nn.Module):
             visible = _both(mask(stride, predictions[-1][1]), shown.get(stride))
             queries = layer(queries, positions, levels[stride], visible)
             predictions.append(self.heads(self.norm(queries)))
-        return tuple(torch.stack(said) for said in zip(*predictions[self.first_prediction :], strict=True))
+        return tuple(
+            torch.stack(outputs) for outputs in zip(*predictions[self.first_prediction :], strict=True)
+        )
 
     def _memories(self, memory: Mapping[int, Tensor], valid: Mapping[int, Tensor]) -> dict[int, Memory]:
         """The memory of each stride as tokens: level embedding in keys and values, positions in keys."""

@@ -121,7 +121,7 @@ class Seq2Seq(nn.Module):
         source_valid: Bool[Tensor, "batch places"],
         tokens: Int64[Tensor, "batch tokens"],
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The state after each token of the target, from which `logits` tells the next one.
+        """The state after each token of the target, from which `logits` predicts the next one.
 
         The first token is the begin token. A state depends on no later token, and on no source place that is
         not valid; of each source at least one is.

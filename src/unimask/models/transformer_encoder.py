@@ -30,7 +30,7 @@ class TransformerEncoder(nn.Module):
         positions: Float[Tensor, "#batch height*width channels"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The refined map; `positions` tell each cell its place, row by row, and are added in every layer.
+        """The refined map; `positions` of the cells, row by row, are added in every layer.
 
         No cell attends to one that is not `valid` (padding); what such a cell itself becomes means nothing.
         None: all are valid. At least one cell of each image is.

@@ -150,7 +150,7 @@ def multiply(
 def look_up(
     numbers: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]
 ) -> Int16[Tensor, "height width"]:
-    """What the table says about each number; on the CPU NumPy needs no indices of another type for it."""
+    """Look each number up in the table; on the CPU with NumPy, which needs no indices of another type."""
     if numbers.device.type != "cpu":
         return table[numbers.int()]
     return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))

@@ -1,4 +1,4 @@
-"""Work cut into parts that fit the cache of a processor: less memory is asked for, and it is near."""
+"""Work in parts that fit the cache of a processor: less memory is allocated, and access is faster."""
 
 from collections.abc import Callable
 from functools import partial

@@ -16,7 +16,7 @@ def sine_positions(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "height width channels"]:
-    """A vector for each cell of a map: the first half of the channels tells the row, the second the column.
+    """A vector for each cell of a map: the first half of the channels encodes the row, the second the column.
 
     Rows and columns count from 1 and are divided by the last one, so every map spans (0, 2 pi], whatever its
     size. Even channels hold sines, odd ones cosines, in falling frequency.
