@@ -19,7 +19,6 @@ from torch import nn
 import unimask
 from unimask.checkpoints.images import ModelFile, save_model, shipped_models
 from unimask.cli import app
-from unimask.cli.experiments import training_of
 from unimask.cli.options import parse_settings
 from unimask.config.images import DetrConfig, PostprocessConfig, experiment_to_dict
 from unimask.config.text import translation_to_dict
@@ -152,9 +151,8 @@ def test_commands_are_understood(document: Path) -> None:
     for name, *arguments in commands_in(document.read_text(encoding="utf-8")):
         context = COMMANDS[name].make_context(name, list(arguments))  # parses, and runs nothing
         if name == "train":
-            training_of(
-                context.params["preset"], parse_settings(context.params["settings"] or []), "panoptic"
-            )
+            settings = parse_settings(context.params["settings"] or [])
+            unimask.override(unimask.presets.named(context.params["preset"]), settings)
 
 
 @each_document

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from unimask import presets
-    from unimask.config.images import override
+    from unimask.config.overrides import override
     from unimask.conversion.run import convert
     from unimask.exporting.run import export
     from unimask.inference.evaluation import evaluate
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unimask.inference.translator import load_translator
     from unimask.results.segments import Result
     from unimask.structures import Dataset, Sample
-    from unimask.training.loop import train
+    from unimask.training.run import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,8 +42,8 @@ _MODULES = {
     "export": "unimask.exporting.run",
     "load": "unimask.inference.segmenter",
     "load_translator": "unimask.inference.translator",
-    "override": "unimask.config.images",
-    "train": "unimask.training.loop",
+    "override": "unimask.config.overrides",
+    "train": "unimask.training.run",
 }
 
 

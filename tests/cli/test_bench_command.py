@@ -8,7 +8,6 @@ from cli.command_line import refused, unimask
 from unimask.benchmark import measure
 from unimask.benchmark.memory import Peak
 from unimask.benchmark.sides import STAGES
-from unimask.checkpoints.images import shipped_models
 
 SMALL = ("--size", "64x96", "--device", "cpu", "--threads", 1, "--rounds", 2)
 
@@ -19,7 +18,6 @@ def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "peak_in_fresh_process", lambda *_: peak)
 
 
-@pytest.mark.skipif("nuclei" not in shipped_models(), reason="no model is in the package yet")
 def test_the_shipped_model() -> None:
     outcome = unimask("bench", "--weights", "nuclei", *SMALL)
     assert outcome.code == 0, outcome.err

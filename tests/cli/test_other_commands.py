@@ -12,9 +12,10 @@ from cli.command_line import picture, refused, unimask
 from safetensors.torch import load_file, save_file
 
 import unimask as package
-from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME, shipped_models
+from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME
 from unimask.cli.options import parse_settings
-from unimask.config.images import experiment_to_dict, override
+from unimask.config.images import experiment_to_dict
+from unimask.config.overrides import override
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
 
 COMMANDS = ("predict", "train", "evaluate", "convert", "bench", "presets")
@@ -159,7 +160,6 @@ def test_models_that_are_not_right(model: Path, tmp_path: Path, case: str) -> No
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif("nuclei" not in shipped_models(), reason="no model is in the package yet")
 def test_the_shipped_model_is_the_default(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     outcome = unimask("predict", tmp_path / "a.png", "--output", tmp_path / "out")

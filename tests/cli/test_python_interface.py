@@ -1,5 +1,6 @@
 """What stands in the README about Python works as it stands there."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from PIL import Image
 import unimask
 from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
 
+FUNCTIONS = ("convert", "evaluate", "export", "load", "load_translator", "override", "train")
+
 
 def test_exactly_these_names_are_public() -> None:
-    functions = {"convert", "evaluate", "export", "load", "load_translator", "override", "train"}
+    functions = set(FUNCTIONS)
     types = {"Dataset", "Result", "Sample", "Segmenter"}
     assert set(unimask.__all__) == functions | types | {"presets", "__version__"}
     for name in functions | types:
@@ -30,7 +33,7 @@ def test_the_public_names_are_imported_when_they_are_used() -> None:
     """In a fresh process; a package of the library that is imported first hides none of them."""
     code = (
         "import sys, unimask; assert not {'torch', 'numpy', 'pydantic'} & sys.modules.keys()\n"
-        "import unimask.exporting.run, unimask.training.loop, unimask.conversion.run\n"
+        "import unimask.exporting.run, unimask.training.run, unimask.conversion.run\n"
         "assert all(callable(getattr(unimask, name)) for name in ('export', 'train', 'convert', 'evaluate'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -95,3 +98,26 @@ def test_errors_have_one_base(model: Path) -> None:
             action()
         assert type(caught.value) is kind
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_measured_on_a_path(model: Path, tmp_path: Path) -> None:
+    """The public `evaluate` opens what the command takes, and `train` what `evaluate` measures."""
+    segmenter = unimask.load(model, device="cpu")
+    with pytest.raises(DataError, match="no such file or folder"):
+        unimask.evaluate(segmenter, tmp_path / "nothing", "instance")
+    settings = {"training.steps": 1, "training.batch_size": 1, "training.workers": 0, "training.log_every": 1}
+    experiment = unimask.override(unimask.presets.named("tiny"), settings)
+    result = unimask.train(experiment, "shapes:32x40", tmp_path / "run", task="semantic", device="cpu")
+    trained = unimask.load(result.output / "best", device="cpu")
+    found = unimask.evaluate(trained, "shapes:32x40", "semantic")
+    assert found.values["mIoU"] == pytest.approx(result.best["mIoU"])
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_are_typed_and_documented(name: str) -> None:
+    """Completion in an editor shows what every argument takes, and what a function raises."""
+    function = getattr(unimask, name)
+    signature = inspect.signature(function)
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert "Raises:" in function.__doc__

@@ -25,7 +25,7 @@ from torch import Tensor
 from unimask.config.images import Task, Tiles, Whole
 from unimask.inference.segmenter import Segmenter
 from unimask.structures import Segments
-from unimask.training.loop import train
+from unimask.training.run import train
 
 STEPS = ("--set", "training.steps=2", "--set", "training.evaluate_every=2", "--set", "training.log_every=1")
 Change = Callable[[dict[str, object]], object]
@@ -109,7 +109,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     def stop(*arguments: object, **options: object) -> object:
         return replace(train(*arguments, **options), completed=False)
 
-    monkeypatch.setattr("unimask.training.loop.train", stop)
+    monkeypatch.setattr("unimask.train", stop)
     outcome = unimask(
         "train",
         "--preset",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
-from unimask.config.images import override
+from unimask.config.overrides import override
 from unimask.conversion import convert, hugging_face, hugging_face_config, original
 from unimask.conversion.architecture import Stated
 from unimask.conversion.rules import to_ours, to_theirs

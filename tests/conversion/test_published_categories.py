@@ -95,6 +95,7 @@ class Known:
     categories: Categories
     numbers: np.ndarray  # 255: nothing
     instance_threshold: float = 0.5
+    background: bool = True
 
     def find(
         self, images: Iterable[Tensor], task: Task, *, threshold: float | None = None, batch_size: int = 4

@@ -6,7 +6,8 @@ import pytest
 from data.dataset_files import annotation, save_coco_instances, save_json, save_labels, save_picture, square
 from PIL import Image
 
-from unimask.config.images import Experiment, override
+from unimask.config.images import Experiment
+from unimask.config.overrides import override
 from unimask.data.check import check
 from unimask.errors import DataError
 

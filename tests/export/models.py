@@ -11,7 +11,8 @@ from shape_checks import no_shape_checks
 from torch.export import ExportedProgram
 
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import Experiment, override
+from unimask.config.images import Experiment
+from unimask.config.overrides import override
 from unimask.exporting import parity, program, run
 from unimask.models.build import build_model
 from unimask.presets.detr import detr_tiny

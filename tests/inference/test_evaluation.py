@@ -27,6 +27,8 @@ REORDERED = Categories(
 class Known:
     """Gives the truth back, found by the picture; or nothing at all."""
 
+    background = True
+
     def __init__(self, dataset: Dataset, task: Task, categories: Categories, blind: bool = False) -> None:
         self.categories = categories
         self.asked: list[int] = []
@@ -181,7 +183,7 @@ def test_matched_precision_counts_from_the_threshold_on_and_ap_counts_all() -> N
 class KnownBoxes:
     """Answers with the truth, moved by some pixels."""
 
-    instance_threshold = 0.5
+    background, instance_threshold = True, 0.5
 
     def __init__(self, dataset: Dataset, shift: float) -> None:
         self.categories = dataset.categories

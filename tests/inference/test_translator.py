@@ -12,13 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unimask.checkpoints.images import load_model
-from unimask.checkpoints.text import SequenceModelFile, load_sequence_model, save_sequence_model
+from unimask.checkpoints.text import (
+    SequenceModelFile,
+    is_sequence_model,
+    load_sequence_model,
+    save_sequence_model,
+)
 from unimask.cli import translation
-from unimask.cli.translation import gather_lines, writes_tokens
+from unimask.cli.translation import gather_lines
+from unimask.config.overrides import override
 from unimask.config.text import (
     DecodingConfig,
     TranslationExperiment,
-    override_translation,
     translation_from_dict,
     translation_to_dict,
 )
@@ -30,9 +35,9 @@ from unimask.inference.translator import Translator, load_translator
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.presets import TRANSLATION_PRESETS
-from unimask.training import text_job as sequences
+from unimask.training import run as training
+from unimask.training import text_data as sequences
 from unimask.training.progress import SilentReporter
-from unimask.training.text_job import train_translation
 
 pytest.importorskip("sacrebleu")
 
@@ -62,7 +67,7 @@ TARGETS = (
 
 def small(**changes: object) -> TranslationExperiment:
     preset = TRANSLATION_PRESETS["transformer-tiny-multi30k"]()
-    return override_translation(preset, SMALL | {k.replace("__", "."): v for k, v in changes.items()})
+    return override(preset, SMALL | {k.replace("__", "."): v for k, v in changes.items()})
 
 
 def small_translator(**changes: object) -> Translator:
@@ -91,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def train(folder: Path, output: Path, resume: bool = False, **changes: object) -> Any:
-    return train_translation(
+    return training.train(
         small(**changes), folder, output, resume=resume, device="cpu", reporter=SilentReporter()
     )
 
@@ -141,7 +146,7 @@ def test_a_small_set_is_learned_by_heart_and_measured(folder: Path, tmp_path: Pa
 
 def test_glyphs_are_learned_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "GLYPH_COUNTS", (40, 3))
-    experiment = override_translation(
+    experiment = override(
         TRANSLATION_PRESETS["glyphs"](),
         {
             "training.steps": 30,
@@ -154,13 +159,13 @@ def test_glyphs_are_learned_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         },
     )
     run = tmp_path / "run"
-    result = train_translation(experiment, "glyphs", run, device="cpu", reporter=SilentReporter())
+    result = training.train(experiment, "glyphs", run, device="cpu", reporter=SilentReporter())
     assert set(result.final) == {"BLEU", "exact"}
     log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [line["cross_entropy"] for line in log if line["kind"] == "step"]
     assert losses[-1] < 0.9 * losses[0]
     with pytest.raises(ConfigError, match=r"model\.source"):
-        train_translation(small(), "glyphs", tmp_path / "x", device="cpu", reporter=SilentReporter())
+        training.train(small(), "glyphs", tmp_path / "x", device="cpu", reporter=SilentReporter())
 
 
 def test_line_n_gives_line_n() -> None:
@@ -201,7 +206,7 @@ def test_a_folder_is_complete_and_checked(tmp_path: Path) -> None:
     _, about = load_sequence_model(tmp_path / "model")
     assert about.experiment == translator.model_file.experiment
     assert (about.licence, about.special) == ("research only", SPECIAL)
-    assert writes_tokens(str(tmp_path / "model"))
+    assert is_sequence_model(tmp_path / "model")
     with pytest.raises(ConfigError, match="unimask translate"):
         load_model(tmp_path / "model")
     other = learn_vocabulary(["only these few words"], 50, lowercase=True)
@@ -227,7 +232,7 @@ def test_settings_survive_and_bad_ones_are_named() -> None:
         ("model.source", "vectors"),
     ):
         with pytest.raises(ConfigError, match=r"model\.|decoding\."):
-            override_translation(experiment, {path: value})
+            override(experiment, {path: value})
 
 
 class Input(io.TextIOWrapper):

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from unimask.config.images import DetrConfig, Experiment, ModelConfig, override
+from unimask.config.images import DetrConfig, Experiment, ModelConfig
+from unimask.config.overrides import override
 from unimask.losses import matcher
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.tokens import TokenCriterion

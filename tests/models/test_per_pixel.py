@@ -9,7 +9,8 @@ from torch.nn import functional
 from training.small_runs import SETTINGS, small_data, small_task
 
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import Experiment, ModelConfig, PostprocessConfig, override
+from unimask.config.images import Experiment, ModelConfig, PostprocessConfig
+from unimask.config.overrides import override
 from unimask.conversion import original
 from unimask.errors import ConfigError, WeightsError
 from unimask.inference.segmenter import Segmenter
@@ -19,8 +20,8 @@ from unimask.models.build import build_model
 from unimask.postprocess.masks import postprocess_masks
 from unimask.presets.own_data import tiny
 from unimask.structures import MaskPrediction, Placement, Segments
-from unimask.training.loop import train
 from unimask.training.progress import SilentReporter
+from unimask.training.run import train
 
 CLASSES = 6
 
@@ -128,7 +129,7 @@ def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
     settings = override(experiment(layers), SETTINGS | changes)
     with small_data():
         result = train(
-            settings, "semantic", "shapes", tmp_path / "run", device="cpu", reporter=SilentReporter()
+            settings, "shapes", tmp_path / "run", task="semantic", device="cpu", reporter=SilentReporter()
         )
     assert result.completed
     assert "mIoU" in result.final
@@ -146,5 +147,5 @@ def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
 
 def test_other_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="trained for semantic, not instance"):
-        train(experiment(1), "instance", "shapes", tmp_path / "run", device="cpu")
+        train(experiment(1), "shapes", tmp_path / "run", task="instance", device="cpu")
     assert not (tmp_path / "run").exists()

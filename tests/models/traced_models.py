@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unimask.config.images import override
+from unimask.config.overrides import override
 from unimask.models.build import build_model
 from unimask.presets import PRESETS
 

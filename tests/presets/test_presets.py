@@ -10,8 +10,8 @@ from unimask.config.images import (
     ShortSide,
     experiment_from_dict,
     experiment_to_dict,
-    override,
 )
+from unimask.config.overrides import override
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, description
@@ -97,7 +97,7 @@ def target() -> Segments:
 def test_each_thing_taken_away_leaves_a_model_that_learns(row: Row) -> None:
     """Each one runs forward and backward, and the gradient reaches every parameter that has a say."""
     torch.manual_seed(11)
-    experiment = override(tiny(), dict(row.without))
+    experiment = override(tiny(), row.without)
     assert bool(row.without) == (experiment != tiny())
     model = build_model(experiment.model, CLASSES).train()
     for parameter in model.parameters():
@@ -122,7 +122,7 @@ def test_each_thing_taken_away_leaves_a_model_that_learns(row: Row) -> None:
 
 def test_every_ablation_names_existing_settings_of_any_preset() -> None:
     for row in ROWS[1:]:
-        assert override(PRESETS["coco_panoptic_resnet50"](), dict(row.without)) != Experiment()
+        assert override(PRESETS["coco_panoptic_resnet50"](), row.without) != Experiment()
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unimask.config.images import override
+from unimask.config.overrides import override
 from unimask.models.build import build_model
 from unimask.presets.own_data import tiny
 from unimask.results.attention_drawing import CELL, GAP, MARGIN, draw_attention, draw_attention_masks

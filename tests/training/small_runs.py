@@ -14,17 +14,18 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from unimask.config.images import Experiment, Task, override
+from unimask.config.images import Experiment, Task
+from unimask.config.overrides import override
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.losses.build import build_criterion
 from unimask.presets.own_data import tiny
 from unimask.structures import Losses
 from unimask.training import image_job as masks
-from unimask.training import loop
-from unimask.training.loop import train
+from unimask.training import run as training_run
+from unimask.training.image_data import TrainingTask
 from unimask.training.progress import Reporter, SilentReporter
 from unimask.training.result import TrainingResult
-from unimask.training.task import TrainingTask
+from unimask.training.run import train
 
 SETTINGS: dict[str, object] = {
     "training.evaluate_every": 0,
@@ -60,7 +61,9 @@ def small_task(task: Task = "panoptic", count: int = 7, most: int = 6) -> Traini
 @contextmanager
 def small_data(count: int = 7, most: int = 6) -> Iterator[None]:
     """`train` uses `small_task` here, whatever data it is given."""
-    with mock.patch.object(loop, "open_task", lambda data, task, experiment: small_task(task, count, most)):
+    with mock.patch.object(
+        training_run, "open_task", lambda data, task, experiment: small_task(task, count, most)
+    ):
         yield
 
 
@@ -101,7 +104,6 @@ def run(
     with small_data(count, most):
         return train(
             small_experiment(**changes),
-            "panoptic",
             "shapes",
             output,
             resume=resume,
@@ -119,7 +121,6 @@ def main(*requests: str) -> None:
         with small_data(most=settings["most"]), broken_losses(set(settings["broken"]), rank=1):
             train(
                 experiment,
-                "panoptic",
                 "shapes",
                 settings["output"],
                 device="cpu",

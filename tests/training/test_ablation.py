@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.config.images import Experiment, TrainingConfig, override
+from unimask.config.images import Experiment, TrainingConfig
+from unimask.config.overrides import override
 from unimask.errors import ConfigError, DataError
 from unimask.machine import memory_now, peak_memory
 from unimask.presets import PRESETS

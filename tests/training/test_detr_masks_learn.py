@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from unimask.checkpoints.images import load_model
-from unimask.config.images import BackboneConfig, DetrConfig, Experiment, override
+from unimask.config.images import BackboneConfig, DetrConfig, Experiment
+from unimask.config.overrides import override
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.data.open import open_dataset
 from unimask.errors import ConfigError
@@ -19,8 +20,8 @@ from unimask.presets.detr import detr_tiny
 from unimask.structures import Batch, BoxMaskTargets
 from unimask.training.checks import check_model
 from unimask.training.initial import load_initial
-from unimask.training.loop import train
 from unimask.training.optimizer import parameter_groups
+from unimask.training.run import train
 
 MODEL = DetrConfig(
     backbone=BackboneConfig(name="test_resnet", freeze_norm=False, dilated=True),
@@ -114,7 +115,7 @@ def test_no_segments_give_no_mask_loss_but_a_gradient() -> None:
 
 @pytest.mark.parametrize(("task", "metric"), [("panoptic", "PQ"), ("instance", "AP50")])
 def test_a_training_and_what_it_leaves(tmp_path: Path, task: str, metric: str) -> None:
-    result = train(experiment(), task, "shapes:61x67", tmp_path / "run", device="cpu")
+    result = train(experiment(), "shapes:61x67", tmp_path / "run", task=task, device="cpu")
     assert result.completed
     assert 0 <= result.final[metric] <= 1
     model, about = load_model(tmp_path / "run" / "model")
@@ -124,7 +125,7 @@ def test_a_training_and_what_it_leaves(tmp_path: Path, task: str, metric: str) -
 
 def test_a_trained_detector_gets_a_mask_head(tmp_path: Path) -> None:
     boxes = override(experiment(), {"model.mask_head": False, "training.evaluate_every": 0})
-    train(boxes, "detection", "shapes:61x67", tmp_path / "boxes", device="cpu")
+    train(boxes, "shapes:61x67", tmp_path / "boxes", task="detection", device="cpu")
     detector, _ = load_model(tmp_path / "boxes" / "model")
     categories = open_dataset("shapes", "val", "panoptic").categories
     model = build_model(MODEL, len(categories))

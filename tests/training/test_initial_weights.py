@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import Experiment, override
+from unimask.config.images import Experiment
+from unimask.config.overrides import override
 from unimask.data.formats.shapes import CATEGORIES
 from unimask.errors import WeightsError
 from unimask.models.build import build_model

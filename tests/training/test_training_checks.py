@@ -30,7 +30,7 @@ def test_impossible_settings_are_named(name: str, value: float) -> None:
 def test_the_batch_must_divide() -> None:
     check_settings(TrainingConfig(batch_size=12, accumulate=3), 4)
     with pytest.raises(
-        ConfigError, match=r"12 pictures or tokens do not divide among 4 processes x 2 passes.*multiple of 8"
+        ConfigError, match=r"12 images or tokens do not divide among 4 processes x 2 passes.*multiple of 8"
     ):
         check_settings(TrainingConfig(batch_size=12, accumulate=2), 4)
 

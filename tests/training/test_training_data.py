@@ -5,8 +5,8 @@ from training.small_runs import small_experiment, small_task
 
 from unimask.errors import DataError
 from unimask.structures import Dataset
-from unimask.training import task as training_task
-from unimask.training.task import open_task
+from unimask.training import image_data
+from unimask.training.image_data import open_task
 
 
 def test_generated_data() -> None:
@@ -27,7 +27,7 @@ def test_without_evaluation_no_val_split_is_needed(monkeypatch: pytest.MonkeyPat
             raise DataError(path, "has no split 'val'")
         return small_task().training
 
-    monkeypatch.setattr(training_task, "open_dataset", only_train)
+    monkeypatch.setattr(image_data, "open_dataset", only_train)
     task = open_task("shapes", "panoptic", small_experiment(training__evaluate_every=0))
     assert len(task.validation) == len(task.training)
     with pytest.raises(DataError, match=r"has no split 'val' \(training.evaluate_every=0 trains without"):

@@ -19,9 +19,9 @@ from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.structures import Segments
 from unimask.training import loop
-from unimask.training.loop import train
 from unimask.training.progress import SilentReporter, StepReport
 from unimask.training.result import TrainingError
+from unimask.training.run import train
 
 
 class Kill(SilentReporter):
@@ -330,7 +330,7 @@ def test_every_parameter_gets_a_gradient_even_without_objects(tmp_path: Path) ->
 
 def test_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
-        train(small_experiment(), "panoptic", tmp_path / "nothing", tmp_path / "run", device="cpu")
+        train(small_experiment(), tmp_path / "nothing", tmp_path / "run", device="cpu")
     with small_data(), pytest.raises(ConfigError, match=r"training\.steps"):
-        train(small_experiment(training__steps=0), "panoptic", "shapes", tmp_path / "run", device="cpu")
+        train(small_experiment(training__steps=0), "shapes", tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

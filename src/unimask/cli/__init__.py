@@ -1,6 +1,6 @@
 """The command line: `unimask predict | train | translate | evaluate | convert | export | bench | ...`.
 
-Every error that is the input's fault is one message on standard error and exit code 2.
+Every error in the input is one message on standard error and exit code 2.
 """
 
 import inspect
@@ -55,7 +55,7 @@ def main() -> NoReturn:
 
 
 def _command() -> TyperGroup:
-    """All commands, with help that shows no types of Python."""
+    """Return all commands, with help that shows no Python types."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for command in (group, *group.commands.values()):
@@ -84,7 +84,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """A picture becomes segments: Mask2Former for panoptic, instance and semantic segmentation.
+    """An image becomes segments: Mask2Former for panoptic, instance and semantic segmentation.
 
     Each command has a --help of its own.
 
@@ -95,7 +95,7 @@ def _options(
 
 
 def _flowing(text: str) -> str:
-    """Help that fits terminals of any width: the lines of a paragraph become one, indented ones stay."""
+    """Return help that fits any terminal: the lines of a paragraph are joined, indented ones stay."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(
         paragraph if "\n  " in paragraph else paragraph.replace("\n", " ") for paragraph in paragraphs

@@ -1,4 +1,4 @@
-"""What the command line does where something fails: one message, and the exit code."""
+"""Failures on the command line: one message, and the exit code."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
 
 
 def explain(error: Exception) -> int:
-    """Says what happened in one message; the exit code comes out."""
+    """Explain an error in one message; return the exit code."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         show.show_error(
@@ -22,19 +22,19 @@ def explain(error: Exception) -> int:
     if is_out_of_memory(error):
         show.show_error(
             "not enough memory; train with a smaller training.batch_size or data.crop or a larger "
-            "training.accumulate, predict on smaller pictures, or take another --device"
+            "training.accumulate, predict on smaller images, or take another --device"
         )
         return BAD_INPUT
     show.show_error(f"{type(error).__name__}: {error}", "unexpected error")
     show.errors.print(
-        "This is a mistake in unimask. Please report it with your command; with UNIMASK_TRACEBACK=1 before "
+        "This is an error in unimask. Please report it with your command; with UNIMASK_TRACEBACK=1 before "
         "the command it shows where it happened."
     )
     return UNEXPECTED
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was asked for in vain, on the CPU or on a device."""
+    """Return whether an error says that memory ran out, on the CPU or on a device."""
     text = str(error).lower()
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or (
@@ -44,7 +44,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
-    """Inside, an error of one picture is kept for later and does not stop the others."""
+    """Keep an error of one image inside for later, so that it does not stop the others."""
     try:
         yield
     except (DataError, MissingPackageError) as error:
@@ -58,10 +58,10 @@ def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Nothing, if results can be written into the folder, or into one that is made there.
+    """Check that results can be written into the folder, or into one that is made there.
 
     Raises:
-        DataError: they cannot, which should be said before the work and not after it.
+        DataError: they cannot; this is found before the work and not after it.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
@@ -72,7 +72,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(data: str) -> Iterator[None]:
-    """Inside, an error about the data as a whole gets their path."""
+    """Give an error inside about the data as a whole the path of the data."""
     try:
         yield
     except DataError as error:

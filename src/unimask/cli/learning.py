@@ -4,14 +4,15 @@ import dataclasses
 
 import typer
 
+import unimask
+from unimask import presets
 from unimask.cli import options
 from unimask.cli import output as show
-from unimask.cli.experiments import preset_of, training_of
 from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
 from unimask.cli.options import parse_settings
 from unimask.cli.prediction import load_as_asked
-from unimask.cli.translation import evaluate_translator, writes_tokens
-from unimask.errors import ConfigError, DataError
+from unimask.cli.translation import evaluate_translator
+from unimask.errors import DataError
 
 
 def train(
@@ -28,7 +29,7 @@ def train(
     licence: options.Licence = "not stated",
     as_json: options.Json = False,
 ) -> None:
-    """Train a model on labelled pictures.
+    """Train a model on labelled images.
 
     The best model goes to OUTPUT/best, the last one to OUTPUT/model, what was measured to
     OUTPUT/results.json. Stop it at any moment: the same command with --resume goes on as if nothing had
@@ -41,11 +42,13 @@ def train(
 
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
-    run, how_to_try = training_of(preset, parse_settings(settings or []), task.value)
+    experiment = unimask.override(presets.named(preset), parse_settings(settings or []))
     with naming(data):
-        result = run(
+        result = unimask.train(
+            experiment,
             data,
             output,
+            task=task.value,
             resume=resume,
             initial=None if initial == "none" else initial,
             device=device,
@@ -64,7 +67,10 @@ def train(
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
-            show.show_line(f"try it: {how_to_try.format(model=model)}")
+            trial = f"predict IMAGE --weights {model} --task {task.value}"
+            if preset in presets.TRANSLATION_PRESETS:
+                trial = f'translate "A sentence." --weights {model}'
+            show.show_line(f"try it: unimask {trial}")
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
@@ -83,11 +89,11 @@ def evaluate(
     tta: options.Augment = "",
     as_json: options.Json = False,
 ) -> None:
-    """Measure a model on labelled pictures, at their own size.
+    """Measure a model on labelled images, at their own size.
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     detection: COCO's box AP.
-    All are shares from 0 to 1; a dash (in JSON -1) says that there was nothing to measure.
+    All are shares from 0 to 1; a dash (in JSON -1) means that there was nothing to measure.
     A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
 
     Examples:
@@ -95,14 +101,14 @@ def evaluate(
       unimask evaluate --weights nuclei --data my_data --output measured.json
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
+    from unimask.checkpoints.text import is_sequence_model
     from unimask.data.open import open_dataset
-    from unimask.inference.evaluation import evaluate as measure
 
     if output is not None:
         if output.is_dir():
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
-    if writes_tokens(weights):
+    if is_sequence_model(weights):
         with naming(data):
             evaluate_translator(weights, data, split, output, device, as_json)
         return
@@ -111,7 +117,9 @@ def evaluate(
         background = segmenter.model_file.experiment.data.background
         dataset = open_dataset(data, split, task.value, background)
         with show.progress("evaluating", len(dataset)) as advance:
-            evaluation = measure(segmenter, dataset, task.value, progress=lambda done, total: advance())
+            evaluation = unimask.evaluate(
+                segmenter, dataset, task.value, progress=lambda done, total: advance()
+            )
     if output is not None:
         evaluation.save(output)
     if as_json:
@@ -137,7 +145,7 @@ def ablate(
     Each row has one thing more than the row before it, and the last one is the preset: maskformer,
     masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
     cross_entropy, points. All are trained on the same data for the same number of steps. OUTPUT/table.md,
-    OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way, how long a step takes, and how
+    OUTPUT/plot.svg and OUTPUT/results.json show how good each is on the way, how long a step takes, and how
     much memory.
 
     Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
@@ -147,15 +155,11 @@ def ablate(
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
       unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
     """
-    from unimask.config.images import Experiment, override
     from unimask.training.ablation.run import ablate as run
     from unimask.training.ablation.run import with_budget
 
     names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
-    experiment = preset_of(preset)
-    if not isinstance(experiment, Experiment):
-        raise ConfigError(preset, "is a preset of translation; ablate goes from MaskFormer to Mask2Former")
-    base = override(with_budget(experiment, budget), parse_settings(settings or []))
+    base = unimask.override(with_budget(presets.named(preset), budget), parse_settings(settings or []))
     try:
         with naming(data):
             results = run(

@@ -3,10 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
+import unimask
 from unimask.cli import options
 from unimask.cli import output as show
-from unimask.cli.experiments import preset_of
-from unimask.cli.translation import convert_translator, is_marian_folder, writes_tokens
 
 if TYPE_CHECKING:
     from unimask.config.images import AnyModelConfig
@@ -30,20 +29,15 @@ def convert(
       unimask convert tue-mps/coco_panoptic_eomt_large_640 models/eomt
       unimask convert models/tiny exported --to transformers
     """
-    from unimask.conversion.run import convert as run
+    from unimask.checkpoints.images import ModelFile
 
-    if writes_tokens(source) or is_marian_folder(source):
-        provenance = convert_translator(source, target, to.value, licence)
-        show.show_json({"provenance": provenance}) if as_json else show.show_line(f"provenance: {provenance}")
-        return
-    model_file = run(source, target, to=to.value, licence=licence, base=base)
-    found = {
-        "target": str(target),
-        "backbone": model_file.experiment.model.backbone.name,
-        "queries": _queries(model_file.experiment.model),
-        "categories": len(model_file.categories),
-        "provenance": model_file.provenance,
-    }
+    model_file = unimask.convert(source, target, to=to.value, licence=licence, base=base)
+    found: dict[str, object] = {"target": str(target)}
+    if isinstance(model_file, ModelFile):
+        found["backbone"] = model_file.experiment.model.backbone.name
+        found["queries"] = _queries(model_file.experiment.model)
+        found["categories"] = len(model_file.categories)
+    found["provenance"] = model_file.provenance
     if as_json:
         show.show_json(found)
     else:
@@ -65,18 +59,16 @@ def export(
     """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
 
     Batch, height and width may differ from call to call. A report goes beside the file: the largest
-    difference of its numbers from the model's, how far the final maps agree, and the time of both.
+    difference of its outputs from the model's, how far the final maps agree, and the time of both.
 
     Examples:
       unimask export --weights nuclei --output nuclei.onnx
       unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --pictures photos/
       unimask predict photo.jpg --weights nuclei.onnx
     """
-    from unimask.data.read import image_files, read_image
-    from unimask.exporting.run import export as run
+    from unimask.data.read import image_files
 
-    images = [read_image(file) for file in image_files(pictures)] if pictures else []
-    report = run(weights, output, format.value, images)
+    report = unimask.export(weights, output, format.value, image_files(pictures or []))
     if as_json:
         show.show_json(dataclasses.asdict(report))
     else:
@@ -93,10 +85,10 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
       unimask presets small
     """
     from unimask.config.values import settings_to_dict
-    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description
+    from unimask.presets import PRESETS, TRANSLATION_PRESETS, description, named
 
     if name:
-        values = settings_to_dict(preset_of(name))
+        values = settings_to_dict(named(name))
         if as_json:
             show.show_json(values)
         else:
@@ -122,9 +114,9 @@ def bench(
 ) -> None:
     """Measure how fast and lean a model is on this machine.
 
-    It segments a generated picture: preparing it, the model, reading its prediction and encoding the result
+    It segments a generated image: preprocessing it, the model, postprocessing and encoding the result
     are timed apart. A reduced precision is measured beside the full one. With --compare, the same weights run
-    in the other library in turn, and what both say is compared first.
+    in the other library in turn, and both results are compared first.
 
     Examples:
       unimask bench --weights nuclei --size 512x512

@@ -1,4 +1,4 @@
-"""The arguments and options of the commands: their names, and what a newcomer needs to know of each."""
+"""The arguments and options of the commands, with their help."""
 
 import json
 from enum import StrEnum
@@ -11,7 +11,7 @@ from unimask.errors import ConfigError
 
 
 class TaskName(StrEnum):
-    """What to segment, or to find."""
+    """A task: what is segmented or found."""
 
     panoptic = "panoptic"
     instance = "instance"
@@ -20,7 +20,7 @@ class TaskName(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """The numbers that a model computes with."""
+    """The precision that a model computes with."""
 
     full = "32-true"
     bfloat = "bf16-mixed"
@@ -28,13 +28,13 @@ class PrecisionName(StrEnum):
 
 
 class PeerName(StrEnum):
-    """What a model can be measured beside."""
+    """A library to compare a model with."""
 
     transformers = "transformers"
 
 
 class ExportFormat(StrEnum):
-    """What an exported model is written as."""
+    """The format of an exported model."""
 
     onnx = "onnx"
     onnx_int8 = "onnx-int8"
@@ -42,7 +42,7 @@ class ExportFormat(StrEnum):
 
 
 class DecodingMethod(StrEnum):
-    """How words are chosen."""
+    """A method of decoding."""
 
     beam = "beam"
     greedy = "greedy"
@@ -50,7 +50,7 @@ class DecodingMethod(StrEnum):
 
 
 class WeightFormat(StrEnum):
-    """Whose names and files weights are written in."""
+    """A format of weights: of which library."""
 
     unimask = "unimask"
     transformers = "transformers"
@@ -100,8 +100,8 @@ Images = Annotated[
     list[Path],
     typer.Argument(
         metavar="IMAGE_OR_FOLDER",
-        readable=False,  # a picture that is not must not stop the others
-        help="Pictures, or folders whose pictures are taken (not of subfolders).",
+        readable=False,  # an unreadable image must not stop the others
+        help="Images, or folders of images (without subfolders).",
     ),
 ]
 ResultFolder = Annotated[
@@ -119,11 +119,11 @@ Tile = Annotated[
     int,
     typer.Option(
         metavar="PIXELS",
-        help="See pictures in squares of this side, and join what they show. 0: as the model was made for.",
+        help="Predict in square tiles of this side, and join the results. 0: as the model was made for.",
     ),
 ]
 Overlap = Annotated[
-    int, typer.Option(metavar="PIXELS", help="What neighbouring squares share; as wide as most objects.")
+    int, typer.Option(metavar="PIXELS", help="What neighbouring tiles share; as wide as most objects.")
 ]
 Augment = Annotated[
     str,
@@ -147,8 +147,8 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="PATH",
-        help="Labelled pictures: a folder or a JSON of COCO (also Roboflow's), pictures beside label "
-        "pictures, or the word shapes for generated ones. A path that does not fit lists the layouts.",
+        help="Labelled images: a folder or a JSON of COCO (also Roboflow's), images beside label "
+        "images, or the word shapes for generated ones. A path that does not fit lists the layouts.",
     ),
 ]
 RunFolder = Annotated[
@@ -255,7 +255,7 @@ ParityPictures = Annotated[
     typer.Option(
         metavar="IMAGE_OR_FOLDER",
         readable=False,
-        help="Pictures to compare results on; repeat for more. Without it they are generated.",
+        help="Images to compare results on; repeat for more. Without it they are generated.",
     ),
 ]
 PresetName = Annotated[
@@ -267,7 +267,7 @@ Size = Annotated[
     str,
     typer.Option(
         metavar="HEIGHTxWIDTH",
-        help="Size of the picture as the model sees it: in one piece, not resized. Multiples of 32.",
+        help="Size of the model's input: one image, not resized. Multiples of 32.",
     ),
 ]
 Compare = Annotated[
@@ -306,7 +306,7 @@ Host = Annotated[
 Port = Annotated[int, typer.Option(metavar="NUMBER", help="The port; 0: any that is free.")]
 Examples = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Pictures that the page offers; by default those of the package."),
+    typer.Option(metavar="FOLDER", help="Images that the page offers; by default those of the package."),
 ]
 ServedBatch = Annotated[
     int,
@@ -334,10 +334,10 @@ AllowedOrigins = Annotated[
     ),
 ]
 Megabytes = Annotated[
-    int, typer.Option(min=1, metavar="NUMBER", help="The largest file that is taken, in MiB.")
+    int, typer.Option(min=1, metavar="NUMBER", help="The largest file that is accepted, in MiB.")
 ]
 Megapixels = Annotated[
-    float, typer.Option(min=0.001, metavar="NUMBER", help="The largest picture that is taken.")
+    float, typer.Option(min=0.001, metavar="NUMBER", help="The largest image that is accepted.")
 ]
 Waiting = Annotated[
     int, typer.Option(min=1, metavar="NUMBER", help="Requests at a time; more are told to come back (503).")
@@ -346,10 +346,10 @@ Seconds = Annotated[float, typer.Option(min=0.1, metavar="NUMBER", help="The lon
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`640x480` as (height, width).
+    """Return `640x480` as (height, width).
 
     Raises:
-        ConfigError: it is no such text.
+        ConfigError: the text has another form.
     """
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -358,7 +358,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _value(text: str) -> object:
-    """`4`, `0.1`, `true`, `[512,512]`, `{...}` as JSON, anything else as a word."""
+    """Return `4`, `0.1`, `true`, `[512,512]`, `{...}` as JSON, anything else as a word."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -366,7 +366,7 @@ def _value(text: str) -> object:
 
 
 def parse_settings(assignments: list[str]) -> dict[str, object]:
-    """`path=value` arguments as a dict.
+    """Return `path=value` arguments as a dict.
 
     Raises:
         ConfigError: an argument holds no `=`.

@@ -20,7 +20,6 @@ from unimask.config.values import (
     Size,
     settings_from_dict,
     settings_to_dict,
-    with_changes,
 )
 from unimask.errors import ConfigError
 
@@ -365,12 +364,3 @@ def _check_sizes(experiment: Experiment) -> None:
     for path, lengths in sides.items():
         if any(length % patch for length in lengths):
             raise ConfigError(path, f"must be a multiple of {patch} (model.backbone.patch); got {lengths}")
-
-
-def override(experiment: Experiment, changes: dict[str, object]) -> Experiment:
-    """Return the experiment with some settings changed, each named by its dotted path (`training.steps`).
-
-    Raises:
-        ConfigError: no setting has this path, or the value has the wrong type.
-    """
-    return experiment_from_dict(with_changes(experiment_to_dict(experiment), changes))

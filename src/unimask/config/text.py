@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimask.config.images import TrainingConfig
-from unimask.config.values import Below1, Count, Factor, settings_from_dict, settings_to_dict, with_changes
+from unimask.config.values import Below1, Count, Factor, settings_from_dict, settings_to_dict
 from unimask.errors import ConfigError
 
 
@@ -105,14 +105,3 @@ def translation_from_dict(values: dict[str, object]) -> TranslationExperiment:
     if model.source == "vectors" and model.source_features < 1:
         raise ConfigError("model.source_features", "must be at least 1 where the source is vectors")
     return experiment
-
-
-def override_translation(
-    experiment: TranslationExperiment, changes: dict[str, object]
-) -> TranslationExperiment:
-    """Return the experiment with some settings changed, each named by its dotted path (`training.steps`).
-
-    Raises:
-        ConfigError: no setting has this path, or the value has the wrong type or is impossible.
-    """
-    return translation_from_dict(with_changes(translation_to_dict(experiment), changes))

@@ -1,6 +1,6 @@
 """Settings as plain values, ready for JSON, and back: frozen dataclasses that pydantic checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from typing import Annotated, TypeVar
@@ -106,7 +106,7 @@ def _error_of(error: ValidationError, values: dict[str, object], prefix: str) ->
     return ConfigError(path, f"{_REASONS.get(first['type'], first['msg'])}; got {found!r}")
 
 
-def with_changes(values: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+def with_changes(values: dict[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     """Return plain values with some of them changed in place, each named by its dotted path.
 
     Raises:

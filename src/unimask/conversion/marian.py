@@ -7,8 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unimask.checkpoints.images import resolve_weights
 from unimask.checkpoints.tensors import check_fit
-from unimask.checkpoints.text import VOCABULARY_NAME, SequenceModelFile
+from unimask.checkpoints.text import (
+    VOCABULARY_NAME,
+    SequenceModelFile,
+    load_sequence_model,
+    save_sequence_model,
+)
 from unimask.config.text import DecodingConfig, SequenceModelConfig, TextConfig, TranslationExperiment
 from unimask.conversion.hugging_face_config import Json, check_fixed, read_object
 from unimask.conversion.hugging_face_files import as_text, config_mentions, read_tensors, write_folder
@@ -200,3 +206,20 @@ def _their_settings(model_file: SequenceModelFile, vocabulary: int) -> Json:
         "forced_eos_token_id": None,
         "tie_word_embeddings": True,
     }
+
+
+def convert_translator(source: str | Path, target: Path, to: str, licence: str) -> SequenceModelFile:
+    """Write a Marian model of transformers, or a model folder, as `to` says.
+
+    Raises:
+        WeightsError: the source cannot be read, or the target must be a folder.
+        ConfigError: the source has settings without a counterpart.
+    """
+    if to == "original" or target.is_file():
+        raise WeightsError(target, "must be a folder, of unimask or of transformers (--to)")
+    if is_marian(Path(source)):
+        model, model_file = import_folder(Path(source), licence)
+    else:
+        model, model_file = load_sequence_model(resolve_weights(source))
+    {"unimask": save_sequence_model, "transformers": export_folder}[to](target, model, model_file)
+    return model_file

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model
+from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
 from unimask.config.images import EomtConfig
-from unimask.conversion import eomt, hugging_face_config, hugging_face_files, original
+from unimask.conversion import eomt, hugging_face_config, hugging_face_files, marian, original
 from unimask.conversion.architecture import Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.conversion.data_sets import categories_for, settings_for
@@ -34,7 +35,7 @@ def convert(
     to: Format = "unimask",
     licence: str = "not stated, see the provenance",
     base: Path | None = None,
-) -> ModelFile:
+) -> ModelFile | SequenceModelFile:
     """Convert a model; what it is, is told from `source` itself.
 
     `source` is a file of the original release (`.pkl`, `.pth`), a folder or a hub id of Hugging Face
@@ -50,6 +51,8 @@ def convert(
             architecture, or has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong.
     """
+    if is_sequence_model(source) or marian.is_marian(Path(source)):
+        return marian.convert_translator(source, target, to, licence)
     _check_target(target, to)
     model, model_file = read_model(source, licence, base)
     if to == "unimask":

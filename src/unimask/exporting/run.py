@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from unimask.checkpoints.images import ModelFile, load_model, model_file_text, resolve_weights
 from unimask.checkpoints.onnx import ExportedNetwork, Signature, is_exported, load_exported, signature_of
 from unimask.data.formats.shapes import shapes_dataset
+from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
@@ -36,13 +35,14 @@ def export(
     weights: str | Path,
     output: str | Path,
     format: Format = "onnx",
-    images: Sequence[UInt8[Tensor, "3 _height _width"]] = (),
+    images: Sequence[AnyImage] = (),
 ) -> ParityReport:
     """Write a model as one file, and beside it OUTPUT.parity.json with the report that comes out.
 
     `onnx` has standard operators only, `onnx-int8` is the same with matrix products in 8-bit integers, `pt2`
     is for `torch.export.load`. Batch, height and width may differ from call to call. The final maps are
-    compared on `images`, or on a few generated images of shapes. Both files are complete when they appear.
+    compared on `images` (files, PIL images, arrays or tensors), or on a few generated images of shapes.
+    Both files are complete when they appear.
 
     Raises:
         WeightsError: the model cannot be loaded.
@@ -55,7 +55,9 @@ def export(
         raise WeightsError(weights, "is exported already; name the model folder that it was made from")
     model, about = load_model(resolve_weights(weights))
     step = _check(model, about, weights, output, format)
-    images = images or [shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)]
+    compared = [read_image(image) for image in images] or [
+        shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)
+    ]
     signature = signature_of(about.experiment.model)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def export(
                 _write(program, signature, made, format, model_file_text(about))
             megabytes = made.stat().st_size / 2**20
             report = compare(
-                Segmenter(model, about), _open(made, signature), images, format=format, megabytes=megabytes
+                Segmenter(model, about), _open(made, signature), compared, format=format, megabytes=megabytes
             )
             made.chmod(0o644)
             os.replace(made, output)

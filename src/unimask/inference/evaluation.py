@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from unimask.config.images import Task
+from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
 from unimask.files import write_text
@@ -37,6 +38,10 @@ class Finder(Protocol):
     @property
     def categories(self) -> Categories:
         """The categories that the labels of its segments or boxes index."""
+
+    @property
+    def background(self) -> bool:
+        """Whether data without stuff get a category "background" for panoptic and semantic segments."""
 
     @property
     def instance_threshold(self) -> float:
@@ -175,21 +180,25 @@ class TaskMetrics:
 
 def evaluate(
     segmenter: Finder,
-    dataset: Dataset,
+    data: Dataset | str | Path,
     task: Task,
     progress: Progress = lambda done, total: None,
     *,
+    split: str = "val",
     batch_size: int = 4,
 ) -> Evaluation:
-    """Return the measures of a task over a data set, each image at its own size; ground truth is not resized.
+    """Return the measures of the task over a data set, each image at its own size.
 
-    The data set has the ground truth of the task (`data.open.open_dataset` does that). Its categories are
-    matched by name to the segmenter's; one that only the segmenter has counts as wrong where it is predicted.
+    `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or a data set with ground
+    truth of the task. Its categories are matched by name to the segmenter's; a category that only the
+    segmenter has counts as wrong where it is predicted. `progress` is called after each image with the number
+    of images done and of all images. At most `batch_size` images or tiles go through the model together.
 
     Raises:
         DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
     """
     start = time.perf_counter()
+    dataset = open_dataset(data, split, task, segmenter.background) if isinstance(data, str | Path) else data
     metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
     if metrics.pictures == 0:
         raise DataError("data", "there is no image to evaluate on")

@@ -165,6 +165,11 @@ class Segmenter:
         return self.model_file.experiment.data.view
 
     @property
+    def background(self) -> bool:
+        """Whether data without stuff get a category "background" for panoptic and semantic segments."""
+        return self.model_file.experiment.data.background
+
+    @property
     def instance_threshold(self) -> float:
         """The lowest score of an instance in a result of `predict`, unless another is given."""
         return self.model_file.experiment.postprocess.instance_threshold

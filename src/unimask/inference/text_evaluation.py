@@ -1,12 +1,15 @@
 """How good a translator is on lines whose translation is known."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from unimask.config.text import DecodingConfig
 from unimask.data.text.pairs import Pairs
 from unimask.errors import DataError
+from unimask.files import write_text
 from unimask.inference.translator import Translator
 from unimask.metrics.bleu import Bleu, bleu_of_text, bleu_of_words
 
@@ -32,6 +35,22 @@ class LineEvaluation:
             "brevity_penalty": self.words.brevity_penalty,
             "lines_per_second": len(self.lines) / self.seconds,
         }
+
+    def to_json(self) -> dict[str, object]:
+        """Return the values and what sacrebleu measured, ready for JSON."""
+        return {**self.values(), "words": str(self.words), "signature": self.text.signature}
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` and all lines as JSON; the file is complete when it appears.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        content = json.dumps({**self.to_json(), "lines": self.lines}, indent=1)
+        try:
+            write_text(Path(path), content + "\n")
+        except OSError as error:
+            raise DataError(path, f"cannot be written ({error.strerror or error})") from None
 
 
 def evaluate_lines(

@@ -13,23 +13,29 @@ from unimask.config.text import DecodingConfig
 from unimask.data.seeds import seeded_generator
 from unimask.data.text.loader import pad
 from unimask.errors import DataError
+from unimask.files import complete_files
+from unimask.inference.segmenter import find_device
 from unimask.models.decoding import Written, beam_search, decode, likeliest, sampler
 from unimask.models.optimize import prepare_for_inference
 from unimask.models.seq2seq import Seq2Seq
+from unimask.results.attention_drawing import draw_attention_layers
 from unimask.structures import AttentionMaps, Special
 
 TOKENS_AT_ONCE = 4096
 """Source tokens, with padding and hypotheses, that are worked on together."""
 
 
-def load_translator(name_or_folder: str | Path, device: torch.device | str = "cpu") -> "Translator":
-    """Return a translator from a model that ships with the package or from a model folder.
+def load_translator(name_or_folder: str | Path, device: str = "auto") -> "Translator":
+    """Return a translator from a model that ships with the package (`en-de`) or from a model folder.
+
+    `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
+    knows.
 
     Raises:
         WeightsError: there is no such model, or its files are broken or do not fit each other.
-        ConfigError: its `config.json` holds an impossible setting.
+        ConfigError: its `config.json` holds an impossible setting, or the device does not exist.
     """
-    model, model_file = load_sequence_model(resolve_weights(name_or_folder), device)
+    model, model_file = load_sequence_model(resolve_weights(name_or_folder), find_device(device))
     return Translator(model, model_file)
 
 
@@ -57,6 +63,27 @@ class TranslationAttention:
     source_pieces: tuple[str, ...]  # S tokens that the encoder reads, the end token last
     target_pieces: tuple[str, ...]  # T tokens that the decoder reads, the begin token first
     maps: AttentionMaps  # of a batch of one
+
+    def save(self, folder: str | Path, name: str) -> tuple[Path, ...]:
+        """Draw the attention as `NAME.encoder.png`, `NAME.decoder.png` and `NAME.cross.png`.
+
+        Raises:
+            DataError: the folder cannot be written to.
+        """
+        source, target = self.source_pieces, self.target_pieces
+        sheets = {
+            "encoder": draw_attention_layers([layer[0] for layer in self.maps.encoder], source, source),
+            "decoder": draw_attention_layers([layer[0] for layer in self.maps.decoder], target, target),
+            "cross": draw_attention_layers([layer[0] for layer in self.maps.cross], target, source),
+        }
+        paths = tuple(Path(folder) / f"{name}.{part}.png" for part in sheets)
+        try:
+            with complete_files(paths) as temporary:
+                for path, sheet in zip(temporary, sheets.values(), strict=True):
+                    sheet.save(path, format="PNG")
+        except OSError as error:
+            raise DataError(folder, f"cannot be written to ({error.strerror or error})") from None
+        return paths
 
 
 class Translator:

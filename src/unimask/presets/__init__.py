@@ -1,13 +1,16 @@
-"""Named experiments as functions.
+"""Named experiments.
 
 The presets named after a data set, a task and a backbone (`coco_panoptic_resnet50`) have the settings of
-the original release; `small` is for people's own data on a modest machine. A preset's description is the
+the original release; `small` is for your own data on a modest machine. A preset's description is the
 first line of its docstring.
 """
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 
 from unimask.config.images import Experiment
+from unimask.config.text import TranslationExperiment
+from unimask.errors import ConfigError
 from unimask.presets import mask2former, maskformer
 from unimask.presets.detr import DETR_PRESETS
 from unimask.presets.eomt import EOMT_PRESETS
@@ -15,7 +18,7 @@ from unimask.presets.own_data import nuclei, small, tiny
 from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, Preset
 from unimask.presets.transformer import TRANSLATION_PRESETS
 
-__all__ = ["PRESETS", "TRANSLATION_PRESETS", "Preset", "description"]
+__all__ = ["PRESETS", "TRANSLATION_PRESETS", "Preset", "description", "named"]
 
 
 def _published(title: str, build: Callable[[str], Experiment], backbone: str) -> Preset:
@@ -39,9 +42,23 @@ PRESETS: Mapping[str, Preset] = {
         for backbone in backbones
     },
 }
-"""Name -> function that gives the experiment."""
+"""Name -> function that gives the experiment, of models of images."""
+
+_EVERY: Mapping[str, Callable[[], Experiment | TranslationExperiment]] = {**PRESETS, **TRANSLATION_PRESETS}
+
+
+def named(name: str) -> Experiment | TranslationExperiment:
+    """Return the experiment of a name, of images or of text.
+
+    Raises:
+        ConfigError: there is no such preset; the message names the nearest.
+    """
+    if name not in _EVERY:
+        near = get_close_matches(name, _EVERY, 3, 0.6) or ["small", "tiny"]
+        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
+    return _EVERY[name]()
 
 
 def description(name: str) -> str:
-    """What the preset is for: the first line of its docstring."""
-    return ({**PRESETS, **TRANSLATION_PRESETS}[name].__doc__ or "").strip().splitlines()[0]
+    """Return what a preset is for: the first line of its docstring."""
+    return (_EVERY[name].__doc__ or "").strip().splitlines()[0]

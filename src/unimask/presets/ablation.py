@@ -10,7 +10,8 @@ Source: Mask2Former (2112.01527), Tables 4 and 5.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimask.config.images import Experiment, ModelConfig, override
+from unimask.config.images import Experiment, ModelConfig
+from unimask.config.overrides import override
 from unimask.errors import ConfigError
 
 

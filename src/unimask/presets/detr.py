@@ -28,8 +28,8 @@ DETR_LOSSES = LossConfig(
 def detr(backbone: str, dilated: bool = False) -> Experiment:
     """DETR on COCO: 500 epochs, the rate falls tenfold after 400; short sides of 480 to 800.
 
-    Pictures are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
-    half of the pictures before. It also bounds the gradient's norm by 0.1, as here.
+    Images are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
+    half of the images before. It also bounds the gradient's norm by 0.1, as here.
     """
     return Experiment(
         model=DetrConfig(backbone=BackboneConfig(name=backbone, dilated=dilated)),
@@ -41,7 +41,7 @@ def detr(backbone: str, dilated: bool = False) -> Experiment:
             divisor=1,
         ),
         training=TrainingConfig(
-            steps=924_000,  # 118,287 pictures, batch 64
+            steps=924_000,  # 118,287 images, batch 64
             batch_size=64,
             weight_decay=1e-4,
             gradient_clip=0.1,
@@ -52,7 +52,7 @@ def detr(backbone: str, dilated: bool = False) -> Experiment:
 
 
 def detr_panoptic(backbone: str) -> Experiment:
-    """DETR with its mask head on COCO panoptic: for the weights of the original release."""
+    """DETR with its mask head on COCO panoptic: the settings of converted weights."""
     found = detr(backbone)
     return replace(
         found,
@@ -62,10 +62,10 @@ def detr_panoptic(backbone: str) -> Experiment:
 
 
 def detr_small() -> Experiment:
-    """Boxes in your own pictures on a modest machine: DETR with EfficientNet-Lite0, 128 channels.
+    """Boxes in your own images on a modest machine: DETR with EfficientNet-Lite0, 128 channels.
 
     DETR learns slowly: it needs many more steps than the presets of masks. A narrow and shallow one learned
-    faster in trials than one of 192 channels, and so did one that tells the encoder's input where cells are.
+    faster in trials than one of 192 channels, and so did one that adds positions to the encoder's input.
     Norms stay as ImageNet left them: start with its weights.
     """
     return Experiment(
@@ -106,7 +106,7 @@ def detr_small() -> Experiment:
 def detr_tiny() -> Experiment:
     """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU.
 
-    Its random backbone is shallow, so it works on stride 8 and tells the encoder's input where cells are.
+    Its random backbone is shallow, so it works on stride 8 and adds positions to the encoder's input.
     """
     return Experiment(
         model=DetrConfig(

@@ -17,7 +17,7 @@ from unimask.presets.shared import BACKBONES, poly_training, semantic_data
 
 
 def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
-    """The model of the paper with one of `BACKBONES`; Swin has a drop path rate of 0.3.
+    """Return the model of the paper with one of `BACKBONES`; Swin has a drop path rate of 0.3.
 
     `freeze_norm` matters for ResNet only, Swin has no batch norms.
     """
@@ -90,4 +90,4 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
     "cityscapes_panoptic": ("Cityscapes (19 categories)", cityscapes, tuple(BACKBONES)),
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
-"""Start of the preset's name -> what its description says, the function, and the backbones there are."""
+"""Start of the preset's name -> title, function, and the backbones there are."""

@@ -22,7 +22,7 @@ from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, poly_training, 
 
 
 def maskformer_model(backbone: str, encoder_layers: int) -> ModelConfig:
-    """MaskFormer with one of its backbones; `encoder_layers` refine stride 32 in its pixel decoder."""
+    """Return MaskFormer with one of its backbones and `encoder_layers` on stride 32 in its pixel decoder."""
     swin = backbone.startswith("swin")
     return ModelConfig(
         backbone=BackboneConfig(name=backbone, drop_path_rate=0.3 if swin else 0.0),
@@ -47,11 +47,11 @@ MASKFORMER_LOSSES = LossConfig(
 )
 """Source: MaskFormer (2107.06278), Sec. 4.1."""
 
-MASKFORMER_READING = PostprocessConfig(object_threshold=0.7, fill="winner")
+MASKFORMER_POSTPROCESS = PostprocessConfig(object_threshold=0.7, fill="winner")
 
 
 def maskformer_training(backbone: str, training: TrainingConfig) -> TrainingConfig:
-    """The optimiser of a backbone: Swin decays more, learns as fast as the rest, and warms up."""
+    """Return the optimiser settings of a backbone: Swin decays more, at the full rate, with a warm-up."""
     if backbone.startswith("swin"):
         return replace(
             training, learning_rate=6e-5, weight_decay=0.01, backbone_multiplier=1.0, warmup_steps=1500
@@ -62,15 +62,15 @@ def maskformer_training(backbone: str, training: TrainingConfig) -> TrainingConf
 def maskformer_coco(backbone: str) -> Experiment:
     """COCO panoptic: 300 epochs at batch 64; 6 encoder layers on ResNets, none on Swin.
 
-    The short side is resized to 480 to 800; the original sometimes crops before. What the optimiser of Swin
-    is here was not published with the paper; it is that of ADE20K.
+    The short side is resized to 480 to 800; the original sometimes crops before. The optimiser
+    of Swin was not published with the paper; it is that of ADE20K here.
     """
     swin = backbone.startswith("swin")
     return Experiment(
         model=maskformer_model(backbone, encoder_layers=0 if swin else 6),
         losses=MASKFORMER_LOSSES,
         data=DataConfig(crop=(800, 1333), jitter=ScaleJitter(low=0.6, high=1.0, relative_to="short_side")),
-        postprocess=MASKFORMER_READING,
+        postprocess=MASKFORMER_POSTPROCESS,
         training=maskformer_training(
             backbone, TrainingConfig(steps=554_400, batch_size=64, milestones=(2 / 3,))
         ),
@@ -84,7 +84,7 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
         model=maskformer_model(backbone, encoder_layers=0),
         losses=MASKFORMER_LOSSES,
         data=semantic_data((side, side), side, 4 * side),
-        postprocess=replace(MASKFORMER_READING, resize_classes=True),
+        postprocess=replace(MASKFORMER_POSTPROCESS, resize_classes=True),
         training=maskformer_training(backbone, poly_training(160_000)),
     )
 
@@ -102,7 +102,7 @@ def per_pixel_plus_ade20k(backbone: str) -> Experiment:
     Logits are resized, and not the values of the categories, as for any classifier of pixels.
     """
     model = _per_pixel_plus_model(backbone)
-    return replace(maskformer_ade20k_semantic(backbone), model=model, postprocess=MASKFORMER_READING)
+    return replace(maskformer_ade20k_semantic(backbone), model=model, postprocess=MASKFORMER_POSTPROCESS)
 
 
 def _per_pixel_plus_model(backbone: str) -> ModelConfig:
@@ -115,7 +115,7 @@ def maskformer_ade20k_panoptic(backbone: str) -> Experiment:
     return replace(
         semantic,
         model=maskformer_model(backbone, encoder_layers=6),
-        postprocess=MASKFORMER_READING,
+        postprocess=MASKFORMER_POSTPROCESS,
         data=semantic_data((640, 640), 640, 2560),
         training=replace(semantic.training, steps=720_000),
     )
@@ -176,4 +176,4 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
         ("resnet50",),
     ),
 }
-"""Name -> title, settings, backbones."""
+"""Start of the preset's name -> title, function, and the backbones there are."""

@@ -1,4 +1,4 @@
-"""Named experiments for people's own data on a modest machine, and the one of the shipped nuclei model."""
+"""Named experiments for your own data on a modest machine, and that of the shipped nuclei model."""
 
 from dataclasses import replace
 
@@ -43,9 +43,9 @@ def small() -> Experiment:
 
 
 def nuclei() -> Experiment:
-    """Nuclei in microscopy pictures, seen in tiles of 128 pixels: EfficientNet-Lite0, narrow decoder.
+    """Nuclei in microscopy images, in tiles of 128 pixels: EfficientNet-Lite0, narrow decoder.
 
-    A tile, resized, is as large as a training crop: queries and mask features know their place within it.
+    A resized tile is as large as a training crop: queries and mask features depend on positions within it.
     """
     model = narrow_model(EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(

@@ -40,7 +40,7 @@ EFFICIENTNET = BackboneConfig(
 def narrow_model(
     backbone: BackboneConfig, *, channels: int, queries: int, feedforward_channels: int, decoder_layers: int
 ) -> ModelConfig:
-    """A model with a narrow decoder of `channels` (a multiple of 32, for the norms) and 3 encoder layers."""
+    """Return a model with a narrow decoder of `channels` (a multiple of 32) and 3 encoder layers."""
     return ModelConfig(
         backbone=backbone,
         pixel_decoder=PixelDecoderConfig(
@@ -56,7 +56,7 @@ def narrow_model(
 
 
 def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataConfig:
-    """The data of ADE20K, Cityscapes and Mapillary Vistas, for every task.
+    """Return the data settings of ADE20K, Cityscapes and Mapillary Vistas, for every task.
 
     In training the short side is resized to 0.5 to 2 times `short_side`, colors are jittered and a crop is
     taken. The original draws one of 16 sizes in that range and bounds the long side as well.
@@ -71,5 +71,5 @@ def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataC
 
 
 def poly_training(steps: int) -> TrainingConfig:
-    """The polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas: no warm-up."""
+    """Return the polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas: no warm-up."""
     return TrainingConfig(steps=steps, schedule="poly", warmup_steps=0)

@@ -74,4 +74,4 @@ TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
     "glyphs": glyphs,
     "transformer-tiny-multi30k": transformer_tiny_multi30k,
 }
-"""Name -> function that gives the experiment, of models that read a sequence and write tokens."""
+"""Name -> function that gives the experiment, of models of text."""

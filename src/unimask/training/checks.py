@@ -1,4 +1,4 @@
-"""What can be said about the settings of a training before anything is built."""
+"""Checks of the settings of a training before anything is built."""
 
 import torch
 
@@ -8,7 +8,7 @@ from unimask.errors import ConfigError
 
 
 def check_settings(config: TrainingConfig, processes: int) -> None:
-    """Nothing comes out; the settings can work.
+    """Check that the settings can work.
 
     Raises:
         ConfigError: one of them cannot, or the batch does not divide among processes and passes.
@@ -21,7 +21,7 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
     if config.batch_size % (processes * config.accumulate):
         raise ConfigError(
             "training.batch_size",
-            f"{config.batch_size} pictures or tokens do not divide among {processes} processes x "
+            f"{config.batch_size} images or tokens do not divide among {processes} processes x "
             f"{config.accumulate} passes (training.accumulate); take a multiple of "
             f"{processes * config.accumulate}",
         )
@@ -30,11 +30,11 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
 _DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {
     "detection": "model.mask_head=false"
 }
-"""Task -> the setting with which a DETR is trained for it."""
+"""Task -> the setting with which a DETR can be trained for it."""
 
 
 def check_model(model: AnyModelConfig, task: str) -> None:
-    """Nothing comes out; a model of this kind can be trained for the task.
+    """Check that a model of this kind can be trained for the task.
 
     Raises:
         ConfigError: it cannot.
@@ -53,7 +53,7 @@ def check_model(model: AnyModelConfig, task: str) -> None:
 
 
 def check_device(name: str, devices: int, precision: str) -> tuple[str, int | list[int]]:
-    """The engine's words for a device: its kind, and how many or which one.
+    """Return the engine's terms for a device: its kind, and how many or which one.
 
     Raises:
         ConfigError: the device is not here, there are too few, or it cannot compute in this precision.

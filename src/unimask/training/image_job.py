@@ -1,31 +1,36 @@
-"""Training of models that find segments or boxes in pictures."""
+"""Train models that find segments or boxes in images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import Experiment, TrainingConfig
+from unimask.config.images import Experiment, TrainingConfig, experiment_to_dict
+from unimask.data.category_tables import categories_to_json
 from unimask.data.loader import box_mask_targets, training_loader
-from unimask.inference.evaluation import TaskMetrics
+from unimask.inference.evaluation import TaskMetrics, measure
+from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.criterion import Average
 from unimask.models.build import Model, build_model
-from unimask.structures import Batch
+from unimask.structures import Batch, Losses, Prediction, Uniform
 from unimask.training.annealing import forward_in_step
+from unimask.training.image_data import TrainingTask
 from unimask.training.initial import load_initial
 from unimask.training.job import Stream
-from unimask.training.step import LossOfBatch, count_targets, to_device, uniform_source
-from unimask.training.task import TrainingTask, describe_run, evaluate_model
+from unimask.training.step import Forward, to_device, to_report, uniform_source
+
+Criterion = Callable[[Any, Any, Uniform], Losses]
+"""Prediction and targets are of the kind of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskJob:
-    """A `Job` on pictures. `initial` says where weights start, as `loop.train` explains."""
+    """A `Job` on images. `initial` is that of `run.train`."""
 
     experiment: Experiment
     task: TrainingTask
@@ -34,44 +39,50 @@ class MaskJob:
 
     @property
     def training(self) -> TrainingConfig:
-        """The settings of the loop."""
+        """Return the settings of the loop."""
         return self.experiment.training
 
     @property
     def unit(self) -> str:
-        """What speed is counted in."""
+        """Return the unit of speed, as the log names it."""
         return "pictures"
 
     @property
     def primary_metric(self) -> str:
-        """The metric whose largest value makes the best model."""
+        """Return the metric whose largest value makes the best model."""
         return self.task.primary_metric
 
     @property
     def source(self) -> str:
-        """Data, task and number of pictures."""
+        """Return data, task and number of images."""
         return f"{Path(self.task.data).name} ({self.task.task}, {len(self.task.training)} pictures)"
 
     def describe(self) -> dict[str, object]:
-        """What names the run, ready for JSON."""
-        return describe_run(self.experiment, self.task)
+        """Return what identifies the run, ready for JSON."""
+        return {
+            "task": self.task.task,
+            "data": self.task.data,
+            "pictures": len(self.task.training),
+            "categories": categories_to_json(self.task.categories),
+            "experiment": experiment_to_dict(self.experiment),
+        }
 
     def keep(self, folder: Path) -> None:
-        """Nothing: everything is in the description."""
+        """Write nothing: everything is in the description."""
 
     def build(self) -> nn.Module:
-        """The model with random weights."""
+        """Build the model with random weights."""
         model = build_model(self.experiment.model, len(self.task.categories))
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it
         return model
 
     def initialise(self, model: nn.Module) -> str:
-        """Fills the model with the weights it starts from, and says which."""
+        """Fill the model with its initial weights; return which they are."""
         our_model = cast(Model, model)
         return load_initial(our_model, self.experiment.model.backbone, self.task.categories, self.initial)
 
     def stream(self, *, start_step: int, rank: int, world: int, pin_memory: bool) -> Stream[Batch]:
-        """Augmented batches."""
+        """Return endless augmented batches."""
         config, backbone = self.training, self.experiment.model.backbone
         return training_loader(
             self.task.training,
@@ -88,41 +99,42 @@ class MaskJob:
         )
 
     def items(self, batches: Sequence[Batch]) -> int:
-        """Pictures."""
+        """Return the number of images."""
         return sum(len(batch.targets) for batch in batches)
 
     def targets(self, batches: Sequence[Batch]) -> int:
-        """Segments or boxes to find."""
-        return count_targets(batches)
+        """Return the number of segments or boxes to find."""
+        return sum(len(target) for batch in batches for target in batch.targets)
 
-    def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int, int], LossOfBatch]:
-        """Matching and losses on masks, on boxes, or on both."""
+    def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int, int], "LossOfBatch"]:
+        """Return what matches and measures a batch: masks, boxes, or both."""
         kind, count = kind_of(self.experiment.model), len(self.task.categories)
         criterion = build_criterion(self.experiment.losses, count, average, kind=kind).to(device)
-        prepare: Callable[[Batch], Batch] = box_mask_targets if kind == "boxes_and_masks" else _as_it_is
 
-        def measure(batch: Batch, step: int, seed: int) -> LossOfBatch:
+        def loss_of(batch: Batch, step: int, seed: int) -> "LossOfBatch":
+            whole = box_mask_targets(batch) if kind == "boxes_and_masks" else batch
             uniform = uniform_source(seed, device)
             forward = forward_in_step(self.experiment, step, uniform)
-            return LossOfBatch(to_device(prepare(batch), device), criterion, uniform, forward)
+            return LossOfBatch(to_device(whole, device), criterion, uniform, forward)
 
-        return measure
+        return loss_of
 
     def evaluate(
         self, model: nn.Module, progress: Callable[[int, int], None], *, rank: int, world: int
     ) -> TaskMetrics:
-        """The metrics of the task over this process's share of the val split."""
+        """Return the metrics of the task over this process's share of the val split."""
         our_model = cast(Model, model)
         device = next(our_model.parameters()).device
-        about = self._model_file("in training")
-        return evaluate_model(our_model, about, self.task, device, progress, rank=rank, world=world)
+        segmenter = Segmenter(our_model, self._model_file("in training"), device)
+        share = range(rank, len(self.task.validation), world)
+        return measure(segmenter, self.task.validation, self.task.task, share, progress)
 
     def headline(self, values: Mapping[str, float]) -> str:
-        """The most important of all metrics, in one line."""
+        """Return the most important metrics in one line."""
         return self.task.headline(values)
 
     def save(self, folder: Path, model: nn.Module, provenance: str) -> None:
-        """Writes a model folder."""
+        """Write a model folder."""
         save_model(folder, cast(Model, model), self._model_file(provenance))
 
     def _model_file(self, provenance: str) -> ModelFile:
@@ -134,6 +146,28 @@ class MaskJob:
         )
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    """Nothing to add to the targets."""
-    return batch
+class LossOfBatch:
+    """Call the model on a batch and measure the losses; both are kept, to explain what is not finite."""
+
+    def __init__(self, batch: Batch, criterion: Criterion, uniform: Uniform, forward: Forward) -> None:
+        self.batch, self.criterion, self.uniform, self.forward = batch, criterion, uniform, forward
+        self.measured: tuple[Prediction, Losses] | None = None
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        """`total`, and each term of the final prediction, not weighted."""
+        prediction = self.forward(model, self.batch.images)
+        losses = self.criterion(prediction, self.batch.targets, self.uniform)
+        self.measured = (prediction, losses)
+        return to_report(losses)
+
+    def problem(self) -> str:
+        """Return which terms are not finite, for which images (all, where every prediction is finite)."""
+        assert self.measured is not None
+        prediction, losses = self.measured
+        terms = [name for name, values in losses.terms.items() if not bool(torch.isfinite(values).all())]
+        names = [
+            name
+            for name, good in zip(self.batch.image_ids, prediction.finite().tolist(), strict=True)
+            if not good
+        ]
+        return f"{', '.join(terms) or 'the total'} of {', '.join(names or self.batch.image_ids)}"

@@ -1,4 +1,4 @@
-"""Where the weights of a training start."""
+"""The initial weights of a training."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def load_initial(
     categories: Categories,
     initial: str | Path | None,
 ) -> str:
-    """A sentence for the provenance; fills the model in place.
+    """Fill the model in place with its initial weights; return a sentence for the provenance.
 
     `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet; of an EoMT,
     DINOv2's or DINOv3's by timm's name in `model.backbone.name`) or `imagenet:FILE` (from a file), or a model

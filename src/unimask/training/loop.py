@@ -16,13 +16,12 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 import unimask
-from unimask.config.images import Experiment, Task, TrainingConfig, check_task
-from unimask.machine import describe_machine
+from unimask.config.images import TrainingConfig
+from unimask.machine import command_line, describe_machine
 from unimask.models.memory import spare_memory
 from unimask.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.average import average_of
-from unimask.training.checks import check_device, check_model, check_settings
-from unimask.training.image_job import MaskJob
+from unimask.training.checks import check_device, check_settings
 from unimask.training.job import AnyJob, Measure
 from unimask.training.optimizer import build_optimizer, set_learning_rate
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
@@ -31,59 +30,15 @@ from unimask.training.result import TrainingError, TrainingResult
 from unimask.training.run_folder import RunFolder, nothing_left_behind
 from unimask.training.speed import Window, report_step
 from unimask.training.step import LossModule, NormStatistics, random_seed
-from unimask.training.stopping import deaf_children, stop_signals
-from unimask.training.task import open_task
+from unimask.training.stopping import stop_signals, without_signals
 
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
 _PATIENCE = timedelta(hours=1)  # how long processes wait for the slowest one
 
 
-def train(
-    experiment: Experiment,
-    task: Task,
-    data: str | Path,
-    output: str | Path,
-    *,
-    resume: bool = False,
-    initial: str | Path | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    nodes: int = 1,
-    reporter: Reporter | None = None,
-    licence: str = "not stated",
-) -> TrainingResult:
-    """Trains a model and leaves everything about it in the folder `output` (see `training/run_folder.py`).
-
-    `resume` continues the run in `output` after a stop or a kill at any moment, exactly as if it had never
-    stopped; where there is nothing yet, it starts. The experiment must be the same but for the length
-    (`training.steps`; the schedule then stretches from there on), bookkeeping and `training.accumulate`.
-    `initial` says where weights start: None is random, `imagenet` takes the backbone's weights from ImageNet,
-    anything else is a model folder, or a model of the package, to fine-tune. `device` is auto, cpu, cuda,
-    cuda:1 or mps. With several `devices` or `nodes` each process runs the calling script (the engine starts
-    those of this machine; `torchrun` or a cluster's scheduler can); `output` must be a folder that all see.
-    A run that fails before its first checkpoint leaves no folder behind.
-    Ctrl-C, or for a single process SIGTERM, ends the run after the step with a checkpoint; twice, at once.
-
-    Raises:
-        DataError: the data or the run folder cannot be used as asked.
-        ConfigError: a setting is impossible, or differs from that of the run to resume.
-        WeightsError: the initial weights do not fit.
-        TrainingError: too many steps in a row were not finite.
-    """
-    check_task(task)
-    check_model(experiment.model, task)
-
-    def open_job() -> MaskJob:
-        opened = open_task(data, task, experiment)
-        return MaskJob(experiment=experiment, task=opened, initial=initial, licence=licence)
-
-    machines = Machines(device=device, devices=devices, nodes=nodes)
-    return run_job(open_job, experiment.training, machines, output, resume=resume, reporter=reporter)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Machines:
-    """Where a training runs, as `train` explains."""
+    """The machines that a training runs on, as in `run.train`."""
 
     device: str
     devices: int
@@ -99,10 +54,10 @@ def run_job(
     resume: bool,
     reporter: Reporter | None,
 ) -> TrainingResult:
-    """What `train` does, for any job; it is opened in each process, after they have been started.
+    """Train a job, which is opened in each process after they have been started.
 
     Raises:
-        DataError, ConfigError, WeightsError, TrainingError: see `train`.
+        DataError, ConfigError, WeightsError, TrainingError: see `run.train`.
     """
     device, devices, nodes = machines.device, machines.devices, machines.nodes
     check_settings(config, devices * nodes)
@@ -120,7 +75,8 @@ def run_job(
     folder = RunFolder(Path(output))
 
     def begin() -> None:
-        folder.begin(job.describe(), resume=resume)
+        about = {"unimask": unimask.__version__, "command": command_line()}
+        folder.begin(about | job.describe(), resume=resume)
         job.keep(folder.path)
 
     with nothing_left_behind(folder.path) if fabric.is_global_zero else nullcontext():
@@ -131,7 +87,7 @@ def run_job(
 
 
 class _Training:
-    """A run: the state that changes from step to step, and what changes it."""
+    """A run: its state and the steps that change it."""
 
     def __init__(self, fabric: Fabric, job: AnyJob, folder: RunFolder, reporter: Reporter) -> None:
         self.fabric, self.job, self.config = fabric, job, job.training
@@ -166,11 +122,11 @@ class _Training:
         self.stream = self._stream()
 
     def ask_to_stop(self) -> None:
-        """Ends the run after the step that is under way."""
+        """End the run after the current step."""
         self.stop_asked = True
 
     def run(self) -> TrainingResult:
-        """All steps that are left, with checkpoints and evaluations on the way."""
+        """Run all remaining steps, with checkpoints and evaluations on the way."""
         self.reporter.start(steps=self.config.steps, done=self.step)
         try:
             if self.step:
@@ -184,7 +140,7 @@ class _Training:
             return self._finish()
         finally:
             self.reporter.stop()
-            self.source.close()  # its workers are deaf to signals: nothing else would end them at exit
+            self.source.close()  # its workers ignore signals: nothing else would end them at exit
             if self.record is not None:
                 self.record.close()
 
@@ -203,7 +159,7 @@ class _Training:
             world=self.fabric.world_size,
             pin_memory=self.fabric.device.type == "cuda",
         )
-        with deaf_children():  # the first batch starts the workers
+        with without_signals():  # the first batch starts the workers
             first = () if self._at_end() else (next(self.source),)
         return chain(first, self.source)
 
@@ -218,11 +174,11 @@ class _Training:
         self.step += 1
         items = self.job.items(batches) * self.fabric.world_size
         self.window.add_time(items, time.monotonic() - started)
-        self._note_skip(problems)
+        self._log_skip(problems)
         self._report(rate)
 
     def _gradients(self, batches: list[Any]) -> tuple[str, ...]:
-        """Adds up the gradients of the passes of a step; gives what was not finite, and then takes none."""
+        """Add up the gradients of the passes of a step; return what was not finite, and then no gradients."""
         count = torch.tensor(float(self.job.targets(batches)), device=self.fabric.device)
         self.targets_per_pass = sum_of_all(count) / (len(batches) * self.fabric.world_size)
         self.losses_of_step = {}
@@ -242,7 +198,7 @@ class _Training:
         return ()
 
     def _agree(self, measure: Measure, losses: dict[str, Tensor], passes: int) -> tuple[str, ...]:
-        """What is not finite in any process. Also sums losses, and hears whether a process shall stop."""
+        """Return what is not finite in any process; also sum losses and see whether a process must stop."""
         values = torch.stack([value.detach().float() for value in losses.values()])
         bad = (~torch.isfinite(values).all()).float()
         stop = torch.tensor(float(self.stop_asked), device=values.device)
@@ -256,7 +212,7 @@ class _Training:
         return ()
 
     def _update(self) -> tuple[str, ...]:
-        """Clips and steps; gives what was not finite. With float16 that lowers the loss scale."""
+        """Clip and step; return what was not finite, which with float16 lowers the loss scale."""
         clip = self.config.gradient_clip
         total = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=clip, error_if_nonfinite=False
@@ -274,7 +230,7 @@ class _Training:
         self.window.add_update(self.losses_of_step, norm)
         return ()
 
-    def _note_skip(self, problems: tuple[str, ...]) -> None:
+    def _log_skip(self, problems: tuple[str, ...]) -> None:
         if not problems:
             self.skipped_in_row = 0
             return
@@ -320,12 +276,14 @@ class _Training:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        """Each process measures its share of the data; the first one adds them up and writes."""
+        """Measure this process's share of the data; the first process adds them up and writes."""
         started = time.monotonic()
         model = self._best_weights()
+        was_training = model.training
         share = self.job.evaluate(
-            model, self.reporter.evaluating, rank=self.fabric.global_rank, world=self.fabric.world_size
+            model.eval(), self.reporter.evaluating, rank=self.fabric.global_rank, world=self.fabric.world_size
         )
+        model.train(was_training)
         metrics, *others = gather(share)
         record = self.record
         if record is None:

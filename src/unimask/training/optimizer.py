@@ -100,7 +100,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> tuple[Paramete
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; each group keeps its full rate under `full_rate`."""
+    """Return AdamW over all trainable parameters; each group keeps its full rate under `full_rate`."""
     groups = []
     for group in parameter_groups(model, config):
         rate = config.learning_rate * group.rate
@@ -123,7 +123,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: TrainingConfig) -> float:
-    """The rate outside of the backbone in step `step` (counted from 0); sets the rates of all groups."""
+    """Set the rates of all groups for step `step` (counted from 0); return that outside of the backbone."""
     factors = {part: learning_rate_factor(step, config, in_backbone=part) for part in (False, True)}
     for group in optimizer.param_groups:
         group["lr"] = group["full_rate"] * factors[group["in_backbone"]]
@@ -131,5 +131,5 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Train
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    """All parameters that the optimiser moves."""
+    """Return all parameters that the optimiser updates."""
     return (parameter for group in optimizer.param_groups for parameter in group["params"])

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -19,39 +19,39 @@ class StepReport:
     terms: Mapping[str, float]  # of the final prediction, not weighted, mean over the same steps
     learning_rate: float
     speed: float  # in training, without evaluations
-    unit: str  # of so many a second: pictures, tokens
+    unit: str  # of speed, per second: pictures, tokens
     seconds_left: float
     logged: bool  # this step has a line in the log
 
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Is told what happens; only in the first of several processes."""
+    """What a training reports to, in the first of several processes only."""
 
     def start(self, *, steps: int, done: int) -> None:
-        """The training begins, or goes on after `done` of `steps` steps."""
+        """Report that the training begins, or goes on after `done` of `steps` steps."""
 
     def step(self, report: StepReport) -> None:
-        """A step is done."""
+        """Report a step that is done."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """`done` of `total` pictures (or lines) of an evaluation are done."""
+        """Report that `done` of `total` images (or lines) of an evaluation are done."""
 
     def message(self, text: str) -> None:
-        """Something that a reader of the log should see."""
+        """Report something that a reader of the log should know."""
 
     def stop(self) -> None:
-        """The training is over, in whichever way."""
+        """Report that the training is over, completed or not."""
 
 
 def duration(seconds: int | float) -> str:
-    """Hours, minutes and seconds: `1:02:03`."""
+    """Return hours, minutes and seconds: `1:02:03`."""
     whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def describe(report: StepReport) -> str:
-    """A step in one line."""
+    """Describe a step in one line."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in report.terms.items())
     return (
         f"step {report.step}/{report.steps}  loss {report.loss:.3f} ({terms})  "
@@ -61,22 +61,22 @@ def describe(report: StepReport) -> str:
 
 
 class SilentReporter:
-    """Shows nothing."""
+    """Show nothing."""
 
     def start(self, *, steps: int, done: int) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def step(self, report: StepReport) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def evaluating(self, done: int, total: int) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def message(self, text: str) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
     def stop(self) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
 
 def _write_to_standard_error(text: str) -> None:
@@ -84,33 +84,33 @@ def _write_to_standard_error(text: str) -> None:
 
 
 class PlainReporter:
-    """One line per logged step, for files and pipes; on standard error, or given to `write`."""
+    """Show one line per logged step, for files and pipes: on standard error, or given to `write`."""
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write or _write_to_standard_error
 
     def start(self, *, steps: int, done: int) -> None:
-        """Says where the training begins."""
+        """Show where the training begins."""
         self.message(f"training for {steps} steps" if done == 0 else f"going on after step {done} of {steps}")
 
     def step(self, report: StepReport) -> None:
-        """A line where the log has one too."""
+        """Show a line where the log has one too."""
         if report.logged:
             self.message(describe(report))
 
     def evaluating(self, done: int, total: int) -> None:
-        """Shows nothing: the result is one line."""
+        """Show nothing: the result is one line."""
 
     def message(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line."""
         self._write(text)
 
     def stop(self) -> None:
-        """Shows nothing."""
+        """Show nothing."""
 
 
 class RichReporter:
-    """A bar with loss, speed and time left, and a second one while an evaluation runs."""
+    """Show a bar with loss, speed and time left, and a second one while an evaluation runs."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
@@ -125,12 +125,12 @@ class RichReporter:
         self._evaluation: TaskID | None = None
 
     def start(self, *, steps: int, done: int) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         self._training = self._progress.add_task("training", total=steps, completed=done, details="")
         self._progress.start()
 
     def step(self, report: StepReport) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         details = (
             f"loss {report.loss:.2f}  {report.speed:.2f} {report.unit}/s  "
             f"{duration(report.seconds_left)} left"
@@ -138,7 +138,7 @@ class RichReporter:
         self._progress.update(self._training, completed=report.step, details=details)
 
     def evaluating(self, done: int, total: int) -> None:
-        """Moves the second bar, which is there until the evaluation is done."""
+        """Move the second bar, which stays until the evaluation is done."""
         if self._evaluation is None:
             self._evaluation = self._progress.add_task("evaluating", total=total, details="")
         self._progress.update(self._evaluation, completed=done)
@@ -147,14 +147,14 @@ class RichReporter:
             self._evaluation = None
 
     def message(self, text: str) -> None:
-        """A line above the bars."""
+        """Show a line above the bars."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def stop(self) -> None:
-        """Leaves the bar as it is."""
+        """Leave the bar as it is."""
         self._progress.stop()
 
 
 def automatic_reporter() -> Reporter:
-    """A bar where standard error is a terminal, lines elsewhere."""
+    """Return a bar where standard error is a terminal, lines elsewhere."""
     return RichReporter() if sys.stderr.isatty() else PlainReporter()

@@ -1,4 +1,4 @@
-"""What is written down while a training runs: `metrics.jsonl`, TensorBoard, and which evaluation was best."""
+"""The log of a training: `metrics.jsonl`, TensorBoard, and which evaluation was best."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _plain(value: int | float) -> int | float | None:
-    """JSON knows no NaN and no infinity."""
+    """Return None for what JSON cannot hold: NaN and infinity."""
     return value if math.isfinite(value) else None
 
 
@@ -29,7 +29,7 @@ def _open_tensorboard(folder: Path, step: int, message: Callable[[str], None]) -
 
 
 class RunRecord:
-    """The record of a run up to `step`; what was written beyond it (before a kill) is dropped."""
+    """The log of a run up to `step`; lines beyond it, written before a kill, are dropped."""
 
     def __init__(self, folder: RunFolder, step: int, primary: str, message: Callable[[str], None]) -> None:
         self._folder = folder
@@ -48,18 +48,18 @@ class RunRecord:
                 self._tensorboard.add_scalar(f"{group}/{name}", value, step)
 
     def log_step(self, step: int, values: Mapping[str, int | float]) -> None:
-        """A line of losses, rates and speed."""
+        """Log losses, rates and speed."""
         self._folder.append_metrics(
             {"kind": "step", "step": step, **{k: _plain(v) for k, v in values.items()}}
         )
         self._add_scalars("training", step, values)
 
     def log_skip(self, step: int, problems: tuple[str, ...]) -> None:
-        """A step that was not taken, and why."""
+        """Log a skipped step and why it was skipped."""
         self._folder.append_metrics({"kind": "skipped", "step": step, "problems": list(problems)})
 
     def log_evaluation(self, step: int, values: Mapping[str, float], seconds: float) -> None:
-        """The metrics of an evaluation."""
+        """Log the metrics of an evaluation."""
         self._evaluations[step] = dict(values)
         plain = {name: _plain(value) for name, value in values.items()}
         self._folder.append_metrics({"kind": "evaluation", "step": step, "seconds": seconds, "values": plain})
@@ -68,39 +68,39 @@ class RunRecord:
             self._tensorboard.flush()
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether the model after this step has been evaluated."""
+        """Return whether the model after this step has been evaluated."""
         return step in self._evaluations
 
     def score(self, step: int) -> float:
-        """The primary metric after a step; what is not a number counts as worse than everything."""
+        """Return the primary metric after a step; NaN counts as worse than everything."""
         value = self._evaluations[step][self._primary]
         return -math.inf if math.isnan(value) else value
 
     def is_better(self, values: Mapping[str, int | float]) -> bool:
-        """Whether these metrics beat all earlier evaluations."""
+        """Return whether these metrics beat all earlier evaluations."""
         value = values[self._primary]
         best = self.best_step()
         return best == 0 or (not math.isnan(value) and value > self.score(best))
 
     def best_step(self) -> int:
-        """The step of the best evaluation, the first one of equals; 0 where there is none."""
+        """Return the step of the best evaluation, the first of equals; 0 where there is none."""
         return max(self._evaluations, key=lambda step: (self.score(step), -step), default=0)
 
     def best(self) -> dict[str, float]:
-        """The metrics of the best evaluation; empty where there is none."""
+        """Return the metrics of the best evaluation; empty where there is none."""
         return self._evaluations.get(self.best_step(), {})
 
     def last(self) -> dict[str, float]:
-        """The metrics of the latest evaluation; empty where there is none."""
+        """Return the metrics of the latest evaluation; empty where there is none."""
         return self._evaluations.get(max(self._evaluations, default=0), {})
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the log of TensorBoard."""
         if self._tensorboard is not None:
             self._tensorboard.close()
 
     def summary(self) -> dict[str, object]:
-        """The final and the best evaluation, ready for JSON."""
+        """Return the final and the best evaluation, ready for JSON."""
         return {
             "final": {name: _plain(value) for name, value in self.last().items()},
             "best": {name: _plain(value) for name, value in self.best().items()},

@@ -1,4 +1,4 @@
-"""What a training gives back, and the error that stops it."""
+"""The result of a training, and the error that stops it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

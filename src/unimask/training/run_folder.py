@@ -1,4 +1,4 @@
-"""The folder of a run: nothing in it is ever half-written, so a kill at any moment costs only time.
+"""The folder of a run, in which every file appears complete: a kill at any moment costs only time.
 
 experiment.json      the settings, the task, the data and its categories
 metrics.jsonl        one line per logged step, evaluation and skipped step
@@ -38,7 +38,7 @@ CHANGEABLE = frozenset(
 
 
 def flatten(values: object, path: str = "") -> dict[str, object]:
-    """Nested dicts as one dict with dotted paths; lists are values."""
+    """Return nested dicts as one dict with dotted paths; lists are values."""
     if not isinstance(values, Mapping):
         return {path: values}
     return {
@@ -47,7 +47,7 @@ def flatten(values: object, path: str = "") -> dict[str, object]:
 
 
 def _completed(experiment: object) -> object:
-    """The settings with defaults for those that an earlier version did not have when it wrote them."""
+    """Return the settings with the defaults of those that an earlier version did not write."""
     if not isinstance(experiment, dict):
         return experiment
     try:
@@ -57,7 +57,7 @@ def _completed(experiment: object) -> object:
 
 
 def differences(old: object, new: object) -> list[str]:
-    """Each setting that differs, as `path: old -> new`; what may change on resuming is left out."""
+    """Return each setting that differs, as `path: old -> new`, without those that may change on resuming."""
     before, after = flatten(old), flatten(new)
     return [
         f"{path}: {before.get(path)!r} -> {after.get(path)!r}"
@@ -68,7 +68,7 @@ def differences(old: object, new: object) -> list[str]:
 
 @contextmanager
 def nothing_left_behind(run: Path) -> Iterator[None]:
-    """Inside, a training that fails before its first checkpoint leaves no folder to be in the way.
+    """Remove the folder of a training that fails inside before its first checkpoint.
 
     A folder that held something before stays as it is.
     """
@@ -87,7 +87,7 @@ def nothing_left_behind(run: Path) -> Iterator[None]:
 
 
 class RunFolder:
-    """Reads and writes the files of a run. Only the first of several processes writes."""
+    """The files of a run. Only the first of several processes writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,7 +100,7 @@ class RunFolder:
         self._results = path / "results.json"
 
     def begin(self, description: dict[str, object], *, resume: bool) -> None:
-        """Makes the folder, or checks that it holds the same run.
+        """Make the folder, or check that it holds the same run.
 
         `description` is JSON-ready; its `experiment` is compared setting by setting.
 
@@ -151,10 +151,10 @@ class RunFolder:
     # checkpoints
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Writes `checkpoints/step_N` under a temporary name, renames it, then removes the oldest ones.
+        """Write `checkpoints/step_N` complete, then remove the oldest ones.
 
         Raises:
-            DataError: the disk is full or does not let itself be written to.
+            DataError: the disk is full or cannot be written to.
         """
         target = self._checkpoints / f"step_{step}"
         try:
@@ -170,12 +170,12 @@ class RunFolder:
             shutil.rmtree(self._checkpoints / f"step_{old}", ignore_errors=True)
 
     def _steps(self) -> list[int]:
-        """The steps that have a checkpoint, newest first."""
+        """Return the steps that have a checkpoint, newest first."""
         names = [item.name.removeprefix("step_") for item in self._checkpoints.glob("step_*")]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def latest_checkpoint(self) -> dict[str, Any]:
-        """The state of the newest checkpoint that can be read; empty where there is none.
+        """Return the state of the newest checkpoint that can be read; empty where there is none.
 
         Raises:
             DataError: there are checkpoints, but none of them can be read.
@@ -198,7 +198,7 @@ class RunFolder:
     # the log
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of `metrics.jsonl`; a line that a kill cut off ends them."""
+        """Return all complete lines of `metrics.jsonl`, up to one that a kill cut off."""
         if not self._metrics.exists():
             return []
         records = []
@@ -210,16 +210,16 @@ class RunFolder:
         return records
 
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops the lines beyond `step`; gives those that stay."""
+        """Drop the lines beyond `step`; return the others."""
         records = [record for record in self.read_metrics() if record["step"] <= step]
         write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in records))
         return records
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
-        """One more line."""
+        """Append a line to `metrics.jsonl`."""
         with open(self._metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def write_results(self, results: Mapping[str, object]) -> None:
-        """`results.json`, at the end."""
+        """Write `results.json`, at the end."""
         write_text(self._results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")

@@ -1,10 +1,10 @@
-"""The learning rate as a function of the step: nothing to save, nothing to restore."""
+"""The learning rate as a function of the step, without state to save and restore."""
 
 from unimask.config.images import TrainingConfig
 
 
 def learning_rate_factor(step: int, config: TrainingConfig, *, in_backbone: bool = False) -> float:
-    """What the learning rates of step `step` (counted from 0) are multiplied with, in [0, 1].
+    """Return the factor in [0, 1] of the learning rates in step `step` (counted from 0).
 
     Step schedule: a tenth after each milestone, which is a share of all steps. Poly schedule:
     `(1 - step / steps) ** power`. Both are multiplied with a linear warm-up: it is a line through zero before

@@ -1,4 +1,4 @@
-"""Means since the last line of the log, and how long the rest takes."""
+"""Means since the last line of the log, and the time left."""
 
 import math
 from collections.abc import Mapping
@@ -16,41 +16,41 @@ class Window:
     losses: dict[str, float] = field(default_factory=dict)
     norm: float = 0.0
     updates: int = 0
-    items: int = 0  # pictures, or tokens
+    items: int = 0  # images, or tokens
     steps: int = 0
     seconds: float = 0.0
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> "Window":
-        """The inverse of `state`."""
+        """Return the window of a `state`."""
         known = {
             "items" if name == "pictures" else name: value for name, value in state.items()
         }  # before 0.2
         return Window(**known)
 
     def add_update(self, losses: Mapping[str, float], norm: float) -> None:
-        """A step that was taken; `norm` is that of the gradient before clipping."""
+        """Add a step that was taken; `norm` is that of the gradient before clipping."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
         self.norm += norm
         self.updates += 1
 
     def add_time(self, items: int, seconds: int | float) -> None:
-        """How long a step took, taken or skipped."""
+        """Add the duration of a step, taken or skipped."""
         self.items += items
         self.steps += 1
         self.seconds += seconds
 
     def means(self) -> dict[str, float]:
-        """Mean losses over the steps that were taken; empty where none was."""
+        """Return the mean losses over the steps that were taken; empty where none was."""
         return {name: value / self.updates for name, value in self.losses.items()}
 
     def items_per_second(self) -> float:
-        """The speed of training, without evaluations."""
+        """Return the speed of training, without evaluations."""
         return self.items / self.seconds if self.seconds > 0 else 0.0
 
     def as_record(self, rate: float, skipped: int, seconds: float, *, unit: str) -> dict[str, int | float]:
-        """A line of the log; what is not known is not a number."""
+        """Return a line of the log, with NaN for what is not known."""
         means = self.means()
         return {
             "loss": means.pop("total", math.nan),
@@ -63,7 +63,7 @@ class Window:
         }
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint; `from_state` is the inverse."""
+        """Return plain values for the checkpoint; `from_state` is the inverse."""
         return {
             "losses": dict(self.losses),
             "norm": self.norm,
@@ -84,7 +84,7 @@ def report_step(
     unit: str,
     logged: bool,
 ) -> StepReport:
-    """What a reporter is told after a step; the time left counts the evaluations to come."""
+    """Return the report of a step; the time left counts the evaluations to come."""
     left = (config.steps - step) * window.seconds / max(1, window.steps)
     if config.evaluate_every > 0:
         left += -(-(config.steps - step) // config.evaluate_every) * evaluation_seconds

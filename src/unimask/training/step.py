@@ -1,32 +1,24 @@
-"""One forward pass of a training step: what leaves the wrapped model is plain tensors."""
+"""What every training step needs: seeds, batches on the device, the module that the engine wraps."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimask.structures import (
-    Batch,
-    ImageBatch,
-    Losses,
-    Prediction,
-    Uniform,
-    map_tensors,
-)
+from unimask.structures import ImageBatch, Losses, Prediction, Uniform, map_tensors
 
-Criterion = Callable[[Any, Any, Uniform], Losses]
-"""Prediction and targets are of one kind, that of the model."""
+BatchType = TypeVar("BatchType")
 
 
 def random_seed(*numbers: int) -> int:
-    """A seed for PyTorch, well mixed from the numbers: a step's randomness depends on nothing but them."""
+    """Return a seed for PyTorch, well mixed from the numbers: a step's randomness depends on them alone."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def uniform_source(seed: int, device: torch.device) -> Uniform:
-    """Draws uniform numbers on `device` from a generator of its own."""
+    """Return a function that draws uniform numbers on `device` from a generator of its own."""
     generator = torch.Generator(device=device).manual_seed(seed)
 
     def uniform(shape: tuple[int, ...]) -> Tensor:
@@ -35,8 +27,8 @@ def uniform_source(seed: int, device: torch.device) -> Uniform:
     return uniform
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`; placements and ids are no tensors."""
+def to_device(batch: BatchType, device: torch.device) -> BatchType:
+    """Return the batch with its tensors on `device`."""
     if device.type == "cpu":
         return batch
     return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
@@ -52,42 +44,15 @@ def as_predicted(model: nn.Module, images: ImageBatch) -> Prediction:
     return prediction
 
 
-class LossOfBatch:
-    """Calls the model on a batch and measures the losses; keeps both, to say what went wrong."""
-
-    def __init__(
-        self, batch: Batch, criterion: Criterion, uniform: Uniform, forward: Forward = as_predicted
-    ) -> None:
-        self.batch = batch
-        self.criterion = criterion
-        self.uniform = uniform
-        self.forward = forward
-        self.seen: tuple[Prediction, Losses] | None = None
-
-    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
-        """`total`, and each term of the final prediction, not weighted."""
-        prediction = self.forward(model, self.batch.images)
-        losses = self.criterion(prediction, self.batch.targets, self.uniform)
-        self.seen = (prediction, losses)
-        return {"total": losses.total, **{name: values[-1].detach() for name, values in losses.terms.items()}}
-
-    def problem(self) -> str:
-        """Which terms are not finite, of which pictures (the whole batch where predictions do not tell)."""
-        assert self.seen is not None
-        prediction, losses = self.seen
-        terms = [name for name, values in losses.terms.items() if not bool(torch.isfinite(values).all())]
-        names = [
-            name
-            for name, good in zip(self.batch.image_ids, prediction.finite().tolist(), strict=True)
-            if not good
-        ]
-        return f"{', '.join(terms) or 'the total'} of {', '.join(names or self.batch.image_ids)}"
+def to_report(losses: Losses) -> dict[str, Tensor]:
+    """Return `total`, which is differentiated, and each term of the final prediction, not weighted."""
+    return {"total": losses.total, **{name: values[-1].detach() for name, values in losses.terms.items()}}
 
 
 class LossModule(nn.Module):
     """A model whose forward pass hands it to a function.
 
-    The engine wraps this module (gradients of several processes, mixed precision), so it sees neither the
+    The engine wraps this module (gradients of several processes, mixed precision), so it handles neither the
     frozen dataclasses that go into the model and the criterion nor those that come out: it would take them
     apart.
     """
@@ -97,12 +62,12 @@ class LossModule(nn.Module):
         self.model = model
 
     def forward(self, measure: Callable[[nn.Module], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What `measure` says about the model."""
+        """Return what `measure` returns for the model."""
         return measure(self.model)
 
 
 class NormStatistics:
-    """The running statistics of batch norms, to bring back after a step that must not count."""
+    """The running statistics of batch norms, to be restored after a step that is skipped."""
 
     def __init__(self, model: nn.Module) -> None:
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -110,16 +75,11 @@ class NormStatistics:
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:
-        """Remembers them as they are now."""
+        """Copy the statistics as they are now."""
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             kept.copy_(buffer)
 
     def bring_back(self) -> None:
-        """Makes them what they were when they were kept."""
+        """Restore the statistics of the last `keep`."""
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             buffer.copy_(kept)
-
-
-def count_targets(batches: Sequence[Batch]) -> int:
-    """Segments to find in all the batches."""
-    return sum(len(target) for batch in batches for target in batch.targets)

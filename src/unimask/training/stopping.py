@@ -1,4 +1,4 @@
-"""Stopping a training politely."""
+"""Stop a training after its current step."""
 
 import signal
 import sys
@@ -11,8 +11,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
-    """Processes that start inside never hear the signals: a terminal or a scheduler sends them to all.
+def without_signals() -> Iterator[None]:
+    """Block the signals for processes that start inside: a terminal or a scheduler sends them to all.
 
     The workers of the loader end with the training anyway; ended earlier, they would take it with them.
     """
@@ -28,7 +28,7 @@ def deaf_children() -> Iterator[None]:
 
 @contextmanager
 def stop_signals(ask_to_stop: Callable[[], None], processes: int) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM call `ask_to_stop`; a second signal raises KeyboardInterrupt.
+    """Call `ask_to_stop` on Ctrl-C and SIGTERM inside; a second signal raises KeyboardInterrupt.
 
     Of several processes, SIGTERM ends each at once: that is how the launcher ends the others when one has
     failed, and they may wait for it inside of the engine, where no handler is ever called. Only the main

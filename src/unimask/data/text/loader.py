@@ -1,6 +1,6 @@
 """Batches of sequences of about the same length, filled up to a number of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +73,7 @@ def token_batches(
 
 def training_batches(
     pairs: Sequence[SequencePair], *, budget: int, seed: int, start_step: int, rank: int, world: int
-) -> Iterator[SequenceBatch]:
+) -> Generator[SequenceBatch, None, None]:
     """Yield batches without end, each epoch in a new order that depends on `seed` and the epoch only.
 
     Batches are dealt to `world` processes in turn; the first `start_step` of this process are skipped.

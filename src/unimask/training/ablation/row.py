@@ -1,7 +1,7 @@
-"""One row of an ablation, in a process of its own: only so is its peak of memory its own.
+"""Train one row of an ablation in a process of its own, to measure its own peak of memory.
 
 `python -m unimask.training.ablation.row FOLDER` trains what `FOLDER/request.json` asks for, in `FOLDER/run`,
-and leaves `FOLDER/measured.json`, or `FOLDER/error.txt` where it fails. A row that was stopped goes on.
+and writes `FOLDER/measured.json`, or `FOLDER/error.txt` where it fails. A row that was stopped goes on.
 """
 
 import json
@@ -15,14 +15,14 @@ from unimask.errors import UnimaskError
 from unimask.files import write_text
 from unimask.machine import memory_now, peak_memory
 from unimask.training.checks import check_device
-from unimask.training.loop import train
 from unimask.training.progress import Reporter, StepReport, automatic_reporter
+from unimask.training.run import train
 
 DONE, BROKEN, REFUSED, STOPPED = 0, 1, 2, 130  # exit codes
 
 
 class MeasuringReporter:
-    """Notes the peak of memory of the steps before the first evaluation, and passes everything on."""
+    """Measure the peak of memory of the steps before the first evaluation, and pass everything on."""
 
     def __init__(self, inner: Reporter, device: torch.device, before: int) -> None:
         self._inner, self._device = inner, device
@@ -30,31 +30,31 @@ class MeasuringReporter:
         self._training = True
 
     def start(self, *, steps: int, done: int) -> None:
-        """Passes it on."""
+        """Pass it on."""
         self._inner.start(steps=steps, done=done)
 
     def step(self, report: StepReport) -> None:
-        """Looks at the memory."""
+        """Measure the peak of memory, and pass it on."""
         if self._training:
             self.peak = peak_memory(self._device)
         self._inner.step(report)
 
     def evaluating(self, done: int, total: int) -> None:
-        """From now on the peak may be that of the evaluation."""
+        """Stop measuring, because the peak may be that of the evaluation, and pass it on."""
         self._training = False
         self._inner.evaluating(done, total)
 
     def message(self, text: str) -> None:
-        """Passes it on."""
+        """Pass it on."""
         self._inner.message(text)
 
     def stop(self) -> None:
-        """Passes it on."""
+        """Pass it on."""
         self._inner.stop()
 
 
 def run(folder: Path) -> int:
-    """Trains the row; gives the exit code.
+    """Train the row; return the exit code.
 
     Raises:
         UnimaskError: it cannot be trained.
@@ -68,9 +68,9 @@ def run(folder: Path) -> int:
     reporter = MeasuringReporter(automatic_reporter(), device, before)
     result = train(
         experiment,
-        request["task"],
         request["data"],
         folder / "run",
+        task=request["task"],
         resume=True,
         initial=request["initial"],
         device=request["device"],
@@ -88,7 +88,7 @@ def run(folder: Path) -> int:
 
 
 def main(folder: Path) -> int:
-    """`run`, with what went wrong in a file."""
+    """Run the row and write to `error.txt` why it failed, if it did; return the exit code."""
     failure = folder / "error.txt"
     failure.unlink(missing_ok=True)
     try:

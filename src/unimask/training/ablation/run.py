@@ -10,26 +10,29 @@ from pathlib import Path
 from statistics import median
 
 from unimask.config.images import Experiment, Task, check_task, experiment_to_dict
+from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_text
 from unimask.presets.ablation import ROWS, Row, row_experiment
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
 from unimask.training.checks import check_settings
+from unimask.training.image_data import HEADLINES, open_task
 from unimask.training.run_folder import RunFolder, differences
-from unimask.training.task import HEADLINES, open_task
 
 STANDARD_ERROR = 2  # the number of the stream
 
 EVALUATIONS = 4  # on the way, where the settings do not say otherwise
 
 
-def with_budget(base: Experiment, budget: int) -> Experiment:
-    """The experiment with so many steps, evaluated `EVALUATIONS` times on the way.
+def with_budget(base: Experiment | TranslationExperiment, budget: int) -> Experiment:
+    """Return the experiment with so many steps, evaluated `EVALUATIONS` times on the way.
 
     Raises:
-        ConfigError: the budget is not positive.
+        ConfigError: the budget is not positive, or the experiment is one of translation.
     """
+    if not isinstance(base, Experiment):
+        raise ConfigError("preset", "is one of translation; ablate goes from MaskFormer to Mask2Former")
     if budget < 1:
         raise ConfigError("budget", f"steps of each row; must be at least 1, not {budget}")
     every = -(-budget // EVALUATIONS)
@@ -48,7 +51,7 @@ def ablate(
     device: str = "auto",
     message: Callable[[str], None] = print,
 ) -> list[RowResult]:
-    """Trains the rows of the story, all of them or some, and writes table and plot after each.
+    """Train all rows or some of them, and write table and plot after each.
 
     `base` is the last row. Each row is a training of its own in a process of its own, with the same seed and
     the same data. `output` gets `ablation.json`, `table.md`, `results.json`, `plot.svg`, and a folder per
@@ -86,7 +89,7 @@ def ablate(
 
 
 def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, object]]) -> None:
-    """Makes the folder, or checks that it holds the same ablation."""
+    """Make the folder, or check that it holds the same ablation."""
     path = output / "ablation.json"
     if output.exists() and not output.is_dir():
         raise DataError(output, "is a file; name a folder for the ablation")
@@ -107,7 +110,7 @@ def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, obje
 
 
 def _train(folder: Path, request: dict[str, object], message: Callable[[str], None]) -> None:
-    """Trains one row, unless that is done."""
+    """Train one row, unless that is done."""
     if _measured(folder).get("completed"):
         message("  done before")
         return
@@ -124,7 +127,7 @@ def _train(folder: Path, request: dict[str, object], message: Callable[[str], No
 
 
 def run_in_process(folder: Path) -> int:
-    """Trains the row that a folder asks for; gives the exit code. It writes to standard error only.
+    """Train the row that a folder asks for, writing to standard error only; return the exit code.
 
     A Ctrl-C reaches the row as well, which then saves its state and ends.
 
@@ -154,7 +157,7 @@ def _measured(folder: Path) -> dict[str, int]:
 
 
 def collect(output: Path, task: Task) -> list[RowResult]:
-    """What is known of each row that has been started, in the order of the story."""
+    """Return what is known of each row that has been started, in the order of `ROWS`."""
     return [_row_result(row, output / row.name, task) for row in ROWS if (output / row.name).is_dir()]
 
 

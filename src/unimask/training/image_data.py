@@ -1,0 +1,70 @@
+"""The images of a training, and the metric that says which model is best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimask.config.images import Experiment, Task
+from unimask.data.open import open_dataset
+from unimask.data.views import match_categories
+from unimask.errors import DataError
+from unimask.structures import Categories, Dataset
+
+HEADLINES: dict[Task, tuple[str, ...]] = {
+    "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
+    "instance": ("AP", "AP50", "AP75", "AP@0.50"),
+    "semantic": ("mIoU", "pixel_accuracy"),
+    "detection": ("AP", "AP50", "AP75", "AR100"),
+}
+"""The metrics that are shown after an evaluation; the first one says which model is best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """The splits of a data set, with ground truth of one task.
+
+    Without evaluation, `validation` is `training` itself.
+    """
+
+    task: Task
+    data: str
+    training: Dataset
+    validation: Dataset
+
+    @property
+    def categories(self) -> Categories:
+        """Return the categories of both splits."""
+        return self.training.categories
+
+    @property
+    def primary_metric(self) -> str:
+        """Return the metric whose largest value makes the best model."""
+        return HEADLINES[self.task][0]
+
+    def headline(self, values: Mapping[str, float]) -> str:
+        """Return the most important of all metrics in one line."""
+        return "  ".join(f"{name} {values[name]:.4f}" for name in HEADLINES[self.task])
+
+
+def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingTask:
+    """Open the train and val splits of the data, with the categories of the train split.
+
+    With `training.evaluate_every` = 0 the val split is not needed.
+
+    Raises:
+        DataError: a split is missing, empty or broken, or lacks a category of the other.
+    """
+    training = open_dataset(data, "train", task, experiment.data.background)
+    if len(training) == 0:
+        raise DataError(data, "the train split holds no images")
+    if experiment.training.evaluate_every <= 0:
+        return TrainingTask(task=task, data=str(data), training=training, validation=training)
+    try:
+        validation = open_dataset(data, "val", task, experiment.data.background)
+        validation = match_categories(validation, training.categories)
+    except DataError as error:
+        way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
+        raise DataError(error.path, way_out) from None
+    if len(validation) == 0:
+        raise DataError(data, "the val split holds no images (training.evaluate_every=0 trains without it)")
+    return TrainingTask(task=task, data=str(data), training=training, validation=validation)

@@ -1,0 +1,80 @@
+"""Training, for users: an experiment and data in, a folder with everything about the run out."""
+
+from pathlib import Path
+
+from unimask.checkpoints.text import VOCABULARY_NAME
+from unimask.config.images import Experiment, Task, check_task
+from unimask.config.text import TranslationExperiment
+from unimask.training.checks import check_model
+from unimask.training.image_data import open_task
+from unimask.training.image_job import MaskJob
+from unimask.training.job import AnyJob
+from unimask.training.loop import Machines, run_job
+from unimask.training.progress import Reporter
+from unimask.training.result import TrainingResult
+from unimask.training.text_data import open_sequences
+from unimask.training.text_job import SequenceJob
+
+
+def train(
+    experiment: Experiment | TranslationExperiment,
+    data: str | Path,
+    output: str | Path,
+    *,
+    task: Task = "panoptic",
+    resume: bool = False,
+    initial: str | Path | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    reporter: Reporter | None = None,
+    licence: str = "not stated",
+) -> TrainingResult:
+    """Train a model and leave everything about it in the folder `output` (see `training/run_folder.py`).
+
+    Args:
+        experiment: the settings; `unimask.presets` has named ones, `unimask.override` changes some of them.
+        data: what `unimask train --data` takes: a folder or file of labelled images, or `shapes`; for a
+            `TranslationExperiment` a folder of line pairs, or `glyphs`.
+        output: a folder for the run, which all processes see.
+        task: what the model learns to do with images; a translation has no task.
+        resume: go on with the run in `output` after a stop or a kill at any moment, exactly as if it had
+            never stopped; where there is nothing yet, start. The experiment must be the same but for the
+            length (`training.steps`; the schedule then stretches from there on), bookkeeping and
+            `training.accumulate`.
+        initial: where weights start. None is random, `imagenet` takes the backbone's weights from ImageNet,
+            anything else is a model folder, or a model of the package, to fine-tune.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        devices: processes on this machine, each with a device of its own. Each process runs the calling
+            script (the engine starts those of this machine; `torchrun` or a cluster's scheduler can).
+        nodes: machines.
+        reporter: is told what happens; by default a progress bar on a terminal, lines elsewhere.
+        licence: licence of the weights, which is kept with them.
+
+    In a translation `training.batch_size` counts tokens: a pass holds so many, of source or target, whichever
+    are more. While it trains, BLEU is measured with greedy decoding, which is faster than a beam and a little
+    lower.
+
+    A run that fails before its first checkpoint leaves no folder behind. Ctrl-C, or for a single process
+    SIGTERM, ends the run after the step with a checkpoint; twice, at once.
+
+    Raises:
+        DataError: the data or the run folder cannot be used as asked.
+        ConfigError: a setting is impossible, or differs from that of the run to resume.
+        WeightsError: the initial weights do not fit.
+        TrainingError: too many steps in a row were not finite.
+    """
+    if isinstance(experiment, Experiment):
+        check_task(task)
+        check_model(experiment.model, task)
+
+    def open_job() -> AnyJob:
+        if isinstance(experiment, Experiment):
+            opened = open_task(data, task, experiment)
+            return MaskJob(experiment=experiment, task=opened, initial=initial, licence=licence)
+        known = Path(output) / VOCABULARY_NAME if resume else None
+        pairs = open_sequences(data, experiment, known)
+        return SequenceJob(experiment=experiment, data=pairs, initial=initial, licence=licence)
+
+    machines = Machines(device=device, devices=devices, nodes=nodes)
+    return run_job(open_job, experiment.training, machines, output, resume=resume, reporter=reporter)
