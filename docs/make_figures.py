@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 import unimask
 from unimask.checkpoints.images import load_model, resolve_weights
+from unimask.data.open import open_dataset
 from unimask.data.read import read_image
 from unimask.models.build import build_model
+from unimask.ops.boxes import box_iou, cxcywh_to_xyxy
 from unimask.presets import PRESETS
 from unimask.results.attention_drawing import draw_attention
+from unimask.structures import Size
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -298,17 +301,23 @@ def draw_translation(folder: Path) -> None:
         draw_attention(layers[-1][0], rows, columns).save(folder / f"{name}.png", optimize=True)
 
 
-def labelled(images: Sequence[tuple[str, Image.Image]], side: int, columns: int) -> Image.Image:
-    """Put square images side by side, each with a line above it."""
-    gap, top = 10, 20
+def labelled(images: Sequence[tuple[str, Image.Image]], size: Size, columns: int) -> Image.Image:
+    """Put images side by side, resized to (width, height), each with a line above it."""
+    gap, above = 10, 20
     rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (side + gap) - gap, rows * (side + top + gap) - gap), "white")
+    width, height = size[0] + gap, size[1] + above + gap
+    sheet = Image.new("RGB", (columns * width - gap, rows * height - gap), "white")
     pen = ImageDraw.Draw(sheet)
     for index, (line, image) in enumerate(images):
-        x, y = index % columns * (side + gap), index // columns * (side + top + gap)
+        x, y = index % columns * width, index // columns * height
         pen.text((x, y + 3), line, fill="black", font_size=13)
-        sheet.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (x, y + top))
+        sheet.paste(image.convert("RGB").resize(size, Image.Resampling.NEAREST), (x, y + above))
     return sheet
+
+
+def as_image(pixels: Tensor) -> Image.Image:
+    """Make (3, height, width) from 0 to 255 an image."""
+    return Image.fromarray(pixels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 def grey(values: Tensor) -> Image.Image:
@@ -320,7 +329,7 @@ def dimmed(image: Tensor, visible: Tensor) -> Image.Image:
     """Draw the image (3, height, width), dark where a map of cells is False."""
     cells = visible[None, None].float()
     mask = nn.functional.interpolate(cells, tuple(image.shape[1:]), mode="nearest")[0, 0]
-    return Image.fromarray((image * (0.15 + 0.85 * mask)).to(torch.uint8).permute(1, 2, 0).numpy())
+    return as_image(image * (0.15 + 0.85 * mask))
 
 
 @torch.no_grad()
@@ -334,78 +343,70 @@ def draw_masks(folder: Path) -> None:
     pixels = ((image - mean) / std)[None]
     visible = model.eval().attention_masks(pixels)
     prediction = model(pixels)
-    logits = torch.einsum("qc,chw->qhw", prediction.mask_embeddings[-1, 0], prediction.mask_features[0])
+    logits = torch.einsum("qc,chw->qhw", prediction.mask_embeddings[-1, 0], prediction.mask_features[-1, 0])
     nucleus = prediction.class_logits[-1, 0].softmax(-1)[:, 0]
     areas = (logits > 0).flatten(1).sum(1)
     chosen = [int(q) for q in nucleus.argsort(descending=True) if areas[q] > 12][:4]
     image = (image / image.max()).sqrt() * 255  # for the eye; the model saw the image as it is
-    photo = Image.fromarray(image.to(torch.uint8).permute(1, 2, 0).numpy())
-    features = prediction.mask_features[0]
+    photo = as_image(image)
+    features = prediction.mask_features[-1, 0]
     spread = features.flatten(1).std(dim=1).argsort(descending=True)[:3]
     shown = [("image", photo)]
     for channel in spread.tolist():
         one = features[channel]
         shown.append((f"mask feature {channel}", grey((one - one.min()) / (one.max() - one.min()))))
     shown += [(f"query {q}, nucleus {nucleus[q]:.2f}", grey(logits[q].sigmoid())) for q in chosen[:4]]
-    labelled(shown, 180, 4).save(folder / "maskformer_masks.png", optimize=True)
+    labelled(shown, (180, 180), 4).save(folder / "maskformer_masks.png", optimize=True)
     strides = model.query_decoder.strides
     shown = []
     for query in chosen[:3]:
         for index, mask in enumerate(visible):
             line = f"query {query}, layer {index + 1} (1/{strides[index]})"
             shown.append((line, dimmed(image, mask[0, query])))
-    labelled(shown, 150, len(visible)).save(folder / "mask2former_masked_attention.png", optimize=True)
+    labelled(shown, (150, 150), len(visible)).save(folder / "mask2former_masked_attention.png", optimize=True)
+
+
+def apart(scores: Tensor, boxes: Tensor, count: int) -> list[int]:
+    """Choose queries of high scores whose boxes (center, size) overlap little."""
+    corners = cxcywh_to_xyxy(boxes)
+    overlaps, _ = box_iou(corners[:, None], corners)
+    chosen: list[int] = []
+    for query in scores.argsort(descending=True).tolist():
+        if len(chosen) < count and all(overlaps[query, other] < 0.2 for other in chosen):
+            chosen.append(query)
+    return chosen
 
 
 @torch.no_grad()
 def draw_detr(folder: Path, trained: Path) -> None:
-    """Draw the boxes of a small DETR on generated shapes, and what their queries attend to."""
-    from unimask.data.open import open_dataset
-
-    segmenter = unimask.load(trained, device="cpu")
-    sample = open_dataset("shapes:96x128", "val", "detection")[3]
-    found = segmenter.predict(sample.image, task="detection")
-    model, _ = load_model(trained)
-    config = segmenter.model_file.experiment
+    """Draw an image of generated shapes and, for queries of a small DETR, the box and the cross-attention."""
+    model, model_file = load_model(trained)
+    config = model_file.experiment.model
+    samples = open_dataset("shapes:96x128", "val", "detection")
     mean, std = (
-        torch.tensor(one)[:, None, None]
-        for one in (config.model.backbone.image_mean, config.model.backbone.image_std)
+        torch.tensor(one)[:, None, None] for one in (config.backbone.image_mean, config.backbone.image_std)
     )
-    pixels = ((sample.image.float() - mean) / std)[None]
-    cross = model.query_decoder.layers[-1].cross.attention
     shares: list[Tensor] = []
-    hook = cross.register_forward_pre_hook(lambda module, inputs: shares.append(module.shares(*inputs[:3])))
-    prediction = model.eval()(pixels)
-    hook.remove()
-    best = prediction.class_logits[-1, 0].softmax(-1)[:, :-1].max(-1)
-    queries = best.values.argsort(descending=True)[:3].tolist()
-    names = segmenter.categories.names
-    height, width = sample.image.shape[1:]
-    scale = 2
-    shown: list[tuple[str, Image.Image]] = [("boxes", found.plot())]
-    for query in queries:
-        share = shares[0][0, :, query].mean(0).reshape(-(-height // config.model.stride), -1)
+    cross = model.eval().query_decoder.layers[-1].cross.attention
+    cross.register_forward_pre_hook(lambda module, inputs: shares.append(module.shares(*inputs[:2])))
+    predictions = [model(((samples[i].image.float() - mean) / std)[None]) for i in range(12)]
+    scores = [one.class_logits[-1, 0].softmax(-1)[:, :-1].max(-1).values for one in predictions]
+    index = max(range(12), key=lambda one: float(scores[one].topk(3).values.sum()))
+    image, boxes = samples[index].image, predictions[index].boxes[-1, 0]
+    height, width = image.shape[1:]
+    size = (256, 192)
+    shown = [("image", as_image(image).resize(size))]
+    for query in apart(scores[index], boxes, 3):
+        share = shares[index][0, :, query].mean(0).reshape(-(-height // config.stride), -1)
         heat = nn.functional.interpolate((share / share.max())[None, None], (height, width), mode="bilinear")[
             0, 0
         ]
-        mixed = sample.image.float() * (0.25 + 0.75 * heat)
-        one = Image.fromarray(mixed.to(torch.uint8).permute(1, 2, 0).numpy())
-        x, y, w, h = (prediction.boxes[-1, 0, query] * torch.tensor([width, height, width, height])).tolist()
-        large = one.resize((width * scale, height * scale), Image.Resampling.BILINEAR)
-        ImageDraw.Draw(large).rectangle(
-            [(x - w / 2) * scale, (y - h / 2) * scale, (x + w / 2) * scale, (y + h / 2) * scale],
-            outline="yellow",
-            width=2,
-        )
-        shown.append((f"query {query}: {names[int(best.indices[query])]} {best.values[query]:.2f}", large))
-    gap, top = 10, 20
-    sheet = Image.new("RGB", (4 * (width * scale + gap) - gap, height * scale + top), "white")
-    pen = ImageDraw.Draw(sheet)
-    for index, (line, image) in enumerate(shown):
-        x = index * (width * scale + gap)
-        pen.text((x, 3), line, fill="black", font_size=13)
-        sheet.paste(image.convert("RGB").resize((width * scale, height * scale)), (x, top))
-    sheet.save(folder / "detr_queries.png", optimize=True)
+        lit = as_image(image * (0.25 + 0.75 * heat)).resize(size)
+        left, top, right, bottom = (cxcywh_to_xyxy(boxes[query]) * torch.tensor([*size, *size])).tolist()
+        ImageDraw.Draw(lit).rectangle((left, top, right, bottom), outline="yellow", width=2)
+        label = int(predictions[index].class_logits[-1, 0, query, :-1].argmax())
+        shown.append((f"query {query}: {model_file.categories.names[label]} {scores[index][query]:.2f}", lit))
+    labelled(shown, size, 4).save(folder / "detr_queries.png", optimize=True)
 
 
 def train_detr(output: Path) -> Path:
