@@ -1,7 +1,9 @@
 # Everything here sets itself up: Python 3.11 or newer, pip and make are enough.
-UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-PYTHON ?= python3
-RUN := .venv/bin/
+PYTHON ?= $(if $(filter Windows_NT,$(OS)),python,python3)
+BIN := $(if $(filter Windows_NT,$(OS)),Scripts,bin)  # Windows keeps programs elsewhere
+RUN := .venv/$(strip $(BIN))/
+OWN_UV := .uv/$(strip $(BIN))/uv$(if $(filter Windows_NT,$(OS)),.exe)
+UV := $(shell command -v uv 2>/dev/null || echo $(OWN_UV))
 
 .PHONY: demo serve test bench docs figures release lint types contract format clean
 
@@ -24,6 +26,16 @@ docs: .venv/ready  ## the documentation site, into site/; a broken link or refer
 figures: .venv/ready  ## the figures of the site, drawn from the models
 	$(RUN)python docs/make_figures.py
 
+release: .venv/ready  ## wheel and sdist in dist/; the wheel is installed in an empty environment and predicts
+	rm -rf dist output/release
+	$(UV) build --quiet --out-dir dist
+	$(UV) venv --quiet --clear --no-python-downloads --python $(PYTHON) output/release/venv
+	$(UV) pip install --quiet --python output/release/venv dist/*.whl
+	cd output/release && for bin in venv/bin venv/Scripts; do \
+	    if [ -d $$bin ]; then $$bin/unimask --version && $$bin/unimask predict ../../examples/nuclei_1.png --output found; fi; done
+	test -s output/release/found/nuclei_1.json
+	ls -l dist
+
 lint: .venv/ready
 	$(RUN)ruff check .
 	$(RUN)ruff format --check .
@@ -45,6 +57,6 @@ clean:
 	$(UV) sync --locked --all-extras --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
 	touch $@
 
-.uv/bin/uv:
+.uv/bin/uv .uv/Scripts/uv.exe:
 	$(PYTHON) -m venv .uv
-	.uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	$(dir $@)pip install --quiet --disable-pip-version-check "uv>=0.9"

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -282,6 +283,17 @@ def test_the_example_of_a_result_has_the_keys_of_one() -> None:
         assert isinstance(theirs, list)
         assert isinstance(ours, list)
         assert list(theirs[0]) == list(ours[0])
+
+
+# the version
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/unimask/__init__.py"
+    assert f"\nversion: {unimask.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"## {unimask.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 # three models, one decoder

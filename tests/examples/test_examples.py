@@ -1,0 +1,79 @@
+"""Every script and every notebook of `examples/` runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: str, folder: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_script_is_run_here() -> None:
+    text = Path(__file__).read_text("utf-8")
+    files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")]
+    assert len(files) == 7
+    listed = (EXAMPLES / "README.md").read_text("utf-8")
+    assert [file.name for file in files if f'"{file.name}"' not in text or file.name not in listed] == []
+
+
+def test_predict_and_draw(tmp_path: Path) -> None:
+    assert "29 found" in run("predict_and_draw.py", folder=tmp_path)
+    assert (tmp_path / "output" / "predict_and_draw" / "nuclei_1.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the notebook on training draws."""
+    folder = tmp_path_factory.mktemp("examples")
+    notebook = nbformat.read(EXAMPLES / "train_on_your_folder.ipynb", as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code = cell.source.replace("tempfile.mkdtemp()", repr(str(folder)))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return folder / "my_data"
+
+
+def test_train_and_evaluate(labelled: Path, tmp_path: Path) -> None:
+    options = ("--task", "semantic", "--preset", "tiny", "--steps", "1", "--initial", "none")
+    said = run("train_on_folder.py", str(labelled), *options, folder=tmp_path)
+    assert "best after step 1" in said
+    weights = str(tmp_path / "runs" / "example" / "best")
+    measured = run("evaluate.py", str(labelled), "--task", "semantic", "--weights", weights, folder=tmp_path)
+    assert "mIoU" in measured
+
+
+def test_export_and_run(tmp_path: Path) -> None:
+    said = run("export_and_run.py", folder=tmp_path)
+    assert "29 instances" in said
+    assert "mask_features" in said
+
+
+def test_draw_attention(tmp_path: Path) -> None:
+    run("draw_attention.py", folder=tmp_path)
+    drawn = {file.name for file in (tmp_path / "output" / "attention").glob("*.png")}
+    assert drawn == {"encoder.png", "masked.png", "cross.png", "masked_attention.png"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own packages
+@pytest.mark.parametrize("name", ["predict_and_draw.ipynb", "train_on_your_folder.ipynb"])
+def test_notebook(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPS", "2")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
+    drawn = [
+        out
+        for cell in notebook.cells
+        for out in cell.get("outputs", [])
+        if "image/png" in out.get("data", {})
+    ]
+    assert drawn
