@@ -11,6 +11,7 @@ import onnxruntime
 from PIL import Image
 
 import unimask
+from unimask.data.read import read_image
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--weights", default="nuclei")
@@ -19,7 +20,8 @@ parser.add_argument("--output", type=Path, default=Path("output/nuclei.onnx"))
 given = parser.parse_args()
 
 given.output.parent.mkdir(parents=True, exist_ok=True)
-unimask.export(given.weights, given.output)
+# what both say about a part of the image is compared while exporting
+unimask.export(given.weights, given.output, images=[read_image(given.image)[:, :192, :192]])
 
 # with unimask: the file stands where a model folder does
 result = unimask.load(given.output).predict(given.image, task="instance")
