@@ -246,6 +246,7 @@ def draw_model(title: str, found: Walk, path: Path) -> None:
         (334, "attention"),
         (350, "mask of"),
         (366, "query 1"),
+        (384, "cells in it"),
     ):
         sheet.text(left - 10, row, text, "end", size=12)
     for index, layer in enumerate(found.layers):
@@ -265,7 +266,7 @@ def draw_model(title: str, found: Walk, path: Path) -> None:
             x, 306, 62, mask_image(None if layer.visible is None else layer.visible[0], SIDE // layer.stride)
         )
         share = 1.0 if layer.visible is None else float(layer.visible[0].float().mean())
-        sheet.text(x + 31, 384, f"{share:.0%} of cells", size=11)
+        sheet.text(x + 31, 384, f"{share:.0%}", size=11)
         if index:
             sheet.arrow(x - 8, 249, x - 1, 249)
     deep = found.outputs[0][0]
