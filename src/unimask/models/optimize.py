@@ -26,6 +26,7 @@ from unimask.nn.layers import NormedConvolution
 from unimask.nn.overwriting import OverwritingEncoderLayer, OverwritingGroupNorm, fastest
 from unimask.nn.swin import WindowAttention
 from unimask.nn.transformer import EncoderLayer, FeedForward
+from unimask.nn.vit import KeylessBias, VisionTransformer, kept
 from unimask.ops.cpu.fused import Activation
 from unimask.ops.parts import window_by_window
 
@@ -61,6 +62,9 @@ def prepare_for_inference(
     owner = ready.detr if isinstance(ready, DetrWithMasks) else ready
     backbone = dict(owner.named_children()).get("backbone")
     precise: set[nn.Module] = set()
+    if isinstance(backbone, VisionTransformer):  # whose layers are our own
+        backbone.run = kept
+        precise, backbone = {backbone.patches}, None
     if backbone is not None:
         for change in (_fold, _fuse):
             backbone = _tried(change, backbone)
@@ -156,6 +160,8 @@ def _fuse_known(module: nn.Module, backbone: nn.Module | None) -> None:
             continue
         if type(child) is nn.Linear:
             setattr(module, name, _fused(child))
+        elif isinstance(child, KeylessBias):
+            setattr(module, name, FusedLinear(child.weight, child.bias))
         elif isinstance(child, NormedConvolution) and type(child.convolution) is nn.Conv2d:
             child.convolution = FusedConvolution(child.convolution)  # type: ignore[assignment]
         else:
@@ -212,7 +218,7 @@ def _reduce(model: nn.Module, dtype: torch.dtype, precise: set[nn.Module]) -> No
     for module in model.modules():
         if module in precise:
             continue
-        if type(module) in (nn.Linear, nn.Conv2d, FusedLinear, FusedConvolution, Attention):
+        if type(module) in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedLinear, FusedConvolution, Attention):
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
 
