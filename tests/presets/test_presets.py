@@ -8,14 +8,16 @@ from unimask.config.images import (
     EomtConfig,
     Experiment,
     ShortSide,
+    Square,
     experiment_from_dict,
     experiment_to_dict,
 )
 from unimask.config.overrides import override
+from unimask.errors import ConfigError
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, description
-from unimask.presets.ablation import ROWS, Row
+from unimask.presets.ablation import ROWS, Row, row_experiment, rows_of
 from unimask.presets.own_data import tiny
 from unimask.structures import Segments
 
@@ -132,3 +134,59 @@ def test_presets_that_read_semantic_segments_only_resize_class_maps(name: str) -
         "semantic" in name or name.startswith(("eomt_large_512", "eomt_large_1024"))
     ) and not name.startswith("per_pixel")
     assert PRESETS[name]().postprocess.resize_classes == expected
+
+
+def test_the_rows_of_an_eomt_differ_in_their_attention_only() -> None:
+    base = PRESETS["eomt_tiny"]()
+    assert [row.name for row in rows_of(base.model)] == ["open", "masked", "annealed"]
+    for row in rows_of(base.model):
+        assert row_experiment(base, row.name) == override(base, {"model.attention": row.name})
+    with pytest.raises(ConfigError, match="the last row is an annealed EoMT"):
+        rows_of(override(base, {"model.attention": "open"}).model)
+    with pytest.raises(ConfigError, match="take 'masks' or 'eomt'"):
+        rows_of(PRESETS["detr_small"]().model)
+
+
+def test_presets_of_eomt_have_the_settings_of_the_release() -> None:
+    large, small = PRESETS["eomt_large_640"](), PRESETS["eomt_small_640"]()
+    assert large.training.steps == 88_715  # 12 epochs
+    assert small.training.steps == 177_430  # 24
+    assert (large.model.query_blocks, small.model.query_blocks) == (4, 3)
+    assert large.training.layer_decay == 0.8
+    assert large.training.query_blocks_decay
+    assert large.data.resize == Square(size=640)
+    dinov3 = PRESETS["eomt_large_1280_dinov3"]()
+    assert not dinov3.training.query_blocks_decay
+    assert (dinov3.training.learning_rate, dinov3.training.warmup_steps) == (2e-4, 2000)
+    assert dinov3.data.crop == (1280, 1280)
+    ade20k = PRESETS["eomt_large_512_ade20k_dinov3"]()
+    assert (ade20k.training.layer_decay, ade20k.training.backbone_multiplier) == (1.0, 0.1)
+    assert ade20k.model.queries == 100
+
+
+def test_sizes_that_do_not_fit_an_eomt_are_named() -> None:
+    base = PRESETS["eomt_own_data"]()
+    for changes, message in (
+        ({"data.crop": (512, 640)}, r"data\.crop: .* squares of 512 .* got \(512, 640\), take \(512, 512\)"),
+        ({"data.resize": {"kind": "short_side"}}, r"data\.resize: .* take {'kind': 'square', 'size': 512}"),
+        ({"model.backbone.kind": "dinov3", "data.crop": (512, 500)}, r"data\.crop: must be a multiple of 16"),
+        ({"data.divisor": 24}, r"data\.divisor: must be a multiple of 16"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            override(base, changes)
+    override(
+        base, {"model.backbone.kind": "dinov3", "data.crop": (512, 1024), "data.resize": {"kind": "scale"}}
+    )
+    for changes, message in (
+        (
+            {"model.backbone.size": 500},
+            r"model\.backbone\.size: must be a multiple of the patch, 16; got 500",
+        ),
+        ({"model.backbone.patch": 12}, r"model\.backbone\.patch: must be 4, 8, 16 or 32, not 12"),
+        ({"model.query_blocks": 13}, r"model\.query_blocks: 13 of 12 blocks"),
+    ):
+        model = {"model.backbone.kind": "dinov3", "model.backbone.size": 480, "data.crop": (480, 480)}
+        data = {"data.resize": {"kind": "scale"}, "data.divisor": 96}
+        changed = override(base, {**model, **data, **changes})
+        with pytest.raises(ConfigError, match=message), torch.device("meta"):
+            build_model(changed.model, CLASSES)

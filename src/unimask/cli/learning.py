@@ -140,13 +140,13 @@ def ablate(
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Go from MaskFormer to Mask2Former step by step, on your data.
+    """Go from MaskFormer to Mask2Former step by step, on your data; or mask and open an EoMT's attention.
 
     Each row has one thing more than the row before it, and the last one is the preset: maskformer,
     masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
-    cross_entropy, points. All are trained on the same data for the same number of steps. OUTPUT/table.md,
-    OUTPUT/plot.svg and OUTPUT/results.json show how good each is on the way, how long a step takes, and how
-    much memory.
+    cross_entropy, points; of an EoMT: open, masked, annealed. All are trained on the same data for the same
+    number of steps. OUTPUT/table.md, OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way,
+    how long a step takes, and how much memory.
 
     Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
     code is then 2.

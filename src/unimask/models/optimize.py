@@ -218,7 +218,14 @@ def _reduce(model: nn.Module, dtype: torch.dtype, precise: set[nn.Module]) -> No
     for module in model.modules():
         if module in precise:
             continue
-        if type(module) in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedLinear, FusedConvolution, Attention):
+        if type(module) in (
+            nn.Linear,
+            nn.Conv2d,
+            nn.ConvTranspose2d,
+            FusedLinear,
+            FusedConvolution,
+            Attention,
+        ):
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
 

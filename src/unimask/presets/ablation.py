@@ -1,23 +1,23 @@
-"""What turns MaskFormer into Mask2Former, one thing at a time.
+"""What turns MaskFormer into Mask2Former, one thing at a time; and how queries of an EoMT attend.
 
 Each row adds one thing to the row above it; the last row is the experiment itself. So a row is the experiment
 with the `without` of all later rows. The paper's tables take one thing away from the whole model instead:
 `override(experiment, row.without)`.
 
-Source: Mask2Former (2112.01527), Tables 4 and 5.
+Source: Mask2Former (2112.01527), Tables 4 and 5; EoMT (2503.19108), Table 3.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimask.config.images import Experiment, ModelConfig
+from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, ModelConfig
 from unimask.config.overrides import override
 from unimask.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing that Mask2Former has and MaskFormer lacks (the first row: nothing)."""
+    """One thing that the last row has and the rows above lack (the first row: nothing)."""
 
     name: str
     title: str
@@ -84,18 +84,44 @@ ROWS: tuple[Row, ...] = (
 """From MaskFormer to Mask2Former, in the order of adding."""
 
 
+EOMT_ROWS: tuple[Row, ...] = (
+    Row(name="open", title="EoMT, attention never masked", without={}),
+    Row(
+        name="masked",
+        title="+ masked attention, a prediction before each block with queries",
+        without={"model.attention": "open"},
+    ),
+    Row(name="annealed", title="+ masks annealed, open when trained", without={"model.attention": "masked"}),
+)
+"""How the queries of an EoMT attend."""
+
+
+def rows_of(model: AnyModelConfig) -> tuple[Row, ...]:
+    """Return the rows of which a model is the last.
+
+    Raises:
+        ConfigError: it is neither a Mask2Former nor an annealed EoMT.
+    """
+    if isinstance(model, EomtConfig):
+        if model.attention != "annealed":
+            raise ConfigError("model.attention", "the last row is an annealed EoMT; take 'annealed'")
+        return EOMT_ROWS
+    if not isinstance(model, ModelConfig):
+        raise ConfigError("model.kind", "the last row is a Mask2Former or an EoMT; take 'masks' or 'eomt'")
+    if model.pixel_decoder.kind != "deformable":
+        raise ConfigError("model.pixel_decoder.kind", "the last row is a Mask2Former; take 'deformable'")
+    return ROWS
+
+
 def row_experiment(base: Experiment, name: str) -> Experiment:
     """Return the experiment of a row: `base` without what the rows after it add.
 
     Raises:
-        ConfigError: there is no such row, or `base` is no Mask2Former.
+        ConfigError: there is no such row, or `base` is no last row.
     """
-    names = [row.name for row in ROWS]
+    rows = rows_of(base.model)
+    names = [row.name for row in rows]
     if name not in names:
         raise ConfigError(name, f"no such row; there are {', '.join(names)}")
-    if not isinstance(base.model, ModelConfig):
-        raise ConfigError("model.kind", "the last row is a Mask2Former; take 'masks'")
-    if base.model.pixel_decoder.kind != "deformable":
-        raise ConfigError("model.pixel_decoder.kind", "the last row is a Mask2Former; take 'deformable'")
-    later = ROWS[names.index(name) + 1 :]
+    later = reversed(rows[names.index(name) + 1 :])  # what two rows change, the first of them takes away
     return override(base, {path: value for row in later for path, value in row.without.items()})

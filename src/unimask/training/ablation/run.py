@@ -13,7 +13,7 @@ from unimask.config.images import Experiment, Task, check_task, experiment_to_di
 from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_text
-from unimask.presets.ablation import ROWS, Row, row_experiment
+from unimask.presets.ablation import ROWS, Row, row_experiment, rows_of
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
 from unimask.training.checks import check_settings
@@ -63,7 +63,8 @@ def ablate(
         DataError: the data or the folder cannot be used.
         KeyboardInterrupt: it was stopped; the row that was under way has a checkpoint.
     """
-    wanted = [row for row in ROWS if row.name in (rows or [row.name for row in ROWS])]
+    known = rows_of(base.model)
+    wanted = [row for row in known if not rows or row.name in rows]
     for name in rows:
         row_experiment(base, name)
     requests: dict[str, dict[str, object]] = {
@@ -83,9 +84,9 @@ def ablate(
     for number, row in enumerate(wanted, start=1):
         message(f"row {number} of {len(wanted)}: {row.title}")
         _train(output / row.name, requests[row.name], message)
-        results = collect(output, task)
+        results = collect(output, task, known)
         write_report(output, results, HEADLINES[task][0], base.training)
-    return collect(output, task)
+    return collect(output, task, known)
 
 
 def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, object]]) -> None:
@@ -156,9 +157,9 @@ def _measured(folder: Path) -> dict[str, int]:
     return measured
 
 
-def collect(output: Path, task: Task) -> list[RowResult]:
-    """Return what is known of each row that has been started, in the order of `ROWS`."""
-    return [_row_result(row, output / row.name, task) for row in ROWS if (output / row.name).is_dir()]
+def collect(output: Path, task: Task, rows: Sequence[Row] = ROWS) -> list[RowResult]:
+    """Return what is known of each row that has been started, in the order of `rows`."""
+    return [_row_result(row, output / row.name, task) for row in rows if (output / row.name).is_dir()]
 
 
 def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
