@@ -174,9 +174,8 @@ def test_sizes_that_do_not_fit_an_eomt_are_named() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             override(base, changes)
-    override(
-        base, {"model.backbone.kind": "dinov3", "data.crop": (512, 1024), "data.resize": {"kind": "scale"}}
-    )
+    rotary = {"model.backbone.kind": "dinov3", "data.crop": (512, 1024), "data.resize": {"kind": "scale"}}
+    assert override(base, rotary).data.crop == (512, 1024)
     for changes, message in (
         (
             {"model.backbone.size": 500},

@@ -1,5 +1,7 @@
 """Mask annealing, layer-wise decay and the two-stage warm-up of EoMT."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_chances_fall_from_one_to_zero_in_any_run(steps: int, blocks: int) -> No
     rows = [mask_chances(step, steps, blocks) for step in range(0, steps, max(1, steps // 97))]
     assert rows[0] == (1.0,) * blocks
     assert mask_chances(steps - 1, steps, blocks) == (0.0,) * blocks
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in pairwise(rows):
         assert all(one >= two for one, two in zip(earlier, later, strict=True))
         assert list(later) == sorted(later)  # blocks in turn, the first one first
 

@@ -213,19 +213,15 @@ def _fused_block(block: Bottleneck | BasicBlock) -> FusedResidual:
     return FusedResidual([FusedConvolution(one, "relu") for one in convolutions], shortcut)
 
 
+_REDUCED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedLinear, FusedConvolution, Attention)
+
+
 def _reduce(model: nn.Module, dtype: torch.dtype, precise: set[nn.Module]) -> None:
     """Give the type to all weights of products and convolutions that are not `precise`."""
     for module in model.modules():
         if module in precise:
             continue
-        if type(module) in (
-            nn.Linear,
-            nn.Conv2d,
-            nn.ConvTranspose2d,
-            FusedLinear,
-            FusedConvolution,
-            Attention,
-        ):
+        if type(module) in _REDUCED:
             for name, weight in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(weight.to(dtype), requires_grad=False))
 
