@@ -413,7 +413,8 @@ def draw_detr(folder: Path, trained: Path) -> None:
 def train_detr(output: Path) -> Path:
     """Train a small DETR on generated shapes; the folder of its model comes back."""
     experiment = unimask.override(PRESETS["detr_small"](), DETR_SETTINGS)
-    unimask.train(experiment, "detection", "shapes", output, initial="imagenet", device="cpu", resume=True)
+    where = {"initial": "imagenet", "device": "cpu", "resume": True}
+    unimask.train(experiment, "shapes", output, task="detection", **where)
     return output / "model"
 
 

@@ -23,9 +23,9 @@ settings = {"training.steps": given.steps, "training.evaluate_every": max(1, giv
 experiment = unimask.override(unimask.presets.PRESETS[given.preset](), settings)
 result = unimask.train(
     experiment,
-    given.task,
     given.data,
     given.output,
+    task=given.task,
     initial=None if given.initial == "none" else given.initial,
     resume=True,  # the same command goes on after a stop
 )

@@ -67,7 +67,7 @@ import unimask
 from unimask.data.open import open_dataset
 settings = {"training.steps": 1, "training.batch_size": 1, "training.workers": 0}
 experiment = unimask.override(unimask.presets.PRESETS["tiny"](), settings)
-unimask.train(experiment, "panoptic", "shapes", "run", device="cpu")
+unimask.train(experiment, "shapes", "run", device="cpu")
 model = unimask.load("run/model", device="cpu")
 sample = open_dataset("shapes", "val", "panoptic")[0]
 result = model.predict(sample.image, task="panoptic")
