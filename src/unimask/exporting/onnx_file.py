@@ -61,7 +61,7 @@ def _name_dimensions(values: Sequence[onnx.ValueInfoProto]) -> None:
     for value in values:
         sizes = value.type.tensor_type.shape.dim
         for size, name in zip(sizes, DIMENSIONS[value.name], strict=True):
-            if name:
+            if name and not size.dim_value:  # some models take one size only
                 size.dim_param = name
 
 

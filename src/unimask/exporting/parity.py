@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
 from unimask.config.images import Task, tasks_of
+from unimask.exporting.wrappers import only_size
 from unimask.inference.segmenter import Segmenter, SegmentTask
 from unimask.machine import seconds_of
 from unimask.metrics.overlaps import segment_overlaps
@@ -105,13 +106,16 @@ def compare(
 def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tuple[Difference, ...]:
     """The largest difference of each output, over random inputs of `SHAPES`, all but the first padded.
 
-    Where canvases need not be multiples of 32 pixels, their sizes are odd.
+    A model that takes one size only gets that. Where canvases need not be multiples of 32 pixels, their
+    sizes are odd.
     """
     generator = torch.Generator().manual_seed(0)
     names = exported.signature.outputs
     worst, largest = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for index, (batch, *sides) in enumerate(SHAPES):
-        height, width = (-(-(side + odd) // divisor) * divisor for side, odd in zip(sides, ODD))
+        height, width = only_size(model) or (
+            -(-(side + odd) // divisor) * divisor for side, odd in zip(sides, ODD)
+        )
         pixels = torch.randn((batch, 3, height, width), generator=generator)
         valid = torch.zeros((batch, height, width), dtype=torch.bool)
         valid[:, : height - 8 * index, : width - 16 * index] = True
@@ -190,7 +194,7 @@ def _best_pairs(iou: Float[Tensor, "mine theirs"]) -> Bool[Tensor, "mine theirs"
 @torch.inference_mode()
 def latency(model: nn.Module, exported: nn.Module) -> Latency:
     """Both timed in turn, so that what else the machine does hits both."""
-    batch, height, width = TIMED
+    batch, height, width = timed = (TIMED[0], *(only_size(model) or TIMED[1:]))
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
     pixels = torch.randn((batch, 3, height, width), generator=torch.Generator().manual_seed(0))
     times: list[list[float]] = [[], []]
@@ -199,7 +203,7 @@ def latency(model: nn.Module, exported: nn.Module) -> Latency:
             seconds.append(seconds_of(partial(network, pixels), pixels.device))
     ours, theirs = (sorted(seconds[1:])[REPEATS // 2] for seconds in times)  # the first pass warms up
     return Latency(
-        input=TIMED,
+        input=timed,
         threads=torch.get_num_threads(),
         model=round(ours, 4),
         exported=round(theirs, 4),

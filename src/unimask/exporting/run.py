@@ -22,7 +22,7 @@ from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
-from unimask.exporting.wrappers import CANVAS_STEP, exportable, smallest_step
+from unimask.exporting.wrappers import CANVAS_STEP, exportable, only_size, smallest_step
 from unimask.files import write_text
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import Model
@@ -64,7 +64,7 @@ def export(
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
             with _quiet():
-                program = trace(exportable(model), signature, step)
+                program = trace(exportable(model), signature, step, only_size(model))
                 _write(program, signature, made, format, model_file_text(about))
             megabytes = made.stat().st_size / 2**20
             report = compare(

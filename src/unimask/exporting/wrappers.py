@@ -11,7 +11,9 @@ from torch.nn import functional
 from unimask.checkpoints.onnx import final_tensors
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
-from unimask.structures import BoxMaskPrediction, BoxPrediction
+from unimask.models.eomt import Eomt
+from unimask.nn.vit import LearnedPositions
+from unimask.structures import BoxMaskPrediction, BoxPrediction, Size
 
 CANVAS_STEP = 32  # heights and widths that exported models take are multiples of it, as canvases are
 
@@ -115,10 +117,12 @@ def exportable(model: nn.Module) -> FinalMasks | FinalBoxes:
 def smallest_step(model: nn.Module) -> int:
     """Heights and widths of canvases that the exported model takes are multiples of this: 1 to 32 pixels.
 
-    Models of masks need 32. Models of boxes take any size, if no layer treats some sizes apart: by padding
-    that depends on the size, or by a pool that rounds up. Otherwise it is the stride of the map that they
-    work on: up to there such sizes divide without remainder.
+    Models of masks need 32, an EoMT the side of its patches. Models of boxes take any size, if no layer
+    treats some sizes apart: by padding that depends on the size, or by a pool that rounds up. Otherwise it is
+    the stride of the map that they work on: up to there such sizes divide without remainder.
     """
+    if isinstance(model, Eomt):
+        return model.backbone.patch
     if not isinstance(model, Detr | DetrWithMasks):
         return CANVAS_STEP
     bound = any(
@@ -127,6 +131,14 @@ def smallest_step(model: nn.Module) -> int:
     )
     detr = model.detr if isinstance(model, DetrWithMasks) else model
     return detr.stride if bound else 1
+
+
+def only_size(model: nn.Module) -> Size | None:
+    """The (height, width) of the only canvas that a model takes; None where it takes many."""
+    if isinstance(model, Eomt) and isinstance(model.backbone.positions, LearnedPositions):
+        rows, columns = model.backbone.positions.grid
+        return rows * model.backbone.patch, columns * model.backbone.patch
+    return None
 
 
 def _final(model: nn.Module) -> FinalMasks | FinalBoxes:

@@ -92,7 +92,7 @@ def smaller_factors(
     if channels < queries:
         return embeddings, features
     own = torch.eye(queries, device=embeddings.device, dtype=embeddings.dtype)
-    return own.expand(len(embeddings), -1, -1), torch.einsum("bqc,bchw->bqhw", embeddings, features)
+    return own.expand(embeddings.shape[0], -1, -1), torch.einsum("bqc,bchw->bqhw", embeddings, features)
 
 
 class Eomt(nn.Module):
@@ -142,7 +142,7 @@ class Eomt(nn.Module):
         tokens, rotate, grid = backbone.embed(pixels)
         for block in backbone.blocks[: self.first_query_block]:
             tokens = backbone.run(block, tokens, rotate)
-        queries = self.queries.weight.to(tokens.dtype).expand(len(tokens), -1, -1)
+        queries = self.queries.weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         tokens = torch.cat((queries, tokens), dim=1)
         predictions: list[tuple[Tensor, Tensor, Tensor]] = []
 

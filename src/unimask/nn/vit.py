@@ -45,7 +45,7 @@ class Rotation:
         self, tokens: Float[Tensor, "batch heads tokens head_channels"]
     ) -> Float[Tensor, "batch heads tokens head_channels"]:
         """Return the tokens with the patches rotated, in the type of the tokens."""
-        others, patches = tokens.split((tokens.shape[2] - len(self.cos), len(self.cos)), dim=2)
+        others, patches = tokens.split((tokens.shape[2] - self.cos.shape[0], self.cos.shape[0]), dim=2)
         first, second = patches.chunk(2, dim=-1)
         turned = torch.cat((-second, first), dim=-1)
         rotated = patches * self.cos + turned * self.sin
@@ -292,7 +292,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"sides of images are multiples of {self.patch}, not {height} x {width} pixels")
         grid = (height // self.patch, width // self.patch)
         patches, rotate = self.positions(self.patches(pixels).flatten(2).transpose(1, 2), grid)
-        prefix = torch.cat((self.class_token, self.registers), dim=1).expand(len(patches), -1, -1)
+        prefix = torch.cat((self.class_token, self.registers), dim=1).expand(patches.shape[0], -1, -1)
         return torch.cat((prefix.to(patches.dtype), patches), dim=1), rotate, grid
 
     def forward(
