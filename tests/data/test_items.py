@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ class Counted:
     image_id: str
     of_boxes: bool = False
     reads: list[int] = field(default_factory=list)
+    files: tuple[Path, ...] = ()
 
     def read(self) -> Sample:
         self.reads.append(1)

@@ -27,6 +27,7 @@ def train(
     devices: options.Devices = 1,
     nodes: options.Nodes = 1,
     licence: options.Licence = "not stated",
+    follow_outside: options.FollowOutside = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model on labelled images.
@@ -42,7 +43,8 @@ def train(
 
     For good results add --initial imagenet, and for longer training --set training.steps=20000.
     """
-    experiment = unimask.override(presets.named(preset), parse_settings(settings or []))
+    asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
+    experiment = unimask.override(presets.named(preset), asked)
     with naming(data):
         result = unimask.train(
             experiment,
@@ -87,6 +89,7 @@ def evaluate(
     tile: options.Tile = 0,
     overlap: options.Overlap = 128,
     tta: options.Augment = "",
+    follow_outside: options.FollowOutside = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a model on labelled images, at their own size.
@@ -115,7 +118,7 @@ def evaluate(
     with naming(data):
         segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
         background = segmenter.model_file.experiment.data.background
-        dataset = open_dataset(data, split, task.value, background)
+        dataset = open_dataset(data, split, task.value, background, follow_outside=follow_outside)
         with show.progress("evaluating", len(dataset)) as advance:
             evaluation = unimask.evaluate(
                 segmenter, dataset, task.value, progress=lambda done, total: advance()

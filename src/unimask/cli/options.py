@@ -174,6 +174,14 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", metavar="", help="Go on where the training in the output folder stopped."),
 ]
+FollowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--follow-outside",
+        metavar="",
+        help="Read files outside of the data folder that its names or links lead to.",
+    ),
+]
 Devices = Annotated[
     int, typer.Option(metavar="NUMBER", help="Processes on this machine, each with a device of its own.")
 ]

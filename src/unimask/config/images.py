@@ -263,6 +263,7 @@ class DataConfig:
     divisor: Size = 32  # the canvas is padded to a multiple of it
     padding: Literal["mean", "black"] = "mean"  # its color: the mean of all images; black in EoMT
     background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
+    follow_outside: bool = False  # read files outside of the data folder that names or links lead to
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def check(
     splits: dict[str, SplitCheck] = {}
     samples: list[Sample] = []
     categories: Categories | None = None
-    opened = open_splits(data, task)
+    opened = open_splits(data, task, follow_outside=experiment.data.follow_outside)
     for name, opener in opened.items():
         try:
             items = opener()

@@ -12,7 +12,7 @@ from numpy import ndarray
 from unimask.data.category_tables import default_color
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
-from unimask.data.read import IMAGE_SUFFIXES, read_annotated_image, read_image
+from unimask.data.read import read_annotated_image, read_image
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Sample, Size
 
@@ -83,6 +83,11 @@ class DrawnImage:
     def image_id(self) -> str:
         """The stem of the image's file."""
         return self.image.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image and the annotation file."""
+        return self.image, self.source
 
     def read(self) -> Sample:
         """Read the image and fill its shapes; objects that cover no pixel are left out, others may overlap.
@@ -158,24 +163,3 @@ def ellipse_ring(x: float, y: float, radius_x: float, radius_y: float, degrees: 
         y + across * np.sin(turn) + down * np.cos(turn),
     )
     return np.stack(points, axis=1).ravel()
-
-
-def find_image(source: Path, names: Sequence[str], folders: Sequence[Path]) -> Path:
-    """Find the image of the first of some names (also paths or addresses) that is in one of the folders.
-
-    A name without the suffix of an image means an image with any.
-
-    Raises:
-        DataError: it is in none of them.
-    """
-    for name in (name.replace("\\", "/") for name in names):
-        last = name.rsplit("/", 1)[-1]
-        for folder in folders:
-            for candidate in (folder / name.lstrip("/"), folder / last):
-                if candidate.suffix.lower() in IMAGE_SUFFIXES and candidate.is_file():
-                    return candidate
-            for suffix in sorted(IMAGE_SUFFIXES):
-                for end in (suffix, suffix.upper()):
-                    if (folder / f"{last}{end}").is_file():
-                        return folder / f"{last}{end}"
-    raise DataError(source, f"its image {names[0]!r} is not found; looked in {some_of(folders, 20)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unimask.structures import Categories, Sample
@@ -14,6 +15,10 @@ class Item(Protocol):
     @property
     def image_id(self) -> str:
         """The id of its sample: the stem of the image's file."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read for it: the image, and the files of ground truth that are its own."""
 
     def read(self) -> Sample:
         """Read the image and its ground truth.

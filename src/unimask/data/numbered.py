@@ -60,6 +60,11 @@ class NumberedItem:
         """The stem of the image's file."""
         return self.pair.image.stem
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image and its label map."""
+        return self.pair.image, self.pair.labels
+
     def read(self) -> Sample:
         """Read the image and one segment for each number.
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Task
+from unimask.data.border import Border, check_files, refusal
 from unimask.data.formats.ade20k import ADE20K
 from unimask.data.formats.cityscapes import CITYSCAPES
 from unimask.data.formats.coco import COCO
@@ -20,7 +21,7 @@ from unimask.data.formats.voc import VOC
 from unimask.data.formats.voc_xml import VOC_XML
 from unimask.data.formats.yolo import YOLO
 from unimask.data.items import ItemDataset
-from unimask.data.sources import SPLITS, Format, Sources, split_of_word
+from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError, some_of
 from unimask.structures import Dataset
@@ -51,7 +52,14 @@ LAYOUTS = "\n".join(["expected one of", *(format_.layouts for format_ in reverse
 HELD_OUT = 0.1  # share of the images that a set without a validation split gives to "val"
 
 
-def open_dataset(path: str | Path, split: str, task: Task, background: bool = True) -> Dataset:
+def open_dataset(
+    path: str | Path,
+    split: str,
+    task: Task,
+    background: bool = True,
+    *,
+    follow_outside: bool = False,
+) -> Dataset:
     """Open one split with the ground truth of a task; `LAYOUTS` lists what `path` can be.
 
     The boxes of detection are those that a COCO JSON of instances states (masks are not needed there); of all
@@ -61,19 +69,32 @@ def open_dataset(path: str | Path, split: str, task: Task, background: bool = Tr
     file without a validation set gives one image in ten to "val" and the others to "train", chosen by a hash
     of the file name: the same ones every time and on every machine, also after images have been added.
 
+    All files lie in the folder of the data: names and links that lead out of it are refused, unless
+    `follow_outside` is on.
+
     Raises:
-        DataError: no format is recognised, or the split is not there, or the annotations cannot be used.
+        DataError: no format is recognised, or the split is not there, or the annotations cannot be used, or
+            two of their entries have the same image.
     """
-    root = Path(path)
-    dataset = _choose(root, split, _sources(root, task))
+    dataset = open_items(path, split, task, follow_outside=follow_outside)
     try:
         return view(dataset, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
 
 
-def open_splits(path: str | Path, task: Task) -> dict[str, Callable[[], ItemDataset]]:
+def open_items(path: str | Path, split: str, task: Task, *, follow_outside: bool = False) -> ItemDataset:
+    """Open one split with the ground truth as its files state it; else as `open_dataset`."""
+    root = Path(path)
+    return _choose(root, split, _sources(root, task), follow_outside)
+
+
+def open_splits(
+    path: str | Path, task: Task, *, follow_outside: bool = False
+) -> dict[str, Callable[[], ItemDataset]]:
     """Return what opens each split that the data has, by name; "all" is a set that stands alone.
+
+    `follow_outside` is as for `open_dataset`.
 
     Raises:
         DataError: no format is recognised.
@@ -84,7 +105,7 @@ def open_splits(path: str | Path, task: Task) -> dict[str, Callable[[], ItemData
     found: dict[str, Callable[[], ItemDataset]] = {}
     for name in names:
         if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):
-            found[name] = partial(_choose, root, name, sources)
+            found[name] = partial(_choose, root, name, sources, follow_outside)
     return found
 
 
@@ -104,19 +125,19 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(root: Path, split: str, sources: Sources) -> ItemDataset:
+def _choose(root: Path, split: str, sources: Sources, follow_outside: bool) -> ItemDataset:
     """The set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sources and (wanted != "train" or "val" in sources):
-        return sources[wanted].open()
+        return _opened(root, sources[wanted], follow_outside)
     own = [source for source in sources.values() if source.path == root]
     if wanted == "all" and (len(own) == 1 or len(sources) == 1):
-        return (own or list(sources.values()))[0].open()
+        return _opened(root, (own or list(sources.values()))[0], follow_outside)
     whole = sources.get("", sources.get("train"))
     if whole is None or wanted not in ("train", "val"):
         names = ", ".join(repr(name) for name in sources if name) or "one set that is not split ('all')"
         raise DataError(root, f"has no split {split!r}; it has {names}")
-    dataset = whole.open()
+    dataset = _opened(root, whole, follow_outside)
     is_val = held_out(dataset.image_ids)
     chosen = [index for index, val in enumerate(is_val) if val == (wanted == "val")]
     if not chosen:
@@ -125,6 +146,14 @@ def _choose(root: Path, split: str, sources: Sources) -> ItemDataset:
             "has one image, and no other set is here; add images to it, or a second set for validation",
         )
     return dataset.part(chosen)
+
+
+def _opened(root: Path, source: Source, follow_outside: bool) -> ItemDataset:
+    """Open a set that keeps to the data folder, and whose entries have an image each."""
+    border = Border(root)
+    if source.path != root and not follow_outside and (outside := border.outside([source.path])):
+        raise refusal(outside, border)
+    return check_files(source.open(), border, follow_outside=follow_outside)
 
 
 def _not_recognised(root: Path) -> DataError:

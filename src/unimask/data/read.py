@@ -19,7 +19,8 @@ AnyImage = str | Path | Image.Image | ndarray | Tensor
 """What can be read as an image: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
 
 IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
+    {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
+    | {".avif"}
 )
 RESULT_ENDINGS = (".overlay.png", ".segments.png")  # of images that `Result.save` writes
 MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or an image to cut into tiles

@@ -186,19 +186,24 @@ def evaluate(
     *,
     split: str = "val",
     batch_size: int = 4,
+    follow_outside: bool = False,
 ) -> Evaluation:
     """Return the measures of the task over a data set, each image at its own size.
 
     `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or a data set with ground
     truth of the task. Its categories are matched by name to the segmenter's; a category that only the
     segmenter has counts as wrong where it is predicted. `progress` is called after each image with the number
-    of images done and of all images. At most `batch_size` images or tiles go through the model together.
+    of images done and of all images. `follow_outside` allows names and links of the data to lead out of its
+    folder. At most `batch_size` images or tiles go through the model together.
 
     Raises:
         DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
     """
     start = time.perf_counter()
-    dataset = open_dataset(data, split, task, segmenter.background) if isinstance(data, str | Path) else data
+    dataset = data
+    if isinstance(dataset, str | Path):
+        background = segmenter.background
+        dataset = open_dataset(dataset, split, task, background, follow_outside=follow_outside)
     metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
     if metrics.pictures == 0:
         raise DataError("data", "there is no image to evaluate on")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Experiment, Task
@@ -54,13 +55,20 @@ def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingT
     Raises:
         DataError: a split is missing, empty or broken, or lacks a category of the other.
     """
-    training = open_dataset(data, "train", task, experiment.data.background)
+    opened = partial(
+        open_dataset,
+        data,
+        task=task,
+        background=experiment.data.background,
+        follow_outside=experiment.data.follow_outside,
+    )
+    training = opened(split="train")
     if len(training) == 0:
         raise DataError(data, "the train split holds no images")
     if experiment.training.evaluate_every <= 0:
         return TrainingTask(task=task, data=str(data), training=training, validation=training)
     try:
-        validation = open_dataset(data, "val", task, experiment.data.background)
+        validation = opened(split="val")
         validation = match_categories(validation, training.categories)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"

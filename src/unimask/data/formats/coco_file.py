@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.data.category_tables import color_or_default
+from unimask.data.naming import Folders, spellings
 from unimask.data.read import read_annotated_image
 from unimask.errors import DataError, some_of
 from unimask.files import read_json
@@ -178,27 +179,35 @@ def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[C
 
 
 def _find_images(path: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
-    """Each image's file: all in the one folder that has the most of the first few."""
-    looked = list(dict.fromkeys(folders))
-    probes = names[:20]
-    hits = [sum((folder / name).is_file() for name in probes) for folder in looked]
-    if max(hits) == 0 and any("/" in name or "\\" in name for name in probes):
-        names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in names]
-        hits = [sum((folder / name).is_file() for name in names[:20]) for folder in looked]
-    if max(hits) == 0:
+    """Each image's file: all in the one folder that has the most of the first few, under the names as they
+    are written; where it has none of them, under the names without their first folders.
+    """
+    looked, files = list(dict.fromkeys(folders)), Folders()
+    depth = max(len(spellings(name)) for name in names[:20])
+    for dropped in range(depth):
+        spelt = [spellings(name)[: dropped + 1] for name in names]
+        hits = [sum(_first(files, folder, one) is not None for one in spelt[:20]) for folder in looked]
+        if max(hits):
+            break
+    else:
         raise DataError(
             path, f"its images are not found ({names[0]!r}, ...); looked in {some_of(looked, 20)}"
         )
     folder = looked[hits.index(max(hits))]
-    present = {entry.name for entry in folder.iterdir()}
-    missing = [n for n in names if n not in present and not ("/" in n and (folder / n).is_file())]
+    spelt = [spellings(name)[: max(2, dropped + 1)] for name in names]
+    found = [_first(files, folder, one) for one in spelt]
+    missing = [name for name, file in zip(names, found) if file is None]
     if missing:
         raise DataError(
             path,
             f"{len(missing)} of {len(names)} images are missing in {folder}, the first is {missing[0]!r}; "
             "copy them there or take them out of the JSON",
         )
-    return [folder / name for name in names]
+    return [file for file in found if file is not None]
+
+
+def _first(files: Folders, folder: Path, spelt: Sequence[str]) -> Path | None:
+    return next((file for one in spelt if one and (file := files.file(folder, one)) is not None), None)
 
 
 def image_folders(path: Path) -> list[Path]:

@@ -94,6 +94,10 @@ class _WithMasks:
     def image_id(self) -> str:
         return self.image.path.stem
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image.path,)
+
     def read(self) -> Sample:
         painter = LayerPainter(self.image.size)
         kept = []
@@ -197,6 +201,10 @@ class _WithBoxes:
     @property
     def image_id(self) -> str:
         return self.image.path.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.image.path,)
 
     def read(self) -> Sample:
         truth = Detections(

@@ -23,6 +23,7 @@ from unimask.data.formats.coco_file import (
     whole,
 )
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, spellings
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import read_panoptic_ids
 from unimask.errors import DataError, some_of
@@ -51,7 +52,7 @@ def open_panoptic(
     entries = records(path, content, "annotations")
     categories = read_categories(path, content, used=frozenset())
     images = {image.id: image for image in read_images(path, content, [*folders, *image_folders(path)])}
-    folder = _find_pngs(path, entries)
+    folder, files = _find_pngs(path, entries), Folders()
     labels = {file_id: label for label, file_id in enumerate(categories.file_ids)}
     items: dict[ImageId, _PanopticItem] = {}
     for entry in entries:
@@ -60,9 +61,10 @@ def open_panoptic(
             raise DataError(path, f"an annotation is for image {number}, which is not in 'images'")
         if number in items:
             raise DataError(path, f"image {number} has two annotations; a panoptic file has one each")
-        png = folder / str(entry.get("file_name", ""))
-        if not png.is_file():
-            raise DataError(png, f"no such file, but {path.name} names it for image {number}")
+        name = str(entry.get("file_name", ""))
+        png = next((found for one in spellings(name) if (found := files.file(folder, one))), None)
+        if png is None:
+            raise DataError(folder / name, f"no such file, but {path.name} names it for image {number}")
         items[number] = _item(path, entry, images[number], png, labels, strict)
     return ItemDataset(categories=categories, items=tuple(items.values()))
 
@@ -80,6 +82,10 @@ class _PanopticItem:
     @property
     def image_id(self) -> str:
         return self.image.path.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.image.path, self.png
 
     def read(self) -> Sample:
         image = read_coco_image(self.source, self.image)

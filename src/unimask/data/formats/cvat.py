@@ -18,10 +18,10 @@ from unimask.data.drawn import (
     box_ring,
     drawn_dataset,
     ellipse_ring,
-    find_image,
     ring,
 )
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, find_image
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.files import first_bytes, read_bytes
@@ -124,10 +124,11 @@ def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> ItemDataset:
     if not file.names:
         raise DataError(file.path, "has no labels and no shapes with an area")
     labels = {name: label for label, name in enumerate(file.names)}
-    return drawn_dataset(file.names, [_image(file.path, image, labels) for image in images])
+    files = Folders()
+    return drawn_dataset(file.names, [_image(file.path, image, labels, files) for image in images])
 
 
-def _image(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnImage:
+def _image(path: Path, image: CvatImage, labels: Mapping[str, int], files: Folders) -> DrawnImage:
     name, subset = image.attributes.get("name", ""), image.attributes.get("subset", "")
     folders = [path.parent / "images" / subset, path.parent / "images", path.parent]
     width, height = (_number(path, image.line, image.attributes, key) for key in ("width", "height"))
@@ -143,7 +144,7 @@ def _image(path: Path, image: CvatImage, labels: Mapping[str, int]) -> DrawnImag
         region = Outline(rings=rings) if rings else regions[0]
         objects.append(Drawn(label=labels[label], region=region, where=f"line {members[0].line}"))
     return DrawnImage(
-        image=find_image(path, [name], folders),
+        image=find_image(path, [name], folders, files),
         source=path,
         size=((round(height), round(width)),),
         objects=tuple(objects),

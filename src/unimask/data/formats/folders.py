@@ -1,9 +1,10 @@
 """Folders of images and label maps: a class per pixel, or an instance number per pixel."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from unimask.data.formats.coco_file import (
     whole,
 )
 from unimask.data.items import ItemDataset
+from unimask.data.naming import files_below
 from unimask.data.numbered import (
     LabelPair,
     NumberScheme,
@@ -26,7 +28,7 @@ from unimask.data.numbered import (
     numbered_dataset,
     select_numbers,
 )
-from unimask.data.read import IMAGE_SUFFIXES, images_in, open_image, read_labels
+from unimask.data.read import IMAGE_SUFFIXES, open_image, read_labels
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
@@ -82,6 +84,10 @@ class _InstanceItem:
     def image_id(self) -> str:
         return self.pair.image.stem
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.pair.image, self.pair.labels
+
     def read(self) -> Sample:
         numbers = read_labels(self.pair.labels)
         image = image_of_pair(self.pair, numbers.shape)
@@ -102,34 +108,38 @@ class _InstanceItem:
 
 
 def pair_up(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[LabelPair]:
-    """Pair every image of a folder with the label map of the same name; `names` (stems) chooses some.
+    """Pair every image of a folder with the label map of the same name; `names` chooses some.
 
-    Label maps may end in `_mask`, `_label`, `_gt`, `_seg` or `_L` after the image's name.
+    Label maps may end in `_mask`, `_label`, `_gt`, `_seg` or `_L` after the image's name. Images in
+    sub-folders are paired with label maps in sub-folders of the same name; those without one are left out.
+    `names` are without suffix, and with the sub-folder.
 
     Raises:
-        DataError: an image has no labels, or labels have no image.
+        DataError: an image has no labels, labels have no image, or two files have one name.
     """
-    stems = {path.stem: path for path in _label_files(labels)}
-    by_name = {path.stem: path for path in images_in(images)}
-    wanted = list(by_name) if names is None else list(names)
+    by_name = _by_name(images, _tree(images))
+    maps = _by_name(labels, _tree(labels, maps=True))
+    wanted = list(by_name) if names is None else list(dict.fromkeys(names))
     absent = [name for name in wanted if name not in by_name]
     if absent:
         raise DataError(images, f"{len(absent)} images of the split are missing, the first is {absent[0]!r}")
     pairs, unlabelled, used = [], [], set()
     for name in wanted:
-        found = next((stems[name + ending] for ending in _LABEL_ENDINGS if name + ending in stems), None)
-        if found is None:
+        found = [name + ending for ending in _LABEL_ENDINGS if name + ending in maps]
+        if not found:
             unlabelled.append(name)
-        else:
-            used.add(found.stem)
-            pairs.append(LabelPair(image=by_name[name], labels=found))
-    if unlabelled:
+            continue
+        used.add(found[0])
+        pairs.append(LabelPair(image=by_name[name], labels=maps[found[0]]))
+    missing = [name for name in unlabelled if names is not None or "/" not in name or not pairs]
+    if missing:
+        jpegs = any((labels / f"{missing[0]}{suffix}").is_file() for suffix in _LOSSY)
         raise DataError(
             labels,
-            f"{len(unlabelled)} of {len(wanted)} images in {images} have no label map, the first is "
-            f"{unlabelled[0]!r}; label them or move them out",
+            f"{len(missing)} of {len(wanted)} images in {images} have no label map, the first is "
+            f"{missing[0]!r}; " + (_NO_JPEG if jpegs else "label them or move them out"),
         )
-    orphans = [stem for stem in stems if stem not in used] if names is None else []
+    orphans = [name for name in maps if name not in used] if names is None else []
     if orphans:
         raise DataError(
             images,
@@ -139,8 +149,51 @@ def pair_up(images: Path, labels: Path, names: Sequence[str] | None = None) -> l
     return pairs
 
 
-def _label_files(folder: Path) -> list[Path]:
-    return [path for path in images_in(folder) if path.suffix.lower() not in (".jpg", ".jpeg", ".webp")]
+def left_out(images: Path, labels: Path, pairs: Sequence[LabelPair]) -> tuple[str, ...]:
+    """Say what the two folders hold beside the pairs: images in sub-folders, and files that are no images."""
+    used = {file for pair in pairs for file in (pair.image, pair.labels)}
+    found = []
+    unpaired = [path for path in _tree(images) if path not in used and path.parent != images]
+    if unpaired:
+        found.append(
+            f"{len(unpaired)} images in sub-folders of {images} have no label map in a sub-folder of the "
+            f"same name and are left out, the first is {unpaired[0].relative_to(images)}"
+        )
+    for folder, maps in ((images, False), (labels, True)):
+        readable = set(_tree(folder, maps=maps))
+        others = [path for path in files_below(folder) if path not in readable]
+        if others:
+            kind = "label map" if maps else "image"
+            found.append(
+                f"{len(others)} files in {folder} are no {kind} and are left out, the first is "
+                f"{others[0].relative_to(folder)}"
+            )
+    return tuple(found)
+
+
+_LOSSY = (".jpg", ".jpeg", ".jfif", ".webp", ".avif")  # suffixes of files whose numbers may have changed
+_NO_JPEG = "JPEG and WebP change the numbers of label maps, so they are not read; save them as PNG"
+
+
+def _tree(folder: Path, *, maps: bool = False) -> list[Path]:
+    """The images in a folder and its sub-folders, or the label maps."""
+    suffixes = IMAGE_SUFFIXES - set(_LOSSY) if maps else IMAGE_SUFFIXES
+    return [path for path in files_below(folder) if path.suffix.lower() in suffixes]
+
+
+def _by_name(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
+    """The files by their name without suffix, with sub-folder, in composed Unicode (NFC)."""
+    found: dict[str, Path] = {}
+    for path in files:
+        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        if name in found:
+            raise DataError(
+                folder,
+                f"{found[name].name} and {path.name} have one name, so it is not clear whose labels are "
+                "meant; move one out",
+            )
+        found[name] = path
+    return found
 
 
 def read_splits(root: Path) -> dict[str, list[str]]:
@@ -157,12 +210,13 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     for split, names in content.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(path, f"{split!r} is no list of image names")
-        splits[split] = [_without_suffix(name) for name in names]
+        splits[split] = [unicodedata.normalize("NFC", _without_suffix(name)) for name in names]
     return splits
 
 
 def _without_suffix(name: str) -> str:
-    return Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+    path = PurePosixPath(name.replace("\\", "/"))
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else str(path)
 
 
 def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
@@ -280,7 +334,9 @@ def _candidates(root: Path, names: Sequence[str]) -> Iterator[tuple[Path, Path]]
 
 
 def _holds_both(images: Path, labels: Path) -> bool:
-    return images.is_dir() and labels.is_dir() and bool(_label_files(labels)) and bool(images_in(images))
+    if not (images.is_dir() and labels.is_dir() and _tree(images)):
+        return False
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in files_below(labels))
 
 
 def _find(path: Path, task: Task) -> Sources:
@@ -301,8 +357,11 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 def _open(root: Path, images: Path, labels: Path, names: tuple[str, ...] | None = None) -> ItemDataset:
+    if not _tree(labels, maps=True):
+        raise DataError(labels, f"has no label maps that can be read; {_NO_JPEG}")
     pairs = pair_up(images, labels, names)
-    return label_dataset(pairs, read_scheme(root, pairs))
+    dataset = label_dataset(pairs, read_scheme(root, pairs))
+    return replace(dataset, left_out=() if names is not None else left_out(images, labels, pairs))
 
 
 FOLDERS = Format(

@@ -20,11 +20,11 @@ from unimask.data.drawn import (
     box_ring,
     drawn_dataset,
     ellipse_ring,
-    find_image,
     ring,
 )
 from unimask.data.formats.coco_file import Record
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, find_image
 from unimask.data.read import IMAGE_SUFFIXES
 from unimask.data.sources import Format, Source, Sources
 from unimask.errors import DataError, some_of
@@ -134,7 +134,8 @@ def open_label_studio(path: Path) -> ItemDataset:
     if not names:
         raise DataError(path, f"{len(tasks)} tasks hold no polygons, brushes, rectangles or ellipses")
     labels = {name: label for label, name in enumerate(names)}
-    return drawn_dataset(names, [_image(path, task, entries, labels) for task, entries in results])
+    files = Folders()
+    return drawn_dataset(names, [_image(path, task, entries, labels, files) for task, entries in results])
 
 
 def _tasks(path: Path) -> list[Record]:
@@ -174,7 +175,11 @@ def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
 
 
 def _image(
-    path: Path, task: Record, entries: Sequence[tuple[str, str, Record]], labels: Mapping[str, int]
+    path: Path,
+    task: Record,
+    entries: Sequence[tuple[str, str, Record]],
+    labels: Mapping[str, int],
+    files: Folders,
 ) -> DrawnImage:
     data = task["data"]
     assert isinstance(data, dict)  # `_tasks` has checked it
@@ -191,7 +196,7 @@ def _image(
     )
     before_upload = _UPLOADED.sub("", names[0].replace("\\", "/").rsplit("/", 1)[-1])
     folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
-    image = find_image(path, (names[0], before_upload), folders)
+    image = find_image(path, (names[0], before_upload), folders, files)
     return DrawnImage(image=image, source=path, size=tuple(sizes), objects=objects)
 
 

@@ -21,11 +21,11 @@ from unimask.data.drawn import (
     box_ring,
     drawn_dataset,
     ellipse_ring,
-    find_image,
     ring,
 )
 from unimask.data.formats.coco_file import Record, load_json
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, find_own_image
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError
 from unimask.files import first_bytes
@@ -63,7 +63,8 @@ def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
         DataError: a file or a shape cannot be used, or an image is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
-    return drawn_dataset(names, [_image(path, labels) for path in files])
+    folders = Folders()
+    return drawn_dataset(names, [_image(path, labels, folders) for path in files])
 
 
 def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
@@ -81,7 +82,7 @@ def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
     return found
 
 
-def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
+def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
     content = load_json(path)
     groups: dict[object, list[tuple[str, int, Region]]] = {}
     for where, shape in _shapes(path, content):
@@ -97,9 +98,8 @@ def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
         objects += [Drawn(label=members[0][1], region=region, where=members[0][0]) for region in regions]
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = ((height, width),) if isinstance(height, int) and isinstance(width, int) else ()
-    name = str(content.get("imagePath") or path.stem)
     folders = [path.parent, path.parent.parent / "images", path.parent.parent, path.parent / "images"]
-    image = find_image(path, (name, path.stem), folders)
+    image = find_own_image(path, str(content.get("imagePath") or ""), folders, files)
     return DrawnImage(image=image, source=path, size=size, objects=tuple(objects))
 
 

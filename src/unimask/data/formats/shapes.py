@@ -50,6 +50,10 @@ class _ShapesItem:
     def image_id(self) -> str:
         return f"shapes_{self.seed}_{self.index:05d}"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
     def read(self) -> Sample:
         generator = seeded_generator(self.seed, self.index)
         image, surface = _scenery(self.size, generator)

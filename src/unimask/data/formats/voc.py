@@ -12,11 +12,11 @@ from numpy import ndarray
 
 from unimask.config.images import Task
 from unimask.data.category_tables import BACKGROUND, BACKGROUND_COLOR, default_color
-from unimask.data.drawn import find_image
 from unimask.data.formats.folders import CLASSES_FILE
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, find_image
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import numbered_lines, open_image, read_image, read_labels
 from unimask.data.sources import Format, Source, Sources, split_of_word
@@ -105,7 +105,16 @@ def open_voc(folder: Path, scheme: VocScheme, stems: Sequence[str]) -> ItemDatas
         file_ids=(*range(1, count + 1), 0),
         colors=(*(default_color(index) for index in range(count)), BACKGROUND_COLOR),
     )
-    items = tuple(_VocItem(folder=folder, scheme=scheme, image_id=stem) for stem in stems)
+    files, places = Folders(), [folder / PHOTOS, folder / "images", folder.parent / PHOTOS]
+    items = tuple(
+        _VocItem(
+            folder=folder,
+            scheme=scheme,
+            image_id=stem,
+            photo=find_image(folder / OBJECTS / f"{stem}.png", [stem], places, files),
+        )
+        for stem in stems
+    )
     return ItemDataset(categories=categories, items=items)
 
 
@@ -114,15 +123,17 @@ class _VocItem:
     folder: Path
     scheme: VocScheme
     image_id: str
+    photo: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.photo, *(self.folder / name / f"{self.image_id}.png" for name in (CLASSES, OBJECTS))
 
     def read(self) -> Sample:
         stem = self.image_id
-        class_path, object_path = (self.folder / name / f"{stem}.png" for name in (CLASSES, OBJECTS))
+        photo, class_path, object_path = self.files
         classes = _read(class_path, self.scheme.numbers_of_colors)
         objects = _read(object_path, {})
-        photo = find_image(
-            object_path, [stem], [self.folder / PHOTOS, self.folder / "images", self.folder.parent / PHOTOS]
-        )
         image = read_image(photo)
         sizes = {classes.shape, objects.shape, tuple(image.shape[1:])}
         if len(sizes) > 1:

@@ -38,5 +38,5 @@ def read_lists(lists: Sequence[Path], known: Container[str], annotation: str) ->
             if stems[-1] not in known:
                 raise DataError(path, f"line {number}: {stems[-1]!r} has no {annotation.format(stems[-1])}")
         if stems:
-            splits[path.stem.lower() if path.stem != "default" else ""] = tuple(stems)
+            splits[path.stem.lower() if path.stem != "default" else ""] = tuple(dict.fromkeys(stems))
     return splits

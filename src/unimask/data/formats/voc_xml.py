@@ -14,11 +14,11 @@ from unimask.data.drawn import (
     Outline,
     box_ring,
     drawn_dataset,
-    find_image,
     ring,
 )
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.items import ItemDataset
+from unimask.data.naming import Folders, find_own_image
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError
 from unimask.files import first_bytes, read_bytes
@@ -65,7 +65,8 @@ def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
         DataError: a file or an object cannot be used, or a photo is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
-    return drawn_dataset(names, [_image(path, labels) for path in files])
+    folders = Folders()
+    return drawn_dataset(names, [_image(path, labels, folders) for path in files])
 
 
 def _read(path: Path) -> ElementTree.Element:
@@ -87,17 +88,17 @@ def _name(path: Path, where: str, one: ElementTree.Element) -> str:
     return name
 
 
-def _image(path: Path, labels: dict[str, int]) -> DrawnImage:
+def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
     root = _read(path)
     objects = []
     for where, one in _objects(path, root):
         name = _name(path, where, one)
         where = f"{where} ({name!r})"
         objects.append(Drawn(label=labels[name], region=_region(path, where, one), where=where))
-    named = (root.findtext("filename") or "").strip() or path.stem
+    named = (root.findtext("filename") or "").strip()
     folder = path.parent
     folders = [folder.parent / PHOTOS, folder.parent / "images", folder, folder.parent]
-    image = find_image(path, (named, path.stem), folders)
+    image = find_own_image(path, named, folders, files)
     return DrawnImage(image=image, source=path, size=_size(path, root), objects=tuple(objects))
 
 

@@ -10,7 +10,8 @@ import yaml
 from unimask.config.images import Task
 from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
 from unimask.data.items import ItemDataset
-from unimask.data.read import images_in, numbered_lines
+from unimask.data.naming import images_below
+from unimask.data.read import numbered_lines
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
 from unimask.files import read_text
@@ -105,7 +106,7 @@ def _images(place: Path) -> list[Path]:
     `images/train/a.jpg`.
     """
     if place.is_dir():
-        return list(images_in(place))
+        return images_below(place)
     found = []
     for number, line in numbered_lines(place):
         parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -128,9 +129,15 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
         DataError: there are no images, or a line is neither a polygon nor a box; file and line are named.
     """
     entries = []
+    images_of: dict[Path, Path] = {}
     for folder in folders:
-        for image in _images(folder):
+        for image in dict.fromkeys(_images(folder)):
             source = _labels_beside(image.parent) / f"{image.stem}.txt"
+            if source.is_file() and images_of.setdefault(source, image) != image:
+                raise DataError(
+                    source,
+                    f"can be for {images_of[source].name} and for {image.name}; move one of them out",
+                )
             objects = _objects(source, names) if source.is_file() else ()
             entries.append(DrawnImage(image=image, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
