@@ -137,6 +137,20 @@ def test_unusable_files_name_the_file_and_the_way_out(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "I;16"])
+def test_a_png_whose_head_promises_more_rows_than_there_are_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.png"
+    black = Image.new("I;16" if mode == "I;16" else "L", (64, 48), 0)
+    (black if mode == "I;16" else black.convert(mode)).save(path)
+    read_image(path)  # black, and whole
+    content = bytearray(path.read_bytes())
+    content[20:24] = struct.pack(">I", 400)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows are missing"):
+        read_image(path)
+
+
 def test_truncated_png_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")

@@ -10,6 +10,7 @@ from jaxtyping import Int32, UInt8
 from numpy import ndarray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import decode_png
 
 from unimask.errors import DataError
 from unimask.files import read_bytes
@@ -83,7 +84,11 @@ def open_image(path: Path, *, rotate: bool) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of large images (the limit here is MOST_PIXELS)
             with Image.open(path) as image:
-                return _load(image, path, rotate)
+                is_png = image.format == "PNG"
+                loaded = _load(image, path, rotate)
+        if is_png and not _all_rows_there(loaded, path):
+            raise _damaged(path, EOFError("rows are missing"))
+        return loaded
     except Image.DecompressionBombError:
         raise DataError(path, f"more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
     except UnidentifiedImageError:
@@ -114,6 +119,20 @@ def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
     except Exception as error:
         raise _damaged(path, error) from None
     return image
+
+
+def _all_rows_there(image: Image.Image, path: Path) -> bool:
+    """Whether a PNG has data for each row that its head promises; Pillow leaves missing rows black.
+
+    The file is only decoded a second time, with a decoder that complains, where the last row is black.
+    """
+    if np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any():
+        return True
+    try:
+        decode_png(torch.frombuffer(bytearray(read_bytes(path)), dtype=torch.uint8))
+    except RuntimeError as error:
+        return "Not enough image data" not in str(error)
+    return True
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
