@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from unimask import presets
     from unimask.config.overrides import override
     from unimask.conversion.run import convert
+    from unimask.data.check import check
     from unimask.exporting.run import export
     from unimask.inference.evaluation import evaluate
     from unimask.inference.segmenter import Segmenter, load
@@ -22,6 +23,7 @@ __all__ = [
     "Sample",
     "Segmenter",
     "__version__",
+    "check",
     "convert",
     "evaluate",
     "export",
@@ -37,6 +39,7 @@ _MODULES = {
     "Result": "unimask.results.segments",
     "Sample": "unimask.structures",
     "Segmenter": "unimask.inference.segmenter",
+    "check": "unimask.data.check",
     "convert": "unimask.conversion.run",
     "evaluate": "unimask.inference.evaluation",
     "export": "unimask.exporting.run",

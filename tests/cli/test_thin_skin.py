@@ -21,6 +21,7 @@ ENTRY_POINTS = {
     "unimask.exporting.parity": "unimask export: its report is printed by kind",
     "unimask.inference.text_evaluation": "unimask evaluate, of a translator",
     "unimask.processes": "unimask predict: several processes share the images",
+    "unimask.results.sheets": "unimask check: its picture",
     "unimask.results.boxes": "unimask predict: a result is printed by kind",
     "unimask.serve": "unimask serve",
     "unimask.training.ablation.run": "unimask ablate",

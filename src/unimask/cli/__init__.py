@@ -14,6 +14,7 @@ from typer.core import TyperArgument, TyperGroup
 
 from unimask import __version__
 from unimask.cli import output as show
+from unimask.cli.checking import check
 from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets
@@ -102,6 +103,6 @@ def _flowing(text: str) -> str:
     )
 
 
-COMMANDS = (predict, train, evaluate, translate, convert, export, presets, bench, ablate, serve)
+COMMANDS = (predict, check, train, evaluate, translate, convert, export, presets, bench, ablate, serve)
 for _each in COMMANDS:
     app.command(context_settings=HELP_OPTIONS, help=_flowing(inspect.getdoc(_each) or ""))(_each)

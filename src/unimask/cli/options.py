@@ -140,6 +140,10 @@ BatchSize = Annotated[
     ),
 ]
 
+CheckPicture = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The picture of samples; check.png here, and none with --json."),
+]
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="The settings to start from; `unimask presets` lists them.")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,7 @@ from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
+    from unimask.data.check import DataCheck, SplitCheck
     from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
     from unimask.inference.large import LargeResult
@@ -167,6 +168,58 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     for category, numbers in categories.items():
         table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
     screen.print(table)
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each split; gives a function to call with the split, the images done and their number."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, transient=True) as bars:
+        known: dict[str, TaskID] = {}
+
+        def count(split: str, done: int, total: int) -> None:
+            if split not in known:
+                known[split] = bars.add_task(f"{label} {split}", total=total)
+            bars.update(known[split], completed=done)
+
+        yield count
+
+
+def show_check(said: "DataCheck") -> None:
+    """What each split holds, what is wrong, and what may be."""
+    splits = said.splits
+    table = _table((said.task,), tuple(splits))
+    rows: dict[str, Callable[[SplitCheck], str]] = {
+        "images": lambda one: f"{one.images:,}",
+        "without objects": lambda one: f"{one.without_objects:,}",
+        "void": lambda one: f"{one.void_share:.1%}",
+        "crowd regions": lambda one: f"{one.crowd:,}",
+        "most objects in a view": lambda one: f"{one.most_objects:,}",
+        "shorter side as the model sees it (10, 50, 90 %)": lambda one: " ".join(
+            f"{side:g}" for side in one.sizes.values()
+        ),
+    }
+    for name, text in rows.items():
+        table.add_row(name, *(text(one) for one in splits.values()))
+    screen.print(table)
+    table = _table(
+        ("category",), tuple(f"{name}: {what}" for name in splits for what in ("objects", "images"))
+    )
+    names = list(dict.fromkeys(name for one in splits.values() for name in one.objects))
+    for name in names[:MOST_CATEGORIES]:
+        counts = ((one.objects.get(name, 0), one.images_of.get(name, 0)) for one in splits.values())
+        table.add_row(name, *(f"{count:,}" for pair in counts for count in pair))
+    if len(names) > MOST_CATEGORIES:
+        table.add_row(
+            f"and {len(names) - MOST_CATEGORIES} more: --json", *("" for _ in range(2 * len(splits)))
+        )
+    screen.print(table)
+    for sentence in said.warnings:
+        errors.print(Text.assemble(("warning", "bold yellow"), f" {sentence}"))
+    for sentence in said.errors:
+        show_error(sentence)
+    if not said.warnings and not said.errors:
+        show_line("nothing is wrong with it")
 
 
 def show_bench(found: "Bench") -> None:

@@ -1,0 +1,53 @@
+"""`unimask check`."""
+
+from pathlib import Path
+
+import typer
+
+import unimask
+from unimask import presets
+from unimask.cli import options
+from unimask.cli import output as show
+from unimask.cli.failures import BAD_INPUT, check_folder, naming
+from unimask.cli.options import parse_settings
+from unimask.errors import DataError
+
+
+def check(
+    data: options.Data,
+    task: options.Task = options.TaskName.panoptic,
+    preset: options.Preset = "small",
+    settings: options.Settings = None,
+    output: options.CheckPicture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Read a data set before anything is learned from it, and say what it holds.
+
+    Per split: images, objects of each category, images without objects, void, sizes as the model of --preset
+    sees them; broken files, all of them; what lies there and is not read. check.png shows a few images with
+    their ground truth. The exit code is 2 where training would be of no use.
+
+    Examples:
+      unimask check --data my_data --task instance
+      unimask check --data my_data --task semantic --preset street --json
+    """
+    experiment = unimask.override(presets.named(preset), parse_settings(settings or []))
+    picture = output or (None if as_json else Path("check.png"))
+    if picture is not None:
+        if picture.is_dir():
+            raise DataError(picture, "is a folder; name a file for the picture with --output")
+        check_folder(picture.absolute().parent)
+    with naming(data), show.counting("reading") as counted:
+        said = unimask.check(data, task.value, experiment, progress=counted)
+    if as_json:
+        show.show_json(said.as_json())
+    else:
+        show.show_check(said)
+    if picture is not None and said.samples:
+        from unimask.results.sheets import sample_sheet
+
+        sample_sheet(said.samples, said.categories).save(picture)
+        if not as_json:
+            show.show_line(f"samples with their ground truth: {picture}")
+    if said.errors:
+        raise typer.Exit(BAD_INPUT)
