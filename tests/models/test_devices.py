@@ -24,7 +24,7 @@ from unimask.losses import matcher
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.tokens import TokenCriterion
 from unimask.models.build import build_model, build_sequence_model
-from unimask.postprocess.boxes import read_boxes, read_panoptic
+from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
 from unimask.postprocess.masks import read
 from unimask.presets import PRESETS
 from unimask.presets.transformer import transformer_tiny_multi30k
@@ -118,9 +118,11 @@ def postprocess(experiment: Experiment, prediction: object) -> None:
     placement = Placement(original=(47, 71), resized=(60, 90), canvas=(64, 96))
     reads: list[Callable[[], object]]
     if isinstance(prediction, BoxPrediction | BoxMaskPrediction):
-        reads = [lambda: read_boxes(prediction, 0, placement, 0.5)]
+        reads = [lambda: postprocess_boxes(prediction, 0, placement, 0.5)]
         if isinstance(prediction, BoxMaskPrediction):
-            reads += [lambda: read_panoptic(prediction, 0, placement, CATEGORIES, experiment.postprocess)]
+            reads += [
+                lambda: postprocess_panoptic(prediction, 0, placement, CATEGORIES, experiment.postprocess)
+            ]
     else:
         tasks = ("panoptic", "instance", "semantic")
         reads = [

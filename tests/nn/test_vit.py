@@ -77,7 +77,9 @@ def dinov3() -> tuple[nn.Module, VisionTransformer]:
 
 
 @pytest.mark.parametrize(
-    ("models", "size"), [(dinov2, (96, 96)), (dinov3, (96, 96)), (dinov3, (64, 112))], ids=str
+    ("models", "size"),
+    [(dinov2, (96, 96)), (dinov3, (96, 96)), (dinov3, (64, 112))],
+    ids=["dinov2", "dinov3", "dinov3-wide"],
 )
 def test_the_trunk_is_that_of_timm(models, size: tuple[int, int]) -> None:
     theirs, ours = models()
