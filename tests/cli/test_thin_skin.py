@@ -14,6 +14,7 @@ ENTRY_POINTS = {
     "unimask.benchmark.tables": "unimask bench: the cells of its table",
     "unimask.checkpoints.images": "unimask convert: what was converted, a model of images or of text",
     "unimask.checkpoints.text": "unimask evaluate: whether a model is one of images or of text",
+    "unimask.config.images": "unimask check: a preset of images or of text",
     "unimask.config.values": "unimask presets NAME: every setting",
     "unimask.data.open": "unimask evaluate: a path becomes a Dataset",
     "unimask.data.read": "arguments become image files",

@@ -10,7 +10,8 @@ from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, check_folder, naming
 from unimask.cli.options import parse_settings
-from unimask.errors import DataError
+from unimask.config.images import Experiment
+from unimask.errors import ConfigError, DataError
 
 
 def check(
@@ -32,6 +33,8 @@ def check(
       unimask check --data my_data --task semantic --preset street --json
     """
     experiment = unimask.override(presets.named(preset), parse_settings(settings or []))
+    if not isinstance(experiment, Experiment):
+        raise ConfigError("preset", f"{preset!r} is a model of text; `unimask presets` lists those of images")
     picture = output or (None if as_json else Path("check.png"))
     if picture is not None:
         if picture.is_dir():
