@@ -25,7 +25,7 @@ from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.tokens import TokenCriterion
 from unimask.models.build import build_model, build_sequence_model
 from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
-from unimask.postprocess.masks import read
+from unimask.postprocess.masks import postprocess_masks
 from unimask.presets import PRESETS
 from unimask.presets.transformer import transformer_tiny_multi30k
 from unimask.structures import (
@@ -126,7 +126,9 @@ def postprocess(experiment: Experiment, prediction: object) -> None:
     else:
         tasks = ("panoptic", "instance", "semantic")
         reads = [
-            lambda task=task: read(prediction, 0, placement, CATEGORIES, experiment.postprocess, task)  # type: ignore[misc]
+            lambda task=task: postprocess_masks(
+                prediction, 0, placement, CATEGORIES, experiment.postprocess, task
+            )  # type: ignore[misc]
             for task in tasks
         ]
     for one in reads:
