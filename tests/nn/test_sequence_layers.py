@@ -111,7 +111,8 @@ def test_attention_is_that_of_torch() -> None:
     tokens, memory, valid = inputs()
     expected, shares = theirs(tokens, memory, memory, key_padding_mask=~valid, average_attn_weights=False)
     torch.testing.assert_close(ours(tokens, memory, memory, valid[:, None]), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(ours.shares(tokens, memory, valid[:, None]), shares, rtol=1e-5, atol=1e-5)
+    found = ours.shares(tokens, memory, memory, valid[:, None])
+    torch.testing.assert_close(found, shares, rtol=1e-5, atol=1e-5)
 
 
 def test_positions_are_those_of_the_paper() -> None:

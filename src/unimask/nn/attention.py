@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -154,9 +154,10 @@ class Attention(nn.Module):
         self,
         queries: Float[Tensor, "batch queries channels"],
         keys: Float[Tensor, "batch tokens channels"],
+        values: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch heads queries tokens"]:
-        """Return the attention weights per head, for display; those of a query add up to 1."""
+        """Return the attention weights of `forward` per head, for display; those of a query add up to 1."""
         query, key = self._input(0, queries), self._input(1, keys)
         logits = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
         if visible is not None:
@@ -189,6 +190,14 @@ class SelfAttention(nn.Module):
         return update
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """An attention that tells its weights: `shares` takes what its `forward` takes."""
+
+    def shares(self, *inputs: Any) -> Tensor:
+        """Return the weights (batch, heads, queries, tokens)."""
+
+
 @contextmanager
 def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Record the attention weights (batch, heads, queries, tokens) of each call inside, in the list.
@@ -199,11 +208,10 @@ def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     own = threading.get_ident()
 
-    def look(attention: Attention, inputs: tuple[Any, ...]) -> None:  # the last may be no tensor
+    def look(attention: nn.Module, inputs: tuple[Any, ...]) -> None:  # not all of them need be tensors
         if threading.get_ident() != own:
             return
-        queries, keys, _, *visible = inputs
-        seen.append(attention.shares(queries, keys, *visible))
+        seen.append(cast(Shared, attention).shares(*inputs))
 
     hooks = [attention.register_forward_pre_hook(look) for attention in attentions]
     try:

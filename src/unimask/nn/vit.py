@@ -165,9 +165,7 @@ class TokenAttention(nn.Module):
         `visible` tells to which tokens each of the first tokens may attend; all others attend to everything,
         and with None so does every token.
         """
-        split = self.inputs(tokens).unflatten(-1, (3, self.heads, -1))
-        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind()
-        queries, keys = rotate(queries), rotate(keys)
+        queries, keys, values = self._project(tokens, rotate)
         attend = functional.scaled_dot_product_attention
         if visible is None:
             attended = attend(queries, keys, values)
@@ -178,6 +176,26 @@ class TokenAttention(nn.Module):
             attended = torch.cat((restricted, attend(others, keys, values)), dim=2)
         update: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return update
+
+    def shares(
+        self,
+        tokens: Float[Tensor, "batch tokens channels"],
+        rotate: Rotate,
+        visible: Bool[Tensor, "batch restricted tokens"],
+    ) -> Float[Tensor, "batch heads restricted tokens"]:
+        """Return the attention weights of the restricted tokens per head, for display; they add up to 1."""
+        queries, keys, _ = self._project(tokens, rotate)
+        first = queries[:, :, : visible.shape[1]]
+        logits = first @ keys.transpose(2, 3) / math.sqrt(first.shape[-1])
+        return logits.masked_fill(~visible[:, None], -math.inf).softmax(dim=-1)
+
+    def _project(
+        self, tokens: Float[Tensor, "batch tokens channels"], rotate: Rotate
+    ) -> tuple[Float[Tensor, "batch heads tokens head_channels"], ...]:
+        """Return queries, keys and values, split into heads, queries and keys rotated."""
+        split = self.inputs(tokens).unflatten(-1, (3, self.heads, -1))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind()
+        return rotate(queries), rotate(keys), values
 
 
 class ScaledResidual(nn.Module):

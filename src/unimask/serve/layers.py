@@ -7,8 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from unimask.config.images import tasks_of
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
+from unimask.models.eomt import Eomt, Foreground
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.query_decoder import QueryDecoder
 from unimask.nn.attention import Attention, watched
@@ -27,7 +29,7 @@ class Step:
 
     stride: int  # of the memory that the layer attends to; 0 before all layers
     visible: Bool[Tensor, "queries _rows _columns"]
-    shares: Float[Tensor, "queries _rows _columns"]  # of its attention, mean of the heads; each adds up to 1
+    shares: Float[Tensor, "queries _rows _columns"]  # of its attention to it, mean of the heads
     prediction: int
 
 
@@ -42,8 +44,10 @@ class Watched:
 
 def why_not(segmenter: Segmenter) -> str:
     """Return why a model cannot be watched, in a sentence; empty if it can."""
+    if isinstance(segmenter.model, Eomt):
+        return ""
     if not isinstance(segmenter.model, MaskClassifier):
-        if segmenter.model_file.experiment.model.kind == "masks":
+        if "detection" not in tasks_of(segmenter.model_file.experiment.model):
             return "An exported model tells only its last answer. Serve the model folder to look inside."
         return "This model finds boxes: its queries have no masks to look through."
     if not isinstance(segmenter.model.query_decoder, QueryDecoder):
@@ -61,9 +65,13 @@ def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watche
     if reason:
         raise Refusal(422, reason)
     model = segmenter.model
+    batch = segmenter.preprocess([picture[:, *view.tile.window]])
+    if isinstance(model, Eomt):
+        with torch.inference_mode(), segmenter.autocast():
+            all_blocks, steps = _watch_eomt(model, batch.pixels)
+        return Watched(view=view, steps=steps, prediction=all_blocks)
     assert isinstance(model, MaskClassifier)
     assert isinstance(model.query_decoder, QueryDecoder)
-    batch = segmenter.preprocess([picture[:, *view.tile.window]])
     prediction = segmenter.forward(batch)
     assert isinstance(prediction, MaskPrediction)
     with (
@@ -77,6 +85,37 @@ def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watche
         steps=_steps(model.query_decoder, [one[0].mean(dim=0) for one in shares], visible),
         prediction=prediction,
     )
+
+
+def _watch_eomt(
+    model: Eomt, pixels: Float[Tensor, "1 3 height width"]
+) -> tuple[MaskPrediction, tuple[Step, ...]]:
+    """Return a prediction before and after each block with queries, and what those attend to."""
+    visible: list[Tensor] = []
+
+    def rule(block: int, foreground: Foreground) -> Tensor:
+        mask = foreground()  # makes the model predict here, also where nothing is masked
+        allowed = model.rule(block, lambda: mask)
+        visible.append(torch.ones_like(mask) if allowed is None else allowed)
+        return visible[-1]
+
+    backbone = model.backbone
+    grid = (pixels.shape[2] // backbone.patch, pixels.shape[3] // backbone.patch)
+    attentions = [block.get_submodule("attention") for block in backbone.blocks[model.first_query_block :]]
+    with watched(attentions) as shares:
+        prediction = model.predict(pixels, rule)
+    nowhere = torch.zeros((model.queries.num_embeddings, 1, 1))
+    steps = [Step(stride=0, visible=nowhere > 0, shares=nowhere, prediction=0)]
+    for index, (mask, share) in enumerate(zip(visible, shares, strict=True), start=1):
+        to_patches = share[0].mean(dim=0)[:, -mask.shape[2] :]
+        step = Step(
+            stride=backbone.patch,
+            visible=mask[0].unflatten(1, grid),
+            shares=to_patches.unflatten(1, grid),
+            prediction=index,
+        )
+        steps.append(step)
+    return prediction, tuple(steps)
 
 
 def _cross_attentions(decoder: QueryDecoder) -> list[Attention]:
