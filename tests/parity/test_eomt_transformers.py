@@ -1,12 +1,17 @@
 """Random EoMT models of transformers and ours of the same weights give equal logits in every prediction."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from parity.eomt_models import CLASSES, SIZE, Kind, our_config, our_names, their_model
 from torch import Tensor, nn
 
+from unimask.config.images import LossConfig
+from unimask.losses.build import build_criterion
 from unimask.models.build import build_eomt
 from unimask.models.eomt import AnnealedAttention, Eomt
+from unimask.structures import Segments
 
 
 def pair(kind: Kind, attention: str, probability: float, queries: int = 11) -> tuple[nn.Module, Eomt]:
@@ -87,3 +92,51 @@ def test_rotary_positions_take_other_sizes_and_learned_ones_do_not() -> None:
     _, ours = pair("dinov2", "masked", 1.0)
     with pytest.raises(ValueError, match="positions were learned"):
         ours(torch.zeros(1, 3, 64, 112))
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_the_loss_is_theirs_at_the_same_points(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, ours = pair(kind, "open", 0.0)
+    generator = torch.Generator().manual_seed(11)
+    pixels = torch.randn(2, 3, SIZE, SIZE, generator=generator)
+    drawn: list[Tensor] = []
+    layers = torch.zeros(2, 1, SIZE, SIZE, dtype=torch.int16)
+    layers[0, 0, 10:40, 5:60], layers[0, 0, 50:, 30:], layers[1, 0, :33, :47] = 1, 2, 1
+    labels = [torch.tensor([4, 0]), torch.tensor([2])]
+    targets = tuple(
+        Segments(
+            layers=layer,
+            labels=label,
+            scores=torch.ones(len(label)),
+            is_crowd=torch.zeros(len(label), dtype=torch.bool),
+        )
+        for layer, label in zip(layers, labels, strict=True)
+    )
+    with torch.no_grad():
+        losses = build_criterion(LossConfig(), CLASSES)(ours(pixels), targets, recording(drawn))
+    replayed = iter(drawn)
+
+    def replay(*shape: int, device: object = None) -> Tensor:
+        numbers = next(replayed)
+        assert numbers.shape == shape
+        return numbers
+
+    monkeypatch.setattr(torch, "rand", replay)
+    with torch.no_grad():
+        found = theirs(
+            pixel_values=pixels,
+            mask_labels=[target.masks().float() for target in targets],
+            class_labels=labels,
+        )
+    assert next(replayed, None) is None
+    torch.testing.assert_close(losses.total, found.loss, atol=1e-4, rtol=1e-5)
+
+
+def recording(drawn: list[Tensor]) -> Callable[[tuple[int, ...]], Tensor]:
+    generator = torch.Generator().manual_seed(12)
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        drawn.append(torch.rand(shape, generator=generator))
+        return drawn[-1]
+
+    return uniform

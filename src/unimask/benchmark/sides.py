@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import Scale, Task, Whole, tasks_of
+from unimask.config.images import Scale, Square, Task, Whole, tasks_of
 from unimask.errors import ConfigError
 from unimask.inference.predictions import of_whole_image
 from unimask.inference.segmenter import Segmenter
@@ -64,8 +64,13 @@ def side_name(library: str, precision: str) -> str:
 
 
 def seen_as_it_is(model_file: ModelFile) -> ModelFile:
-    """Return the model's file, changed so that an image is seen in one piece and at its own size."""
-    data = replace(model_file.experiment.data, resize=Scale(factor=1.0), view=Whole())
+    """Return the model's file, changed so that an image is seen in one piece and at its own size.
+
+    An EoMT sees it in its square: most have positions for no other size.
+    """
+    given = model_file.experiment.data
+    resize = given.resize if isinstance(given.resize, Square) else Scale(factor=1.0)
+    data = replace(given, resize=resize, view=Whole())
     return replace(model_file, experiment=replace(model_file.experiment, data=data))
 
 

@@ -1,4 +1,4 @@
-"""Mask2Former of Hugging Face transformers, used as its documentation says; imported only where it runs."""
+"""Mask2Former and EoMT of Hugging Face transformers, used as documented; imported only where they run."""
 
 import importlib.util
 import io
@@ -81,20 +81,33 @@ def exported(model_folder: Path) -> Iterator[Path]:
         yield folder
 
 
+_CLASSES: dict[str, tuple[str, str, dict[str, object]]] = {
+    "mask2former": ("Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor", {"do_resize": False}),
+    "eomt": ("EomtForUniversalSegmentation", "EomtImageProcessor", {}),
+    "eomt_dinov3": ("EomtDinov3ForUniversalSegmentation", "EomtImageProcessor", {}),
+}
+"""By `model_type`: the network, its image processor, and settings of that; an EoMT needs its square."""
+
+_INPUTS = ("pixel_values", "pixel_mask")
+
+
 class TransformersPipeline:
     """Segments images with the model, the image processor and the post-processing of transformers."""
 
     def __init__(self, side: TransformersSide, device: str) -> None:
-        from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
+        import transformers
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self.side = side
         self.device = find_device(device)
-        network = Mask2FormerForUniversalSegmentation.from_pretrained(side.folder)
-        self._network: Any = network.eval().to(self.device)
-        self._processor: Any = Mask2FormerImageProcessor.from_pretrained(side.folder, do_resize=False)
+        model_type = json.loads((side.folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        self.is_eomt = model_type.startswith("eomt")
+        network, processor, settings = _CLASSES[model_type]
+        loaded = getattr(transformers, network).from_pretrained(side.folder)
+        self._network: Any = loaded.eval().to(self.device)
+        self._processor: Any = getattr(transformers, processor).from_pretrained(side.folder, **settings)
 
     @property
     def model(self) -> nn.Module:
@@ -106,7 +119,8 @@ class TransformersPipeline:
     def run(self, image: UInt8[Tensor, "3 height width"], watch: Stopwatch) -> int:
         """Segment the image in the stages `STAGES`; return the number of segments."""
         with watch.stage("pre"):
-            inputs = self._processor(images=image, return_tensors="pt").to(self.device)
+            inputs = self._processor(images=image, return_tensors="pt")
+            inputs = {key: value.to(self.device) for key, value in inputs.items() if key in _INPUTS}
         with watch.stage("forward"), self._autocast():
             outputs = self._network(**inputs)
         with watch.stage("post"):
@@ -143,12 +157,13 @@ class TransformersPipeline:
                 outputs, threshold=side.instance_threshold, target_sizes=[size]
             )
         else:
+            stuff = "stuff_classes" if self.is_eomt else "label_ids_to_fuse"
             (found,) = processor.post_process_panoptic_segmentation(
                 outputs,
                 threshold=side.object_threshold,
                 overlap_mask_area_threshold=side.overlap_threshold,
-                label_ids_to_fuse=set(side.stuff),
                 target_sizes=[size],
+                **{stuff: set(side.stuff)},
             )
         return {"segmentation": found["segmentation"].cpu(), "segments_info": found["segments_info"]}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
 from unimask.checkpoints.onnx import is_exported, load_exported
-from unimask.config.images import PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
+from unimask.config.images import EomtConfig, PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
 from unimask.data.loader import batch_images, placement_for
 from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError
@@ -146,10 +146,13 @@ class Segmenter:
         """Return the same model with test-time augmentation: `flip`, `scales` or both, in 2, 3 or 6 passes.
 
         Raises:
-            ConfigError: there is no such augmentation, or the model predicts boxes.
+            ConfigError: there is no such augmentation, or the model predicts boxes, or takes one size only.
         """
-        if "detection" in tasks_of(self.model_file.experiment.model):
+        model = self.model_file.experiment.model
+        if "detection" in tasks_of(model):
             raise ConfigError("tta", "is for models of masks, and this one finds boxes")
+        if "scales" in names and isinstance(model, EomtConfig) and model.backbone.kind == "dinov2":
+            raise ConfigError("tta", f"this model takes squares of {model.backbone.size} only; take flip")
         other = copy.copy(self)
         other.tta = augmentations_of(names)
         return other
