@@ -3,10 +3,10 @@
     python -m campaigns.hostile --cases 10000 --seed 1       (in `tests/`)
 
 Each case takes a small sound input (a data set of each format, images, weights, a model folder), hurts one of
-its files at random, and reads everything in a process of its own. The outcome is one of: read, refused (a
-`UnimaskError`), unprintable (a message that is long or has control characters), traceback, hang (more than
-`SECONDS`), memory (more than `MEGABYTES` beyond the start) or died. Only the first two are good. A case is
-named by its number and the seed, and can be run again alone.
+its files at random, and reads everything, in a process apart from this one. The outcome is one of: read,
+refused (a `UnimaskError`), unprintable (a message that is long or has control characters), traceback, hang
+(more than `SECONDS`), memory (more than `MEGABYTES` beyond the start) or died. Only the first two are good. A
+case is named by its number and the seed, and can be run again alone.
 """
 
 import argparse
@@ -17,16 +17,16 @@ import pickle
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import struct
 import sys
 import tempfile
-import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from unimask.errors import UnimaskError
 
 SECONDS = 20
 MEGABYTES = 700
+TOGETHER = 25  # cases in one process
 GOOD = ("read", "refused")
 HEIGHT, WIDTH = 23, 31
 
@@ -429,18 +430,65 @@ def hurt(root: Path, chance: random.Random) -> str:
     return f"{way.__name__} {path.relative_to(root)}"
 
 
-# --- one case, in a process of its own --------------------------------------------------------------------
+# --- cases, in processes apart ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Outcome:
     number: int
-    kind: str  # read, refused, traceback, hang, memory, died
+    kind: str  # read, refused, unprintable, traceback, hang, memory, died
     about: str
 
 
-def run_case(number: int, seed: int) -> Outcome:
-    """Make, hurt and read one input; the same number and seed give the same case."""
+def campaign(cases: Sequence[int], seed: int) -> list[Outcome]:
+    """Run the cases one after the other, a few in each process; number and seed say all about a case."""
+    torch.set_num_threads(1)
+    left, outcomes = list(cases), list[Outcome]()
+    while left:
+        done = _run_apart(left[:TOGETHER], seed)
+        outcomes += done
+        left = left[len(done) :]
+    return outcomes
+
+
+def _run_apart(cases: Sequence[int], seed: int) -> list[Outcome]:
+    """The outcomes of the cases up to the first that ends or holds up the process."""
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(receiving)
+        _answer(cases, seed, sending)
+    os.close(sending)
+    outcomes = []
+    with os.fdopen(receiving, encoding="utf-8", errors="replace") as lines:
+        for number in cases:
+            ready, _, _ = select.select([lines], [], [], SECONDS)
+            line = lines.readline() if ready else ""
+            if not line:
+                kind, about = ("died", "") if ready else ("hang", f"more than {SECONDS} s")
+                outcomes.append(Outcome(number, kind, about))
+                break
+            outcomes.append(Outcome(number, *json.loads(line)))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return outcomes
+
+
+def _answer(cases: Sequence[int], seed: int, sending: int) -> None:
+    """In the child: a line for each case, and an end without any of the parent's clean-up."""
+    try:
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2 * MEGABYTES * 2**20,) * 2)
+        for number in cases:
+            kind, about = _run_case(number, seed)
+            os.write(sending, (json.dumps([kind, about[:3000]]) + "\n").encode())
+        signal.pause()  # until the parent has read everything
+    finally:
+        os._exit(0)
+
+
+def _run_case(number: int, seed: int) -> tuple[str, str]:
+    """Make, hurt and read one input."""
     chance = random.Random(f"{seed}:{number}")
     name = chance.choice(sorted(INPUTS))
     make, read = INPUTS[name]
@@ -449,69 +497,22 @@ def run_case(number: int, seed: int) -> Outcome:
         root.mkdir()
         make(root)
         done = hurt(root, chance)
-        kind, about = _read_apart(lambda: read(root, chance))
-    return Outcome(number, kind, f"{name}, {done}: {about}")
-
-
-def _read_apart(read: Callable[[], None]) -> tuple[str, str]:
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(receiving)
-        _answer(read, sending)
-    os.close(sending)
-    kind, about = _wait(child, receiving)
-    os.close(receiving)
-    return kind, about
-
-
-def _answer(read: Callable[[], None], sending: int) -> None:
-    """In the child: read, write the outcome into the pipe, and end without any of the parent's clean-up."""
-    try:
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2 * MEGABYTES * 2**20,) * 2)
         try:
-            read()
+            read(root, chance)
             kind, about = "read", ""
         except UnimaskError as error:
-            kind, about = ("refused", str(error))
+            kind, about = "refused", str(error)
             if len(about) > 1500 or any(ord(letter) < 32 and letter != "\n" for letter in about):
                 kind = "unprintable"
         except MemoryError:
             kind, about = "memory", traceback.format_exc(limit=-3)
-        except BaseException:
+        except Exception:
             kind, about = "traceback", traceback.format_exc(limit=-4)
         more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used) / 1024
-        if more > MEGABYTES:
-            kind, about = "memory", f"{more:.0f} MB more; {about}"
-        os.write(sending, f"{kind}\n{about}"[:3000].encode("utf-8", "replace"))
-    finally:
-        os._exit(0)
-
-
-def _wait(child: int, receiving: int) -> tuple[str, str]:
-    until = time.monotonic() + SECONDS
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return "hang", f"more than {SECONDS} s"
-        time.sleep(0.002)
-    said = os.read(receiving, 4000).decode("utf-8", "replace")
-    if not said:
-        return "died", f"status {status}"
-    kind, _, about = said.partition("\n")
-    return kind, about
-
-
-def campaign(cases: range, seed: int) -> list[Outcome]:
-    """Run the cases one after the other."""
-    torch.set_num_threads(1)
-    return [run_case(number, seed) for number in cases]
+    if more > MEGABYTES:
+        kind, about = "memory", f"{more:.0f} MB more; {about}"
+    return kind, f"{name}, {done}: {about}"
 
 
 def main() -> None:

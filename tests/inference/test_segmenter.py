@@ -327,3 +327,13 @@ def test_public_names_are_there_and_cost_nothing_until_used():
     code = "import sys, unimask; assert 'torch' not in sys.modules; print(unimask.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == unimask.__version__
+
+
+def test_a_licence_without_commercial_use_is_told_when_weights_load(caplog: pytest.LogCaptureFixture) -> None:
+    load("street", device="cpu")
+    assert [record.getMessage() for record in caplog.records] == [
+        "street: these weights are for non-commercial use only (CC-BY-NC-4.0)"
+    ]
+    caplog.clear()
+    load("nuclei", device="cpu")
+    assert not caplog.records

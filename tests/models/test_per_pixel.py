@@ -15,7 +15,7 @@ from unimask.conversion import original
 from unimask.errors import ConfigError, WeightsError
 from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_criterion
-from unimask.losses.pixels import VOID, category_map
+from unimask.losses.pixels import VOID, category_dice, category_map
 from unimask.models.build import build_model
 from unimask.postprocess.masks import postprocess_masks
 from unimask.presets.own_data import tiny
@@ -74,6 +74,25 @@ def test_reading_gives_each_pixel_its_best_category(layers: int) -> None:
     labels = found.labels[found.layers[0].long() - 1]
     assert (labels == best).float().mean() > 0.999  # ties of rounding aside
     assert len(found) > 1
+
+
+def test_dice_of_the_categories_counts_each_alike_and_no_void() -> None:
+    labels = torch.tensor([[[0, 0, 0, 0, 0, 0, 1, VOID]]])
+    right = torch.nn.functional.one_hot(labels.clamp(min=0), 3).movedim(-1, 1) * 100.0
+    assert category_dice(right, labels) == pytest.approx(0.0)
+    only_first = torch.tensor([100.0, 0, 0])[None, :, None, None].expand(1, 3, 1, 8)
+    # 6 of 7 pixels are right: 2 * 6 / (7 + 6) for the first, 0 for the second, and the third is not shown
+    assert category_dice(only_first, labels) == pytest.approx(1 - (12 / 13 + 0) / 2)
+    changed = only_first.clone()
+    changed[..., -1] = -100 * changed[..., -1]
+    assert category_dice(changed, labels) == category_dice(only_first, labels)
+    assert category_dice(only_first, torch.full_like(labels, VOID)) == 0
+
+
+def test_dice_of_the_categories_is_a_term_where_it_has_a_weight() -> None:
+    experiment = override(tiny(), {"losses.class_weight": 1.0, "losses.category_dice_weight": 2.0})
+    criterion = build_criterion(experiment.losses, CLASSES, kind="pixels")
+    assert criterion.weights == {"pixels": 1.0, "category_dice": 2.0}
 
 
 def test_the_loss_is_cross_entropy_at_every_pixel_that_has_a_category() -> None:

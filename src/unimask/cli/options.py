@@ -83,7 +83,7 @@ Weights = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="One that ships with the package (nuclei), or a folder that `unimask train` "
+        help="One that ships with the package (nuclei, street), or a folder that `unimask train` "
         "(its best/) or `unimask convert` wrote, or an ONNX file of `unimask export`.",
     ),
 ]

@@ -178,6 +178,9 @@ class LossConfig:
     dice_weight: NotNegative = 5.0  # Dice of the mask
     box_weight: NotNegative = 5.0  # L1 distance of the boxes, of models that predict them (DETR, Sec. A.4)
     overlap_weight: NotNegative = 2.0  # generalised IoU of the boxes (DETR, Sec. A.4)
+    # Dice of each category over the batch, beside the cross-entropy of per-pixel classification, so that rare
+    # and thin categories are not outvoted; 0, as in MaskFormer, is off
+    category_dice_weight: NotNegative = 0.0
     # weight of the no-object class in the cross-entropy; 0 would leave nothing to average over where a batch
     # has no object
     no_object_weight: Positive = 0.1

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
@@ -44,13 +45,16 @@ from unimask.structures import (
     Segments,
 )
 
+_log = logging.getLogger(__name__)
 SegmentTask = Literal["panoptic", "instance", "semantic"]
 Image = UInt8[Tensor, "3 _height _width"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
-    """Return a segmenter from a model that ships with the package (`nuclei`), a model folder or an ONNX file.
+    """Return a segmenter from a model of the package (`nuclei`, `street`), a model folder or an ONNX file.
+
+    A licence that forbids commercial use is told as a warning of the logger `unimask.inference.segmenter`.
 
     `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
     knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; predictions are postprocessed in float32.
@@ -69,6 +73,10 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
         return Segmenter(network, model_file)
     chosen = find_device(device)
     model, model_file = load_model(resolve_weights(name_or_folder), chosen)
+    if "-NC" in model_file.licence.upper():
+        _log.warning(
+            "%s: these weights are for non-commercial use only (%s)", name_or_folder, model_file.licence
+        )
     return Segmenter(model, model_file, chosen, precision)
 
 

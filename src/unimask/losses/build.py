@@ -37,7 +37,7 @@ def build_criterion(
     """
     check_values(config, "losses")
     if kind == "pixels":
-        return PixelCriterion(config.class_weight, config.deep_supervision)
+        return PixelCriterion(config.class_weight, config.category_dice_weight, config.deep_supervision)
     return Criterion(
         class_term=ClassTerm(num_classes, config.no_object_weight, config.class_weight),
         comparison=_comparison(config, kind),

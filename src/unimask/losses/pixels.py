@@ -1,4 +1,4 @@
-"""The loss of per-pixel classification: cross-entropy over the categories at every pixel of the target."""
+"""The losses of per-pixel classification: cross-entropy at each pixel of the target, and Dice by category."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,9 +16,9 @@ class PixelCriterion(nn.Module):
     Source: MaskFormer (2107.06278), Sec. 3.1.
     """
 
-    def __init__(self, weight: float, deep_supervision: bool) -> None:
+    def __init__(self, weight: float, dice_weight: float, deep_supervision: bool) -> None:
         super().__init__()
-        self.weights = {"pixels": weight}
+        self.weights = {"pixels": weight} | ({"category_dice": dice_weight} if dice_weight else {})
         self.deep_supervision = deep_supervision
 
     def forward(self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform) -> Losses:
@@ -29,13 +29,16 @@ class PixelCriterion(nn.Module):
         labels = torch.stack([category_map(target) for target in targets])
         with torch.autocast(prediction.mask_features.device.type, enabled=False):
             every = range(len(prediction.mask_embeddings))
-            losses = [
-                _cross_entropy(
+            logits = [
+                _resized_logits(
                     prediction.mask_embeddings[index].float(), prediction.features(index).float(), labels
                 )
                 for index in (every if self.deep_supervision else every[-1:])
             ]
-        return Losses(terms={"pixels": torch.stack(losses)}, weights=self.weights)
+            terms = {
+                name: torch.stack([_TERMS[name](layer, labels) for layer in logits]) for name in self.weights
+            }
+        return Losses(terms=terms, weights=self.weights)
 
 
 def category_map(target: Segments) -> Int64[Tensor, "height width"]:
@@ -47,12 +50,39 @@ def category_map(target: Segments) -> Int64[Tensor, "height width"]:
     return found
 
 
-def _cross_entropy(
+def _resized_logits(
     embeddings: Float[Tensor, "batch categories channels"],
     features: Float[Tensor, "batch channels height width"],
     labels: Int64[Tensor, "batch target_height target_width"],
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, "batch categories target_height target_width"]:
     logits = torch.einsum("bkc,bchw->bkhw", embeddings, features)
-    logits = functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    return functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "batch categories height width"], labels: Int64[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
     total = functional.cross_entropy(logits, labels, ignore_index=VOID, reduction="sum")
     return total / (labels != VOID).sum().clamp(min=1)
+
+
+def category_dice(
+    logits: Float[Tensor, "batch categories height width"], labels: Int64[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """Return 1 - Dice, averaged over the categories that the batch shows; 0 where it shows none.
+
+    The sums of a category run over all pixels of the batch; void pixels do not count.
+
+    Source: V-Net (1606.04797), Sec. 3, without the squares.
+    """
+    known = (labels != VOID)[:, None]
+    probabilities = logits.softmax(dim=1) * known
+    truth = functional.one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1) * known
+    shared = (probabilities * truth).sum(dim=(0, 2, 3))
+    sizes = truth.sum(dim=(0, 2, 3))
+    dice = 2 * shared / (probabilities.sum(dim=(0, 2, 3)) + sizes).clamp(min=1)
+    shown = sizes > 0
+    return (1 - dice)[shown].sum() / shown.sum().clamp(min=1)
+
+
+_TERMS = {"pixels": _cross_entropy, "category_dice": category_dice}

@@ -14,7 +14,7 @@ from unimask.errors import ConfigError
 from unimask.presets import mask2former, maskformer
 from unimask.presets.detr import DETR_PRESETS
 from unimask.presets.eomt import EOMT_PRESETS
-from unimask.presets.own_data import nuclei, small, tiny
+from unimask.presets.own_data import nuclei, small, street, tiny
 from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, Preset
 from unimask.presets.transformer import TRANSLATION_PRESETS
 
@@ -33,6 +33,7 @@ def _published(title: str, build: Callable[[str], Experiment], backbone: str) ->
 PRESETS: Mapping[str, Preset] = {
     "small": small,
     "nuclei": nuclei,
+    "street": street,
     "tiny": tiny,
     **DETR_PRESETS,
     **EOMT_PRESETS,

@@ -85,6 +85,42 @@ def nuclei() -> Experiment:
     )
 
 
+def street() -> Experiment:
+    """Street scenes, semantic, at 480 x 360: EfficientNet-Lite0, a narrow pyramid, pixels that choose.
+
+    Images are enlarged before the model sees them: poles and signs are one to four pixels wide.
+    """
+    model = narrow_model(EFFICIENTNET, channels=96, queries=1, feedforward_channels=384, decoder_layers=1)
+    return Experiment(
+        model=replace(
+            model,
+            pixel_decoder=replace(model.pixel_decoder, kind="pyramid", strides=(32,), layers=2, heads=6),
+            query_decoder=replace(model.query_decoder, layers=0, heads=6),
+            classification="pixels",
+        ),
+        losses=LossConfig(class_weight=1.0, category_dice_weight=1.0),
+        data=DataConfig(
+            crop=(320, 384),
+            jitter=ScaleJitter(low=0.9, high=2.2, relative_to="file"),
+            color=0.7,
+            resize=Scale(factor=1.5),
+        ),
+        training=TrainingConfig(
+            steps=1900,
+            batch_size=4,
+            learning_rate=1e-3,
+            backbone_multiplier=0.4,
+            gradient_clip=1.0,
+            schedule="poly",
+            warmup_steps=100,
+            ema_decay=0.995,
+            evaluate_every=500,
+            checkpoint_every=100,
+            workers=0,
+        ),
+    )
+
+
 def tiny() -> Experiment:
     """For tests and first trials: half a million parameters, learns the generated shapes on a CPU."""
     backbone = BackboneConfig(name="test_resnet", freeze_norm=False)
