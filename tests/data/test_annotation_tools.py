@@ -492,7 +492,7 @@ def pack_brush(values: list[int]) -> list[int]:
 def test_label_studio_brush(tmp_path: Path) -> None:
     values = np.repeat(SQUARE.ravel() * 255, 4).tolist()
     packed = pack_brush(values)
-    assert unpack_brush(packed).tolist() == values
+    assert unpack_brush(packed, len(values)).tolist() == values
     save_label_studio(tmp_path, [studio("brushlabels", {"format": "rle", "rle": packed}, "cat")])
     assert (masks(open_dataset(tmp_path, "all", "instance")[0])[0] == SQUARE).all()
     save_label_studio(tmp_path, [studio("brushlabels", {"format": "rle", "rle": packed[:20]}, "cat")])
@@ -509,7 +509,7 @@ def test_label_studio_brush_of_the_sdk() -> None:
     mask = np.random.default_rng(0).integers(0, 2, (37, 53), dtype=np.uint8) * 255
     mask[10:30, 10:40] = 255
     packed = brush.mask2rle(mask)
-    assert (unpack_brush(packed)[3::4].reshape(37, 53) == mask).all()
+    assert (unpack_brush(packed, 4 * mask.size)[3::4].reshape(37, 53) == mask).all()
 
 
 def test_bad_label_studio_is_named(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_boxes_are_those_of_the_file(tmp_path: Path) -> None:
         ({"bbox": [1, 2, 3]}, "annotation 1 has bbox"),
         ({"bbox": None}, "annotation 1 has bbox"),
         ({"bbox": [1, 2, float("nan"), 3]}, "annotation 1 has bbox"),
-        ({"bbox": [1, 2, 0, 3]}, "0 x 3 pixels"),
+        ({"bbox": [1, 2, -1, 3]}, "-1 x 3 pixels"),
         ({"bbox": [30, 2, 5, 3]}, "lies outside"),
         ({"image_id": 8}, "image 8"),
         ({"category_id": 8}, "category 8"),

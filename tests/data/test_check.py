@@ -91,7 +91,7 @@ def test_void_and_classes_without_a_pixel(tmp_path: Path) -> None:
         save_picture(tmp_path / "images" / f"{name}.png", 20, 30, value=60 + ord(name) % 7)
         save_labels(tmp_path / "labels" / f"{name}.png", numbers)
     classes = [{"id": 0, "name": "ground"}, {"id": 1, "name": "cell"}]
-    save_json(tmp_path / "classes.json", {"classes": classes})
+    save_json(tmp_path / "classes.json", {"classes": classes, "ignore_label": 255})
     said = check(tmp_path, "semantic")
     assert said.splits["train"].void_share == 0.25
     assert "train: cell never occurs; 25% of the pixels are void" in said.warnings

@@ -253,7 +253,7 @@ BAD_PANOPTIC: dict[str, tuple[Change, str]] = {
     "twice id": (_edit_segment("id", 257), "image 0 has id 257 twice"),
     "zero id": (_edit_segment("id", 0), "image 0 has id 0 twice, or not from 1"),
     "large id": (_edit_segment("id", 2**24), "image 0 has id 16777216"),
-    "text id": (_edit_segment("id", "5"), "a segment of image 0 has id '5'"),
+    "text id": (_edit_segment("id", "5a"), "a segment of image 0 has id '5a'"),
     "unknown image": (
         lambda c: c["annotations"][0].__setitem__("image_id", 44),
         "annotation is for image 44",

@@ -153,7 +153,7 @@ def test_sizes_must_agree(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels/p0\.png: is 11 x 13 pixels, but its image p0\.jpg is 6 x 5"):
         open_set(tmp_path)[0]
     save_labels(tmp_path / "labels" / "p0.png", np.zeros((5, 6, 3), dtype=np.uint8))
-    with pytest.raises(DataError, match=r"p0\.png: is a label map of mode RGB"):
+    with pytest.raises(DataError, match=r"p0\.png: is a label map of colours"):
         open_set(tmp_path)[0]
 
 

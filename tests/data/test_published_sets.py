@@ -159,7 +159,7 @@ def test_files_are_opened_only_when_they_are_asked_for(
         dataset = open_dataset(tmp_path / name, "val", "semantic")
         assert opened == []
         dataset[1]
-        assert len(opened) == 2
+        assert len(set(opened)) == 2
         opened.clear()
 
 

@@ -164,7 +164,7 @@ def test_label_studio_brushes_are_read_by_its_sdk() -> None:
     for mask, found in zip(dense(one), results, strict=True):
         values = brush.decode_rle(found["value"]["rle"])
         assert (values.reshape(*SIZE, 4)[:, :, 3] == mask * 255).all()
-        assert (unpack_brush(found["value"]["rle"])[3::4].reshape(SIZE) == mask * 255).all()
+        assert (unpack_brush(found["value"]["rle"], 4 * mask.size)[3::4].reshape(SIZE) == mask * 255).all()
 
 
 def test_label_studio_prediction_fits_a_labelling_interface() -> None:

@@ -62,12 +62,24 @@ class Patch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class United:
+    """Several regions that are one object."""
+
+    regions: tuple[Region, ...]
+
+    def pixels(self, size: Size) -> ndarray:
+        """Return the pixels of any of them."""
+        return np.unique(np.concatenate([region.pixels(size) for region in self.regions]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One object. `where` is the line or the name of its entry, for messages."""
 
     label: int
     region: Region
     where: str
+    is_crowd: bool = False  # difficult: neither learned nor wrong to find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,8 @@ class DrawnImage:
     source: Path
     size: tuple[Size, ...]  # none or one
     objects: tuple[Drawn, ...]
+    void: tuple[Drawn, ...] = ()  # pixels that are nothing, where no object is
+    fill: tuple[int, ...] = ()  # none, or the label of the pixels that are neither object nor void
 
     @property
     def image_id(self) -> str:
@@ -105,20 +119,29 @@ class DrawnImage:
                 f"is for an image of {width} x {height} pixels, but {self.image.name} has {size[1]} x "
                 f"{size[0]}; use the images that were drawn on",
             )
-        painter, labels = LayerPainter(size), []
-        for drawn in self.objects:
+        painter, labels, is_crowd = LayerPainter(size), list[int](), list[bool]()
+        free = np.ones(size[0] * size[1], dtype=bool)
+        for number, drawn in enumerate((*self.objects, *self.void)):
             try:
                 pixels = drawn.region.pixels(size)
-                if pixels.size:
+                free[pixels] = False
+                if pixels.size and number < len(self.objects):
                     painter.add(pixels)
                     labels.append(drawn.label)
+                    is_crowd.append(drawn.is_crowd)
             except ValueError as error:
                 raise DataError(self.source, f"{drawn.where}: {error}") from None
-        truth = truth_segments(painter.result(), labels, [False] * len(labels))
+        if self.fill and free.any():
+            painter.add(np.flatnonzero(free))
+            labels.append(self.fill[0])
+            is_crowd.append(False)
+        truth = truth_segments(painter.result(), labels, is_crowd)
         return Sample(image=image, truth=truth, image_id=self.image_id)
 
 
-def drawn_dataset(names: Sequence[str], images: Iterable[DrawnImage]) -> ItemDataset:
+def drawn_dataset(
+    names: Sequence[str], images: Iterable[DrawnImage], *, left_out: tuple[str, ...] = ()
+) -> ItemDataset:
     """A sample for each image; the categories are the names that the tool knows, all of them things."""
     categories = Categories(
         names=tuple(names),
@@ -126,7 +149,7 @@ def drawn_dataset(names: Sequence[str], images: Iterable[DrawnImage]) -> ItemDat
         file_ids=tuple(range(len(names))),
         colors=tuple(default_color(index) for index in range(len(names))),
     )
-    return ItemDataset(categories=categories, items=tuple(images))
+    return ItemDataset(categories=categories, items=tuple(images), left_out=left_out)
 
 
 def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:

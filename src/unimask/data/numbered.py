@@ -1,18 +1,19 @@
 """Label maps whose numbers are classes, or classes and objects in one number, as segments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import read_annotated_image, read_labels
+from unimask.data.read import read_annotated_image, read_labels, stated_size
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
 from unimask.structures import Categories, Sample, Segments
@@ -72,6 +73,7 @@ class NumberedItem:
             DataError: the image cannot be read, has another size than its labels, or holds a number that the
                 scheme does not know.
         """
+        check_sizes(self.pair)
         numbers = self.read_numbers(self.pair.labels)
         image = image_of_pair(self.pair, numbers.shape)
         truth = segments_of_numbers(numbers, self.pair.labels, self.scheme)
@@ -120,6 +122,14 @@ def select_numbers(
     return truth_segments(torch.from_numpy(table[numbers][None]), labels, is_crowd)
 
 
+def check_sizes(pair: LabelPair) -> None:
+    """Raises: DataError, where the files state sizes that differ even if the image is turned by a quarter."""
+    of_labels = stated_size(pair.labels, (0, 0))
+    of_image = stated_size(pair.image, of_labels)
+    if 0 not in of_labels and of_labels not in (of_image, of_image[::-1]):
+        raise _sizes_differ(pair, of_labels, of_image)
+
+
 def image_of_pair(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
     """Read the image of a pair whose label map is of `size`.
 
@@ -128,9 +138,37 @@ def image_of_pair(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 he
     """
     image = read_annotated_image(pair.image, (size[0], size[1]))
     if tuple(image.shape[1:]) != size:
-        raise DataError(
-            pair.labels,
-            f"is {size[1]} x {size[0]} pixels, but its image {pair.image.name} is "
-            f"{image.shape[2]} x {image.shape[1]}; both must have one size, label it again",
-        )
+        raise _sizes_differ(pair, size, tuple(image.shape[1:]))
     return image
+
+
+def _sizes_differ(pair: LabelPair, labels: tuple[int, ...], image: tuple[int, ...]) -> DataError:
+    return DataError(
+        pair.labels,
+        f"is {labels[1]} x {labels[0]} pixels, but its image {pair.image.name} is {image[1]} x {image[0]}; "
+        "both must have one size, label it again",
+    )
+
+
+def numbers_of_colors(
+    path: Path, image: Image.Image, numbers: Mapping[int, int], table: str
+) -> Int64[ndarray, "height width"]:
+    """Return the number of each pixel's colour, by a table of R + 256 G + 65536 B.
+
+    Raises:
+        DataError: a colour is not in it; `table` is where it should stand.
+    """
+    channels = np.asarray(image.convert("RGB")).astype(np.int64)
+    packed = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+    colors, places = np.unique(packed, return_inverse=True)
+    foreign = [color for color in colors.tolist() if color not in numbers]
+    if foreign:
+        shown = some_of((c & 255, c >> 8 & 255, c >> 16) for c in foreign)
+        raise DataError(path, f"has colours that {table} does not name: {shown}")
+    values = np.array([numbers[color] for color in colors.tolist()], dtype=np.int64)
+    return values[places].reshape(packed.shape)
+
+
+def pack_color(color: tuple[int, int, int]) -> int:
+    """A colour as one number: R + 256 G + 65536 B."""
+    return color[0] + 256 * color[1] + 65536 * color[2]

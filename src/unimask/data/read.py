@@ -103,6 +103,20 @@ def open_image(path: Path, *, rotate: bool) -> Image.Image:
         raise _damaged(path, error) from None
 
 
+def stated_size(path: Path, default: Size) -> Size:
+    """Return the size in the head of an image file, `default` where that cannot be read.
+
+    So a file of the wrong size is told before its pixels take any memory.
+    """
+    try:
+        if not path.is_file():
+            return default
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # decoders raise all kinds of errors; what is wrong is said where the file is read
+        return default
+
+
 def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise DataError(

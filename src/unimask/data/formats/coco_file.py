@@ -1,5 +1,6 @@
 """What the JSON formats of COCO share: images, categories, and their checks."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from unimask.data.category_tables import color_or_default
 from unimask.data.naming import Folders, spellings
-from unimask.data.read import read_annotated_image
+from unimask.data.read import MOST_PIXELS, read_annotated_image
 from unimask.errors import DataError, some_of
 from unimask.files import read_json
 from unimask.structures import Categories, Size
@@ -59,7 +60,7 @@ def records(path: Path, content: Record, key: str) -> list[Record]:
 
 
 def whole(path: Path, record: Record, key: str, what: str) -> int:
-    """The integer under a key of a record.
+    """The integer under a key of a record, which may be text.
 
     Raises:
         DataError: it is missing or no integer.
@@ -67,9 +68,24 @@ def whole(path: Path, record: Record, key: str, what: str) -> int:
     value = record.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+        value = int(value)
     if not isinstance(value, int):
         raise DataError(path, f"{what} has {key} {value!r}; expected an integer")
     return value
+
+
+def flag(path: Path, record: Record, key: str, what: str) -> bool:
+    """Whether a key of a record is 1 and not 0 or missing; the number may be text.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    value = record.get(key, 0)
+    number = {"0": 0, "1": 1}.get(value) if isinstance(value, str) else value
+    if not isinstance(number, int | float) or number not in (0, 1):
+        raise DataError(path, f"{what} has {key} {value!r}; expected 0 or 1")
+    return bool(number)
 
 
 def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
@@ -79,7 +95,11 @@ def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
         DataError: it is missing or neither.
     """
     value = record.get(key)
-    return value if isinstance(value, str) and value else whole(path, record, key, what)
+    return (
+        value
+        if isinstance(value, str) and value and not value.isdecimal()
+        else whole(path, record, key, what)
+    )
 
 
 def unique(path: Path, ids: Iterable[ImageId], what: str) -> None:
@@ -112,12 +132,15 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
     file_ids = tuple(whole(path, entry, "id", f"category {entry.get('name')!r}") for entry in kept)
     unique(path, file_ids, "category id")
     names = tuple(str(entry.get("name", "")).strip() for entry in kept)
-    for name in names:
-        if not name or names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if not name or count > 1:
             raise DataError(path, f"category name {name!r} is empty or occurs twice; names must be unique")
     return Categories(
         names=names,
-        is_thing=tuple(bool(entry.get("isthing", 1)) for entry in kept),
+        is_thing=tuple(
+            "isthing" not in entry or flag(path, entry, "isthing", f"category {name!r}")
+            for name, entry in zip(names, kept)
+        ),
         file_ids=file_ids,
         colors=tuple(color_or_default(entry.get("color"), index) for index, entry in enumerate(kept)),
     )
@@ -125,7 +148,9 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
 
 def used_categories(entries: Sequence[Record]) -> frozenset[int]:
     """The category ids that occur in annotations."""
-    return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int))
+    return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int)) | frozenset(
+        int(c) for entry in entries if isinstance(c := entry.get("category_id"), str) and c.isdecimal()
+    )
 
 
 def annotations_of_images(
@@ -175,6 +200,8 @@ def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[C
     for id_, (height, width) in zip(ids, sizes):
         if height < 1 or width < 1:
             raise DataError(path, f"image {id_} is {width} x {height}; expected at least 1 x 1")
+        if height * width > MOST_PIXELS:
+            raise DataError(path, f"image {id_} is {width} x {height}, more than {MOST_PIXELS:,} pixels")
     return tuple(CocoImage(id=i, path=f, size=s) for i, f, s in zip(ids, files, sizes))
 
 
@@ -227,13 +254,14 @@ def image_folders(path: Path) -> list[Path]:
     return [root / name for root in (path.parent, path.parent.parent) for name in inside]
 
 
+_KINDS = ("instances", "panoptic", "detection", "annotations")
 _AROUND = (("", ""), ("images/", ""), ("", "/images"))
 
 
 def split_of(path: Path) -> str:
     """The part of a COCO file's name that names the split: `train2017` of `instances_train2017.json`."""
     stem = path.name.removesuffix(".json").removesuffix(".coco").removeprefix("_")
-    for prefix in ("instances_", "panoptic_", "annotations_", "instances", "panoptic", "annotations"):
+    for prefix in (f"{kind}{end}" for end in ("_", "") for kind in _KINDS):
         if stem.startswith(prefix):
             return stem.removeprefix(prefix)
     return stem

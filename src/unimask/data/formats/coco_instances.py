@@ -12,6 +12,7 @@ from unimask.data.formats.coco_file import (
     CocoImage,
     Record,
     annotations_of_images,
+    flag,
     image_folders,
     load_json,
     read_categories,
@@ -50,9 +51,10 @@ def open_instances(path: Path, content: Record | None = None, *, folders: Sequen
 def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
     """Open the boxes of a COCO JSON as they stand there, without its masks; every image is a sample.
 
-    Boxes keep the order of the file; what lies outside of the image is cut off. Areas are those that the
-    file states, of masks where it has some. Objects marked `iscrowd`, or `difficult` as in PASCAL VOC, are
-    crowd: nothing is learned from them, and finding them is neither right nor wrong.
+    Boxes keep the order of the file; what lies outside of the image is cut off, and boxes without width or
+    height are left out. Areas are those that the file states, of masks where it has some. Objects marked
+    `iscrowd`, or `difficult` as in PASCAL VOC, are crowd: nothing is learned from them, and finding them is
+    neither right nor wrong.
 
     Raises:
         DataError: as `open_instances`.
@@ -71,9 +73,20 @@ def _open(
     categories = read_categories(path, content, used=used_categories(entries))
     images = read_images(path, content, [*folders, *image_folders(path)])
     grouped = annotations_of_images(path, entries, images, categories)
+    flat = 0
+    if item is _with_boxes:
+        flat = sum(_is_flat(entry) for entry in entries)
+        grouped = {id_: [one for one in own if not _is_flat(one[0])] for id_, own in grouped.items()}
     return ItemDataset(
-        categories=categories, items=tuple(item(path, image, grouped[image.id]) for image in images)
+        categories=categories,
+        items=tuple(item(path, image, grouped[image.id]) for image in images),
+        left_out=(f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat),
     )
+
+
+def _is_flat(entry: Record) -> bool:
+    box = entry.get("bbox")
+    return isinstance(box, list) and len(box) == 4 and (box[2] == 0 or box[3] == 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +112,7 @@ class _WithMasks:
         return (self.image.path,)
 
     def read(self) -> Sample:
+        image = read_coco_image(self.source, self.image)
         painter = LayerPainter(self.image.size)
         kept = []
         for instance in self.instances:
@@ -110,7 +124,7 @@ class _WithMasks:
             except ValueError as error:
                 raise DataError(self.source, f"annotation {instance.id}: {error}; export it again") from None
         truth = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
-        return Sample(image=read_coco_image(self.source, self.image), truth=truth, image_id=self.image_id)
+        return Sample(image=image, truth=truth, image_id=self.image_id)
 
 
 def _with_masks(path: Path, image: CocoImage, entries: Entries) -> Item:
@@ -123,9 +137,14 @@ def _instance(path: Path, entry: Record, label: int, size: Size) -> _Instance:
     return _Instance(
         id=whole(path, entry, "id", what),
         label=label,
-        is_crowd=bool(entry.get("iscrowd", 0)),
+        is_crowd=_is_crowd(path, entry, what),
         shape=_shape(path, entry, what, size),
     )
+
+
+def _is_crowd(path: Path, entry: Record, what: str) -> bool:
+    """Whether it is no object to learn from: a crowd, or difficult as in PASCAL VOC."""
+    return flag(path, entry, "iscrowd", what) or flag(path, entry, "difficult", what)
 
 
 def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
@@ -135,12 +154,17 @@ def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
         return _run_lengths(path, given, what, size)
     if not isinstance(given, list) or not given:
         raise DataError(path, f"{what} has no mask, only a box; segmentation needs polygons or run lengths")
+    if all(isinstance(number, int | float) for number in given):
+        given = [given]  # one polygon that is not in a list of its own
     try:
         rings = tuple(np.asarray(ring, dtype=np.float64) for ring in given)
     except (TypeError, ValueError):
         raise DataError(
             path, f"{what}: a polygon is no list of numbers; expected [x1, y1, x2, y2, ...]"
         ) from None
+    if len(rings) > 2 and all(ring.shape == (2,) for ring in rings):
+        rings = (np.concatenate(rings),)  # one polygon of pairs
+    rings = tuple(ring.ravel() if ring.ndim == 2 and ring.shape[1] == 2 else ring for ring in rings)
     for ring in rings:
         if ring.ndim != 1 or ring.size < 6 or ring.size % 2:
             raise DataError(
@@ -228,7 +252,7 @@ def _box(path: Path, entry: Record, label: int, size: Size) -> _Box:
     if len(numbers) != 4 or not all(abs(number) < float("inf") for number in numbers):
         raise DataError(path, f"{what} has bbox {given!r}; expected [x, y, width, height] in pixels")
     x, y, width, height = numbers
-    if width <= 0 or height <= 0:
+    if width < 0 or height < 0:
         raise DataError(path, f"{what} has a box of {width} x {height} pixels; correct or remove it")
     corners = torch.tensor([x, y, x + width, y + height], dtype=torch.float64)
     left, top, right, bottom = clip_boxes(corners, size).tolist()
@@ -239,5 +263,5 @@ def _box(path: Path, entry: Record, label: int, size: Size) -> _Box:
         corners=(left, top, right, bottom),
         area=float(area) if isinstance(area, int | float) and area > 0 else (right - left) * (bottom - top),
         label=label,
-        is_crowd=bool(entry.get("iscrowd", 0) or entry.get("difficult", 0)),
+        is_crowd=_is_crowd(path, entry, what),
     )

@@ -1,5 +1,6 @@
 """COCO panoptic: a JSON of segments, a folder of PNGs with their ids, and a folder of images."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from unimask.data.formats.coco_file import (
     CocoImage,
     ImageId,
     Record,
+    flag,
     image_folders,
     image_id,
     load_json,
@@ -25,7 +27,7 @@ from unimask.data.formats.coco_file import (
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, spellings
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import read_panoptic_ids
+from unimask.data.read import read_panoptic_ids, stated_size
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS, renumber
 from unimask.structures import Sample, Segments
@@ -92,14 +94,15 @@ class _PanopticItem:
         return Sample(image=image, truth=self._segments(), image_id=self.image_id)
 
     def _segments(self) -> Segments:
-        ids = read_panoptic_ids(self.png)
-        if ids.shape != self.image.size:
+        size = stated_size(self.png, self.image.size)
+        if size != self.image.size:
             height, width = self.image.size
             raise DataError(
                 self.png,
-                f"is {ids.shape[1]} x {ids.shape[0]} pixels, but its image is {width} x {height} "
+                f"is {size[1]} x {size[0]} pixels, but its image is {width} x {height} "
                 f"({self.source.name}, image {self.image.id}); PNG and JSON must be of one export",
             )
+        ids = read_panoptic_ids(self.png)
         table = np.zeros(_IDS, dtype=np.int16)
         table[list(self.ids)] = np.arange(1, len(self.ids) + 1)
         numbers = table[ids]
@@ -150,7 +153,7 @@ def _item(
     if not isinstance(listed, list) or not all(isinstance(segment, dict) for segment in listed):
         raise DataError(path, f"the annotation of image {image.id} has no list 'segments_info'")
     ids = tuple(whole(path, segment, "id", where) for segment in listed)
-    wrong = [number for number in ids if not 0 < number < _IDS or ids.count(number) > 1]
+    wrong = [number for number, count in Counter(ids).items() if not 0 < number < _IDS or count > 1]
     if wrong or len(ids) > MOST_SEGMENTS:
         problem = f"id {wrong[0]} twice, or not from 1 to {_IDS - 1}" if wrong else f"{len(ids)} segments"
         raise DataError(path, f"image {image.id} has {problem}; export it again")
@@ -168,6 +171,6 @@ def _item(
         png=png,
         ids=ids,
         labels=tuple(labels[category] for category in categories),
-        is_crowd=tuple(bool(segment.get("iscrowd", 0)) for segment in listed),
+        is_crowd=tuple(flag(path, segment, "iscrowd", where) for segment in listed),
         strict=strict,
     )

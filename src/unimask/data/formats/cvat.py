@@ -15,6 +15,7 @@ from unimask.data.drawn import (
     Outline,
     Patch,
     Region,
+    United,
     box_ring,
     drawn_dataset,
     ellipse_ring,
@@ -25,8 +26,10 @@ from unimask.data.naming import Folders, find_image
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.files import first_bytes, read_bytes
+from unimask.structures import Size
 
 CVAT_FILE = "annotations.xml"
+_LARGEST = 1e9  # of a coordinate or a size
 SHAPES = ("polygon", "mask", "box", "ellipse")
 
 
@@ -135,13 +138,12 @@ def _image(path: Path, image: CvatImage, labels: Mapping[str, int], files: Folde
     groups: dict[tuple[str, str], list[CvatShape]] = {}
     for index, shape in enumerate(image.shapes):
         group = shape.attributes.get("group_id", "0")
-        own = f"shape {index}" if group in ("", "0") or shape.kind == "mask" else group
+        own = f"shape {index}" if group in ("", "0") else group
         groups.setdefault((shape.attributes["label"], own), []).append(shape)
     objects = []
     for (label, _), members in groups.items():
         regions = [_region(path, member) for member in members]
-        rings = tuple(one for region in regions if isinstance(region, Outline) for one in region.rings)
-        region = Outline(rings=rings) if rings else regions[0]
+        region = United(regions=tuple(regions)) if len(regions) > 1 else regions[0]
         objects.append(Drawn(label=labels[label], region=region, where=f"line {members[0].line}"))
     return DrawnImage(
         image=find_image(path, [name], folders, files),
@@ -153,9 +155,12 @@ def _image(path: Path, image: CvatImage, labels: Mapping[str, int], files: Folde
 
 def _number(path: Path, line: int, attributes: Mapping[str, str], key: str, default: str = "") -> float:
     try:
-        return float(attributes.get(key, default))
+        number = float(attributes.get(key, default))
     except ValueError:
-        raise DataError(path, f"line {line}: {key} is {attributes.get(key)!r}; expected a number") from None
+        number = float("nan")
+    if not abs(number) < _LARGEST:
+        raise DataError(path, f"line {line}: {key} is {attributes.get(key)!r}; expected a number")
+    return number
 
 
 def _region(path: Path, shape: CvatShape) -> Region:
@@ -175,12 +180,27 @@ def _region(path: Path, shape: CvatShape) -> Region:
         x, y, across, down = (number(key) for key in ("cx", "cy", "rx", "ry"))
         return Outline(rings=(ellipse_ring(x, y, across, down, number("rotation", "0")),))
     left, top, width, height = (round(number(key)) for key in ("left", "top", "width", "height"))
-    runs = given.get("rle", "").split(",")
-    if not all(run.strip().isdecimal() for run in runs) or sum(map(int, runs)) != width * height:
+    texts = [run.strip() for run in given.get("rle", "").split(",")]
+    runs = tuple(int(run) if run.isdecimal() and len(run) < 12 else -1 for run in texts)
+    if min(runs) < 0 or width < 1 or height < 1 or sum(runs) != width * height:
         raise DataError(path, f"line {line}: the runs of a mask do not fill its {width} x {height} pixels")
-    lengths = np.array([int(run) for run in runs])
-    values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)  # row by row, beginning with a run of zeros
-    return Patch(mask=values.reshape(height, width), left=left, top=top)
+    return _Runs(runs=runs, left=left, top=top, size=(height, width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """A mask of its own size as runs row by row, beginning with a run of zeros."""
+
+    runs: tuple[int, ...]
+    left: int
+    top: int
+    size: Size
+
+    def pixels(self, size: Size) -> np.ndarray:
+        if self.size[0] > size[0] + 1 or self.size[1] > size[1] + 1:
+            raise ValueError(f"its mask of {self.size[1]} x {self.size[0]} pixels is larger than the image")
+        values = np.repeat(np.arange(len(self.runs)) % 2 == 1, self.runs)
+        return Patch(mask=values.reshape(self.size), left=self.left, top=self.top).pixels(size)
 
 
 def _turn(corners: np.ndarray, degrees: float) -> np.ndarray:

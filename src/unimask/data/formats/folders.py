@@ -1,7 +1,7 @@
 """Folders of images and label maps: a class per pixel, or an instance number per pixel."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,8 +24,11 @@ from unimask.data.naming import files_below
 from unimask.data.numbered import (
     LabelPair,
     NumberScheme,
+    check_sizes,
     image_of_pair,
     numbered_dataset,
+    numbers_of_colors,
+    pack_color,
     select_numbers,
 )
 from unimask.data.read import IMAGE_SUFFIXES, open_image, read_labels
@@ -37,6 +40,7 @@ from unimask.structures import Categories, Sample, Segments
 CLASSES_FILE = "classes.json"
 EXAMPLE = '{"kind": "semantic", "classes": [{"id": 0, "name": "road"}, ...], "ignore_label": 255}'
 
+VOID_COLOR = (224, 224, 192)  # of the border of objects in Pascal VOC
 _LARGEST_NUMBER = 2**24 - 1  # of an instance; numbers are looked up in a table
 _LABEL_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L")
 
@@ -45,13 +49,15 @@ _LABEL_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_L
 class LabelScheme:
     """What the numbers in label maps mean.
 
-    "semantic": a number is a class (`categories.file_ids`), and classes are stuff. "instances": a number
+    "semantic": a number is a class (`categories.file_ids`), and classes are stuff; label maps may have the
+    colours of the classes instead. "instances": a number
     other than 0 is one object of the only class; 0 is background. Pixels with an ignored number are void.
     """
 
     kind: Literal["semantic", "instances"]
     categories: Categories
     ignored: tuple[int, ...]
+    numbers_of_colors: Mapping[int, int]  # R + 256 G + 65536 B -> number, of label maps in colours
 
 
 def label_dataset(pairs: Sequence[LabelPair], scheme: LabelScheme) -> ItemDataset:
@@ -69,10 +75,30 @@ def label_dataset(pairs: Sequence[LabelPair], scheme: LabelScheme) -> ItemDatase
             divisor=1,
             way_out=f"list them in {CLASSES_FILE}",
         )
-        return numbered_dataset(pairs, numbers)
+        read_numbers = partial(read_classes, colors=dict(scheme.numbers_of_colors))
+        return numbered_dataset(pairs, numbers, read_numbers)
     categories = with_background(scheme.categories) if scheme.ignored else scheme.categories
     items = tuple(_InstanceItem(pair=pair, ignored=scheme.ignored) for pair in pairs)
     return ItemDataset(categories=categories, items=items)
+
+
+def read_classes(path: Path, colors: Mapping[int, int]) -> ndarray:
+    """Read the numbers of a label map, or those of its colours.
+
+    Raises:
+        DataError: as `read_labels`, or a colour is not in the table.
+    """
+    image = open_image(path, rotate=False)
+    if image.mode not in ("RGB", "RGBA"):
+        return read_labels(path)
+    if not colors:
+        raise DataError(
+            path,
+            f"is a label map of colours (mode {image.mode}), and nothing says what they mean; give each "
+            f'class of {CLASSES_FILE} its "color": [red, green, blue], or save one number per pixel '
+            "(8- or 16-bit grey, or a palette)",
+        )
+    return numbers_of_colors(path, image, colors, CLASSES_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +115,7 @@ class _InstanceItem:
         return self.pair.image, self.pair.labels
 
     def read(self) -> Sample:
+        check_sizes(self.pair)
         numbers = read_labels(self.pair.labels)
         image = image_of_pair(self.pair, numbers.shape)
         return Sample(image=image, truth=self._instances(numbers), image_id=self.image_id)
@@ -234,7 +261,26 @@ def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
         DataError: the file cannot be used, or is needed.
     """
     path = folder / CLASSES_FILE
-    return _scheme_from_file(path) if path.exists() else _guess_scheme(path, pairs)
+    if not path.exists():
+        return _guess_scheme(path, pairs)
+    scheme = _scheme_from_file(path)
+    is_binary = scheme.kind == "semantic" and set(scheme.categories.file_ids) == {0, 1}
+    if is_binary and "ignore_label" not in load_json(path):
+        present = _numbers_in(pairs)
+        if 255 in present and 1 not in present:
+            raise DataError(
+                path,
+                f"numbers its classes 0 and 1, but the label maps hold {some_of(sorted(present))}; give the "
+                'class of 255 the "id" 255, or save its pixels as 1',
+            )
+    return scheme
+
+
+def _numbers_in(pairs: Sequence[LabelPair]) -> set[int]:
+    """The numbers in some label maps of one channel, spread over all."""
+    chosen = (pair.labels for pair in pairs[:: max(1, len(pairs) // 20)])
+    numbers = [path for path in chosen if open_image(path, rotate=False).mode not in ("RGB", "RGBA")]
+    return set().union(*(np.unique(read_labels(path)).tolist() for path in numbers))
 
 
 def _scheme_from_file(path: Path) -> LabelScheme:
@@ -264,8 +310,24 @@ def _scheme_from_file(path: Path) -> LabelScheme:
     if len(ignored) < len(listed):
         raise DataError(path, f"ignore_label is {given!r}; expected numbers that are no class")
     return LabelScheme(
-        kind="instances" if kind == "instances" else "semantic", categories=categories, ignored=ignored
+        kind="instances" if kind == "instances" else "semantic",
+        categories=categories,
+        ignored=ignored,
+        numbers_of_colors=_numbers_of_colors(path, entries, ids, ignored),
     )
+
+
+def _numbers_of_colors(
+    path: Path, entries: Sequence[Record], ids: Sequence[int], ignored: Sequence[int]
+) -> dict[int, int]:
+    """The colours that the file gives to classes, and that of the border of objects in VOC."""
+    numbers = {pack_color(VOID_COLOR): ignored[0]} if ignored else {}
+    stated = [color_or_default(entry["color"], 0) for entry in entries if "color" in entry]
+    if len(stated) < len(entries):
+        return {}
+    if len(set(stated)) < len(stated):
+        raise DataError(path, "two classes have the same color")
+    return {**numbers, **{pack_color(color): number for color, number in zip(stated, ids)}}
 
 
 def _name(path: Path, entry: Record) -> str:
@@ -279,12 +341,17 @@ def _guess_scheme(path: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
     chosen = pairs[:: max(1, len(pairs) // 20)]
     if open_image(chosen[0].labels, rotate=False).mode.startswith("I"):
         return LabelScheme(
-            kind="instances", categories=_plain_categories(("object",), (1,), thing=True), ignored=()
+            kind="instances",
+            categories=_plain_categories(("object",), (1,), thing=True),
+            ignored=(),
+            numbers_of_colors={},
         )
-    present = sorted(set().union(*(np.unique(read_labels(pair.labels)).tolist() for pair in chosen)))
+    if open_image(chosen[0].labels, rotate=False).mode in ("RGB", "RGBA"):
+        read_classes(chosen[0].labels, {})  # says what is missing
+    present = sorted(_numbers_in(pairs))
     if set(present) <= {0, 1} or set(present) <= {0, 255}:
         categories = _plain_categories(("background", "foreground"), (0, max(1, present[-1])), thing=False)
-        return LabelScheme(kind="semantic", categories=categories, ignored=())
+        return LabelScheme(kind="semantic", categories=categories, ignored=(), numbers_of_colors={})
     raise DataError(
         path,
         f"no such file, and the labels (8-bit numbers {some_of(present, 12)}) do not say what they mean; "

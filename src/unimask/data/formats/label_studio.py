@@ -48,14 +48,15 @@ class Brush:
 
     def pixels(self, size: Size) -> ndarray:
         """Raises: ValueError, where the runs are damaged or of an image of another size."""
-        values = unpack_brush(self.runs)
-        if self.size != size or values.size != 4 * size[0] * size[1]:
-            raise ValueError(f"a brush holds {values.size // 4} pixels, the image {size[0] * size[1]}")
-        return np.flatnonzero(values[3::4])
+        if self.size != size:
+            raise ValueError(
+                f"a brush is for {self.size[1]} x {self.size[0]} pixels, the image has {size[1]} x {size[0]}"
+            )
+        return np.flatnonzero(unpack_brush(self.runs, 4 * size[0] * size[1])[3::4])
 
 
-def unpack_brush(data: Sequence[int]) -> ndarray:
-    """Decode Label Studio's packed run lengths.
+def unpack_brush(data: Sequence[int], expected: int) -> ndarray:
+    """Decode Label Studio's packed run lengths of an expected number of values.
 
     A header of bits: how many values (32), bits of a value minus one (5), bits of four kinds of length minus
     one (4 each). Then stretches: a bit that says whether it is one value repeated, the kind of its length
@@ -78,9 +79,9 @@ def unpack_brush(data: Sequence[int]) -> ndarray:
 
     total, width = int(read(32)[0]), int(read(5)[0]) + 1
     lengths = read(4, 4) + 1
-    if total > 2**31:
-        raise ValueError("the runs of a brush are damaged")
-    values, filled = np.zeros(total, dtype=np.int64), 0
+    if total != expected:
+        raise ValueError(f"a brush holds {total // 4} pixels, the image {expected // 4}")
+    values, filled = np.zeros(total, dtype=np.uint8 if width <= 8 else np.int64), 0
     while filled < total:
         repeated, kind = int(read(1)[0]), int(read(2)[0])
         count = int(read(int(lengths[kind]))[0]) + 1
@@ -120,7 +121,7 @@ def is_label_studio(path: Path) -> bool:
 
 
 def open_label_studio(path: Path) -> ItemDataset:
-    """Open a sample per task; of several annotations of a task the first that was not cancelled.
+    """Open a sample per task that has an annotation: the first that was not cancelled, which may be empty.
 
     Labels are those that occur, sorted. Points, lines and whole-image choices are left out. Images are
     looked for beside the JSON and in `images`, under the name in the task or the one before the upload.
@@ -129,13 +130,17 @@ def open_label_studio(path: Path) -> ItemDataset:
         DataError: the file is no export of kind JSON, nothing is drawn in it, or a result is broken.
     """
     tasks = _tasks(path)
-    results = [(task, _results(path, task)) for task in tasks]
+    labelled = [task for task in tasks if _annotations(task)]
+    results = [(task, _results(path, task)) for task in labelled]
+    unlabelled = len(tasks) - len(labelled)
     names = sorted({name for _, entries in results for _, name, _ in entries})
     if not names:
         raise DataError(path, f"{len(tasks)} tasks hold no polygons, brushes, rectangles or ellipses")
     labels = {name: label for label, name in enumerate(names)}
     files = Folders()
-    return drawn_dataset(names, [_image(path, task, entries, labels, files) for task, entries in results])
+    images = [_image(path, task, entries, labels, files) for task, entries in results]
+    said = f"{unlabelled} of {len(tasks)} tasks of {path.name} have no annotation yet and are left out"
+    return drawn_dataset(names, images, left_out=(said,) * bool(unlabelled))
 
 
 def _tasks(path: Path) -> list[Record]:
@@ -147,13 +152,16 @@ def _tasks(path: Path) -> list[Record]:
     return content
 
 
+def _annotations(task: Record) -> list[Record]:
+    """The annotations of a task that were not cancelled."""
+    given = task.get("annotations", task.get("completions", []))
+    found = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    return [annotation for annotation in found if not annotation.get("was_cancelled")]
+
+
 def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
     """The results with an area: what messages call them, their label, and themselves."""
-    given = task.get("annotations", task.get("completions", []))
-    annotations = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-    for annotation in annotations:
-        if annotation.get("was_cancelled"):
-            continue
+    for annotation in _annotations(task)[:1]:
         found = []
         results = annotation.get("result") or []
         if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):

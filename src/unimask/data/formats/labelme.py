@@ -5,6 +5,7 @@ import binascii
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import numpy as np
 from PIL import Image
 
 from unimask.config.images import Task
+from unimask.data.category_tables import with_background
 from unimask.data.drawn import (
     Drawn,
     DrawnImage,
     Outline,
     Patch,
     Region,
+    United,
     box_ring,
     drawn_dataset,
     ellipse_ring,
@@ -29,6 +32,10 @@ from unimask.data.naming import Folders, find_own_image
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError
 from unimask.files import first_bytes
+from unimask.structures import Size
+
+IGNORE, NOTHING = "__ignore__", "_background_"
+"""Labels that are no classes, as in LabelMe's own converters: pixels that are void, and background."""
 
 IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
 
@@ -48,8 +55,9 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
     Raises:
         DataError: a file is no JSON of LabelMe, or there are no shapes.
     """
-    names = {str(shape.get("label", "")) for path in files for _, shape in _shapes(path, load_json(path))}
-    if not names - {""}:
+    names = {str(shape["label"]) for path in files for _, shape in _shapes(path, load_json(path))}
+    names -= {IGNORE, NOTHING}
+    if not names:
         raise DataError(files[0].parent, f"{len(files)} JSON files of LabelMe hold no shapes with an area")
     return tuple(sorted(names))
 
@@ -57,14 +65,21 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
 def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """Open a sample per file. Shapes of one label and group (`group_id`) are one object.
 
-    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out.
+    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out. Where a
+    shape is called `__ignore__`, its pixels are void, and a stuff category has all that is neither in it nor
+    in an object.
 
     Raises:
         DataError: a file or a shape cannot be used, or an image is missing.
     """
     labels = {name: label for label, name in enumerate(names)}
     folders = Folders()
-    return drawn_dataset(names, [_image(path, labels, folders) for path in files])
+    images = [_image(path, labels, folders) for path in files]
+    dataset = drawn_dataset(names, images)
+    if not any(image.void for image in images):
+        return dataset
+    filled = tuple(replace(image, fill=(len(names),)) for image in images)
+    return replace(dataset, categories=with_background(dataset.categories), items=filled)
 
 
 def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
@@ -85,30 +100,37 @@ def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
 def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
     content = load_json(path)
     groups: dict[object, list[tuple[str, int, Region]]] = {}
+    void = []
     for where, shape in _shapes(path, content):
         name, group = str(shape["label"]), shape.get("group_id")
-        key = (name, group) if group is not None else where
-        groups.setdefault(key, []).append((where, labels[name], _region(path, where, shape)))
+        region = _region(path, where, shape)
+        if name == IGNORE:
+            void.append(Drawn(label=len(labels), region=region, where=where))
+        elif name != NOTHING:
+            key = (name, repr(group)) if group is not None else where
+            groups.setdefault(key, []).append((where, labels[name], region))
     objects = []
     for members in groups.values():
-        outlines = [region for _, _, region in members if isinstance(region, Outline)]
-        rings = tuple(one for outline in outlines for one in outline.rings)
-        regions: list[Region] = [Outline(rings=rings)] if rings else []
-        regions += [region for _, _, region in members if not isinstance(region, Outline)]
-        objects += [Drawn(label=members[0][1], region=region, where=members[0][0]) for region in regions]
+        regions = tuple(region for _, _, region in members)
+        region = United(regions=regions) if len(regions) > 1 else regions[0]
+        objects.append(Drawn(label=members[0][1], region=region, where=members[0][0]))
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = ((height, width),) if isinstance(height, int) and isinstance(width, int) else ()
     folders = [path.parent, path.parent.parent / "images", path.parent.parent, path.parent / "images"]
     image = find_own_image(path, str(content.get("imagePath") or ""), folders, files)
-    return DrawnImage(image=image, source=path, size=size, objects=tuple(objects))
+    return DrawnImage(image=image, source=path, size=size, objects=tuple(objects), void=tuple(void))
 
 
 def _region(path: Path, where: str, shape: Record) -> Region:
     kind, points = shape.get("shape_type", "polygon"), shape.get("points")
+    if isinstance(points, list) and len(points) % 2 == 0 and not any(isinstance(p, list) for p in points):
+        points = [points[start : start + 2] for start in range(0, len(points), 2)]  # x1, y1, x2, y2, ...
+    if isinstance(points, list) and len(points) == 1 and _is_nested(points[0]):
+        points = points[0]
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
         raise DataError(path, f"{where}: points is no list of [x, y]")
     numbers = [number for point in points for number in point]
-    if kind in ("polygon", "oriented_rectangle"):
+    if kind in ("polygon", "oriented_rectangle", "rotation") or (kind == "rectangle" and len(points) == 4):
         return Outline(rings=(ring(path, where, numbers),))
     if len(points) != 2:
         raise DataError(path, f"{where}: a {kind} has {len(points)} points; expected 2")
@@ -119,16 +141,40 @@ def _region(path: Path, where: str, shape: Record) -> Region:
         radius = float(np.hypot(x2 - x1, y2 - y1))
         return Outline(rings=(ellipse_ring(x1, y1, radius, radius),))
     if kind == "mask":
-        return Patch(mask=_mask(path, where, shape), left=round(min(x1, x2)), top=round(min(y1, y2)))
+        return _packed_mask(path, where, shape, round(min(x1, x2)), round(min(y1, y2)))
     raise DataError(path, f"{where}: shapes of type {kind!r} are not known")
 
 
-def _mask(path: Path, where: str, shape: Record) -> np.ndarray:
+def _is_nested(points: object) -> bool:
+    return isinstance(points, list) and bool(points) and all(isinstance(point, list) for point in points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PackedMask:
+    """A mask of its own size as an image file, decoded when its pixels are asked for."""
+
+    content: bytes
+    left: int
+    top: int
+
+    def pixels(self, size: Size) -> np.ndarray:
+        try:
+            with Image.open(io.BytesIO(self.content)) as image:
+                if image.height > size[0] + 1 or image.width > size[1] + 1:
+                    raise ValueError(f"its mask of {image.width} x {image.height} is larger than the image")
+                mask = np.asarray(image.convert("L")) > 0
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"its mask is damaged ({error})") from None
+        return Patch(mask=mask, left=self.left, top=self.top).pixels(size)
+
+
+def _packed_mask(path: Path, where: str, shape: Record, left: int, top: int) -> _PackedMask:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(str(shape.get("mask", ""))))) as image:
-            return np.asarray(image.convert("L")) > 0
-    except (OSError, ValueError, binascii.Error) as error:
+        content = base64.b64decode(str(shape.get("mask", "")))
+        Image.open(io.BytesIO(content)).close()
+    except (OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
         raise DataError(path, f"{where}: its mask is no image in base64 ({error})") from None
+    return _PackedMask(content=content, left=left, top=top)
 
 
 def _find(path: Path, task: Task) -> Sources:

@@ -12,11 +12,12 @@ from numpy import ndarray
 
 from unimask.config.images import Task
 from unimask.data.category_tables import BACKGROUND, BACKGROUND_COLOR, default_color
-from unimask.data.formats.folders import CLASSES_FILE
+from unimask.data.formats.folders import CLASSES_FILE, VOID_COLOR
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, find_image
+from unimask.data.numbered import LabelPair, check_sizes, numbers_of_colors, pack_color
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import numbered_lines, open_image, read_image, read_labels
 from unimask.data.sources import Format, Source, Sources, split_of_word
@@ -27,7 +28,6 @@ CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
 LISTS = "ImageSets/Segmentation"
 LABEL_MAP = "labelmap.txt"
 VOID = 255
-VOID_COLOR = (224, 224, 192)
 VOC_NAMES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
@@ -53,8 +53,9 @@ def read_voc_scheme(folder: Path) -> VocScheme:
     """
     path = folder / LABEL_MAP
     if not path.is_file():
-        return VocScheme(names=VOC_NAMES, numbers_of_colors={})
-    names, colors = [], {_pack(VOID_COLOR): VOID}
+        own = {pack_color(voc_color(number)): number for number in range(len(VOC_NAMES) + 1)}
+        return VocScheme(names=VOC_NAMES, numbers_of_colors={**own, pack_color(VOID_COLOR): VOID})
+    names, colors = [], {pack_color(VOID_COLOR): VOID}
     entries = 0
     for number, line in numbered_lines(path):
         if line.startswith("#"):
@@ -65,7 +66,7 @@ def read_voc_scheme(folder: Path) -> VocScheme:
             parts = [str(channel) for channel in voc_color(entries)]
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             raise DataError(path, f"line {number}: {line!r}; expected name:red,green,blue::")
-        color = _pack((int(parts[0]), int(parts[1]), int(parts[2])))
+        color = pack_color((int(parts[0]), int(parts[1]), int(parts[2])))
         entries += 1
         if name.lower() == "background":
             colors[color] = 0
@@ -87,10 +88,6 @@ def voc_color(number: int) -> tuple[int, int, int]:
         for channel in range(3)
     )
     return red, green, blue
-
-
-def _pack(color: tuple[int, int, int]) -> int:
-    return color[0] + 256 * color[1] + 65536 * color[2]
 
 
 def open_voc(folder: Path, scheme: VocScheme, stems: Sequence[str]) -> ItemDataset:
@@ -132,8 +129,10 @@ class _VocItem:
     def read(self) -> Sample:
         stem = self.image_id
         photo, class_path, object_path = self.files
-        classes = _read(class_path, self.scheme.numbers_of_colors)
-        objects = _read(object_path, {})
+        for labels in (class_path, object_path):
+            check_sizes(LabelPair(image=photo, labels=labels))
+        classes = _read_classes(class_path, self.scheme.numbers_of_colors)
+        objects = _read_objects(object_path)
         image = read_image(photo)
         sizes = {classes.shape, objects.shape, tuple(image.shape[1:])}
         if len(sizes) > 1:
@@ -167,25 +166,27 @@ class _VocItem:
         return best - 1
 
 
-def _read(path: Path, numbers_of_colors: Mapping[int, int]) -> Int64[ndarray, "height width"]:
-    """Read the numbers of a palette image; colours become those of the table, or are counted without one."""
+def _read_classes(path: Path, numbers: Mapping[int, int]) -> Int64[ndarray, "height width"]:
+    """Read the numbers of a palette image, or those of its colours."""
     image = open_image(path, rotate=False)
     if image.mode not in ("RGB", "RGBA"):
         return read_labels(path).astype(np.int64)
-    channels = np.asarray(image.convert("RGB")).astype(np.int64)
-    packed = channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
-    colors, places = np.unique(packed, return_inverse=True)
-    if numbers_of_colors:
-        foreign = [color for color in colors.tolist() if color not in numbers_of_colors]
-        if foreign:
-            shown = some_of((c & 255, c >> 8 & 255, c >> 16) for c in foreign)
-            raise DataError(path, f"has colours that {LABEL_MAP} does not name: {shown}")
-        table = np.array([numbers_of_colors[color] for color in colors.tolist()])
-    else:
-        free = (number for number in range(1, 2**24) if number != VOID)
-        special = {0: 0, _pack(VOID_COLOR): VOID}
-        table = np.array([special[c] if c in special else next(free) for c in colors.tolist()])
-    return table[places].reshape(packed.shape)
+    return numbers_of_colors(
+        path, image, numbers, LABEL_MAP if (path.parents[1] / LABEL_MAP).exists() else "Pascal VOC"
+    )
+
+
+def _read_objects(path: Path) -> Int64[ndarray, "height width"]:
+    """Read the numbers of a palette image; colours are counted."""
+    image = open_image(path, rotate=False)
+    if image.mode not in ("RGB", "RGBA"):
+        return read_labels(path).astype(np.int64)
+    free = (number for number in range(1, 2**24) if number != VOID)
+    pixels = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
+    colors = {pack_color((red, green, blue)) for red, green, blue in pixels.tolist()}
+    special = {0: 0, pack_color(VOID_COLOR): VOID}
+    numbers = {color: special[color] if color in special else next(free) for color in sorted(colors)}
+    return numbers_of_colors(path, image, numbers, path.name)
 
 
 def _find(path: Path, task: Task) -> Sources:

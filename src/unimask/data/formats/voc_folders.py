@@ -34,7 +34,12 @@ def read_lists(lists: Sequence[Path], known: Container[str], annotation: str) ->
             continue
         stems = []
         for number, line in numbered_lines(path):
+            if line.startswith("#"):
+                continue
             stems.append(line.rsplit("/", 1)[-1])
+            if stems[-1] not in known and path.stem == "test":
+                stems = []  # its annotations are often not public; who asks for it hears that it is not there
+                break
             if stems[-1] not in known:
                 raise DataError(path, f"line {number}: {stems[-1]!r} has no {annotation.format(stems[-1])}")
         if stems:

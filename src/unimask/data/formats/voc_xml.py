@@ -59,7 +59,7 @@ def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
 
     Corners of boxes that are whole numbers count pixels from 1, and the pixel of the last corner belongs to
     the box, as the development kit of VOC says. Written with a point (`29.0`: CVAT, datumaro) they are
-    places in the image, counted from 0. Difficult objects are objects like any other.
+    places in the image, counted from 0. Difficult objects are crowd, as in COCO's JSON.
 
     Raises:
         DataError: a file or an object cannot be used, or a photo is missing.
@@ -78,7 +78,11 @@ def _read(path: Path) -> ElementTree.Element:
 
 def _objects(path: Path, root: ElementTree.Element) -> list[tuple[str, ElementTree.Element]]:
     """The objects, and how messages name them."""
-    return [(f"object {number}", one) for number, one in enumerate(root.findall("object"), 1)]
+    return [
+        (f"object {number}", one)
+        for number, one in enumerate(root.findall("object"), 1)
+        if (one.findtext("deleted") or "0").strip() != "1"  # the XML of LabelMe keeps what was deleted
+    ]
 
 
 def _name(path: Path, where: str, one: ElementTree.Element) -> str:
@@ -94,7 +98,8 @@ def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
     for where, one in _objects(path, root):
         name = _name(path, where, one)
         where = f"{where} ({name!r})"
-        objects.append(Drawn(label=labels[name], region=_region(path, where, one), where=where))
+        region, is_crowd = _region(path, where, one), _is_difficult(path, where, one)
+        objects.append(Drawn(label=labels[name], region=region, where=where, is_crowd=is_crowd))
     named = (root.findtext("filename") or "").strip()
     folder = path.parent
     folders = [folder.parent / PHOTOS, folder.parent / "images", folder, folder.parent]
@@ -102,10 +107,19 @@ def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
     return DrawnImage(image=image, source=path, size=_size(path, root), objects=tuple(objects))
 
 
+def _is_difficult(path: Path, where: str, one: ElementTree.Element) -> bool:
+    text = (one.findtext("difficult") or "0").strip() or "0"
+    if text not in ("0", "1"):
+        raise DataError(path, f"{where}: difficult is {text!r}; expected 0 or 1")
+    return text == "1"
+
+
 def _size(path: Path, root: ElementTree.Element) -> tuple[Size, ...]:
     """What the file says; many tools write zeros or nothing where they do not know it."""
-    given = [(root.findtext(f"size/{side}") or "0").strip() for side in ("height", "width")]
-    if not all(side.isdecimal() for side in given):
+    own, of_labelme = ("size/height", "size/width"), ("imagesize/nrows", "imagesize/ncols")
+    places = of_labelme if root.find("imagesize") is not None else own
+    given = [(root.findtext(place) or "0").strip() for place in places]
+    if not all(side.isdecimal() and len(side) < 10 for side in given):
         raise DataError(path, f"its size is {given[1]} x {given[0]}; expected whole numbers of pixels")
     height, width = map(int, given)
     return ((height, width),) if height and width else ()
@@ -131,6 +145,9 @@ def _region(path: Path, where: str, one: ElementTree.Element) -> Outline:
 
 def _polygon(path: Path, where: str, polygon: ElementTree.Element) -> ndarray:
     """An outline as supervision and Roboflow write it: x1, y1, x2, y2, ..., counted from 1 as boxes."""
+    points = polygon.findall("pt")
+    if points:  # the XML of LabelMe, counted from 0
+        return ring(path, where, [point.findtext(axis) for point in points for axis in "xy"])
     numbers: list[object] = []
     for index in range(1, len(polygon) // 2 + 1):
         numbers += [polygon.findtext(f"x{index}"), polygon.findtext(f"y{index}")]

@@ -28,6 +28,7 @@ class YoloSet:
     """
 
     names: tuple[str, ...]
+    has_points: bool  # a set of poses: lines hold a box and key points (`kpt_shape`)
     folders: Mapping[str, tuple[Path, ...]]
 
 
@@ -47,7 +48,7 @@ def read_yolo_names(path: Path) -> YoloSet:
     """
     if path.suffix == ".txt":
         names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
-        return YoloSet(names=_checked(path, names), folders={"": (path.parent / "images",)})
+        return YoloSet(names=_checked(path, names), has_points=False, folders={"": (path.parent / "images",)})
     content = _read_yaml(path)
     given = content.get("names")
     if isinstance(given, dict) and set(given) == {str(index) for index in range(len(given))}:
@@ -62,9 +63,11 @@ def read_yolo_names(path: Path) -> YoloSet:
         listed = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str) for one in listed if value):
             raise DataError(path, f"{key} is {value!r}; expected a folder, or a list of folders")
-        if value:
+        if value and not (key == "test" and _is_absent(path, base, listed)):
             folders[key] = tuple(_place(path, base, key, str(one)) for one in listed)
-    return YoloSet(names=names, folders=folders or {"": (path.parent / "images",)})
+    return YoloSet(
+        names=names, has_points="kpt_shape" in content, folders=folders or {"": (path.parent / "images",)}
+    )
 
 
 def _read_yaml(path: Path) -> dict[str, object]:
@@ -90,9 +93,19 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _is_absent(path: Path, base: Path, listed: Sequence[object]) -> bool:
+    """Whether nothing is at the places of a part, as with the test images of many a set."""
+    return not any(place.exists() for text in listed for place in _tried(path, base, str(text)))
+
+
+def _tried(path: Path, base: Path, text: str) -> list[Path]:
+    """Where the images of a part may be; exports of some tools are off by one `..`."""
+    return [base / text, path.parent / text, path.parent / text.removeprefix("../")]
+
+
 def _place(path: Path, base: Path, key: str, text: str) -> Path:
-    """Where the images of a part are; exports of some tools are off by one `..`."""
-    tried = [base / text, path.parent / text, path.parent / text.removeprefix("../")]
+    """Where the images of a part are."""
+    tried = _tried(path, base, text)
     for place in tried:
         if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
             return place
@@ -109,6 +122,8 @@ def _images(place: Path) -> list[Path]:
         return images_below(place)
     found = []
     for number, line in numbered_lines(place):
+        if line.startswith("#"):
+            continue
         parts = [part for part in line.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         ends = [place.parent.joinpath(*parts[start:]) for start in range(len(parts))]
         present = [end for end in ends if end.is_file()]
@@ -118,8 +133,8 @@ def _images(place: Path) -> list[Path]:
     return found
 
 
-def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
-    """Open the images of some places (`YoloSet`).
+def open_yolo(names: Sequence[str], folders: Sequence[Path], *, has_points: bool = False) -> ItemDataset:
+    """Open the images of some places (`YoloSet`); of lines with key points only the box is read.
 
     Labels lie in the folder of the same path with `labels` for `images`.
     An image without a text file, or with an empty one, has no objects. A line `class x y width height` is a
@@ -138,7 +153,7 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
                     source,
                     f"can be for {images_of[source].name} and for {image.name}; move one of them out",
                 )
-            objects = _objects(source, names) if source.is_file() else ()
+            objects = _objects(source, names, has_points) if source.is_file() else ()
             entries.append(DrawnImage(image=image, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
         raise DataError(
@@ -146,7 +161,8 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path]) -> ItemDataset:
             f"has {len(entries)} images and no labels; looked in "
             + some_of(sorted({str(entry.source.parent) for entry in entries})),
         )
-    return drawn_dataset(names, entries)
+    said = "is a set of poses (kpt_shape): of each line the box is read, its key points are left out"
+    return drawn_dataset(names, entries, left_out=(said,) * has_points)
 
 
 def _labels_beside(folder: Path) -> Path:
@@ -158,10 +174,12 @@ def _labels_beside(folder: Path) -> Path:
     return folder.parent / "labels"
 
 
-def _objects(source: Path, names: Sequence[str]) -> tuple[Drawn, ...]:
+def _objects(source: Path, names: Sequence[str], has_points: bool) -> tuple[Drawn, ...]:
     found = []
     for number, line in numbered_lines(source):
         words, where = line.split(), f"line {number}"
+        if has_points:
+            words = words[:5]
         if not words[0].isdecimal() or int(words[0]) >= len(names):
             raise DataError(source, f"{where}: class {words[0]!r} is none of 0 to {len(names) - 1}")
         if len(words) == 5:
@@ -185,7 +203,7 @@ def _find(path: Path, task: Task) -> Sources:
     found = read_yolo_names(file)
     places = found.folders if "" not in found.folders else _parts(path)
     return {
-        split: Source(path=file, open=partial(open_yolo, found.names, folders))
+        split: Source(path=file, open=partial(open_yolo, found.names, folders, has_points=found.has_points))
         for split, folders in places.items()
     }
 
