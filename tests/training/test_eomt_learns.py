@@ -1,4 +1,4 @@
-"""A short training of an EoMT: it runs, resumes exactly, and starts from another one by names."""
+"""A short training of an EoMT: it leaves a model that predicts, and starts from another one by names."""
 
 from pathlib import Path
 
