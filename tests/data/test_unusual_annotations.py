@@ -341,3 +341,18 @@ def test_lists_of_voc_with_comments_and_difficult_objects(tmp_path: Path) -> Non
         assert open_dataset(tmp_path, "val", task)[0].truth.is_crowd.tolist() == [True]
     with pytest.raises(DataError, match="has no split 'test'"):
         open_dataset(tmp_path, "test", "instance")
+
+
+def test_boxes_are_not_rounded_to_pixels(tmp_path: Path) -> None:
+    save_yolo(tmp_path, "0 .51 .52 .33 .44\n0 .1 .1 .2 .11 .13 .4\n0 .5 .5 0 0\n", "")
+    truth = open_dataset(tmp_path, "train", "detection")[0].truth
+    wanted = [[13.8, 6, 27, 14.8], [4, 2, 8, 8]]  # the third has no area
+    assert np.allclose(truth.boxes.numpy(), np.array(wanted), atol=1e-5)
+    assert np.allclose(truth.areas.numpy(), [13.2 * 8.8, 24], atol=1e-3)
+    save_cvat(
+        tmp_path / "cvat",
+        '<box label="cat" xtl="2.25" ytl="3.5" xbr="9.75" ybr="40"/>'
+        '<mask label="cat" rle="0,4" left="2" top="3" width="2" height="2"/>',
+    )
+    truth = open_dataset(tmp_path / "cvat", "all", "detection")[0].truth
+    assert truth.boxes.tolist() == [[2.25, 3.5, 9.75, 23], [2, 3, 4, 5]]

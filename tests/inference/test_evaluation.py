@@ -165,7 +165,7 @@ def test_a_broken_picture_stops_the_evaluation() -> None:
 
 def test_no_picture_is_an_error() -> None:
     nothing = shapes_dataset(size=(43, 61), count=0, seed=3)
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="no image"):
         evaluate(Known(nothing, "semantic", REORDERED), nothing, "semantic")
 
 

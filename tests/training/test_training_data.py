@@ -22,7 +22,7 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_without_evaluation_no_val_split_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_train(path: str | Path, split: str, *arguments: object) -> Dataset:
+    def only_train(path: str | Path, split: str, **keywords: object) -> Dataset:
         if split != "train":
             raise DataError(path, "has no split 'val'")
         return small_task().training

@@ -1,20 +1,22 @@
 """Images whose objects are drawn as shapes, as annotation tools write them; here shapes become segments."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from unimask.data.category_tables import default_color
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
 from unimask.data.read import read_annotated_image, read_image
 from unimask.errors import DataError, some_of
-from unimask.structures import Categories, Sample, Size
+from unimask.structures import Categories, Detections, Sample, Segments, Size
 
 ELLIPSE_POINTS = 72
 
@@ -72,6 +74,31 @@ class United:
         return np.unique(np.concatenate([region.pixels(size) for region in self.regions]))
 
 
+def corners(region: Region, size: Size) -> tuple[float, ...]:
+    """Return left, top, right and bottom of a region: of outlines to parts of a pixel, clipped at the border.
+
+    What has no area is nothing.
+
+    Raises:
+        ValueError: the region does not fit the image.
+    """
+    if isinstance(region, United):
+        boxes = [found for one in region.regions if (found := corners(one, size))]
+        outer = (min, min, max, max)
+        return tuple(choose(side) for choose, side in zip(outer, zip(*boxes)))
+    if isinstance(region, Outline):
+        scale = np.array([size[1], size[0]], dtype=np.float64) if region.relative else np.ones(2)
+        points = np.concatenate([ring.reshape(-1, 2) * scale for ring in region.rings])
+        points = points.clip(0, [size[1], size[0]])
+        box = (*points.min(0).tolist(), *points.max(0).tolist())
+    else:
+        rows, columns = np.divmod(region.pixels(size), size[1])
+        if not rows.size:
+            return ()
+        box = (*map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)),)
+    return box if box[2] > box[0] and box[3] > box[1] else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """One object. `where` is the line or the name of its entry, for messages."""
@@ -110,6 +137,17 @@ class DrawnImage:
             DataError: the image cannot be read or is not of the size that was drawn on, or a shape does not
                 fit.
         """
+        image = self.pixels()
+        return Sample(
+            image=image, truth=self._filled((image.shape[1], image.shape[2])), image_id=self.image_id
+        )
+
+    def pixels(self) -> UInt8[Tensor, "3 height width"]:
+        """Read the image.
+
+        Raises:
+            DataError: it cannot be read or is not of the size that was drawn on.
+        """
         image = read_annotated_image(self.image, self.size[0]) if self.size else read_image(self.image)
         size = (image.shape[1], image.shape[2])
         if self.size and size != self.size[0]:
@@ -119,6 +157,9 @@ class DrawnImage:
                 f"is for an image of {width} x {height} pixels, but {self.image.name} has {size[1]} x "
                 f"{size[0]}; use the images that were drawn on",
             )
+        return image
+
+    def _filled(self, size: Size) -> Segments:
         painter, labels, is_crowd = LayerPainter(size), list[int](), list[bool]()
         free = np.ones(size[0] * size[1], dtype=bool)
         for number, drawn in enumerate((*self.objects, *self.void)):
@@ -135,8 +176,55 @@ class DrawnImage:
             painter.add(np.flatnonzero(free))
             labels.append(self.fill[0])
             is_crowd.append(False)
-        truth = truth_segments(painter.result(), labels, is_crowd)
+        return truth_segments(painter.result(), labels, is_crowd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnBoxes:
+    """An image and the boxes of its objects, which are not rounded to whole pixels."""
+
+    drawn: DrawnImage
+
+    @property
+    def image_id(self) -> str:
+        """The stem of the image's file."""
+        return self.drawn.image_id
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image and the annotation file."""
+        return self.drawn.files
+
+    def read(self) -> Sample:
+        """Read the image; objects without an area in it are left out.
+
+        Raises:
+            DataError: as for `DrawnImage`.
+        """
+        image = self.drawn.pixels()
+        found = []
+        for one in self.drawn.objects:
+            try:
+                box = corners(one.region, (image.shape[1], image.shape[2]))
+            except ValueError as error:
+                raise DataError(self.drawn.source, f"{one.where}: {error}") from None
+            if box:
+                found.append((box, one))
+        boxes = torch.tensor([box for box, _ in found], dtype=torch.float32).reshape(-1, 4)
+        truth = Detections(
+            boxes=boxes,
+            labels=torch.tensor([one.label for _, one in found], dtype=torch.int64),
+            scores=torch.ones(len(found)),
+            areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
+            is_crowd=torch.tensor([one.is_crowd for _, one in found], dtype=torch.bool),
+        )
         return Sample(image=image, truth=truth, image_id=self.image_id)
+
+
+def with_boxes(dataset: ItemDataset) -> ItemDataset:
+    """Return the data set with the boxes of what is drawn in place of its masks."""
+    items = tuple(DrawnBoxes(drawn=one) if isinstance(one, DrawnImage) else one for one in dataset.items)
+    return replace(dataset, items=items)
 
 
 def drawn_dataset(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.data.border import Border, check_files, refusal
+from unimask.data.drawn import with_boxes
 from unimask.data.formats.ade20k import ADE20K
 from unimask.data.formats.cityscapes import CITYSCAPES
 from unimask.data.formats.coco import COCO
@@ -62,8 +63,9 @@ def open_dataset(
 ) -> Dataset:
     """Open one split with the ground truth of a task; `LAYOUTS` lists what `path` can be.
 
-    The boxes of detection are those that a COCO JSON of instances states (masks are not needed there); of all
-    other formats they are the smallest ones around the things.
+    The boxes of detection are those that a COCO JSON of instances states (masks are not needed there) or
+    around the shapes that are drawn, to parts of a pixel; of label maps they are the smallest ones around the
+    things.
 
     `split` is "train", "val" or "test", or "all" (a whole file, or the only set of a folder). A folder or
     file without a validation set gives one image in ten to "val" and the others to "train", chosen by a hash
@@ -86,7 +88,7 @@ def open_dataset(
 def open_items(path: str | Path, split: str, task: Task, *, follow_outside: bool = False) -> ItemDataset:
     """Open one split with the ground truth as its files state it; else as `open_dataset`."""
     root = Path(path)
-    return _choose(root, split, _sources(root, task), follow_outside)
+    return _choose(root, split, _sources(root, task), task, follow_outside)
 
 
 def open_splits(
@@ -105,7 +107,7 @@ def open_splits(
     found: dict[str, Callable[[], ItemDataset]] = {}
     for name in names:
         if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):
-            found[name] = partial(_choose, root, name, sources, follow_outside)
+            found[name] = partial(_choose, root, name, sources, task, follow_outside)
     return found
 
 
@@ -125,19 +127,19 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(root: Path, split: str, sources: Sources, follow_outside: bool) -> ItemDataset:
+def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside: bool) -> ItemDataset:
     """The set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sources and (wanted != "train" or "val" in sources):
-        return _opened(root, sources[wanted], follow_outside)
+        return _opened(root, sources[wanted], task, follow_outside)
     own = [source for source in sources.values() if source.path == root]
     if wanted == "all" and (len(own) == 1 or len(sources) == 1):
-        return _opened(root, (own or list(sources.values()))[0], follow_outside)
+        return _opened(root, (own or list(sources.values()))[0], task, follow_outside)
     whole = sources.get("", sources.get("train"))
     if whole is None or wanted not in ("train", "val"):
         names = ", ".join(repr(name) for name in sources if name) or "one set that is not split ('all')"
         raise DataError(root, f"has no split {split!r}; it has {names}")
-    dataset = _opened(root, whole, follow_outside)
+    dataset = _opened(root, whole, task, follow_outside)
     is_val = held_out(dataset.image_ids)
     chosen = [index for index, val in enumerate(is_val) if val == (wanted == "val")]
     if not chosen:
@@ -148,12 +150,13 @@ def _choose(root: Path, split: str, sources: Sources, follow_outside: bool) -> I
     return dataset.part(chosen)
 
 
-def _opened(root: Path, source: Source, follow_outside: bool) -> ItemDataset:
+def _opened(root: Path, source: Source, task: Task, follow_outside: bool) -> ItemDataset:
     """Open a set that keeps to the data folder, and whose entries have an image each."""
     border = Border(root)
     if source.path != root and not follow_outside and (outside := border.outside([source.path])):
         raise refusal(outside, border)
-    return check_files(source.open(), border, follow_outside=follow_outside)
+    dataset = check_files(source.open(), border, follow_outside=follow_outside)
+    return with_boxes(dataset) if task == "detection" else dataset
 
 
 def _not_recognised(root: Path) -> DataError:
