@@ -18,12 +18,13 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from unimask.config.images import DetrConfig, Experiment, ModelConfig
+from unimask.config.images import DetrConfig, EomtConfig, Experiment, ModelConfig
 from unimask.config.overrides import override
 from unimask.losses import matcher
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.tokens import TokenCriterion
-from unimask.models.build import build_model, build_sequence_model
+from unimask.models.build import build_eomt, build_model, build_sequence_model
+from unimask.models.eomt import AnnealedAttention
 from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
 from unimask.postprocess.masks import postprocess_masks
 from unimask.presets import PRESETS
@@ -64,6 +65,7 @@ FAMILIES = MappingProxyType(
         "per_pixel": lambda: override(
             PRESETS["tiny"](), PYRAMID | {"model.classification": "pixels", "model.query_decoder.layers": 0}
         ),
+        "eomt": lambda: override(PRESETS["eomt_tiny"](), {"model.attention": "masked"}),
         "detr": lambda: PRESETS["detr_tiny"](),
         "detr_masks": lambda: override(
             PRESETS["detr_tiny"](), {"model.mask_head": True, "model.channels": 128, "model.heads": 8}
@@ -140,7 +142,7 @@ def postprocess(experiment: Experiment, prediction: object) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_on_another_device(on_cuda: None, family: str) -> None:
     experiment: Experiment = FAMILIES[family]()
-    assert isinstance(experiment.model, ModelConfig | DetrConfig)
+    assert isinstance(experiment.model, ModelConfig | EomtConfig | DetrConfig)
     model, pixels = build_model(experiment.model, len(CATEGORIES)), torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         prediction = model(pixels, torch.ones(2, 64, 96, dtype=torch.bool))
@@ -149,6 +151,18 @@ def test_images_on_another_device(on_cuda: None, family: str) -> None:
         losses = criterion(prediction, targets_of(experiment), torch.rand)
         assert losses.total.device.type == "cuda"
         postprocess(experiment, prediction)
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_annealed_masks_on_another_device(on_cuda: None, kind: str) -> None:
+    config = override(PRESETS["eomt_tiny"](), {"model.backbone.kind": kind}).model
+    assert isinstance(config, EomtConfig)
+    model = build_eomt(config, len(CATEGORIES)).train()
+    rule = AnnealedAttention(chances=(0.9, 0.5, 0.0), uniform=torch.rand)
+    prediction = model.predict(torch.randn(2, 3, 64, 64), rule)
+    assert devices(prediction) == {"cuda"}
+    assert prediction.mask_features.shape == (4, 2, 13, 16, 16)
 
 
 def test_text_on_another_device(on_cuda: None) -> None:
