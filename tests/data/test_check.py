@@ -117,3 +117,11 @@ def test_a_part_of_a_large_set_is_spread_over_it(tmp_path: Path) -> None:
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected one of"):
         check(tmp_path, "instance")
+
+
+def test_a_set_of_one_image_is_read_whole(tmp_path: Path) -> None:
+    root = coco(tmp_path, annotation(1, 0, [square(2, 3, 8)]), count=1)
+    (root / "instances_val.json").unlink()
+    said = check(root, "instance")
+    assert not said.errors
+    assert {name: one.images for name, one in said.splits.items()} == {"train": 1}

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from unimask.config.images import Task
@@ -94,7 +95,8 @@ def open_items(path: str | Path, split: str, task: Task, *, follow_outside: bool
 def open_splits(
     path: str | Path, task: Task, *, follow_outside: bool = False
 ) -> dict[str, Callable[[], ItemDataset]]:
-    """Return what opens each split that the data has, by name; "all" is a set that stands alone.
+    """Return what opens each split that the data has, by name; "all" is a set that stands alone,
+    as that of a single image does.
 
     `follow_outside` is as for `open_dataset`.
 
@@ -102,13 +104,25 @@ def open_splits(
         DataError: no format is recognised.
     """
     root = Path(path)
-    sources = _sources(root, task)
+    sources = {
+        name: replace(source, open=cache(source.open)) for name, source in _sources(root, task).items()
+    }
+    if len(sources) == 1 and root.is_dir() and _has_one_image(*sources.values()):
+        (own,) = sources  # a single image cannot be split
+        return {own or "all": partial(_choose, root, "all", sources, task, follow_outside)}
     names = list(SPLITS) if sources.keys() != {""} or root.is_dir() else ["all"]
     found: dict[str, Callable[[], ItemDataset]] = {}
     for name in names:
         if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):
             found[name] = partial(_choose, root, name, sources, task, follow_outside)
     return found
+
+
+def _has_one_image(source: Source) -> bool:
+    try:
+        return len(source.open()) == 1
+    except DataError:  # said where the split is opened
+        return False
 
 
 def _sources(root: Path, task: Task) -> Sources:
