@@ -98,7 +98,9 @@ def references(document: Path) -> list[tuple[str, str]]:
 def test_files_and_names_exist(document: Path) -> None:
     wrong = []
     for file, name in references(document):
-        path = next((root / file for root in (SOURCE, ROOT) if (root / file).is_file()), None)
+        path = next(
+            (root / file for root in (SOURCE, ROOT, document.parent) if (root / file).is_file()), None
+        )
         if path is None or (name and not is_defined(path, name)):
             wrong.append(f"{file}:{name}")
     assert wrong == []

@@ -7,7 +7,8 @@ from pathlib import Path
 from unimask.errors import ConfigError
 from unimask.structures import Categories
 
-BACKGROUND, BACKGROUND_COLOR = "background", (40, 40, 40)
+BACKGROUND = "background"
+BACKGROUND_COLOR = (40, 40, 40)
 CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 
