@@ -19,6 +19,7 @@ def check(
     task: options.Task = options.TaskName.panoptic,
     preset: options.Preset = "small",
     settings: options.Settings = None,
+    follow_outside: options.FollowOutside = False,
     output: options.CheckPicture = None,
     as_json: options.Json = False,
 ) -> None:
@@ -32,7 +33,8 @@ def check(
       unimask check --data my_data --task instance
       unimask check --data my_data --task semantic --preset street --json
     """
-    experiment = unimask.override(presets.named(preset), parse_settings(settings or []))
+    asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
+    experiment = unimask.override(presets.named(preset), asked)
     if not isinstance(experiment, Experiment):
         raise ConfigError("preset", f"{preset!r} is a model of text; `unimask presets` lists those of images")
     picture = output or (None if as_json else Path("check.png"))
