@@ -99,8 +99,9 @@ def test_translate_and_bleu(tmp_path: Path) -> None:
     code = """
 import sys
 from unimask.errors import MissingPackageError
+from unimask.metrics.bleu import bleu_of_text
 try:
-    import unimask.metrics.bleu
+    bleu_of_text(["a dog"], ["a dog"])
 except MissingPackageError as error:
     print(error, error.extra)
 from unimask.cli import main

@@ -101,7 +101,9 @@ def test_half_a_head_after_an_answer_is_closed_too(server: tuple[int, Connection
     port, connections = server
     with connect(port) as one:
         one.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert b'"ok"' in one.recv(65536)
+        answer = b""
+        while b'"ok"' not in answer:
+            answer += one.recv(65536)
         one.sendall(b"GET /healthz HT")
         assert b"408" in everything(one)
     until_free(connections)

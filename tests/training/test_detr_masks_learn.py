@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from unimask.checkpoints.images import load_model
-from unimask.config.images import BackboneConfig, DetrConfig, Experiment
+from unimask.config.images import BackboneConfig, DetrConfig, Experiment, TrainingConfig
 from unimask.config.overrides import override
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.data.open import open_dataset

@@ -68,7 +68,7 @@ def export(
     """
     from unimask.data.read import image_files
 
-    report = unimask.export(weights, output, format.value, image_files(pictures or []))
+    report = unimask.export(weights, output, format.value, image_files(pictures) if pictures else ())
     if as_json:
         show.show_json(dataclasses.asdict(report))
     else:

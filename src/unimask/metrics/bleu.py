@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from unimask.errors import needs_extra
-
-with needs_extra("text", "BLEU"):
-    from sacrebleu.metrics import BLEU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +32,19 @@ def bleu_of_words(results: Sequence[str], references: Sequence[str]) -> Bleu:
     This is what papers on Multi30k call BLEU (`multi-bleu.perl -lc` on tokenised text).
     """
     return _measure(
-        BLEU(tokenize="none", lowercase=True, smooth_method="none", force=True), results, references
+        {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}, results, references
     )
 
 
 def bleu_of_text(results: Sequence[str], references: Sequence[str]) -> Bleu:
     """Return BLEU of lines of plain text: sacrebleu's standard, which splits words itself and heeds case."""
-    return _measure(BLEU(), results, references)
+    return _measure({}, results, references)
 
 
-def _measure(metric: BLEU, results: Sequence[str], references: Sequence[str]) -> Bleu:
+def _measure(settings: Mapping[str, Any], results: Sequence[str], references: Sequence[str]) -> Bleu:
+    with needs_extra("text", "BLEU"):  # imported here: a training on images does without it
+        from sacrebleu.metrics import BLEU
+    metric = BLEU(**settings)
     if len(results) != len(references) or not results:
         raise ValueError(f"{len(results)} results and {len(references)} references")
     found = metric.corpus_score(list(results), [list(references)])

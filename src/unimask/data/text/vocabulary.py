@@ -1,16 +1,21 @@
 """Text as tokens: a vocabulary of byte pairs that is learned from text."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from unimask.data.text.words import join_words, split_words
 from unimask.errors import DataError, needs_extra
 from unimask.structures import Special
 
-with needs_extra("text", "translation"):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
 PADDING, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 _END_OF_WORD = "</w>"
+
+
+def _tokenizers() -> Any:
+    """Import the library when text is at hand: a training on images does without it."""
+    with needs_extra("text", "translation"):
+        import tokenizers
+    return tokenizers
 
 
 class Vocabulary:
@@ -27,8 +32,9 @@ class Vocabulary:
         Raises:
             DataError: the text is not a tokenizer.
         """
+        library = _tokenizers()
         try:
-            self._inner: Tokenizer = Tokenizer.from_str(text)
+            self._inner = library.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare exceptions
             raise DataError("tokenizer.json", f"cannot be read ({str(error).splitlines()[0]})") from None
         self._text = text
@@ -101,10 +107,11 @@ def learn_vocabulary(lines: Iterable[str], size: int, *, lowercase: bool, split:
 
     Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units (1508.07909), 3.2.
     """
-    inner = Tokenizer(models.BPE(unk_token=UNKNOWN, end_of_word_suffix=_END_OF_WORD))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.decoder = decoders.BPEDecoder(suffix=_END_OF_WORD)
-    trainer = trainers.BpeTrainer(
+    library = _tokenizers()
+    inner = library.Tokenizer(library.models.BPE(unk_token=UNKNOWN, end_of_word_suffix=_END_OF_WORD))
+    inner.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    inner.decoder = library.decoders.BPEDecoder(suffix=_END_OF_WORD)
+    trainer = library.trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[PADDING, BEGIN, END, UNKNOWN],
         end_of_word_suffix=_END_OF_WORD,
