@@ -15,7 +15,7 @@ from unimask.data.read import read_image
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--weights", default="nuclei")
-parser.add_argument("--image", type=Path, default=Path(__file__).parent / "nuclei_1.png")
+parser.add_argument("--image", type=Path, default=Path(__file__).parent / "nuclei_2.png")
 parser.add_argument("--output", type=Path, default=Path("output/nuclei.onnx"))
 given = parser.parse_args()
 

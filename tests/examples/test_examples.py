@@ -1,5 +1,6 @@
 """Every script and every notebook of `examples/` runs."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,9 @@ def test_train_and_evaluate(labelled: Path, tmp_path: Path) -> None:
 
 def test_export_and_run(tmp_path: Path) -> None:
     said = run("export_and_run.py", folder=tmp_path)
-    assert "29 instances" in said
+    found = re.search(r"ONNX file: (\d+) instances", said)
+    assert found is not None
+    assert 50 <= int(found[1]) <= 62  # of 57 nuclei; processors round differently
     assert "mask_features" in said
 
 
