@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int32, UInt8
 from numpy import ndarray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import decode_png
 
@@ -43,7 +43,7 @@ def read_image(image: AnyImage, *, rotate: bool = True) -> UInt8[Tensor, "3 heig
     if isinstance(image, str | Path):
         return _to_tensor(open_image(Path(image), rotate=rotate), str(image))
     if isinstance(image, Image.Image):
-        name = str(getattr(image, "filename", "") or "PIL image")
+        name = (str(image.filename) if isinstance(image, ImageFile.ImageFile) else "") or "PIL image"
         return _to_tensor(_load(image, Path(name), rotate), name)
     if isinstance(image, Tensor):
         if image.is_floating_point():
