@@ -73,7 +73,7 @@ def test_masks_of_a_picture_are_learned_by_heart() -> None:
     model = build_model(MODEL, 6)
     criterion = build_criterion(experiment().losses, 6, kind="boxes_and_masks")
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    for _ in range(150):
+    for _ in range(250):  # how fast masks come differs between processors
         prediction = model(batch.images.pixels, batch.images.valid)
         losses = criterion(prediction, batch.targets, torch.rand)
         optimizer.zero_grad()
