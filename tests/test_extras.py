@@ -11,10 +11,9 @@ from cli.command_line import unimask as unimask_command
 from PIL import Image
 
 import unimask as public
-import unimask.cli.images
-from unimask import cli
 from unimask.data.windows import open_large
 from unimask.errors import MissingPackageError, needs_extra
+from unimask.inference import stream
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
@@ -138,7 +137,7 @@ def test_one_tiff_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_
     hide(monkeypatch, "tifffile")
     Image.new("L", (40, 30)).save(tmp_path / "a.tif")
     Image.new("L", (20, 30)).save(tmp_path / "b.png")
-    monkeypatch.setattr(cli.images, "MOST_PIXELS", 1199)
+    monkeypatch.setattr(stream, "MOST_PIXELS", 1199)
     files, options = (tmp_path / "a.tif", tmp_path / "b.png"), ("--tile", 32, "--overlap", 8)
     done = unimask_command("predict", *files, *options, "--output", tmp_path / "out", "--device", "cpu")
     assert done.code == 2

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from unimask.data.check import check
     from unimask.exporting.run import export
     from unimask.inference.evaluation import evaluate
+    from unimask.inference.run import predict
     from unimask.inference.segmenter import Segmenter, load
     from unimask.inference.translator import load_translator
     from unimask.results.segments import Result
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "load_translator",
     "override",
+    "predict",
     "presets",
     "train",
 ]
@@ -46,6 +48,7 @@ _MODULES = {
     "load": "unimask.inference.segmenter",
     "load_translator": "unimask.inference.translator",
     "override": "unimask.config.overrides",
+    "predict": "unimask.inference.run",
     "train": "unimask.training.run",
 }
 

@@ -9,7 +9,7 @@ from cli.command_line import picture, refused, unimask
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from unimask.cli.prediction import output_names
+from unimask.inference.run import output_names
 from unimask.inference.segmenter import Segmenter
 from unimask.structures import ImageBatch, Prediction
 

@@ -14,7 +14,17 @@ from PIL import Image
 import unimask
 from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
 
-FUNCTIONS = ("check", "convert", "evaluate", "export", "load", "load_translator", "override", "train")
+FUNCTIONS = (
+    "check",
+    "convert",
+    "evaluate",
+    "export",
+    "load",
+    "load_translator",
+    "override",
+    "predict",
+    "train",
+)
 
 
 def test_exactly_these_names_are_public() -> None:

@@ -11,9 +11,8 @@ import pytest
 import torch
 from cli.command_line import picture, unimask
 
-from unimask import processes
-from unimask.cli.prediction import _ProcessReport
 from unimask.errors import ConfigError
+from unimask.inference.run import _Share
 from unimask.processes import Team, find_team
 
 
@@ -70,12 +69,15 @@ def test_two_processes_give_what_one_gives(model: Path, tmp_path: Path) -> None:
 def test_what_keeps_all_from_starting_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture().save(tmp_path / "a.png")
     given = ("predict", tmp_path, "--weights", "no_such_model", "--output", tmp_path / "out")
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _ProcessReport(error=mine.error)])
+    monkeypatch.setattr(
+        "unimask.inference.run.find_team", lambda: Team(rank=0, size=2, local_rank=0, meets=False)
+    )
+    monkeypatch.setattr("unimask.inference.run.gather", lambda mine: [mine, _Share(error=mine.error)])
     outcome = unimask(*given)
     assert outcome.code == 2
     assert outcome.out == ""
     assert outcome.err.count("no_such_model") == 1
-    monkeypatch.setattr(processes, "gather", lambda mine: [mine, _ProcessReport(error="device: has none")])
+    monkeypatch.setattr("unimask.inference.run.gather", lambda mine: [mine, _Share(error="device: has none")])
     assert "device: has none" in unimask(*given).err
 
 

@@ -17,11 +17,10 @@ ENTRY_POINTS = {
     "unimask.config.images": "unimask check: a preset of images or of text",
     "unimask.config.values": "unimask presets NAME: every setting",
     "unimask.data.open": "unimask evaluate: a path becomes a Dataset",
-    "unimask.data.read": "arguments become image files",
+    "unimask.data.read": "unimask export: arguments become image files",
     "unimask.data.text.pairs": "a file or standard input becomes lines",
     "unimask.exporting.parity": "unimask export: its report is printed by kind",
     "unimask.inference.text_evaluation": "unimask evaluate, of a translator",
-    "unimask.processes": "unimask predict: several processes share the images",
     "unimask.results.sheets": "unimask check: its picture",
     "unimask.results.boxes": "unimask predict: a result is printed by kind",
     "unimask.serve": "unimask serve",
@@ -29,7 +28,7 @@ ENTRY_POINTS = {
     "unimask.training.progress": "how a duration is written",
 }
 """What the command line imports beside the public names, and what for."""
-NOT_YET = {"images.py", "prediction.py", "serving.py"}
+NOT_YET = {"serving.py"}
 
 
 def imports_of(file: Path) -> set[str]:

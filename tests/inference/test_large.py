@@ -147,7 +147,7 @@ def test_the_command_line_takes_large_tiffs(
         np.uint8
     )
     tifffile.imwrite(tmp_path / "slide.tif", image, tile=(64, 64))
-    monkeypatch.setattr("unimask.cli.images.MOST_PIXELS", 20_000)
+    monkeypatch.setattr("unimask.inference.stream.MOST_PIXELS", 20_000)
     outcome = unimask(
         "predict", tmp_path / "slide.tif", "--weights", model, "--output", tmp_path / "out",
         "--task", task, "--tile", 96, "--overlap", 32,

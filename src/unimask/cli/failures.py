@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unimask.cli import output as show
-from unimask.errors import DataError, MissingPackageError, UnimaskError
+from unimask.errors import DataError, is_out_of_memory
 
 BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
 
@@ -31,30 +31,6 @@ def explain(error: Exception) -> int:
         "the command it shows where it happened."
     )
     return UNEXPECTED
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that memory ran out, on the CPU or on a device."""
-    text = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in text for word in words)
-    )
-
-
-@contextmanager
-def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
-    """Keep an error of one image inside for later, so that it does not stop the others."""
-    try:
-        yield
-    except (DataError, MissingPackageError) as error:
-        failed.append(error)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failed.append(
-            DataError(file, "needs more memory than there is; make it smaller or cut it into tiles")
-        )
 
 
 def check_folder(folder: Path) -> None:

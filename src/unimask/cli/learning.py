@@ -119,10 +119,8 @@ def evaluate(
         segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
         background = segmenter.model_file.experiment.data.background
         dataset = open_dataset(data, split, task.value, background, follow_outside=follow_outside)
-        with show.progress("evaluating", len(dataset)) as advance:
-            evaluation = unimask.evaluate(
-                segmenter, dataset, task.value, progress=lambda done, total: advance()
-            )
+        with show.progress("evaluating") as progress:
+            evaluation = unimask.evaluate(segmenter, dataset, task.value, progress)
     if output is not None:
         evaluation.save(output)
     if as_json:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,28 +49,33 @@ def show_line(text: str) -> None:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with speed and time left; gives a function to call after each picture."""
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with speed and time left; gives a function to call with the pictures done and all pictures.
+
+    Until its first call there is no bar.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[details]}"),
     )
-    with Progress(*columns, console=errors) as bars:
-        bar = bars.add_task(label, total=total, details="")
-        started, done = time.monotonic(), 0
+    bars = Progress(*columns, console=errors)
+    bar = bars.add_task(label, details="")
+    started = time.monotonic()
 
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            seconds = time.monotonic() - started
-            left = seconds / done * (total - done)
-            details = f"{done / max(seconds, 1e-3):.2f} pictures/s  "
-            details += f"{duration(left)} left" if done < total else f"in {duration(seconds)}"
-            bars.update(bar, completed=done, details=details)
+    def advance(done: int, total: int) -> None:
+        bars.start()
+        seconds = time.monotonic() - started
+        left = f"{duration(seconds / done * (total - done))} left" if done else ""
+        details = f"{done / max(seconds, 1e-3):.2f} pictures/s  " if done else ""
+        details += left if done < total else f"in {duration(seconds)}"
+        bars.update(bar, completed=done, total=total, details=details)
 
+    try:
         yield advance
+    finally:
+        bars.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +117,12 @@ def summarise(name: str, result: "Result | BoxResult | LargeResult") -> PictureS
     return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
 
 
-def show_pictures(pictures: list[PictureSummary]) -> None:
+def show_pictures(pictures: Sequence[PictureSummary]) -> None:
     """The table of what was found: by picture, or, if they are many, by category."""
     screen.print(_by_picture(pictures) if len(pictures) <= MOST_PICTURES else _by_category(pictures))
 
 
-def _by_picture(pictures: list[PictureSummary]) -> Table:
+def _by_picture(pictures: Sequence[PictureSummary]) -> Table:
     table = _table(("picture", "size", "category"), ("segments", "score", "area"))
     for picture in pictures:
         name, size = shorten(picture.name), picture.size
@@ -129,7 +134,7 @@ def _by_picture(pictures: list[PictureSummary]) -> Table:
     return table
 
 
-def _by_category(pictures: list[PictureSummary]) -> Table:
+def _by_category(pictures: Sequence[PictureSummary]) -> Table:
     table = _table(("category",), ("pictures", "segments", "score"))
     found = [one for picture in pictures for one in picture.found]
     for category in sorted({one.category for one in found}):

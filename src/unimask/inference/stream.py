@@ -1,8 +1,9 @@
-"""Many images: reading, the model and writing go on at the same time."""
+"""Many image files: reading, the model and writing go on at the same time, in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import TypeVar
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.cli.failures import collected, is_out_of_memory
 from unimask.config.images import Task, Tiles
 from unimask.data.read import MOST_PIXELS, read_image
 from unimask.data.windows import open_large, pixels_in
-from unimask.errors import UnimaskError
+from unimask.errors import DataError, MissingPackageError, UnimaskError, is_out_of_memory
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
 from unimask.inference.segmenter import Segmenter
@@ -27,6 +27,8 @@ Named = tuple[Path, str]
 """An image, and the name of its results."""
 
 AnyResult = Result | BoxResult | LargeResult
+"""What `predict` finds in an image file."""
+
 Made = TypeVar("Made")
 
 
@@ -133,3 +135,18 @@ def _write(work: Work, named: Named, result: Result | BoxResult) -> None:
         result.save(work.output, named[1])
         work.done(named, result)
     work.advance()
+
+
+@contextmanager
+def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
+    """Keep an error of one image inside for later, so that it does not stop the others."""
+    try:
+        yield
+    except (DataError, MissingPackageError) as error:
+        failed.append(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed.append(
+            DataError(file, "needs more memory than there is; make it smaller or cut it into tiles")
+        )
