@@ -13,10 +13,11 @@ from transformers import (
     EomtDinov3Config,
     EomtDinov3ForUniversalSegmentation,
     EomtForUniversalSegmentation,
+    EomtImageProcessor,
 )
 
 from unimask.checkpoints.images import load_model
-from unimask.config.images import Square, VisionTransformerConfig
+from unimask.config.images import SlidingWindow, Square, VisionTransformerConfig, Whole
 from unimask.conversion import convert, eomt
 from unimask.conversion.imagenet import load_imagenet, vision_transformer_from_timm
 from unimask.conversion.rules import to_ours, to_theirs
@@ -34,13 +35,19 @@ def test_a_folder_of_transformers_predicts_the_same_and_comes_back(
 ) -> None:
     theirs = their_model(kind, 7, probability)
     theirs.save_pretrained(tmp_path / "theirs")
+    split = probability == 1.0
+    EomtImageProcessor(do_split_image=split, do_pad=not split).save_pretrained(tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "ours")
     ours, about = load_model(tmp_path / "ours")
     attention = {0.0: "annealed", 1.0: "masked"}[probability]
     model = about.experiment.model
     assert (model.attention, model.queries, model.query_blocks) == (attention, 11, 3)
     assert (model.backbone.kind, model.backbone.size) == (kind, SIZE)
-    assert about.experiment.data.resize == Square(size=SIZE)
+    data = about.experiment.data
+    if split:
+        assert (data.resize.size, data.view) == (SIZE, SlidingWindow(size=SIZE))
+    else:
+        assert (data.resize, data.view) == (Square(size=SIZE), Whole())
     assert ("DINOv3 License" in about.provenance) == (kind == "dinov3")
     pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
@@ -49,6 +56,7 @@ def test_a_folder_of_transformers_predicts_the_same_and_comes_back(
     torch.testing.assert_close(found.mask_logits(), expected.masks_queries_logits, atol=1e-4, rtol=0)
 
     convert(tmp_path / "ours", tmp_path / "back", to="transformers")
+    assert EomtImageProcessor.from_pretrained(tmp_path / "back").do_split_image == split
     back, report = CLASS_OF[kind].from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(report.values())
     before, after = theirs.state_dict(), back.state_dict()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from unimask.ops.windows import from_canvas, restoration, to_canvas
-from unimask.postprocess.masks import instance, panoptic, semantic
+from unimask.postprocess.masks import instance, panoptic
+from unimask.postprocess.semantic import semantic
 from unimask.structures import Placement
 
 

@@ -98,3 +98,28 @@ def test_other_scales_are_for_rotary_positions() -> None:
     segmenter = Segmenter(*random_model("dinov3")).with_tta(["scales"])
     (found,) = segmenter.find([image(61, 83)], "semantic")
     assert found.size == (61, 83)
+
+
+def test_sliding_windows_are_averaged() -> None:
+    view = {"kind": "sliding_window", "size": 64}
+    resize = {"kind": "short_side", "size": 64, "longest": 2048}
+    model, about = random_model("dinov2", **{"data.view": view, "data.resize": resize})
+    segmenter = Segmenter(model, about)
+    images = [image(80, 200), image(64, 64, seed=1), image(150, 90, seed=2)]
+    alone = [next(iter(segmenter.find([one], "semantic"))) for one in images]
+    together = list(segmenter.find(images, "semantic", batch_size=3))
+    for one, other, given in zip(alone, together, images, strict=True):
+        assert one.size == tuple(given.shape[1:])
+        assert (one.layers == other.layers).float().mean() > 0.999
+    whole = Segmenter(*random_model("dinov2", **{"postprocess.resize_classes": True}))
+    (expected,) = whole.find(images[1:2], "semantic")  # one window is the whole image
+    assert torch.equal(expected.layers, alone[1].layers)
+    (tiled,) = segmenter.with_tiles(48, 16).find(images[:1], "panoptic")
+    assert tiled.size == (80, 200)
+    with pytest.raises(ConfigError, match=r"sliding windows are joined by averaging .* for panoptic"):
+        segmenter.find(images, "panoptic")
+
+
+def test_the_windows_of_learned_positions_have_their_size() -> None:
+    with pytest.raises(ConfigError, match=r"data\.view\.size: the model has positions .* got 48, take 64"):
+        random_model("dinov2", **{"data.view": {"kind": "sliding_window", "size": 48}})

@@ -20,7 +20,7 @@ from unimask.inference.large import segment_large
 from unimask.inference.segmenter import Segmenter, categories_united, load
 from unimask.inference.stitching import Stitcher
 from unimask.inference.storage import DiskStorage
-from unimask.inference.tiles import tiles_of
+from unimask.inference.tiles import tiling_of
 from unimask.ops.id_maps import pack_masks
 from unimask.presets.own_data import tiny
 from unimask.structures import Segments
@@ -211,7 +211,7 @@ def test_memory_and_disk_join_to_the_same_segments(tmp_path: Path, task: Task) -
     (whole,) = segmenter.find([image], task, threshold=threshold)
     assert len(whole) > 2
 
-    tiles = tiles_of((207, 248), segmenter.view)
+    tiles = tiling_of((207, 248), segmenter.model_file.experiment.data).tiles
     storage = DiskStorage(tmp_path)
     unites = categories_united(segmenter.categories, task)
     stitcher = Stitcher((207, 248), unites, overlapping=task == "instance", storage=storage)

@@ -4,14 +4,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unimask.config.images import PostprocessConfig, Task
-from unimask.postprocess.masks import (
-    ELEMENTS_AT_ONCE,
-    distinct,
-    instance,
-    panoptic,
-    postprocess_masks,
-    semantic,
-)
+from unimask.ops.windows import ELEMENTS_AT_ONCE
+from unimask.postprocess.masks import distinct, instance, panoptic, postprocess_masks
+from unimask.postprocess.semantic import semantic
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
 PLACEMENT = Placement(original=(61, 47), resized=(89, 69), canvas=(96, 96))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import Scale, Square, Task, Whole, tasks_of
+from unimask.config.images import Scale, SlidingWindow, Square, Task, Whole, tasks_of
 from unimask.errors import ConfigError
 from unimask.inference.predictions import of_whole_image
 from unimask.inference.segmenter import Segmenter
@@ -70,6 +70,8 @@ def seen_as_it_is(model_file: ModelFile) -> ModelFile:
     """
     given = model_file.experiment.data
     resize = given.resize if isinstance(given.resize, Square) else Scale(factor=1.0)
+    if isinstance(given.view, SlidingWindow):
+        resize = Square(size=given.view.size)
     data = replace(given, resize=resize, view=Whole())
     return replace(model_file, experiment=replace(model_file.experiment, data=data))
 

@@ -239,6 +239,34 @@ class Tiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlidingWindow:
+    """The model gets overlapping squares of the resized image; the values of categories are averaged.
+
+    For semantic segmentation, as EoMT and others do it: with `overlap` 0 as few squares as cover the image,
+    spread evenly (`inference/joining.py:AveragedWindows`).
+    """
+
+    kind: Literal["sliding_window"] = "sliding_window"
+    size: Size = 512  # side of a square in pixels of the resized image
+    overlap: CountOrNone = 0  # pixels that neighbours share at least
+
+
+AnyView = Annotated[Whole | Tiles | SlidingWindow, Field(discriminator="kind")]
+
+
+def why_not_joined(view: Whole | Tiles | SlidingWindow, task: Task) -> str:
+    """Return why the parts of an image cannot be joined to a result of the task; empty if they can."""
+    if isinstance(view, Tiles) and task == "detection":
+        return "boxes of tiles are not joined; take {'kind': 'whole'} for detection"
+    if isinstance(view, SlidingWindow) and task != "semantic":
+        return (
+            "sliding windows are joined by averaging the values of categories, which is for semantic "
+            f"segmentation; take {{'kind': 'whole'}} for {task}"
+        )
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScaleJitter:
     """Random resizing before the crop: a factor drawn uniformly from [low, high]."""
 
@@ -261,8 +289,8 @@ class DataConfig:
     color: Annotated[float, Field(ge=0, le=100)] = 0.0
     # of an image to predict on
     resize: AnyResize = field(default_factory=ShortSide)
-    # tiles where one view holds more objects than queries
-    view: Annotated[Whole | Tiles, Field(discriminator="kind")] = field(default_factory=Whole)
+    # tiles where one view holds more objects than queries; sliding windows for semantic segmentation
+    view: AnyView = field(default_factory=Whole)
     divisor: Size = 32  # the canvas is padded to a multiple of it
     padding: Literal["mean", "black"] = "mean"  # its color: the mean of all images; black in EoMT
     background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
@@ -344,7 +372,7 @@ def experiment_from_dict(values: dict[str, object]) -> Experiment:
     """
     experiment = settings_from_dict(Experiment, values)
     view = experiment.data.view
-    if isinstance(view, Tiles) and view.overlap >= view.size:
+    if not isinstance(view, Whole) and view.overlap >= view.size:
         raise ConfigError("data.view.overlap", f"must be below data.view.size; got {view.overlap}")
     _check_sizes(experiment)
     return experiment
@@ -360,9 +388,14 @@ def _check_sizes(experiment: Experiment) -> None:
         reason = f"the model has positions for squares of {size} pixels (model.backbone.size)"
         if data.crop != (size, size):
             raise ConfigError("data.crop", f"{reason}; got {data.crop}, take ({size}, {size})")
-        if data.resize != Square(size=size):
+        if isinstance(data.view, SlidingWindow):
+            if data.view.size != size:
+                raise ConfigError("data.view.size", f"{reason}; got {data.view.size}, take {size}")
+        elif data.resize != Square(size=size):
             raise ConfigError("data.resize", f"{reason}; take {{'kind': 'square', 'size': {size}}}")
     sides = {"data.divisor": (data.divisor,), "data.crop": data.crop}
+    if isinstance(data.view, SlidingWindow):
+        sides["data.view.size"] = (data.view.size,)
     if isinstance(data.resize, Square):
         sides["data.resize.size"] = (data.resize.size,)
     for path, lengths in sides.items():

@@ -7,12 +7,21 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, ModelConfig, ShortSide, Square
+from unimask.config.images import (
+    AnyModelConfig,
+    DetrConfig,
+    EomtConfig,
+    ModelConfig,
+    ShortSide,
+    SlidingWindow,
+    Square,
+)
 from unimask.conversion import eomt, hugging_face
 from unimask.conversion.architecture import HEADS, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.errors import WeightsError
 from unimask.files import read_json
+from unimask.presets.eomt import LONGEST
 
 Json = dict[str, object]
 
@@ -240,7 +249,8 @@ def _resize(pixels: Json) -> ShortSide | Square | None:
     )
     short, longest = sides.get("shortest_edge"), sides.get("longest_edge")
     if isinstance(short, int) and str(pixels.get("image_processor_type")).startswith("Eomt"):
-        return Square(size=short)
+        split = pixels.get("do_split_image") is True
+        return ShortSide(size=short, longest=LONGEST * short) if split else Square(size=short)
     if isinstance(short, int) and isinstance(longest, int):
         return ShortSide(size=short, longest=longest)
     return None
@@ -261,7 +271,9 @@ def written_processor(config_format: ConfigFormat, model_file: ModelFile) -> Jso
     experiment = model_file.experiment
     resize = experiment.data.resize
     size: Json = {}
-    if isinstance(resize, ShortSide):
+    if isinstance(experiment.data.view, SlidingWindow):
+        size = {"size": {"shortest_edge": experiment.data.view.size}, "do_split_image": True}
+    elif isinstance(resize, ShortSide):
         size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}}
     elif isinstance(resize, Square):
         size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.size}, "do_pad": True}

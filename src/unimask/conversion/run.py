@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
-from unimask.config.images import EomtConfig
+from unimask.config.images import AnyModelConfig, DataConfig, EomtConfig, ShortSide, Square, Whole
 from unimask.conversion import eomt, hugging_face_config, hugging_face_files, marian, original
 from unimask.conversion.architecture import Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
@@ -22,6 +22,7 @@ from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.errors import WeightsError
 from unimask.files import complete_file
 from unimask.models.build import Model
+from unimask.presets.eomt import in_sliding_windows
 
 Format = Literal["unimask", "transformers", "original"]
 
@@ -171,14 +172,24 @@ def _import(
     if isinstance(config, EomtConfig) and config.backbone.kind == "dinov3":
         provenance += "; its backbone comes from DINOv3 and is under Meta's DINOv3 License"
     experiment = settings_for(config, num_classes)
-    if stated.resize and not isinstance(config, EomtConfig):  # whose size is that of its positions
-        experiment = replace(experiment, data=replace(experiment.data, resize=stated.resize))
+    if stated.resize:
+        experiment = replace(experiment, data=_seen(experiment.data, config, stated.resize))
     return model, ModelFile(
         experiment=experiment,
         categories=categories_for(config, num_classes, stated.names),
         licence=licence,
         provenance=provenance,
     )
+
+
+def _seen(data: DataConfig, model: AnyModelConfig, resize: ShortSide | Square) -> DataConfig:
+    """Return the settings of data with the resize that foreign files state."""
+    if not isinstance(model, EomtConfig):
+        return replace(data, resize=resize)
+    size = model.backbone.size  # of the positions; a stated short side stands for windows as high as it
+    if isinstance(resize, ShortSide):
+        return in_sliding_windows(data, size)
+    return replace(data, resize=Square(size=size), view=Whole())
 
 
 def _write_hugging_face(folder: Path, model: Model, model_file: ModelFile) -> None:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Whole
+from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Tiles
 from unimask.data.items import ItemDataset
 from unimask.data.loader import placement_for
 from unimask.data.open import open_splits
@@ -238,7 +238,7 @@ class _Tally:
 
 def _most_in_a_view(boxes: Float[Tensor, "boxes 4"], config: DataConfig) -> int:
     """The most objects that the model sees at once; in tiles: whose middles lie in a square of that size."""
-    if isinstance(config.view, Whole) or not len(boxes):
+    if not isinstance(config.view, Tiles) or not len(boxes):
         return len(boxes)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     _, counts = (middles // config.view.size).unique(dim=0, return_counts=True)

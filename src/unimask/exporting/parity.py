@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
-from unimask.config.images import Task, tasks_of
+from unimask.config.images import Task, tasks_of, why_not_joined
 from unimask.exporting.wrappers import only_size
 from unimask.inference.segmenter import Segmenter, SegmentTask
 from unimask.machine import seconds_of
@@ -87,16 +87,17 @@ def compare(
 ) -> ParityReport:
     """The report on an exported model against the one it was made from."""
     other = Segmenter(exported, segmenter.model_file)
-    tasks = tasks_of(segmenter.model_file.experiment.model)
+    experiment = segmenter.model_file.experiment
     return ParityReport(
         format=format,
         megabytes=round(megabytes, 2),
-        differences=differences(segmenter.model, exported, segmenter.model_file.experiment.data.divisor),
+        differences=differences(segmenter.model, exported, experiment.data.divisor),
         agreement=tuple(
             box_agreement(segmenter, other, images)
             if task == "detection"
             else agreement(segmenter, other, images, task)
-            for task in tasks
+            for task in tasks_of(experiment.model)
+            if not why_not_joined(experiment.data.view, task)
         ),
         latency=latency(segmenter.model, exported),
     )

@@ -17,7 +17,7 @@ from unimask.errors import DataError, needs_extra
 from unimask.inference.segmenter import Segmenter, categories_united
 from unimask.inference.stitching import Stitched, Stitcher
 from unimask.inference.storage import DiskStorage
-from unimask.inference.tiles import Tile, tiles_of
+from unimask.inference.tiles import Tile, tiling_of
 from unimask.results.found import Found, Record, document, found_in, save_result
 from unimask.structures import Categories, Segments, Size
 
@@ -74,7 +74,7 @@ def segment_large(
         storage = DiskStorage(folder)
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
-    tiles = tiles_of(image.size, segmenter.view)
+    tiles = tiling_of(image.size, segmenter.model_file.experiment.data).tiles
     unites = categories_united(segmenter.categories, task)
     stitcher = Stitcher(image.size, unites, overlapping=task == "instance", storage=storage)
     try:

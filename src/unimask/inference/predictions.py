@@ -3,10 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 
+from jaxtyping import Bool, UInt8
 from torch import Tensor
+from torch.nn import functional
 
-from unimask.inference.tiles import Tile, whole
-from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Placement, Prediction, Size
+from unimask.inference.tiles import Tile, framed, unchanged, whole
+from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Placement, Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +16,7 @@ class TilePrediction:
     """The model's final prediction about one tile of an image: a batch of one."""
 
     image: int  # index among the images that were given
-    image_size: Size
+    frame: Placement  # how the image lies in what tiles are cut from
     tile: Tile
     placement: Placement
     prediction: Prediction
@@ -23,7 +25,23 @@ class TilePrediction:
     def is_last(self) -> bool:
         """Whether this is the last tile of its image; tiles come row by row."""
         rows, columns = self.tile.window
-        return (rows.stop, columns.stop) == self.image_size
+        return (rows.stop, columns.stop) == self.frame.resized
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The tile in pixels of the file: left, top, right, bottom."""
+        rows, columns = self.tile.window
+        down, right = (old / new for old, new in zip(self.frame.original, self.frame.resized))
+        return columns.start * right, rows.start * down, columns.stop * right, rows.stop * down
+
+    def pixels(self, image: UInt8[Tensor, "3 _height _width"]) -> UInt8[Tensor, "3 _rows _columns"]:
+        """Return the tile's part of its image."""
+        return framed(image, self.frame)[:, *self.tile.window]
+
+    def in_frame(self, mask: Bool[Tensor, "_height _width"]) -> Bool[Tensor, "_rows _columns"]:
+        """Return a mask of the image at the size of what tiles are cut from."""
+        size = self.frame.resized
+        return functional.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0] > 0
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -43,7 +61,11 @@ def of_whole_image(prediction: Prediction, placement: Placement) -> TilePredicti
     """Return the prediction about a batch of one image that is not cut into tiles."""
     (tile,) = whole(placement.original)
     return TilePrediction(
-        image=0, image_size=placement.original, tile=tile, placement=placement, prediction=prediction
+        image=0,
+        frame=unchanged(placement.original),
+        tile=tile,
+        placement=placement,
+        prediction=prediction,
     )
 
 

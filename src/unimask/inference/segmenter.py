@@ -13,14 +13,25 @@ from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
 from unimask.checkpoints.onnx import is_exported, load_exported
-from unimask.config.images import EomtConfig, PostprocessConfig, Task, Tiles, Whole, check_task, tasks_of
-from unimask.data.loader import batch_images, placement_for
+from unimask.config.images import (
+    AnyView,
+    EomtConfig,
+    PostprocessConfig,
+    SlidingWindow,
+    Square,
+    Task,
+    Tiles,
+    check_task,
+    tasks_of,
+    why_not_joined,
+)
+from unimask.data.loader import batch_images
 from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError
 from unimask.inference.batches import batches
+from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles
 from unimask.inference.predictions import TilePrediction, final_of
-from unimask.inference.stitching import stitch
-from unimask.inference.tiles import Tile, tiles_of
+from unimask.inference.tiles import Tile, framed, tile_placement, tiling_of
 from unimask.inference.tta import (
     DUPLICATE_IOU,
     PLAIN,
@@ -137,6 +148,8 @@ class Segmenter:
     def with_tiles(self, size: int, overlap: int) -> "Segmenter":
         """Return the same model that sees images in overlapping tiles, whose segments are joined.
 
+        A model of sliding windows gets tiles at the size of its windows.
+
         Raises:
             ConfigError: tiles have no size, or overlap as much as they are long.
         """
@@ -144,6 +157,8 @@ class Segmenter:
             raise ConfigError("tile", f"{size} with an overlap of {overlap}; it must be below the size")
         experiment = self.model_file.experiment
         data = dataclasses.replace(experiment.data, view=Tiles(size=size, overlap=overlap))
+        if isinstance(self.view, SlidingWindow):
+            data = dataclasses.replace(data, resize=Square(size=self.view.size))
         other = copy.copy(self)
         other.model_file = dataclasses.replace(
             self.model_file, experiment=dataclasses.replace(experiment, data=data)
@@ -171,8 +186,8 @@ class Segmenter:
         return self.model_file.categories
 
     @property
-    def view(self) -> Whole | Tiles:
-        """How the model sees an image: whole, or in tiles."""
+    def view(self) -> AnyView:
+        """How the model sees an image: whole, in tiles, or in sliding windows."""
         return self.model_file.experiment.data.view
 
     @property
@@ -297,21 +312,21 @@ class Segmenter:
         `predict`.
 
         Raises:
-            ConfigError: the model does not have the task, or sees tiles and finds boxes, or the threshold is
-                not from 0 to 1.
+            ConfigError: the model does not have the task, or sees parts of an image that cannot be joined for
+                it, or the threshold is not from 0 to 1.
         """
         return self._find(images, task, self._settings(task, threshold), batch_size)
 
     def _find(
         self, images: Iterable[Image], task: Task, settings: PostprocessConfig, batch_size: int
     ) -> Iterator[Segments | Detections]:
-        parts: dict[int, list[tuple[Tile, Segments | Detections]]] = {}
+        joiners: dict[int, Joiner] = {}
         done: dict[int, Segments | Detections] = {}
         following = 0
         for one in self.see(images, batch_size=batch_size):
-            parts.setdefault(one.image, []).append((one.tile, self._of_tile(one, task, settings)))
+            joiners.setdefault(one.image, self._joiner(task, settings)).add(one)
             if one.is_last:
-                done[one.image] = self._joined(parts.pop(one.image), task)
+                done[one.image] = joiners.pop(one.image).result()
             while following in done:
                 yield done.pop(following)
                 following += 1
@@ -327,10 +342,10 @@ class Segmenter:
         """
         for batch in batches(self._tiles(images), max(1, batch_size)):
             prediction = self._predict([pixels for *_, pixels in batch])
-            for position, (image, size, tile, pixels) in enumerate(batch):
+            for position, (image, frame, tile, pixels) in enumerate(batch):
                 yield TilePrediction(
                     image=image,
-                    image_size=size,
+                    frame=frame,
                     tile=tile,
                     placement=self._placement(pixels),
                     prediction=final_of(prediction, position),
@@ -340,23 +355,26 @@ class Segmenter:
         self, tiles: Sequence[TilePrediction], task: Task, thresholds: PostprocessConfig
     ) -> Segments | Detections:
         """Return the segments or boxes of an image, from the predictions of its tiles: the second stage."""
-        return self._joined([(one.tile, self._of_tile(one, task, thresholds)) for one in tiles], task)
+        joiner = self._joiner(task, thresholds)
+        for one in tiles:
+            joiner.add(one)
+        return joiner.result()
+
+    def _joiner(self, task: Task, settings: PostprocessConfig) -> Joiner:
+        """Return what makes one result of the parts of an image."""
+        if isinstance(self.view, SlidingWindow):
+            return AveragedWindows()
+        return StitchedTiles(
+            lambda one: self._of_tile(one, task, settings),
+            categories_united(self.categories, task),
+            overlapping=task == "instance",
+        )
 
     def _of_tile(self, one: TilePrediction, task: Task, settings: PostprocessConfig) -> Segments | Detections:
         if len(self.tta) > 1:
             duplicate_iou = min(settings.duplicate_iou, DUPLICATE_IOU)
             settings = dataclasses.replace(settings, duplicate_iou=duplicate_iou)
         return postprocess(one.prediction, 0, one.placement, self.categories, settings, task).cpu()
-
-    def _joined(
-        self, parts: Sequence[tuple[Tile, Segments | Detections]], task: Task
-    ) -> Segments | Detections:
-        if len(parts) == 1:
-            return parts[0][1]
-        segments = [(tile, found) for tile, found in parts if isinstance(found, Segments)]
-        rows, columns = parts[-1][0].window
-        unites = categories_united(self.categories, task)
-        return stitch(segments, (rows.stop, columns.stop), unites, overlapping=task == "instance")
 
     def _settings(self, task: Task, threshold: float | None) -> PostprocessConfig:
         """Return the thresholds for a task, checked."""
@@ -365,10 +383,8 @@ class Segmenter:
         known = tasks_of(experiment.model)
         if task not in known:
             raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
-        if task == "detection" and isinstance(self.view, Tiles):
-            raise ConfigError(
-                "data.view", "boxes of tiles are not joined; take {'kind': 'whole'} for detection"
-            )
+        if reason := why_not_joined(self.view, task):
+            raise ConfigError("data.view", reason)
         if threshold is None:
             return experiment.postprocess
         if not 0 <= threshold <= 1:
@@ -379,20 +395,21 @@ class Segmenter:
 
     def _tiles(
         self, images: Iterable[Image]
-    ) -> Iterator[tuple[int, Hashable, tuple[int, tuple[int, int], Tile, Image]]]:
-        """Yield all tiles: index of the image, what batches share, and image, its size, tile and pixels."""
+    ) -> Iterator[tuple[int, Hashable, tuple[int, Placement, Tile, Image]]]:
+        """Yield all tiles: index of the image, what batches share, and image, its frame, tile and pixels."""
         for index, image in enumerate(images):
-            size = (image.shape[1], image.shape[2])
-            for tile in tiles_of(size, self.view):
-                pixels = image[:, *tile.window]
+            tiling = tiling_of((image.shape[1], image.shape[2]), self.model_file.experiment.data)
+            frame = framed(image, tiling.frame)
+            for tile in tiling.tiles:
+                pixels = frame[:, *tile.window]
                 placement = self._placement(pixels)
                 # versions of another scale fit one canvas only if the plain ones have one size
                 key = placement.canvas if self.tta == (PLAIN,) else placement.resized
-                yield index, key, (index, size, tile, pixels)
+                yield index, key, (index, tiling.frame, tile, pixels)
 
     def _placement(self, image: Image, augmentation: Augmentation = PLAIN) -> Placement:
         config = self.model_file.experiment.data
-        placement = placement_for((image.shape[1], image.shape[2]), config)
+        placement = tile_placement((image.shape[1], image.shape[2]), config)
         return augmented_placement(placement, augmentation, config.divisor)
 
     @torch.inference_mode()

@@ -1,18 +1,20 @@
 """Images seen tile by tile: where the tiles lie, and which segments of two tiles are the same.
 
 For images with more objects than a model has queries, or larger than what it was trained on. What the
-tiles together say: `inference/stitching.py`.
+tiles together say: `inference/joining.py`.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from unimask.config.images import Tiles, Whole
-from unimask.structures import Segments, Size
+from unimask.config.images import DataConfig, SlidingWindow, Tiles
+from unimask.data.augmentation import resize_image
+from unimask.data.loader import placement_for
+from unimask.structures import Placement, Segments, Size
 
 SAME = 0.5  # IoU, where both tiles see, from which on two instances are one
 SEEN = 0.5  # share of a segment that must be left where its tiles decide
@@ -22,7 +24,7 @@ SEEN = 0.5  # share of a segment that must be left where its tiles decide
 class Tile:
     """A part of an image. `window` is what the model sees; the `core`s of all tiles make up the image."""
 
-    window: tuple[slice, slice]  # rows, columns of the image
+    window: tuple[slice, slice]  # rows, columns of the image (sliding windows: of the resized image)
     core: tuple[slice, slice]  # the part of the window where this tile decides
 
     @property
@@ -32,9 +34,47 @@ class Tile:
         return rows.stop - rows.start, columns.stop - columns.start
 
 
-def tiles_of(size: Size, view: Whole | Tiles) -> list[Tile]:
-    """Return the tiles in which an image of `size` is seen, row by row; seen whole it is one tile."""
-    return grid(size, view.size, view.overlap) if isinstance(view, Tiles) else whole(size)
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """The tiles in which an image is seen, row by row, and the frame that they are cut from.
+
+    The frame is the image itself, or for sliding windows the resized image.
+    """
+
+    frame: Placement
+    tiles: list[Tile]
+
+
+def tiling_of(size: Size, config: DataConfig) -> Tiling:
+    """Return the tiles in which an image of `size` is seen; seen whole it is one tile."""
+    view = config.view
+    if isinstance(view, SlidingWindow):
+        resized = placement_for(size, config).resized
+        frame = Placement(original=size, resized=resized, canvas=resized)
+        return Tiling(frame=frame, tiles=sliding_windows(resized, view.size, view.overlap))
+    tiles = grid(size, view.size, view.overlap) if isinstance(view, Tiles) else whole(size)
+    return Tiling(frame=unchanged(size), tiles=tiles)
+
+
+def unchanged(size: Size) -> Placement:
+    """Return the placement of an image that is not resized."""
+    return Placement(original=size, resized=size, canvas=size)
+
+
+def framed(image: UInt8[Tensor, "3 _height _width"], frame: Placement) -> UInt8[Tensor, "3 _rows _columns"]:
+    """Return the image that tiles are cut from."""
+    return resize_image(image, frame.resized)
+
+
+def tile_placement(size: Size, config: DataConfig) -> Placement:
+    """Return where a tile of `size` lies on the canvas that the model gets: sliding windows keep their size.
+
+    All sliding windows have one canvas; one that is cut off at a side of the image is padded.
+    """
+    if not isinstance(config.view, SlidingWindow):
+        return placement_for(size, config)
+    side = -(-config.view.size // config.divisor) * config.divisor
+    return Placement(original=size, resized=size, canvas=(side, side))
 
 
 def whole(size: Size) -> list[Tile]:
@@ -55,6 +95,24 @@ def grid(size: Size, side: int, overlap: int) -> list[Tile]:
         for window_rows, core_rows in rows
         for window_columns, core_columns in columns
     ]
+
+
+def sliding_windows(size: Size, side: int, overlap: int) -> list[Tile]:
+    """Return square windows of `side` pixels, as few as share at least `overlap`, evenly spread, row by row.
+
+    Every pixel belongs to all windows that hold it: their cores are not used.
+
+    Source: the original code of EoMT (`window_imgs_semantic`), with `overlap` 0. There, starts are products
+    of rounded numbers, and at some lengths a window lies a pixel further left; here they are exact.
+    """
+    rows, columns = (_slide(length, side, overlap) for length in size)
+    return [Tile(window=(down, right), core=(down, right)) for down in rows for right in columns]
+
+
+def _slide(length: int, side: int, overlap: int) -> list[slice]:
+    count = max(1, -(-(length - overlap) // (side - overlap)))
+    starts = [index * (length - side) // (count - 1) if index else 0 for index in range(count)]
+    return [slice(start, min(start + side, length)) for start in starts]
 
 
 def _spread(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unimask.ops.dispatch import multiply
 from unimask.structures import Placement, Size
 
+ELEMENTS_AT_ONCE = 2**21  # of a tensor with a value per query (or class) and pixel: 8 MB in float32
 BLOCK = 128  # outputs of one small matrix: it touches few inputs, so the product is nearly a sparse one
 
 
@@ -127,6 +128,11 @@ class Windows:
         return slice(*self.rows.reach(rows.start, rows.stop)), slice(
             *self.columns.reach(columns.start, columns.stop)
         )
+
+
+def side_for(depth: int) -> int:
+    """Return the side of a square window in which `depth` values per pixel are `ELEMENTS_AT_ONCE`."""
+    return max(16, int((ELEMENTS_AT_ONCE / depth) ** 0.5))
 
 
 def to_canvas(placement: Placement, size: Size) -> Windows:

@@ -1,4 +1,4 @@
-"""Postprocessing of masks: panoptic, instance or semantic segments at the size of the image.
+"""Postprocessing of masks: panoptic or instance segments at the size of the image; `semantic` has a file.
 
 The rules are those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`), to the pixel;
 its way of computing them is not. Masks stay factorised: logits are made for a window of the image, or for
@@ -15,13 +15,9 @@ from torch import Tensor
 from unimask.config.images import PostprocessConfig, Task
 from unimask.ops.dispatch import in_small_parts, look_up
 from unimask.ops.id_maps import LayerPacker
-from unimask.ops.windows import BLOCK, Windows, from_canvas, restoration, to_canvas
+from unimask.ops.windows import BLOCK, ELEMENTS_AT_ONCE, Windows, restoration, side_for
+from unimask.postprocess.semantic import semantic
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
-
-ELEMENTS_AT_ONCE = (
-    2**21
-)  # of a tensor with a value per query (or class) and pixel of a window: 8 MB in float32
-
 
 CONTENDED_SIDE = 128  # of the square windows in which queries compete for pixels: in each only a few do
 
@@ -108,53 +104,6 @@ def distinct(
     return kept.nonzero()[:, 0].to(class_logits.device)
 
 
-def semantic(
-    class_logits: Float[Tensor, "queries classes_and_none"],
-    mask_embeddings: Float[Tensor, "queries channels"],
-    mask_features: Float[Tensor, "channels map_height map_width"],
-    placement: Placement,
-    *,
-    resize_classes: bool = False,
-) -> Segments:
-    """Return one segment per category that is the best somewhere, by rising label; no pixel is void.
-
-    The value of a category at a pixel is the sum over queries of its probability times the mask's. A
-    segment's score is its category's share of the values of all categories, averaged over its pixels.
-
-    Mask logits are resized to the image. With `resize_classes` the values of the categories on the canvas
-    are resized instead, which is what the original does for models of semantic segments only
-    (`config.PostprocessConfig.resize_classes`).
-
-    Source: MaskFormer (2107.06278), Sec. 3.4; the score is ours.
-    """
-    probabilities = class_logits.softmax(dim=1)[:, :-1]
-    queries, classes = probabilities.shape
-    size = mask_features.shape[1], mask_features.shape[2]
-    restored = from_canvas(placement) if resize_classes else restoration(placement, size)
-    canvas = to_canvas(placement, size)
-    best = torch.empty(placement.original, dtype=torch.int64, device=class_logits.device)
-    shares = torch.zeros(classes, dtype=torch.float32, device=class_logits.device)
-    for rows, columns in restored.tiles(_side(queries + classes)):
-        if resize_classes:
-            source = restored.source(rows, columns)
-            on_canvas = _window_logits(mask_embeddings, mask_features, canvas, *source).sigmoid()
-            values = restored.resize(torch.einsum("qk,qhw->khw", probabilities, on_canvas), rows, columns)
-        else:
-            masks = _window_logits(mask_embeddings, mask_features, restored, rows, columns).sigmoid()
-            values = torch.einsum("qk,qhw->khw", probabilities, masks)
-        highest, labels = values.max(dim=0)
-        best[rows, columns] = labels
-        share = highest / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
-        shares += torch.zeros_like(shares).index_add_(
-            0, labels.flatten(), share.flatten()
-        )  # small sums first
-    areas = torch.bincount(best.flatten(), minlength=classes)
-    present = areas.nonzero()[:, 0]
-    numbers = torch.zeros(classes, dtype=torch.int16, device=best.device)
-    numbers[present] = torch.arange(1, len(present) + 1, dtype=torch.int16, device=best.device)
-    return _segments(numbers[best][None], present, (shares[present] / areas[present]).float())
-
-
 def panoptic(
     class_logits: Float[Tensor, "queries classes_and_none"],
     mask_embeddings: Float[Tensor, "queries channels"],
@@ -209,7 +158,7 @@ def _compete(
     winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
     inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
     own_areas = torch.zeros(len(scores), dtype=torch.int64, device=features.device)
-    side = min(_side(len(scores)), CONTENDED_SIDE) if in_small_parts(features) else _side(len(scores))
+    side = min(side_for(len(scores)), CONTENDED_SIDE) if in_small_parts(features) else side_for(len(scores))
     for rows, columns in windows.tiles(side):
         cells = torch.einsum("qc,chw->qhw", embeddings, features[:, *windows.source(rows, columns)])
         queries = _contenders(scores, cells)
@@ -356,24 +305,6 @@ def _foreground(
         area += torch.count_nonzero(inside)
         probability += values.sigmoid_().where(inside, 0).sum()
     return mask, probability / (area + 1e-6)
-
-
-def _side(depth: int) -> int:
-    """Return the side of a square window in which `depth` values per pixel are `ELEMENTS_AT_ONCE`."""
-    return max(16, int((ELEMENTS_AT_ONCE / depth) ** 0.5))
-
-
-def _window_logits(
-    embeddings: Float[Tensor, "queries channels"],
-    features: Float[Tensor, "channels map_height map_width"],
-    windows: Windows,
-    rows: slice,
-    columns: slice,
-) -> Float[Tensor, "queries rows columns"]:
-    """Return the mask logits of all given queries in a window of the resized maps."""
-    source_rows, source_columns = windows.source(rows, columns)
-    cells = torch.einsum("qc,chw->qhw", embeddings, features[:, source_rows, source_columns])
-    return windows.resize(cells, rows, columns)
 
 
 def _segments(

@@ -14,6 +14,8 @@ from unimask.config.images import (
     LossConfig,
     PostprocessConfig,
     ScaleJitter,
+    ShortSide,
+    SlidingWindow,
     Square,
     TrainingConfig,
     VisionTransformerConfig,
@@ -29,6 +31,9 @@ _SIZES: Mapping[str, tuple[int, int, int, int]] = {
 }
 """Name -> width, blocks, heads, blocks with queries."""
 
+LONGEST = (
+    32  # times as long as high: what is longer is made smaller, so that no image has thousands of windows
+)
 _COCO_EPOCH = 118_287 / 16  # steps
 _ADE20K_EPOCH = 20_210 / 16
 _CITYSCAPES_EPOCH = 2_975 / 16
@@ -83,18 +88,24 @@ def ade20k_panoptic(model: EomtConfig) -> Experiment:
     return replace(experiment, training=_training(31, _ADE20K_EPOCH, model.backbone.kind))
 
 
+def in_sliding_windows(data: DataConfig, size: int) -> DataConfig:
+    """The settings of data whose images are seen in squares of `size` pixels, as high as the short side."""
+    resize = ShortSide(size=size, longest=LONGEST * size)
+    return replace(data, resize=resize, view=SlidingWindow(size=size))
+
+
 def _semantic(model: EomtConfig, training: TrainingConfig) -> Experiment:
     size = model.backbone.size
+    data = DataConfig(
+        crop=(size, size),
+        jitter=ScaleJitter(low=0.5, high=2.0, relative_to="short_side"),
+        color=1.0,
+        divisor=16,
+        padding="black",
+    )
     return Experiment(
         model=model,
-        data=DataConfig(
-            crop=(size, size),
-            jitter=ScaleJitter(low=0.5, high=2.0, relative_to="short_side"),
-            color=1.0,
-            resize=Square(size=size),
-            divisor=16,
-            padding="black",
-        ),
+        data=in_sliding_windows(data, size),
         postprocess=PostprocessConfig(resize_classes=True),
         training=training,
     )

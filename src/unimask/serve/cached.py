@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import ALL_TASKS, Task, Tiles, tasks_of
+from unimask.config.images import ALL_TASKS, SlidingWindow, Task, Tiles, tasks_of
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
 from unimask.ops.boxes import boxes_around
@@ -74,10 +74,12 @@ def offers_of(segmenter: Segmenter) -> dict[Task, Offer]:
 
 def _why_not(segmenter: Segmenter, task: Task) -> str:
     model = segmenter.model_file.experiment.model
-    known = tasks_of(model)
+    known, view = tasks_of(model), segmenter.model_file.experiment.data.view
+    if isinstance(view, SlidingWindow) and task != "semantic":
+        return "This model sees sliding windows, which are joined for semantic segmentation only."
     if task == "detection":
         if "detection" in known:
-            tiled = isinstance(segmenter.model_file.experiment.data.view, Tiles)
+            tiled = isinstance(view, Tiles)
             return "This model sees tiles, and boxes of tiles are not joined." if tiled else ""
         things = "instance" in known and any(segmenter.categories.is_thing)
         return "" if things else "This model tells no objects apart, so there is nothing to put boxes around."

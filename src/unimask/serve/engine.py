@@ -14,10 +14,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import Tiles
-from unimask.data.loader import placement_for
+from unimask.config.images import Whole
 from unimask.inference.segmenter import Segmenter
-from unimask.inference.tiles import tiles_of
+from unimask.inference.tiles import tile_placement, tiling_of
 from unimask.machine import seconds_of
 from unimask.serve.cached import CachedPrediction, predict_cached
 from unimask.serve.limits import Limits, Refusal, too_late
@@ -84,21 +83,23 @@ class Engine:
             Refusal: the image has too many tiles, the line is full, or the engine is closed.
         """
         config = self.segmenters[model].model_file.experiment.data
-        views = len(tiles_of((image.shape[1], image.shape[2]), config.view))
+        size = image.shape[1], image.shape[2]
+        views = len(tiling_of(size, config).tiles)
         if views > self.limits.views:
             raise Refusal(
                 413,
                 f"This model would see the image in {views:,} tiles, and at most {self.limits.views:,} are "
                 "taken. Send it in parts, or use `unimask predict`.",
             )
-        canvas = placement_for((image.shape[1], image.shape[2]), config).canvas
         job = _Request(
             model=model,
             name=name,
             image=image,
             finish=finish,
             views=views,
-            shape=(config.view.size,) if isinstance(config.view, Tiles) else canvas,
+            shape=tile_placement(size, config).canvas
+            if isinstance(config.view, Whole)
+            else (config.view.size,),
             deadline=time.monotonic() + self.limits.seconds,
             future=Future(),
         )
@@ -229,7 +230,7 @@ def _finish(job: _Request, seen: CachedPrediction) -> None:
 def fastest_batch_size(segmenter: Segmenter) -> int:
     """Return how many tiles should go through the model together: the fastest of a few numbers, on grey."""
     config = segmenter.model_file.experiment.data
-    side = config.view.size if isinstance(config.view, Tiles) else 512
+    side = 512 if isinstance(config.view, Whole) else config.view.size
     image = torch.full((3, side, side), 127, dtype=torch.uint8)
     best, least = 1, math.inf
     try:

@@ -65,7 +65,7 @@ def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watche
     if reason:
         raise Refusal(422, reason)
     model = segmenter.model
-    batch = segmenter.preprocess([picture[:, *view.tile.window]])
+    batch = segmenter.preprocess([view.pixels(picture)])
     if isinstance(model, Eomt):
         with torch.inference_mode(), segmenter.autocast():
             all_blocks, steps = _watch_eomt(model, batch.pixels)
@@ -184,7 +184,7 @@ def describe(watched_view: Watched, query: int, categories: Categories) -> Recor
     prediction = watched_view.prediction
     if not 0 <= query < prediction.class_logits.shape[2]:
         raise Refusal(422, f"There is no query {query}; there are {prediction.class_logits.shape[2]}.")
-    rows, columns = watched_view.view.tile.window
+    left, top, right, bottom = watched_view.view.box
     placement = watched_view.view.placement
     names = (*categories.names, "no object")
     probabilities = prediction.class_logits[:, 0].float().softmax(dim=2)
@@ -210,7 +210,7 @@ def describe(watched_view: Watched, query: int, categories: Categories) -> Recor
         )
     return {
         "query": query,
-        "window": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+        "window": [left, top, right - left, bottom - top],
         "extent": [
             placement.canvas[1] / placement.resized[1],
             placement.canvas[0] / placement.resized[0],

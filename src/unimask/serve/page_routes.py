@@ -121,7 +121,7 @@ class Desk:
         assert isinstance(result, Result)
         if not 1 <= segment <= len(result.prediction):
             raise Refusal(422, f"There is no segment {segment} in this result.")
-        mask = (result.prediction.layers == segment).any(dim=0)
+        mask = kept.seen.tiles[0].in_frame((result.prediction.layers == segment).any(dim=0))
         index = _best_view(kept.seen, mask)
         seen = self._watch(name, kept, index)
         if query < 0:

@@ -2,7 +2,15 @@
 
 import torch
 
-from unimask.config.images import AnyModelConfig, DetrConfig, TrainingConfig, tasks_of
+from unimask.config.images import (
+    AnyModelConfig,
+    AnyView,
+    DetrConfig,
+    Task,
+    TrainingConfig,
+    tasks_of,
+    why_not_joined,
+)
 from unimask.config.values import check_values
 from unimask.errors import ConfigError
 
@@ -31,6 +39,16 @@ _DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {
     "detection": "model.mask_head=false"
 }
 """Task -> the setting with which a DETR can be trained for it."""
+
+
+def check_view(view: AnyView, task: Task) -> None:
+    """Check that a model that sees images so can be evaluated on the task.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if reason := why_not_joined(view, task):
+        raise ConfigError("data.view", reason)
 
 
 def check_model(model: AnyModelConfig, task: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import Experiment, Task, check_task
 from unimask.config.text import TranslationExperiment
-from unimask.training.checks import check_model
+from unimask.training.checks import check_model, check_view
 from unimask.training.image_data import open_task
 from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob
@@ -67,6 +67,8 @@ def train(
     if isinstance(experiment, Experiment):
         check_task(task)
         check_model(experiment.model, task)
+        check_view(experiment.data.view, task)
+        check_view(experiment.data.view, task)
 
     def open_job() -> AnyJob:
         if isinstance(experiment, Experiment):

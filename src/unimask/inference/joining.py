@@ -1,0 +1,74 @@
+"""One result for an image from the predictions of the parts in which the model saw it."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from unimask.inference.predictions import TilePrediction
+from unimask.inference.stitching import stitch
+from unimask.inference.tiles import Tile
+from unimask.postprocess.semantic import PlacedPrediction, semantic_of_windows
+from unimask.structures import Detections, MaskPrediction, Segments
+
+
+@runtime_checkable  # the tests check argument types at run time
+class Joiner(Protocol):
+    """Takes the predictions of all parts of an image."""
+
+    def add(self, one: TilePrediction) -> None:
+        """Take the next part."""
+
+    def result(self) -> Segments | Detections:
+        """Return what the parts together say, on the CPU."""
+
+
+class StitchedTiles:
+    """Each tile is postprocessed at once; the segments of several are joined (`stitching.py:Stitcher`)."""
+
+    def __init__(
+        self,
+        postprocess: Callable[[TilePrediction], Segments | Detections],
+        unites: Bool[Tensor, " classes"],
+        *,
+        overlapping: bool,
+    ) -> None:
+        self._postprocess = postprocess
+        self._unites, self._overlapping = unites, overlapping
+        self._parts: list[tuple[Tile, Segments | Detections]] = []
+
+    def add(self, one: TilePrediction) -> None:
+        """Postprocess the next tile."""
+        self._parts.append((one.tile, self._postprocess(one)))
+
+    def result(self) -> Segments | Detections:
+        """Return the segments of all tiles, or what the only one holds."""
+        if len(self._parts) == 1:
+            return self._parts[0][1]
+        segments = [(tile, found) for tile, found in self._parts if isinstance(found, Segments)]
+        rows, columns = self._parts[-1][0].window
+        return stitch(segments, (rows.stop, columns.stop), self._unites, overlapping=self._overlapping)
+
+
+class AveragedWindows:
+    """The values of the categories are averaged where sliding windows overlap: semantic segments."""
+
+    def __init__(self) -> None:
+        self._parts: list[TilePrediction] = []
+
+    def add(self, one: TilePrediction) -> None:
+        """Keep the next window."""
+        self._parts.append(one)
+
+    def result(self) -> Segments:
+        """Return the category with the largest mean at each pixel."""
+        placed = []
+        for one in self._parts:
+            assert isinstance(one.prediction, MaskPrediction)  # who finds boxes only has no semantic task
+            placed.append(
+                PlacedPrediction(
+                    prediction=one.prediction, window=one.tile.window, canvas=one.placement.canvas
+                )
+            )
+        return semantic_of_windows(placed, self._parts[0].frame).cpu()
