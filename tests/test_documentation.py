@@ -356,7 +356,9 @@ def test_pictures_are_made_by_a_model(tmp_path: Path) -> None:
     experiment = PRESETS["tiny"]()
     torch.manual_seed(7)
     model = build_model(experiment.model, len(CATEGORIES)).eval()
-    about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="none", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="none", provenance="random"
+    )
     save_model(tmp_path / "model", model, about)
     for index, sample in enumerate(shapes_dataset(size=(37, 53), count=2, seed=3)[i] for i in range(2)):
         Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index}.png")

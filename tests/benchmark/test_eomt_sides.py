@@ -22,7 +22,9 @@ def test_both_sides_of_an_eomt(kind: str, tmp_path: Path) -> None:
     categories = load_categories("cityscapes")
     torch.manual_seed(3)
     model = build_model(experiment.model, len(categories)).eval()
-    about = ModelFile(experiment=experiment, categories=categories, licence="none", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=categories, licence="none", provenance="random"
+    )
     save_model(tmp_path / "model", model, about)
     image = torch.randint(0, 256, (3, 48, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

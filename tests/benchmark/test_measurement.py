@@ -170,6 +170,7 @@ def save_resnet(folder: Path, octaves: int = 0) -> Path:
     torch.manual_seed(0)
     about = ModelFile(
         experiment=replace(experiment, model=config),
+        task="panoptic",
         categories=CATEGORIES,
         licence="CC0-1.0",
         provenance="-",

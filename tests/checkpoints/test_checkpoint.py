@@ -15,12 +15,15 @@ from unimask.checkpoints.images import (
     load_model,
     resolve_weights,
     save_model,
+    usual_task,
 )
 from unimask.checkpoints.tensors import load_tensors, save_tensors
+from unimask.config.images import Task
 from unimask.data.category_tables import categories_to_json, load_categories
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
+from unimask.presets import PRESETS
 from unimask.presets.own_data import tiny
 from unimask.structures import Categories
 
@@ -31,7 +34,7 @@ CATEGORIES = Categories(
     colors=((250, 0, 1), (0, 90, 255)),
 )
 MODEL_FILE = ModelFile(
-    experiment=tiny(), categories=CATEGORIES, licence="CC0-1.0", provenance="made for a test"
+    experiment=tiny(), task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="made for a test"
 )
 
 
@@ -210,6 +213,46 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> 
 def test_a_folder_or_a_file_in_it_is_found(folder: Path) -> None:
     assert resolve_weights(str(folder)) == folder
     assert resolve_weights(folder / WEIGHTS_NAME) == folder
+
+
+def test_a_run_folder_is_its_best_model(tmp_path: Path, model: MaskClassifier) -> None:
+    (tmp_path / "run").mkdir()
+    assert resolve_weights(tmp_path / "run") == tmp_path / "run"  # whose missing files are then named
+    for name in ("model", "best"):  # a run without evaluations has no best model
+        save_model(tmp_path / "run" / name, model, MODEL_FILE)
+        assert resolve_weights(tmp_path / "run") == tmp_path / "run" / name
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    path = folder / CONFIG_NAME
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_the_task_travels_with_the_model(folder: Path, model: MaskClassifier) -> None:
+    save_model(folder, model, replace(MODEL_FILE, task="semantic"))
+    assert load_model(folder)[1].task == "semantic"
+    change_config(folder, task=None)  # a folder of before there was one
+    assert load_model(folder)[1].task == "panoptic"
+    change_config(folder, task="counting")
+    with pytest.raises(ConfigError, match="task: 'counting' does not exist; there are: panoptic, instance"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("preset", "is_thing", "task"),
+    [
+        ("tiny", (True, False), "panoptic"),
+        ("tiny", (True, True), "instance"),
+        ("tiny", (False, False), "semantic"),
+        ("street", (True, False), "semantic"),  # pixels that choose a category
+        ("ade20k_semantic_resnet50", (True, False), "semantic"),  # values of categories are resized
+        ("detr_tiny", (True, True), "detection"),
+        ("eomt_large_512_ade20k", (True, False), "semantic"),
+    ],
+)
+def test_the_task_where_nothing_states_it(preset: str, is_thing: tuple[bool, ...], task: Task) -> None:
+    assert usual_task(PRESETS[preset](), replace(CATEGORIES, is_thing=is_thing)) == task
 
 
 def test_names_of_shipped_models(

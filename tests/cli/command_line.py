@@ -84,7 +84,9 @@ def save_tiny_model(folder: Path) -> Path:
             experiment.postprocess, object_threshold=0.05, overlap_threshold=0.0, instance_threshold=0.01
         ),
     )
-    about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="CC0-1.0", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
+    )
     save_model(folder, model, about)
     return folder
 

@@ -69,11 +69,9 @@ def test_evaluation_gives_the_numbers_of_coco(boxes: Path, run: Path) -> None:
     outcome = unimask(
         "evaluate",
         "--weights",
-        run / "best",
+        run,
         "--data",
         boxes,
-        "--task",
-        "detection",
         "--json",
         "--device",
         "cpu",
@@ -103,7 +101,7 @@ def test_predicted_boxes_are_drawn_and_listed(run: Path, tmp_path: Path) -> None
         assert drawn.size == (61, 47)
     assert not (tmp_path / "out" / "noise.segments.png").exists()
     table = unimask(
-        *("predict", tmp_path / "noise.png", "--weights", run / "best", "--task", "detection"),
+        *("predict", tmp_path / "noise.png", "--weights", run),  # its best model, and its task
         *("--threshold", "0", "--output", tmp_path / "out", "--device", "cpu"),
     )
     assert "noise" in table.out

@@ -34,7 +34,11 @@ EXPERIMENT = replace(
     ),
 )
 MODEL_FILE = ModelFile(
-    experiment=EXPERIMENT, categories=load_categories("cityscapes"), licence="MIT", provenance="a test"
+    experiment=EXPERIMENT,
+    task="panoptic",
+    categories=load_categories("cityscapes"),
+    licence="MIT",
+    provenance="a test",
 )
 
 

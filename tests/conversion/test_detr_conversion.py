@@ -27,6 +27,7 @@ def save(folder: Path, config: DetrConfig, classes: int) -> Experiment:
     experiment = replace(PRESET, model=config)
     model_file = ModelFile(
         experiment=experiment,
+        task="detection",
         categories=made_up_categories(classes, ()),
         licence="Apache-2.0",
         provenance="a test",

@@ -44,7 +44,11 @@ def small(layers: int = 1, backbone: str = "resnet50") -> ModelFile:
         },
     )
     return ModelFile(
-        experiment=experiment, categories=load_categories("ade20k"), licence="MIT", provenance="a test"
+        experiment=experiment,
+        task="semantic",
+        categories=load_categories("ade20k"),
+        licence="MIT",
+        provenance="a test",
     )
 
 

@@ -74,7 +74,11 @@ def test_converted_weights_are_measured_on_their_data_set(
     torch.manual_seed(classes)
     experiment = settings_for(MODEL, classes)
     written = ModelFile(
-        experiment=experiment, categories=load_categories("cityscapes"), licence="MIT", provenance="a test"
+        experiment=experiment,
+        task="panoptic",
+        categories=load_categories("cityscapes"),
+        licence="MIT",
+        provenance="a test",
     )
     tensors = original.MASK2FORMER.write(build_model(MODEL, classes), written)
     model, model_file = import_original(tensors, tmp_path / "model.pth", "MIT")
@@ -96,6 +100,7 @@ class Known:
     numbers: np.ndarray  # 255: nothing
     instance_threshold: float = 0.5
     background: bool = True
+    task: Task = "semantic"
 
     def find(
         self, images: Iterable[Tensor], task: Task, *, threshold: float | None = None, batch_size: int = 4

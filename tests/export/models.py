@@ -89,7 +89,9 @@ ENDINGS = {"onnx-int8": "int8.onnx"}  # of files; else they end in their format
 def save(folder: Path, name: str) -> Path:
     """A model folder with random weights."""
     experiment = MODELS[name]()
-    about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="CC0-1.0", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
+    )
     torch.manual_seed(3)
     save_model(folder, build_model(experiment.model, len(CATEGORIES)), about)
     return folder

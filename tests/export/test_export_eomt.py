@@ -35,7 +35,13 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     categories = load_categories("cityscapes")
     torch.manual_seed(3)
     model = build_model(experiment.model, len(categories)).eval()
-    about = ModelFile(experiment=experiment, categories=categories, licence="none", provenance=request.param)
+    about = ModelFile(
+        experiment=experiment,
+        task="panoptic",
+        categories=categories,
+        licence="none",
+        provenance=request.param,
+    )
     save_model(tmp_path / request.param, model, about)
     return tmp_path / request.param
 

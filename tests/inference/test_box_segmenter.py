@@ -42,7 +42,9 @@ def segmenter() -> Segmenter:
         detr_tiny(), model=config, postprocess=PostprocessConfig(object_threshold=0.0, instance_threshold=0.0)
     )
     model = build_model(config, len(CATEGORIES))
-    about = ModelFile(experiment=experiment, categories=CATEGORIES, licence="CC0-1.0", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="detection", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
+    )
     return Segmenter(model, about)
 
 

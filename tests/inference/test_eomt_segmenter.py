@@ -28,7 +28,9 @@ def random_model(kind: str, **changes: object) -> tuple[Model, ModelFile]:
     categories = load_categories("cityscapes")
     torch.manual_seed(3)
     model = build_model(experiment.model, len(categories)).eval()
-    about = ModelFile(experiment=experiment, categories=categories, licence="none", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=categories, licence="none", provenance="random"
+    )
     return model, about
 
 

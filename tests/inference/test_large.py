@@ -32,7 +32,9 @@ class Blobs(Segmenter):
     """Finds connected bright spots, each an object; what a tile's border cuts off it sees in part."""
 
     def __init__(self) -> None:
-        about = ModelFile(experiment=tiny(), categories=CATEGORIES, licence="", provenance="")
+        about = ModelFile(
+            experiment=tiny(), task="panoptic", categories=CATEGORIES, licence="", provenance=""
+        )
         super().__init__(torch.nn.Identity(), about)
 
     def find(

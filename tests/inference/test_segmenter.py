@@ -48,7 +48,9 @@ EXPERIMENT = Experiment(
     data=DataConfig(resize=ShortSide(size=64, longest=96)),
     postprocess=PostprocessConfig(object_threshold=0.2, overlap_threshold=0.1),
 )
-MODEL_FILE = ModelFile(experiment=EXPERIMENT, categories=CATEGORIES, licence="MIT", provenance="random")
+MODEL_FILE = ModelFile(
+    experiment=EXPERIMENT, task="panoptic", categories=CATEGORIES, licence="MIT", provenance="random"
+)
 SIZES = [(71, 83), (64, 64), (83, 71), (142, 166), (53, 91), (71, 84)]
 
 

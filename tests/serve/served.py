@@ -84,7 +84,9 @@ def model_file(view: Whole | Tiles = Whole()) -> ModelFile:  # noqa: B008
     data = replace(experiment.data, view=view, resize=Scale(factor=1.0), divisor=32)
     postprocess = replace(experiment.postprocess, object_threshold=0.5, overlap_threshold=0.1)
     experiment = replace(experiment, data=data, postprocess=postprocess)
-    return ModelFile(experiment=experiment, categories=CATEGORIES, licence="CC0-1.0", provenance="by hand")
+    return ModelFile(
+        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="by hand"
+    )
 
 
 def color_segmenter(view: Whole | Tiles = Whole()) -> Segmenter:  # noqa: B008

@@ -20,7 +20,9 @@ def test_the_blocks_of_a_query(attention: str, kind: str) -> None:
     categories = load_categories("cityscapes")
     torch.manual_seed(0)
     model = build_model(experiment.model, len(categories)).eval()
-    about = ModelFile(experiment=experiment, categories=categories, licence="none", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=categories, licence="none", provenance="random"
+    )
     segmenter = Segmenter(model, about)
     assert why_not(segmenter) == ""
     image = torch.randint(0, 256, (3, 61, 83), dtype=torch.uint8)
@@ -49,7 +51,9 @@ def test_a_sliding_window_is_shown_where_it_lies_in_the_file() -> None:
     experiment = override(eomt_tiny(), {"data.view": view, "data.resize": resize})
     categories = load_categories("cityscapes")
     model = build_model(experiment.model, len(categories)).eval()
-    about = ModelFile(experiment=experiment, categories=categories, licence="none", provenance="random")
+    about = ModelFile(
+        experiment=experiment, task="semantic", categories=categories, licence="none", provenance="random"
+    )
     segmenter = Segmenter(model, about)
     offers = offers_of(segmenter)
     assert [task for task, offer in offers.items() if not offer.reason] == ["semantic"]

@@ -32,7 +32,9 @@ def make(experiment: Experiment, categories: Categories, seed: int) -> MaskClass
 
 
 def save(folder: Path, experiment: Experiment, model: MaskClassifier, categories: Categories) -> Path:
-    model_file = ModelFile(experiment=experiment, categories=categories, licence="CC0-1.0", provenance="test")
+    model_file = ModelFile(
+        experiment=experiment, task="panoptic", categories=categories, licence="CC0-1.0", provenance="test"
+    )
     save_model(folder, model, model_file)
     return folder
 

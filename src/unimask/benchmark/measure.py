@@ -214,7 +214,7 @@ def bench(
     weights: str | Path,
     *,
     size: Size,
-    task: Task = "panoptic",
+    task: Task | None = None,
     device: str = "auto",
     precision: str = FULL,
     threads: int = 0,
@@ -223,6 +223,7 @@ def bench(
 ) -> Bench:
     """Measure how fast and lean a model is on an image of `size`, which it sees in one piece and unresized.
 
+    `task` is the one that the model was trained for unless another is named.
     With a reduced precision the full one is measured too. `compare="transformers"` measures the same weights
     in Hugging Face transformers beside it. `threads` 0 leaves PyTorch its own choice.
 
@@ -233,6 +234,7 @@ def bench(
     """
     folder = resolve_weights(weights)
     model_file = load_model_file(folder)
+    task = task or model_file.task
     _check(size, model_file.experiment.data.divisor, threads, rounds, compare)
     chosen = find_device(device)
     conditions = Conditions(

@@ -1,7 +1,7 @@
 """A model is a folder: `model.safetensors` and `config.json`.
 
-`config.json` holds the experiment (with the normalisation of pixels), the categories, the licence and the
-provenance. Weights are read with safetensors only, which cannot run code.
+`config.json` holds the experiment (with the normalisation of pixels), the task, the categories, the licence
+and the provenance. Weights are read with safetensors only, which cannot run code.
 """
 
 import json
@@ -11,7 +11,14 @@ from pathlib import Path
 import torch
 
 from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
-from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.config.images import (
+    ALL_TASKS,
+    Experiment,
+    Task,
+    experiment_from_dict,
+    experiment_to_dict,
+    tasks_of,
+)
 from unimask.data.category_tables import categories_from_json, categories_to_json
 from unimask.errors import ConfigError, WeightsError
 from unimask.files import write_text
@@ -22,7 +29,7 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 ASSETS = Path(__file__).parents[1] / "assets"
 
-_CONFIG_KEYS = ("format", "experiment", "categories", "licence", "provenance")
+_CONFIG_KEYS = ("format", "experiment", "task", "categories", "licence", "provenance")
 _FORMAT = 1
 SEQUENCES = "sequences"  # the `kind` of models that write tokens (`checkpoints/text.py`)
 
@@ -32,9 +39,25 @@ class ModelFile:
     """What a model folder says about its weights."""
 
     experiment: Experiment
+    task: Task  # that it was trained for, and does where no other is asked for
     categories: Categories
     licence: str  # of the weights, for instance "CC0-1.0"
     provenance: str  # where the weights come from: data, command, or the file they were converted from
+
+
+def usual_task(experiment: Experiment, categories: Categories) -> Task:
+    """Return the task that a model was most likely trained for, where nothing states it.
+
+    The only task that its kind can do; semantic, if it resizes the values of categories or has no things;
+    instance, if it has nothing but things; else panoptic.
+    """
+    known = tasks_of(experiment.model)
+    if len(known) == 1:
+        return known[0]
+    stuff = [not thing for thing in categories.is_thing]
+    if "semantic" in known and (experiment.postprocess.resize_classes or all(stuff)):
+        return "semantic"
+    return "panoptic" if any(stuff) else "instance"
 
 
 def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = False) -> None:
@@ -58,6 +81,7 @@ def model_file_text(model_file: ModelFile) -> str:
     config = {
         "format": _FORMAT,
         "experiment": experiment_to_dict(model_file.experiment),
+        "task": model_file.task,
         "categories": categories_to_json(model_file.categories),
         "licence": model_file.licence,
         "provenance": model_file.provenance,
@@ -109,7 +133,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
         raise ConfigError(
             "kind", "is a model that writes tokens, not segments; it is for `unimask translate`"
         )
-    wrong = sorted(set(values) ^ set(_CONFIG_KEYS))
+    wrong = sorted((set(values) | {"task"}) ^ set(_CONFIG_KEYS))  # earlier folders do not state the task
     if wrong:
         raise ConfigError(", ".join(wrong), f"the file must have exactly the keys {', '.join(_CONFIG_KEYS)}")
     if values["format"] != _FORMAT:
@@ -119,9 +143,15 @@ def _model_file_from_dict(values: object) -> ModelFile:
             raise ConfigError(key, f"must be text; got {values[key]!r}")
     if not isinstance(values["experiment"], dict):
         raise ConfigError("experiment", "must be a JSON object")
+    experiment = experiment_from_dict(values["experiment"])
+    categories = categories_from_json(values["categories"])
+    task = values.get("task", usual_task(experiment, categories))
+    if task not in ALL_TASKS:
+        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
     return ModelFile(
-        experiment=experiment_from_dict(values["experiment"]),
-        categories=categories_from_json(values["categories"]),
+        experiment=experiment,
+        task=task,
+        categories=categories,
         licence=values["licence"],
         provenance=values["provenance"],
     )
@@ -149,17 +179,28 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}")))
 
 
-def resolve_weights(name_or_folder: str | Path) -> Path:
+def known_folder(name_or_folder: str | Path) -> Path | None:
     """The model folder that a name or a path means: a folder first, then a model inside the package.
+
+    Of a run folder it is the model of the best evaluation, `best/`; without one the last, `model/`.
+    """
+    path = Path(name_or_folder).expanduser()
+    if path.is_dir():
+        inside = (path / name for name in ("", "best", "model"))
+        return next((folder for folder in inside if (folder / CONFIG_NAME).is_file()), path)
+    return ASSETS / str(name_or_folder) if str(name_or_folder) in shipped_models() else None
+
+
+def resolve_weights(name_or_folder: str | Path) -> Path:
+    """The model folder that a name or a path means, as `known_folder`, or a file in a model folder.
 
     Raises:
         WeightsError: it is neither; the message lists the names and says how to make a folder.
     """
+    found = known_folder(name_or_folder)
+    if found is not None:
+        return found
     path = Path(name_or_folder).expanduser()
-    if path.is_dir():
-        return path
-    if str(name_or_folder) in shipped_models():
-        return ASSETS / str(name_or_folder)
     if path.is_file():
         if path.name in (WEIGHTS_NAME, CONFIG_NAME):
             return path.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from unimask.checkpoints.images import ASSETS, CONFIG_NAME, SEQUENCES, WEIGHTS_NAME
+from unimask.checkpoints.images import CONFIG_NAME, SEQUENCES, WEIGHTS_NAME, known_folder
 from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
 from unimask.config.text import TranslationExperiment, translation_from_dict, translation_to_dict
 from unimask.config.values import settings_from_dict
@@ -36,11 +36,10 @@ class SequenceModelFile:
 
 def is_sequence_model(name_or_folder: str | Path) -> bool:
     """Return whether a model of the package or a model folder writes tokens; False where there is none."""
-    for folder in (Path(name_or_folder), ASSETS / name_or_folder):
-        path = folder / CONFIG_NAME
-        if path.is_file():
-            return f'"kind": "{SEQUENCES}"' in path.read_text(encoding="utf-8", errors="replace")
-    return False
+    folder = known_folder(name_or_folder)
+    if folder is None or not (folder / CONFIG_NAME).is_file():
+        return False
+    return f'"kind": "{SEQUENCES}"' in (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
 
 
 def save_sequence_model(

@@ -81,7 +81,7 @@ def train(
 def evaluate(
     weights: options.Weights,
     data: options.Data,
-    task: options.Task = options.TaskName.panoptic,
+    task: options.ModelTask = None,
     split: options.Split = "val",
     output: options.EvaluationFile = None,
     device: options.Device = "auto",
@@ -118,9 +118,10 @@ def evaluate(
     with naming(data):
         segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
         background = segmenter.model_file.experiment.data.background
-        dataset = open_dataset(data, split, task.value, background, follow_outside=follow_outside)
+        asked = task.value if task else segmenter.task
+        dataset = open_dataset(data, split, asked, background, follow_outside=follow_outside)
         with show.progress("evaluating") as progress:
-            evaluation = unimask.evaluate(segmenter, dataset, task.value, progress)
+            evaluation = unimask.evaluate(segmenter, dataset, asked, progress)
     if output is not None:
         evaluation.save(output)
     if as_json:

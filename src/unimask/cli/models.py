@@ -104,7 +104,7 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
 def bench(
     weights: options.Weights = "nuclei",
     size: options.Size = "640x640",
-    task: options.Task = options.TaskName.panoptic,
+    task: options.ModelTask = None,
     compare: options.Compare = None,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.full,
@@ -128,7 +128,7 @@ def bench(
     found = run(
         weights,
         size=options.parse_size(size),
-        task=task.value,
+        task=task.value if task else None,
         device=device,
         precision=precision.value,
         threads=threads,

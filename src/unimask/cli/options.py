@@ -66,6 +66,14 @@ Task = Annotated[
         "around each object (models of boxes: DETR).",
     ),
 ]
+ModelTask = Annotated[
+    TaskName | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="panoptic, instance, semantic or detection; by default what the model was trained for.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", metavar="", help="Print the results as JSON on standard output.")
 ]

@@ -31,7 +31,7 @@ def load_as_asked(
 
 def predict(
     images: options.Images,
-    task: options.Task = options.TaskName.panoptic,
+    task: options.ModelTask = None,
     weights: options.Weights = "nuclei",
     output: options.ResultFolder = Path("output"),
     device: options.Device = "auto",
@@ -74,7 +74,7 @@ def predict(
             load,
             images,
             output,
-            task.value,
+            task.value if task else None,
             progress,
             keep=keep,
             threshold=threshold,

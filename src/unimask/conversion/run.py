@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model
+from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model, usual_task
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
 from unimask.config.images import AnyModelConfig, DataConfig, EomtConfig, ShortSide, Square, Whole
 from unimask.conversion import eomt, hugging_face_config, hugging_face_files, marian, original
@@ -174,9 +174,11 @@ def _import(
     experiment = settings_for(config, num_classes)
     if stated.resize:
         experiment = replace(experiment, data=_seen(experiment.data, config, stated.resize))
+    categories = categories_for(config, num_classes, stated.names)
     return model, ModelFile(
         experiment=experiment,
-        categories=categories_for(config, num_classes, stated.names),
+        task=usual_task(experiment, categories),
+        categories=categories,
         licence=licence,
         provenance=provenance,
     )

@@ -36,6 +36,10 @@ class Finder(Protocol):
     """What can be evaluated; `segmenter.Segmenter` is one."""
 
     @property
+    def task(self) -> Task:
+        """The task that it does unless it is asked for another."""
+
+    @property
     def categories(self) -> Categories:
         """The categories that the labels of its segments or boxes index."""
 
@@ -181,7 +185,7 @@ class TaskMetrics:
 def evaluate(
     segmenter: Finder,
     data: Dataset | str | Path,
-    task: Task,
+    task: Task | None = None,
     progress: Progress = lambda done, total: None,
     *,
     split: str = "val",
@@ -190,6 +194,7 @@ def evaluate(
 ) -> Evaluation:
     """Return the measures of the task over a data set, each image at its own size.
 
+    `task` is the segmenter's own unless another is named.
     `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or a data set with ground
     truth of the task. Its categories are matched by name to the segmenter's; a category that only the
     segmenter has counts as wrong where it is predicted. `progress` is called after each image with the number
@@ -200,6 +205,7 @@ def evaluate(
         DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
     """
     start = time.perf_counter()
+    task = task or segmenter.task
     dataset = data
     if isinstance(dataset, str | Path):
         background = segmenter.background

@@ -181,6 +181,11 @@ class Segmenter:
         return other
 
     @property
+    def task(self) -> Task:
+        """The task that the model was trained for, which it does unless it is asked for another."""
+        return self.model_file.task
+
+    @property
     def categories(self) -> Categories:
         """The categories that the model knows."""
         return self.model_file.categories
@@ -204,7 +209,7 @@ class Segmenter:
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
         self,
         image: AnyImage,
-        task: SegmentTask = ...,
+        task: SegmentTask | None = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
@@ -219,7 +224,7 @@ class Segmenter:
     def predict(
         self,
         image: Sequence[AnyImage],
-        task: SegmentTask = ...,
+        task: SegmentTask | None = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
@@ -238,13 +243,14 @@ class Segmenter:
     def predict(
         self,
         image: AnyImage | Sequence[AnyImage],
-        task: Task = "panoptic",
+        task: Task | None = None,
         *,
         threshold: float | None = None,
         batch_size: int = 8,
     ) -> Result | BoxResult | list[Result] | list[BoxResult]:
         """Return what is in an image, or for a list or tuple of images a list of what is in each.
 
+        `task` is that of the model (`task`) unless another is named.
         An image is a path, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W) of 8-bit values.
         `threshold` replaces the model's own lowest score: of a query in panoptic segmentation, of an instance
         in instance segmentation, of a box in detection. Semantic segmentation has none. `batch_size` is that
@@ -254,6 +260,7 @@ class Segmenter:
             DataError: an image cannot be read.
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
+        task = task or self.task
         several = isinstance(image, list | tuple)
         given: list[AnyImage] = list(image) if several else [image]  # type: ignore[arg-type, list-item]
         self._settings(task, threshold)

@@ -140,6 +140,7 @@ class MaskJob:
     def _model_file(self, provenance: str) -> ModelFile:
         return ModelFile(
             experiment=self.experiment,
+            task=self.task.task,
             categories=self.task.categories,
             licence=self.licence,
             provenance=provenance,
