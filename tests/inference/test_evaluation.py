@@ -69,7 +69,7 @@ def test_the_truth_itself_is_perfect(task: Task) -> None:
     assert done.task == task
     assert done.pictures == 5
     assert done.seconds > 0
-    measured = {value for value in done.values.values() if value != -1.0}
+    measured = {value for value in done.values.values() if value is not None}
     first = {"panoptic": "PQ", "instance": "AP_all", "semantic": "mIoU"}[task]
     assert done.values[first] == pytest.approx(1.0)
     if task != "instance":  # recall with one detection per picture is less
@@ -211,3 +211,12 @@ def test_boxes_are_measured_by_the_rules_of_coco() -> None:
     assert set(perfect.per_category) <= {"circle", "square", "triangle"}
     moved = evaluate(KnownBoxes(dataset, 2.0), dataset)  # its own task
     assert 0.0 < moved.values["AP"] < moved.values["AP50"] <= 1.0
+
+
+def test_what_has_no_ground_truth_is_not_measured(tmp_path: Path) -> None:
+    dataset = view(shapes_dataset(size=(43, 61), count=2, seed=3, most=0), "instance")  # without a thing
+    done = evaluate(Known(dataset, "instance", dataset.categories), dataset, "instance")
+    assert done.values["AP"] is None
+    assert set(done.values.values()) == {None}
+    done.save(tmp_path / "measured.json")
+    assert json.loads((tmp_path / "measured.json").read_text())["values"]["AP"] is None

@@ -139,3 +139,19 @@ def test_the_log_is_rewound_to_the_step_of_the_checkpoint(tmp_path: Path) -> Non
     assert again.is_better({"pq": 0.51})
     assert not again.is_better({"pq": 0.5})
     assert not again.is_better({"pq": float("nan")})
+
+
+def test_what_could_not_be_measured_is_never_the_best(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    record = RunRecord(folder, 0, "AP", print)
+    assert not record.is_better({"AP": None})
+    record.log_evaluation(1, {"AP": None, "AR": None}, 0.1)
+    assert (record.best_step(), record.best(), record.last()) == (0, {}, {"AP": None, "AR": None})
+    assert record.is_better({"AP": 0.0})
+    record.log_evaluation(2, {"AP": 0.0, "AR": None}, 0.1)
+    record.close()
+    again = RunRecord(folder, 2, "AP", print)
+    again.close()
+    assert (again.best_step(), again.best()) == (2, {"AP": 0.0, "AR": None})
+    assert not again.is_better({"AP": None})

@@ -37,3 +37,5 @@ def test_without_evaluation_no_val_split_is_needed(monkeypatch: pytest.MonkeyPat
 def test_the_headline_shows_the_metrics_of_the_task() -> None:
     values = {"PQ": 0.5, "SQ": 0.75, "RQ": 0.625, "mIoU": 0.1, "PQ_things": 0.4}
     assert small_task().headline(values) == "PQ 0.5000  SQ 0.7500  RQ 0.6250  mIoU 0.1000"
+    values["PQ"] = None
+    assert small_task().headline(values) == "PQ not measured: no ground truth"

@@ -96,7 +96,7 @@ def evaluate(
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     detection: COCO's box AP.
-    All are shares from 0 to 1; a dash (in JSON -1) means that there was nothing to measure.
+    All are shares from 0 to 1. A measure that has no ground truth is said to be so (in JSON it is null).
     A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
 
     Examples:

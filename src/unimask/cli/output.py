@@ -153,12 +153,12 @@ def shorten(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}"
 
 
-def show_values(values: Mapping[str, float], title: str) -> None:
+def show_values(values: Mapping[str, float | None], title: str) -> None:
     """A table of measures."""
     show_line(title)
     table = _table(("measure",), ("value",))
     for name, value in values.items():
-        table.add_row(name, _number(value))
+        table.add_row(name, "not measured: no ground truth" if value is None else _number(value))
     screen.print(table)
 
 
@@ -291,9 +291,9 @@ def show_presets(descriptions: Mapping[str, str]) -> None:
 
 
 def _number(value: float) -> str:
-    """A share with four digits, a count as it is; a dash where nothing could be measured."""
-    if value == -1 or not math.isfinite(value):
-        return "-" if value == -1 else str(value)
+    """A share with four digits, a count as it is."""
+    if not math.isfinite(value):
+        return str(value)
     return f"{value:.4f}" if abs(value) <= 1 or value != int(value) else str(int(value))
 
 

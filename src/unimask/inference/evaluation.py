@@ -92,7 +92,7 @@ METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured, as shares in [0, 1]; -1 where there was nothing to measure.
+    """What was measured, as shares in [0, 1]; None where there was nothing to measure.
 
     `values` holds, by task:
     - panoptic: PQ, SQ, RQ, also with `_things` and `_stuff`; mIoU and pixel_accuracy of the panoptic result;
@@ -109,7 +109,7 @@ class Evaluation:
     """
 
     task: Task
-    values: Mapping[str, float]
+    values: Mapping[str, float | None]
     per_category: Mapping[str, Mapping[str, float]]
     pictures: int
     seconds: float  # for reading, predicting and measuring
@@ -164,11 +164,13 @@ class TaskMetrics:
 
     def compute(self, seconds: float = 0.0) -> Evaluation:
         """Return the evaluation over all images so far."""
-        values: dict[str, float] = {}
+        values: dict[str, float | None] = {}
         per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
         for metric in self._metrics:
             measured = metric.compute()
-            values |= measured.as_dict()
+            values |= {
+                name: None if value == NOT_MEASURED else value for name, value in measured.as_dict().items()
+            }
             for measure, numbers in measured.by_class().items():
                 for name, number in zip(self.categories.names, numbers):
                     if number != NOT_MEASURED:

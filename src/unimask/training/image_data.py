@@ -42,9 +42,12 @@ class TrainingTask:
         """Return the metric whose largest value makes the best model."""
         return HEADLINES[self.task][0]
 
-    def headline(self, values: Mapping[str, float]) -> str:
+    def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important of all metrics in one line."""
-        return "  ".join(f"{name} {values[name]:.4f}" for name in HEADLINES[self.task])
+        measured = {name: value for name in HEADLINES[self.task] if (value := values[name]) is not None}
+        if self.primary_metric not in measured:
+            return f"{self.primary_metric} not measured: no ground truth"
+        return "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
 
 
 def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingTask:

@@ -129,7 +129,7 @@ class MaskJob:
         share = range(rank, len(self.task.validation), world)
         return measure(segmenter, self.task.validation, self.task.task, share, progress)
 
-    def headline(self, values: Mapping[str, float]) -> str:
+    def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important metrics in one line."""
         return self.task.headline(values)
 

@@ -30,8 +30,8 @@ class Measured(Protocol):
     """The result of an evaluation."""
 
     @property
-    def values(self) -> Mapping[str, float]:
-        """Return flat names and their values."""
+    def values(self) -> Mapping[str, float | None]:
+        """Return flat names and their values; None where there was nothing to measure."""
 
 
 @runtime_checkable
@@ -109,7 +109,7 @@ class Job(Protocol, Generic[BatchType]):
     ) -> Share:
         """Evaluate this process's share of the data; the model is in eval mode."""
 
-    def headline(self, values: Mapping[str, float]) -> str:
+    def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important metrics in one line."""
 
     def save(self, folder: Path, model: nn.Module, provenance: str) -> None:

@@ -25,7 +25,7 @@ from unimask.training.checks import check_device, check_settings
 from unimask.training.job import AnyJob, Measure
 from unimask.training.optimizer import build_optimizer, set_learning_rate
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
-from unimask.training.record import RunRecord
+from unimask.training.record import RunRecord, Value
 from unimask.training.result import TrainingError, TrainingResult
 from unimask.training.run_folder import RunFolder, nothing_left_behind
 from unimask.training.speed import Window, report_step
@@ -349,7 +349,7 @@ class _Training:
             self.reporter.message(
                 f"stopped after step {self.step}; resume the run in {self.folder.path} to go on"
             )
-        none: dict[str, float] = {}
+        none: dict[str, Value] = {}
         record = self.record
         known = (record.best_step(), record.last(), record.best()) if record is not None else (0, none, none)
         best_step, final, best = first_says(known)

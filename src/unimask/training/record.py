@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def _plain(value: int | float) -> int | float | None:
+Value = int | float | None
+"""Of a metric; None where there was nothing to measure."""
+
+
+def _plain(value: Value) -> Value:
     """Return None for what JSON cannot hold: NaN and infinity."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _open_tensorboard(folder: Path, step: int, message: Callable[[str], None]) -> "SummaryWriter | None":
@@ -34,18 +38,17 @@ class RunRecord:
     def __init__(self, folder: RunFolder, step: int, primary: str, message: Callable[[str], None]) -> None:
         self._folder = folder
         self._primary = primary
-        self._evaluations: dict[int, dict[str, float]] = {}
+        self._evaluations: dict[int, dict[str, Value]] = {}
         for line in folder.rewind_metrics(step):
             if line["kind"] == "evaluation":
-                self._evaluations[line["step"]] = {
-                    name: math.nan if value is None else value for name, value in line["values"].items()
-                }
+                self._evaluations[line["step"]] = line["values"]
         self._tensorboard = _open_tensorboard(folder.tensorboard, step, message)
 
-    def _add_scalars(self, group: str, step: int, values: Mapping[str, int | float]) -> None:
+    def _add_scalars(self, group: str, step: int, values: Mapping[str, Value]) -> None:
         if self._tensorboard is not None:
             for name, value in values.items():
-                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+                if value is not None:
+                    self._tensorboard.add_scalar(f"{group}/{name}", value, step)
 
     def log_step(self, step: int, values: Mapping[str, int | float]) -> None:
         """Log losses, rates and speed."""
@@ -58,12 +61,12 @@ class RunRecord:
         """Log a skipped step and why it was skipped."""
         self._folder.append_metrics({"kind": "skipped", "step": step, "problems": list(problems)})
 
-    def log_evaluation(self, step: int, values: Mapping[str, float], seconds: float) -> None:
+    def log_evaluation(self, step: int, values: Mapping[str, Value], seconds: float) -> None:
         """Log the metrics of an evaluation."""
-        self._evaluations[step] = dict(values)
         plain = {name: _plain(value) for name, value in values.items()}
+        self._evaluations[step] = plain
         self._folder.append_metrics({"kind": "evaluation", "step": step, "seconds": seconds, "values": plain})
-        self._add_scalars("evaluation", step, values)
+        self._add_scalars("evaluation", step, plain)
         if self._tensorboard is not None:
             self._tensorboard.flush()
 
@@ -71,26 +74,26 @@ class RunRecord:
         """Return whether the model after this step has been evaluated."""
         return step in self._evaluations
 
-    def score(self, step: int) -> float:
-        """Return the primary metric after a step; NaN counts as worse than everything."""
-        value = self._evaluations[step][self._primary]
-        return -math.inf if math.isnan(value) else value
+    def scores(self) -> dict[int, float]:
+        """Return the primary metric after each step at which it could be measured."""
+        values = {step: metrics[self._primary] for step, metrics in self._evaluations.items()}
+        return {step: value for step, value in values.items() if value is not None}
 
-    def is_better(self, values: Mapping[str, int | float]) -> bool:
-        """Return whether these metrics beat all earlier evaluations."""
-        value = values[self._primary]
-        best = self.best_step()
-        return best == 0 or (not math.isnan(value) and value > self.score(best))
+    def is_better(self, values: Mapping[str, Value]) -> bool:
+        """Return whether these metrics beat all earlier evaluations; what is not measured beats none."""
+        value = _plain(values[self._primary])
+        return value is not None and value > max(self.scores().values(), default=-math.inf)
 
     def best_step(self) -> int:
-        """Return the step of the best evaluation, the first of equals; 0 where there is none."""
-        return max(self._evaluations, key=lambda step: (self.score(step), -step), default=0)
+        """Return the step of the best evaluation, the first of equals; 0 where none could be measured."""
+        scores = self.scores()
+        return max(scores, key=lambda step: (scores[step], -step), default=0)
 
-    def best(self) -> dict[str, float]:
+    def best(self) -> dict[str, Value]:
         """Return the metrics of the best evaluation; empty where there is none."""
         return self._evaluations.get(self.best_step(), {})
 
-    def last(self) -> dict[str, float]:
+    def last(self) -> dict[str, Value]:
         """Return the metrics of the latest evaluation; empty where there is none."""
         return self._evaluations.get(max(self._evaluations, default=0), {})
 
@@ -102,8 +105,8 @@ class RunRecord:
     def summary(self) -> dict[str, object]:
         """Return the final and the best evaluation, ready for JSON."""
         return {
-            "final": {name: _plain(value) for name, value in self.last().items()},
-            "best": {name: _plain(value) for name, value in self.best().items()},
+            "final": self.last(),
+            "best": self.best(),
             "best_step": self.best_step(),
             "primary_metric": self._primary,
         }

@@ -18,9 +18,9 @@ class TrainingResult:
     output: Path  # the run folder
     steps: int  # optimiser steps done, over all resumed parts of the run
     completed: bool  # False: asked to stop (SIGINT or SIGTERM); a checkpoint was written, resume goes on
-    final: Mapping[str, float]  # the last evaluation
-    best: Mapping[str, float]  # the evaluation with the best primary metric, whose model is in `best/`
-    best_step: int  # 0 where there was no evaluation
+    final: Mapping[str, float | None]  # the last evaluation; None is a metric without ground truth
+    best: Mapping[str, float | None]  # that with the best primary metric, whose model is in `best/`
+    best_step: int  # 0 where there was no evaluation, or none could measure the primary metric
     skipped_steps: int  # steps skipped because something was not finite
     seconds: float  # time spent, over all resumed parts of the run
     first_process: bool  # False in all but the first of several processes: only the first should print

@@ -132,7 +132,7 @@ class SequenceJob:
         progress(len(sources), len(sources))
         return metrics
 
-    def headline(self, values: Mapping[str, float]) -> str:
+    def headline(self, values: Mapping[str, float | None]) -> str:
         """Return BLEU and the share of lines that equal the reference."""
         return f"BLEU {values['BLEU']:.2f} (greedy)  exact {values['exact']:.4f}"
 

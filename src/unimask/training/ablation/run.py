@@ -175,7 +175,11 @@ def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
         title=row.title,
         completed=bool(measured.get("completed")),
         failure=failure.read_text(encoding="utf-8").strip() if failure.exists() else "",
-        curve=tuple((r["step"], float(r["values"][HEADLINES[task][0]] or 0)) for r in evaluations),
+        curve=tuple(
+            (record["step"], float(value))
+            for record in evaluations
+            if (value := record["values"][HEADLINES[task][0]]) is not None
+        ),
         values=evaluations[-1]["values"] if evaluations else {},
         seconds_per_step=batch_size / median(speeds) if speeds else 0.0,
         memory=measured.get("memory_of_training", 0),
