@@ -26,6 +26,22 @@ class DataError(UnimaskError):
         return DataError, (self.path, self.reason)
 
 
+class NotFiniteError(DataError):
+    """A model predicts NaN or infinity for an image: the one at index `image` among those it was given."""
+
+    def __init__(self, image: int, name: str | Path = "") -> None:
+        super().__init__(
+            name or f"image {image + 1}",
+            "the model predicts numbers that are not finite (NaN or infinity) for it; in the precision "
+            "16-mixed take bf16-mixed or 32-true, else the model is broken: take another checkpoint",
+        )
+        self.image = image
+
+    def of(self, name: str | Path) -> "NotFiniteError":
+        """Return the error with the name of the image, for those who know it."""
+        return NotFiniteError(self.image, name)
+
+
 class ConfigError(UnimaskError):
     """A setting does not exist or has an impossible value; `path` is dotted, as in `training.steps`."""
 

@@ -2,11 +2,12 @@
 
 import codecs
 import json
+import math
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +49,32 @@ def write_text(path: Path, content: str) -> None:
     """Write a text file in UTF-8 so that a reader sees the old content or the new one, never a part of it."""
     with complete_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8", newline="\n")
+
+
+def json_text(value: object, indent: int | None = 1, *, ascii_only: bool = False) -> str:
+    """Return a value as JSON: the one writer of the library.
+
+    JSON has no NaN and no infinity, so a number that is not finite (a measure that does not exist) is null.
+    """
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_nulls(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def _with_nulls(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(part) for part in value]
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file that is complete when it appears; see `json_text`."""
+    write_text(path, json_text(value) + "\n")
 
 
 def remove(path: Path) -> None:

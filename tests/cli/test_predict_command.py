@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -294,6 +295,27 @@ def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(
     assert outcome.code == 2
     assert "a.png: needs more memory than there is" in outcome.err
     assert (tmp_path / "out" / "b.json").exists()
+
+
+def test_a_prediction_that_is_not_finite_does_not_stop_the_others(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        picture(width=61 if name == "b" else 67).save(tmp_path / f"{name}.png")
+    forward = Segmenter.forward
+
+    def overflow(self: Segmenter, images: ImageBatch) -> Prediction:
+        prediction = forward(self, images)
+        wide = any(placement.original[1] == 61 for placement in images.placements)
+        logits = prediction.class_logits * (float("nan") if wide else 1.0)
+        return replace(prediction, class_logits=logits)
+
+    monkeypatch.setattr(Segmenter, "forward", overflow)
+    outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
+    assert outcome.code == 2
+    assert "b.png: the model predicts numbers that are not finite" in outcome.err
+    written = {path.name for path in (tmp_path / "out").glob("*.json")}
+    assert written == {"a.json", "c.json"}
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_the_input(

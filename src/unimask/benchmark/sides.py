@@ -1,7 +1,6 @@
 """The libraries that are compared: each makes segments of an image in four stages."""
 
 import io
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,6 +13,7 @@ from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model
 from unimask.config.images import Scale, SlidingWindow, Square, Task, Whole, tasks_of
 from unimask.errors import ConfigError
+from unimask.files import json_text
 from unimask.inference.predictions import of_whole_image
 from unimask.inference.segmenter import Segmenter
 from unimask.results.segments import Result
@@ -127,7 +127,7 @@ class UnimaskPipeline:
         with watch.stage("encode"):
             result = segmenter.result("image", image, found, self.task)
             assert isinstance(result, Result)
-            json.dumps(result.to_json())
+            json_text(result.to_json(), None)
             if self.task != "instance":
                 result.to_panoptic_png().save(io.BytesIO(), format="PNG", optimize=True)
         return len(found)

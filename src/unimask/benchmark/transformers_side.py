@@ -22,6 +22,7 @@ from unimask.checkpoints.images import ModelFile
 from unimask.config.images import Task
 from unimask.conversion.run import convert
 from unimask.errors import ConfigError, WeightsError
+from unimask.files import json_text
 from unimask.inference.segmenter import find_device
 
 
@@ -126,7 +127,7 @@ class TransformersPipeline:
         with watch.stage("post"):
             found = self._read(outputs, (image.shape[1], image.shape[2]))
         with watch.stage("encode"):
-            json.dumps(found["segments_info"])
+            json_text(found["segments_info"], None)
             if self.side.task != "instance":
                 _write_png(found["segmentation"])
         return len(found["segments_info"])

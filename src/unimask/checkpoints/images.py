@@ -21,7 +21,7 @@ from unimask.config.images import (
 )
 from unimask.data.category_tables import categories_from_json, categories_to_json
 from unimask.errors import ConfigError, WeightsError
-from unimask.files import write_text
+from unimask.files import json_text, write_text
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
 
@@ -86,7 +86,7 @@ def model_file_text(model_file: ModelFile) -> str:
         "licence": model_file.licence,
         "provenance": model_file.provenance,
     }
-    return json.dumps(config, indent=1, ensure_ascii=False) + "\n"
+    return json_text(config) + "\n"
 
 
 def parse_model_file(text: str, path: Path) -> ModelFile:

@@ -13,7 +13,7 @@ from unimask.config.text import TranslationExperiment, translation_from_dict, tr
 from unimask.config.values import settings_from_dict
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.files import write_text
+from unimask.files import write_json, write_text
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
@@ -63,7 +63,7 @@ def save_sequence_model(
         state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
     save_tensors(folder / WEIGHTS_NAME, state)
     write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
-    write_text(folder / CONFIG_NAME, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / CONFIG_NAME, config)
 
 
 def load_sequence_model(

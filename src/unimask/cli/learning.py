@@ -125,7 +125,7 @@ def evaluate(
     if output is not None:
         evaluation.save(output)
     if as_json:
-        show.show_json(dataclasses.asdict(evaluation))
+        show.show_json(evaluation.to_json())
     else:
         show.show_evaluation(evaluation, data)
 

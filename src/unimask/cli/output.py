@@ -1,6 +1,5 @@
 """What the command line shows: progress and messages on standard error, results on standard output."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from unimask.files import json_text
 from unimask.training.progress import duration
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
@@ -40,7 +40,7 @@ def show_error(message: object, title: str = "error") -> None:
 
 def show_json(value: object) -> None:
     """JSON on standard output, in ASCII: it survives every pipe."""
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json_text(value, 2, ascii_only=True))
 
 
 def show_line(text: str) -> None:
@@ -277,7 +277,7 @@ def show_settings(values: Mapping[str, object], path: str = "") -> None:
         if isinstance(value, Mapping):
             show_settings(value, f"{path}{name}.")
         else:
-            show_line(f"{path}{name}={json.dumps(value)}")
+            show_line(f"{path}{name}={json_text(value, None, ascii_only=True)}")
 
 
 def show_presets(descriptions: Mapping[str, str]) -> None:

@@ -1,6 +1,5 @@
 """Folders of Hugging Face transformers: recognised, downloaded, read and written."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch import Tensor
 from unimask.checkpoints.tensors import load_tensors, save_tensors
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.errors import WeightsError, first_line
-from unimask.files import write_text
+from unimask.files import json_text, write_text
 
 PICKLE = "pytorch_model.bin"
 
@@ -82,4 +81,4 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str
 
 def as_text(content: Mapping[str, object]) -> str:
     """Return a JSON object as transformers writes it."""
-    return json.dumps(content, indent=2) + "\n"
+    return json_text(content, 2) + "\n"

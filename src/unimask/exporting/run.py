@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import os
 import tempfile
@@ -23,7 +22,7 @@ from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
 from unimask.exporting.parity import ParityReport, compare
 from unimask.exporting.program import save_program, trace
 from unimask.exporting.wrappers import CANVAS_STEP, exportable, only_size, smallest_step
-from unimask.files import write_text
+from unimask.files import write_json
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import Model
 
@@ -72,9 +71,7 @@ def export(
             )
             made.chmod(0o644)
             os.replace(made, output)
-        write_text(
-            output.with_name(f"{output.name}.parity.json"), json.dumps(asdict(report), indent=1) + "\n"
-        )
+        write_json(output.with_name(f"{output.name}.parity.json"), asdict(report))
     except OSError as error:
         raise DataError(output, f"cannot be written ({error.strerror or error})") from None
     return report

@@ -1,6 +1,5 @@
 """How good a segmenter is on labelled images: the measures of a task, at the size of the files."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,8 +12,8 @@ from torch import Tensor
 from unimask.config.images import Task
 from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
-from unimask.errors import DataError
-from unimask.files import write_text
+from unimask.errors import DataError, NotFiniteError
+from unimask.files import write_json
 from unimask.inference.batches import ahead
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.matched_precision import MatchedPrecision
@@ -114,6 +113,11 @@ class Evaluation:
     pictures: int
     seconds: float  # for reading, predicting and measuring
 
+    def to_json(self) -> dict[str, object]:
+        """Return all fields as plain values; a measure of nothing is None."""
+        values = {name: None if value == NOT_MEASURED else value for name, value in self.values.items()}
+        return {**asdict(self), "values": values}
+
     def save(self, path: str | Path) -> None:
         """Write the evaluation as JSON; the file is complete when it appears.
 
@@ -122,7 +126,7 @@ class Evaluation:
         """
         path = Path(path)
         try:
-            write_text(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+            write_json(path, self.to_json())
         except OSError as error:
             raise DataError(path, f"the evaluation cannot be written ({error.strerror or error})") from None
 
@@ -204,7 +208,8 @@ def evaluate(
     folder. At most `batch_size` images or tiles go through the model together.
 
     Raises:
-        DataError: there is no image, one cannot be read, or a category is unknown to the segmenter.
+        DataError: there is no image, one cannot be read, a category is unknown to the segmenter, or a
+            prediction is not finite.
     """
     start = time.perf_counter()
     task = task or segmenter.task
@@ -252,13 +257,18 @@ def _pairs(
     """Yield result and ground truth of each image; what has a score is asked for with every score."""
     matched = match_categories(dataset, segmenter.categories)
     waiting: deque[Truth] = deque()  # of images whose result is to come
+    names: list[str] = []
 
     def images() -> Iterator[Tensor]:
         for _, future in ahead(matched.__getitem__, indices, batch_size):
             sample = future.result()
             waiting.append(sample.truth)
+            names.append(sample.image_id)
             yield sample.image
 
     threshold = 0.0 if task in ("instance", "detection") else None
-    for found in segmenter.find(images(), task, threshold=threshold, batch_size=batch_size):
-        yield found, waiting.popleft()
+    try:
+        for found in segmenter.find(images(), task, threshold=threshold, batch_size=batch_size):
+            yield found, waiting.popleft()
+    except NotFiniteError as error:
+        raise error.of(names[error.image]) from None

@@ -27,7 +27,7 @@ from unimask.config.images import (
 )
 from unimask.data.loader import batch_images
 from unimask.data.read import AnyImage, read_image
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, NotFiniteError
 from unimask.inference.batches import batches
 from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles
 from unimask.inference.predictions import TilePrediction, final_of
@@ -257,7 +257,7 @@ class Segmenter:
         of `see`; results are those of each image alone, up to rounding.
 
         Raises:
-            DataError: an image cannot be read.
+            DataError: an image cannot be read, or the prediction for it is not finite (`NotFiniteError`).
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
         task = task or self.task
@@ -270,7 +270,10 @@ class Segmenter:
             for index, one in enumerate(given)
         ]
         found = self.find(images, task, threshold=threshold, batch_size=batch_size)
-        results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]
+        try:
+            results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]
+        except NotFiniteError as error:
+            raise error.of(names[error.image]) from None
         return results if several else results[0]  # type: ignore[return-value]  # a task has one kind
 
     def result(self, name: str, image: Image, found: Segments | Detections, task: Task) -> Result | BoxResult:
@@ -321,6 +324,7 @@ class Segmenter:
         Raises:
             ConfigError: the model does not have the task, or sees parts of an image that cannot be joined for
                 it, or the threshold is not from 0 to 1.
+            NotFiniteError: the prediction for an image holds NaN or infinity.
         """
         return self._find(images, task, self._settings(task, threshold), batch_size)
 
@@ -346,9 +350,15 @@ class Segmenter:
         of test-time augmentation). Predictions come as soon as their batch is done; those of one image come
         row by row, but images may overtake each other. A prediction is a part of its batch: to keep it,
         `copy` it.
+
+        Raises:
+            NotFiniteError: the prediction for an image holds NaN or infinity.
         """
         for batch in batches(self._tiles(images), max(1, batch_size)):
             prediction = self._predict([pixels for *_, pixels in batch])
+            for (image, *_), finite in zip(batch, prediction.finite().tolist(), strict=True):
+                if not finite:
+                    raise NotFiniteError(image)
             for position, (image, frame, tile, pixels) in enumerate(batch):
                 yield TilePrediction(
                     image=image,

@@ -15,7 +15,7 @@ from torch import Tensor
 from unimask.config.images import Task, Tiles
 from unimask.data.read import MOST_PIXELS, read_image
 from unimask.data.windows import open_large, pixels_in
-from unimask.errors import DataError, MissingPackageError, UnimaskError, is_out_of_memory
+from unimask.errors import DataError, MissingPackageError, NotFiniteError, UnimaskError, is_out_of_memory
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
 from unimask.inference.segmenter import Segmenter
@@ -103,7 +103,7 @@ def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]
 
 
 def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, Result | BoxResult]]:
-    """Yield the results in order; where memory runs out, the images that are under way go one by one."""
+    """Yield the results in order; where a batch fails, the images that are under way go one by one."""
     waiting: deque[tuple[Named, Image]] = deque()
 
     def taken() -> Iterator[Image]:
@@ -117,8 +117,8 @@ def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tupl
                 named, image = waiting.popleft()
                 yield named, work.segmenter.result(named[0].stem, image, found, work.task)
             return
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except (NotFiniteError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, NotFiniteError) and not is_out_of_memory(error):
                 raise
         while waiting:
             named, image = waiting.popleft()
@@ -142,6 +142,8 @@ def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
     """Keep an error of one image inside for later, so that it does not stop the others."""
     try:
         yield
+    except NotFiniteError as error:
+        failed.append(error.of(file))
     except (DataError, MissingPackageError) as error:
         failed.append(error)
     except (MemoryError, RuntimeError) as error:

@@ -1,6 +1,5 @@
 """How good a translator is on lines whose translation is known."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from unimask.config.text import DecodingConfig
 from unimask.data.text.pairs import Pairs
 from unimask.errors import DataError
-from unimask.files import write_text
+from unimask.files import write_json
 from unimask.inference.translator import Translator
 from unimask.metrics.bleu import Bleu, bleu_of_text, bleu_of_words
 
@@ -46,9 +45,8 @@ class LineEvaluation:
         Raises:
             DataError: the file cannot be written.
         """
-        content = json.dumps({**self.to_json(), "lines": self.lines}, indent=1)
         try:
-            write_text(Path(path), content + "\n")
+            write_json(Path(path), {**self.to_json(), "lines": self.lines})
         except OSError as error:
             raise DataError(path, f"cannot be written ({error.strerror or error})") from None
 

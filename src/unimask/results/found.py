@@ -1,6 +1,5 @@
 """What every result is made of and saved as: the record of a segment or box, its JSON, and complete files."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.errors import DataError
-from unimask.files import complete_files
+from unimask.files import complete_files, json_text
 from unimask.structures import Categories, Size
 
 Record = dict[str, object]  # of JSON
@@ -90,7 +89,7 @@ def save_result(
     if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
         raise DataError(name, "is not a name for files; give one without folders")
     folder = Path(folder)
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = json_text(content) + "\n"
     writers = {**images, "json": lambda path: path.write_text(text, encoding="utf-8")}
     paths = tuple(folder / f"{name}.{ending}" for ending in writers)
     try:

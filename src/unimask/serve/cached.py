@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.config.images import ALL_TASKS, SlidingWindow, Task, Tiles, tasks_of
+from unimask.errors import NotFiniteError
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
 from unimask.ops.boxes import boxes_around
@@ -109,9 +110,12 @@ def predict_cached(
     `after_each` is called after each tile, and may raise to end the work.
     """
     tiles: list[list[TilePrediction]] = [[] for _ in images]
-    for one in segmenter.see(images, batch_size=batch_size):
-        after_each()
-        tiles[one.image].append(one.copy())
+    try:
+        for one in segmenter.see(images, batch_size=batch_size):
+            after_each()
+            tiles[one.image].append(one.copy())
+    except NotFiniteError as error:
+        raise error.of(names[error.image] or "image") from None
     return [
         CachedPrediction(name=name, image=image, tiles=tuple(row))
         for name, image, row in zip(names, images, tiles, strict=True)

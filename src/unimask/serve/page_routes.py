@@ -1,6 +1,5 @@
 """What the page asks for: its own files, and results about images that it has uploaded."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Bool
 from torch import Tensor
 
+from unimask.files import json_text
 from unimask.inference.predictions import TilePrediction
 from unimask.results.boxes import BoxResult
 from unimask.results.segments import Result
@@ -209,7 +209,7 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> Response:
         def write() -> str:
-            return json.dumps(coco_document(desk.result(name, task, score, overlap)[0]))
+            return json_text(coco_document(desk.result(name, task, score, overlap)[0]), None)
 
         return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="application/json")
 

@@ -21,7 +21,7 @@ import torch
 
 from unimask.config.images import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError, UnimaskError
-from unimask.files import complete_file, write_text
+from unimask.files import complete_file, json_text, write_json, write_text
 
 KEPT_CHECKPOINTS = 2
 # Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
@@ -129,7 +129,7 @@ class RunFolder:
             raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
         for leftover in self._checkpoints.glob(".step_*.part"):  # of a kill
             shutil.rmtree(leftover, ignore_errors=True)
-        write_text(self._description, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+        write_json(self._description, description)
 
     def _check_same(self, description: dict[str, object]) -> None:
         try:
@@ -212,14 +212,14 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drop the lines beyond `step`; return the others."""
         records = [record for record in self.read_metrics() if record["step"] <= step]
-        write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in records))
+        write_text(self._metrics, "".join(json_text(record, None) + "\n" for record in records))
         return records
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl`."""
         with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json_text(record, None) + "\n")
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Write `results.json`, at the end."""
-        write_text(self._results, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        write_json(self._results, results)

@@ -1,6 +1,5 @@
 """The report of an ablation: a table, a plot (SVG), and all numbers (JSON)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 
 from unimask.config.images import TrainingConfig
-from unimask.files import write_text
+from unimask.files import write_json, write_text
 from unimask.machine import describe_machine
 from unimask.training.plot import COLORS, Curve, bars, panel, svg
 
@@ -41,7 +40,7 @@ def write_report(output: Path, results: Sequence[RowResult], metric: str, traini
         "rows": [asdict(result) for result in results],
         **describe_machine(torch.device("cpu")),
     }
-    write_text(output / "results.json", json.dumps(content, indent=1) + "\n")
+    write_json(output / "results.json", content)
 
 
 def table(results: Sequence[RowResult], metric: str, training: TrainingConfig) -> str:

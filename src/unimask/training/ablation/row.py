@@ -12,7 +12,7 @@ import torch
 
 from unimask.config.images import experiment_from_dict
 from unimask.errors import UnimaskError
-from unimask.files import write_text
+from unimask.files import write_json
 from unimask.machine import memory_now, peak_memory
 from unimask.training.checks import check_device
 from unimask.training.progress import Reporter, StepReport, automatic_reporter
@@ -83,7 +83,7 @@ def run(folder: Path) -> int:
         "memory_of_training": max(reporter.peak - before, earlier.get("memory_of_training", 0)),
         "peak_memory": max(reporter.peak, earlier.get("peak_memory", 0)),
     }
-    write_text(path, json.dumps(measured, indent=1) + "\n")
+    write_json(path, measured)
     return DONE if result.completed else STOPPED
 
 

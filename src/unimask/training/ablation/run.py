@@ -12,7 +12,7 @@ from statistics import median
 from unimask.config.images import Experiment, Task, check_task, experiment_to_dict
 from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
-from unimask.files import write_text
+from unimask.files import write_json
 from unimask.presets.ablation import ROWS, Row, row_experiment, rows_of
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
@@ -107,7 +107,7 @@ def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, obje
             reason = "holds an ablation with other settings; name another folder:\n  "
             raise ConfigError(str(output), reason + "\n  ".join(changed))
     output.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(description, indent=1) + "\n")
+    write_json(path, description)
 
 
 def _train(folder: Path, request: dict[str, object], message: Callable[[str], None]) -> None:
@@ -116,7 +116,7 @@ def _train(folder: Path, request: dict[str, object], message: Callable[[str], No
         message("  done before")
         return
     folder.mkdir(exist_ok=True)
-    write_text(folder / "request.json", json.dumps(request, indent=1) + "\n")
+    write_json(folder / "request.json", request)
     code = run_in_process(folder)
     if code != ablation_row.DONE:
         if not (folder / "error.txt").exists():
