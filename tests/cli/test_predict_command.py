@@ -1,4 +1,6 @@
 import json
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -316,6 +318,34 @@ def test_a_prediction_that_is_not_finite_does_not_stop_the_others(
     assert "b.png: the model predicts numbers that are not finite" in outcome.err
     written = {path.name for path in (tmp_path / "out").glob("*.json")}
     assert written == {"a.json", "c.json"}
+
+
+def test_the_tiles_of_the_readme_keep_those_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The command of the README for large images finds the nuclei that the shipped model finds without it."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in readme.splitlines() if line.startswith("unimask predict slide.tif")]
+    command = shlex.split(line, comments=True)[1:]
+    assert "--tile" in command
+    assert "--weights" not in command
+    image = np.zeros((192, 192), np.uint8)
+    rows, columns = np.mgrid[:192, :192] % 32 - 16
+    image[rows**2 + columns**2 < 90] = 150
+    Image.fromarray(image).save(tmp_path / "slide.tif")
+    monkeypatch.chdir(tmp_path)
+    counts = []
+    for words in (command, command[:2]):
+        outcome = unimask(*words, "--task", "instance", "--output", f"found{len(words)}", "--device", "cpu")
+        assert outcome.code == 0, outcome.err
+        found = json.loads((tmp_path / f"found{len(words)}" / "slide.json").read_text(encoding="utf-8"))
+        counts.append(len(found["segments"]))
+    assert counts[0] == counts[1] >= 34  # of 36 discs
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.search(r"trained on tiles of \d+ pixels .* keeps them: tiles of 1024 change nothing", said)
+    outcome = unimask(*command[:2], "--tile", "40", "--overlap", "8", "--device", "cpu")
+    assert outcome.code == 2
+    assert re.search(r"trained on tiles of \d+ pixels .*; got 40, leave it out", outcome.err)
 
 
 def test_a_mistake_of_ours_is_not_blamed_on_the_input(

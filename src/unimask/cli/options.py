@@ -127,7 +127,8 @@ Tile = Annotated[
     int,
     typer.Option(
         metavar="PIXELS",
-        help="Predict in square tiles of this side, and join the results. 0: as the model was made for.",
+        help="Predict in square tiles of this side, and join the results. 0: as the model was made for. A "
+        "model of tiles keeps its own.",
     ),
 ]
 Overlap = Annotated[

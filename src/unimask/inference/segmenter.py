@@ -143,22 +143,33 @@ class Segmenter:
             prepare_for_inference(model, dtype, self.device) if ours else model.eval().to(self.device)
         )
         self.model_file = model_file
+        self.own_view = model_file.experiment.data.view  # which `with_tiles` may put another in place of
         self.tta = tuple(tta)
 
     def with_tiles(self, size: int, overlap: int) -> "Segmenter":
         """Return the same model that sees images in overlapping tiles, whose segments are joined.
 
-        A model of sliding windows gets tiles at the size of its windows.
+        A model of sliding windows gets tiles at the size of its windows. A model that was trained on tiles
+        keeps its own: objects have the size that it knows in no others. They lie inside the larger ones,
+        which therefore change nothing; the logger `unimask.inference.segmenter` warns of it.
 
         Raises:
-            ConfigError: tiles have no size, or overlap as much as they are long.
+            ConfigError: tiles have no size, overlap as much as they are long, or are smaller than the
+                model's own.
         """
         if not 0 <= overlap < size:
             raise ConfigError("tile", f"{size} with an overlap of {overlap}; it must be below the size")
+        if isinstance(self.own_view, Tiles):
+            own = self.own_view
+            about = f"this model was trained on tiles of {own.size} pixels that share {own.overlap}"
+            if size < own.size:
+                raise ConfigError("tile", f"{about}; got {size}, leave it out")
+            _log.warning("%s, and keeps them: tiles of %d change nothing", about, size)
+            return self
         experiment = self.model_file.experiment
         data = dataclasses.replace(experiment.data, view=Tiles(size=size, overlap=overlap))
-        if isinstance(self.view, SlidingWindow):
-            data = dataclasses.replace(data, resize=Square(size=self.view.size))
+        if isinstance(self.own_view, SlidingWindow):
+            data = dataclasses.replace(data, resize=Square(size=self.own_view.size))
         other = copy.copy(self)
         other.model_file = dataclasses.replace(
             self.model_file, experiment=dataclasses.replace(experiment, data=data)
