@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unimask.config.text import TextConfig
+from unimask.data.text.casing import AS_WRITTEN, casing_from_dict, learn_casing
 from unimask.data.text.glyphs import CHARACTERS, FEATURES, glyph_data, render, with_vocabulary
 from unimask.data.text.loader import collate, encode_pairs, token_batches, training_batches
 from unimask.data.text.pairs import Pairs, decode_lines, read_lines, read_pairs
@@ -63,6 +65,60 @@ def test_a_vocabulary_gives_lines_back() -> None:
     assert again.encode(LINES[1], "de") == known.encode(LINES[1], "de")
     assert known.encode("", "de") == []
     assert vocabulary(lowercase=True).line(vocabulary(lowercase=True).encode("EIN HUND", "de")) == "ein hund"
+
+
+CASED = [
+    "Ein Mann geht zum Essen .",
+    "Zwei Hunde essen im Schnee . Die Jungen lachen .",
+    "Die jungen Hunde laufen mit einem Jungen im Park .",
+    "Sie essen in der Hütte , ein VW-Bus hält .",
+    "Kinder essen im VW-Bus auf dem U-Bahnhof .",
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "cased"),
+    [
+        ("ein mann geht zum essen .", "Ein Mann geht zum Essen ."),  # the word before decides
+        ("hunde essen im schnee .", "Hunde essen im Schnee ."),
+        ("ein hund im park . ein bus im schnee .", "Ein Hund im Park . Ein Bus im Schnee ."),
+        ("die hunde in der eisfischerhütte .", "Die Hunde in der Eisfischerhütte ."),  # as Hütte
+        ("sie lachen im vw-park .", "Sie lachen im VW-Park ."),  # part by part
+        ("mit 2 xy ?", "Mit 2 xy ?"),
+        ("", ""),
+    ],
+)
+def test_words_get_the_case_that_text_has(words: str, cased: str) -> None:
+    casing = learn_casing([*CASED, *CASED, "Ein VW und ein Hund halten ."])
+    assert casing.restore(words) == cased
+    again = casing_from_dict(json.loads(json.dumps(casing.to_dict())))
+    assert again.restore(words) == cased
+
+
+def test_the_case_of_a_language_without_capitals_is_left() -> None:
+    assert learn_casing(["zwei hunde laufen .", "ein mann"]).restore("ein hund .") == "ein hund ."
+    assert not AS_WRITTEN
+    assert AS_WRITTEN.restore("ein  hund") == "ein  hund"
+
+
+def test_most_words_of_other_lines_get_their_case_back(shared_data: Path) -> None:
+    folder = shared_data / "multi30k_en_de"
+    casing = learn_casing(split_words(line, "de") for line in read_lines(folder / "train.de.gz"))
+    lines = [split_words(line, "de") for line in read_lines(folder / "val.de.gz")]
+    pairs = [
+        pair
+        for line in lines
+        for pair in zip(casing.restore(line.lower()).split(), line.split(), strict=True)
+    ]
+    assert sum(restored == written for restored, written in pairs) > 0.99 * len(pairs)
+
+
+@pytest.mark.parametrize("broken", [[], {"forms": {}}, {"forms": {"a": {}}}, {"forms": {"a": {"A": 0.5}}}])
+def test_what_is_no_casing_is_refused(broken: object) -> None:
+    whole = AS_WRITTEN.to_dict()
+    values = whole | broken if isinstance(broken, dict) and broken["forms"] else broken
+    with pytest.raises(DataError, match=r"casing\.json: "):
+        casing_from_dict(values)
 
 
 def test_unknown_letters_are_named() -> None:

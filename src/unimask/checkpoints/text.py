@@ -1,4 +1,7 @@
-"""A model that writes tokens is a folder: `model.safetensors`, `config.json` and `tokenizer.json`."""
+"""A model that writes tokens is a folder: `model.safetensors`, `config.json` and `tokenizer.json`.
+
+One that knows small letters only has `casing.json` too: how its words are written.
+"""
 
 import dataclasses
 import json
@@ -11,14 +14,16 @@ from unimask.checkpoints.images import CONFIG_NAME, SEQUENCES, WEIGHTS_NAME, kno
 from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
 from unimask.config.text import TranslationExperiment, translation_from_dict, translation_to_dict
 from unimask.config.values import settings_from_dict
+from unimask.data.text.casing import AS_WRITTEN, Casing, casing_from_dict
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.files import write_json, write_text
+from unimask.files import json_text, read_json, write_json, write_text
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
 
 VOCABULARY_NAME = "tokenizer.json"
+CASING_NAME = "casing.json"
 _FORMAT = 1
 _KEYS = ("format", "kind", "experiment", "special", "licence", "provenance")
 
@@ -29,6 +34,7 @@ class SequenceModelFile:
 
     experiment: TranslationExperiment
     vocabulary: Vocabulary
+    casing: Casing  # of the words that the model writes
     special: Special
     licence: str  # of the weights and the data they come from
     provenance: str  # where the weights come from: data, command, or the file they were converted from
@@ -63,6 +69,8 @@ def save_sequence_model(
         state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
     save_tensors(folder / WEIGHTS_NAME, state)
     write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
+    if model_file.casing:
+        write_text(folder / CASING_NAME, json_text(model_file.casing.to_dict(), indent=None) + "\n")
     write_json(folder / CONFIG_NAME, config)
 
 
@@ -98,6 +106,15 @@ def _load_file(folder: Path) -> SequenceModelFile:
         raise ConfigError(f"{folder / CONFIG_NAME}: {error.path}", error.reason) from None
     except DataError as error:
         raise WeightsError(folder / VOCABULARY_NAME, error.reason) from None
+
+
+def _load_casing(path: Path) -> Casing:
+    if not path.is_file():
+        return AS_WRITTEN
+    try:
+        return casing_from_dict(read_json(path))
+    except DataError as error:
+        raise WeightsError(path, error.reason) from None
 
 
 def _read_config(path: Path) -> dict[str, object]:
@@ -138,6 +155,7 @@ def _from_dict(values: dict[str, object], vocabulary: Path) -> SequenceModelFile
             lowercase=read.data.lowercase,
             split=read.data.split_words,
         ),
+        casing=_load_casing(vocabulary.with_name(CASING_NAME)),
         special=settings_from_dict(Special, special),
         licence=str(values["licence"]),
         provenance=str(values["provenance"]),

@@ -20,6 +20,7 @@ from unimask.conversion.hugging_face_config import Json, check_fixed, read_objec
 from unimask.conversion.hugging_face_files import as_text, config_mentions, read_tensors, write_folder
 from unimask.conversion.layers import transformers_decoder_layer, transformers_encoder_layer
 from unimask.conversion.rules import Rule, to_ours, to_theirs
+from unimask.data.text.casing import AS_WRITTEN
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import DataError, WeightsError
 from unimask.models.build import build_sequence_model
@@ -157,6 +158,7 @@ def import_folder(folder: Path, licence: str) -> tuple[Seq2Seq, SequenceModelFil
     return model, SequenceModelFile(
         experiment=experiment,
         vocabulary=known,
+        casing=AS_WRITTEN,
         special=special,
         licence=licence,
         provenance=f"converted from {folder.name} (Marian of transformers)",

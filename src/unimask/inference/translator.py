@@ -52,7 +52,8 @@ class Translation:
     """One line for each line that was given, and what is to be said about some of them."""
 
     lines: tuple[str, ...]
-    words: tuple[str, ...]  # the same as words with blanks between them, as measures want it
+    # as the model wrote them: words with blanks between them, in small letters if it knows no others
+    words: tuple[str, ...]
     notes: tuple[Note, ...]
 
 
@@ -125,9 +126,10 @@ class Translator:
         found: list[list[int]] = [[] for _ in lines]
         for (index, _), one in zip(pieces, written, strict=True):
             found[index] += one.tokens
+        words = tuple(vocabulary.words(tokens) for tokens in found)
         return Translation(
-            lines=tuple(vocabulary.line(tokens) for tokens in found),
-            words=tuple(vocabulary.words(tokens) for tokens in found),
+            lines=tuple(vocabulary.join(self.model_file.casing.restore(line)) for line in words),
+            words=words,
             notes=tuple(notes),
         )
 

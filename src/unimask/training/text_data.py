@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from unimask.config.text import TranslationExperiment
+from unimask.config.text import TextConfig, TranslationExperiment
+from unimask.data.text.casing import AS_WRITTEN, Casing, learn_casing
 from unimask.data.text.glyphs import FEATURES, glyph_data, with_vocabulary
 from unimask.data.text.loader import SequencePair, encode_pairs
 from unimask.data.text.pairs import Pairs, read_pairs
@@ -35,6 +36,10 @@ class SequenceData(Protocol):
         """Return the vocabulary of the targets."""
 
     @property
+    def casing(self) -> Casing:
+        """Return how the words of the targets are written, where the vocabulary has small letters only."""
+
+    @property
     def training(self) -> Sequence[SequencePair]:
         """Return the pairs to train on."""
 
@@ -53,6 +58,7 @@ class TranslationData:
 
     name: str
     vocabulary: Vocabulary
+    casing: Casing
     training: Sequence[SequencePair]
     validation: Sequence[Tensor]
     truth: Sequence[str]
@@ -109,6 +115,7 @@ def open_translation(
     return TranslationData(
         name=Path(folder).resolve().name,
         vocabulary=vocabulary,
+        casing=_casing(pairs, config) if config.lowercase else AS_WRITTEN,
         training=encode_pairs(pairs, vocabulary, config),
         validation=[torch.tensor([*source[: config.longest - 1], SPECIAL.end]) for source in sources],
         truth=validation.words,
@@ -123,3 +130,11 @@ def _learn(pairs: Pairs, experiment: TranslationExperiment) -> Vocabulary:
     words = (split_words(*line) if config.split_words else line[0] for line in lines)
     learned = learn_vocabulary(words, config.vocabulary, lowercase=config.lowercase, split=config.split_words)
     return Vocabulary(first_says(learned.to_json()), lowercase=config.lowercase, split=config.split_words)
+
+
+def _casing(pairs: Pairs, config: TextConfig) -> Casing:
+    """Learn how the words that the model writes are cased in the targets."""
+    lines = pairs.targets
+    if config.split_words:
+        lines = tuple(split_words(line, config.target_language) for line in lines)
+    return learn_casing(lines)

@@ -141,6 +141,7 @@ class SequenceJob:
         about = SequenceModelFile(
             experiment=self.experiment,
             vocabulary=self.data.vocabulary,
+            casing=self.data.casing,
             special=SPECIAL,
             licence=self.licence,
             provenance=provenance,

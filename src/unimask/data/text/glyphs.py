@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unimask.data.seeds import seeded_generator
+from unimask.data.text.casing import AS_WRITTEN, Casing
 from unimask.data.text.loader import SequencePair
 from unimask.data.text.vocabulary import SPECIAL, Vocabulary, learn_vocabulary
 
@@ -28,6 +29,7 @@ class GlyphData:
 
     name: str
     vocabulary: Vocabulary
+    casing: Casing  # digits have none
     training: tuple[SequencePair, ...]
     validation: tuple[Float[Tensor, "_places features"], ...]
     truth: tuple[str, ...]
@@ -46,6 +48,7 @@ def glyph_data(count: int, validation: int, *, longest: int = 7, seed: int = 0) 
     return GlyphData(
         name="glyphs",
         vocabulary=vocabulary,
+        casing=AS_WRITTEN,
         training=tuple(
             SequencePair(source=columns, target=_target(text, vocabulary), name=f"line {index}")
             for index, (text, columns) in enumerate(pairs)

@@ -70,7 +70,10 @@ class Vocabulary:
 
     def line(self, tokens: Sequence[int]) -> str:
         """Decode tokens into a line of ordinary text."""
-        words = self.words(tokens)
+        return self.join(self.words(tokens))
+
+    def join(self, words: str) -> str:
+        """Join words with blanks between them into a line of ordinary text."""
         return join_words(words) if self.split else words
 
     def pieces(self, tokens: Sequence[int]) -> tuple[str, ...]:
