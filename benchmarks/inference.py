@@ -11,6 +11,7 @@ from unimask.benchmark.tables import Cell, Table
 from unimask.benchmark.timing import Stopwatch
 from unimask.benchmark.transformers_side import side_like
 from unimask.inference.segmenter import find_device
+from unimask.structures import Size
 
 SIZES = ((640, 640), (800, 1088))
 QUICK_SIZES = ((96, 128),)
@@ -18,9 +19,13 @@ REDUCED = "bf16-mixed"
 
 
 def run(settings: Settings) -> Outcome:
+    return of_models(KINDS, QUICK_SIZES if settings.quick else SIZES, settings)
+
+
+def of_models(kinds: Sequence[str], sizes: Sequence[Size], settings: Settings) -> Outcome:
+    """What each kind of model takes for a picture of each size."""
     tables, details = [], {}
-    for kind in KINDS:
-        sizes = QUICK_SIZES if settings.quick else SIZES
+    for kind in kinds:
         with random_model(kind, sizes[0]) as folders:
             sides: list[Side] = [
                 side_like(folders.model_file, folders.theirs, "panoptic"),
@@ -38,6 +43,7 @@ def run(settings: Settings) -> Outcome:
                     rounds=rounds,
                     warm_up=0 if settings.device == "cpu" else 5,  # each side has run once before
                     processes=3 if settings.device == "cpu" and not settings.quick else 0,
+                    clock=settings.clock,
                 )
                 title = f"Inference, {kind}, {size[0]} x {size[1]}"
                 progress(title)

@@ -9,10 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    EomtImageProcessor,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     Mask2FormerImageProcessor,
     PreTrainedConfig,
+    PreTrainedModel,
     ResNetConfig,
     SwinConfig,
 )
@@ -29,6 +33,7 @@ FOUND = 30  # queries that find something, as in a picture of COCO with much in 
 SPREAD = 5.0  # standard deviation of class logits, about that of a trained model
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 KINDS = ("R50", "Swin-T")
+EOMT_SIZES = {"EoMT-S": (384, 6), "EoMT-B": (768, 12)}  # width, heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +49,50 @@ def _backbone(kind: str) -> PreTrainedConfig:
     return SwinConfig(out_features=STAGES, drop_path_rate=0.0)
 
 
+def _eomt(kind: str, size: Size, masked: bool) -> tuple[EomtForUniversalSegmentation, EomtImageProcessor]:
+    channels, heads = EOMT_SIZES[kind]
+    config = EomtConfig(
+        hidden_size=channels,
+        num_hidden_layers=12,
+        num_attention_heads=heads,
+        num_blocks=3,
+        image_size=size[0],
+        num_labels=CLASSES,
+        pos_embed_rescale=None,
+    )
+    model = EomtForUniversalSegmentation(config)
+    model.attn_mask_probs.fill_(float(masked))
+    sides = {"shortest_edge": size[0], "longest_edge": size[0]}
+    return model, EomtImageProcessor(size=sides, do_pad=True)
+
+
 @contextmanager
-def random_model(kind: str, size: Size) -> Iterator[Folders]:
-    """The same random weights in the folders of both libraries; both are gone afterwards."""
+def random_model(kind: str, size: Size, *, masked: bool = False) -> Iterator[Folders]:
+    """The same random weights in the folders of both libraries; both are gone afterwards.
+
+    An EoMT is for squares of `size`, and attends through masks if `masked`: as at the start of a training.
+    """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    config = Mask2FormerConfig(backbone_config=_backbone(kind), num_labels=CLASSES)
-    model = Mask2FormerForUniversalSegmentation(config)
+    model: PreTrainedModel
+    if kind in EOMT_SIZES:
+        model, processor = _eomt(kind, size, masked)
+    else:
+        config = Mask2FormerConfig(backbone_config=_backbone(kind), num_labels=CLASSES)
+        model, processor = Mask2FormerForUniversalSegmentation(config), Mask2FormerImageProcessor()
     with tempfile.TemporaryDirectory(prefix="unimask_benchmark_") as name:
         theirs, ours = Path(name) / "theirs", Path(name) / "ours"
         liven(model, size)
         model.save_pretrained(theirs)
-        Mask2FormerImageProcessor().save_pretrained(theirs)
+        processor.save_pretrained(theirs)
         imported, model_file = import_hugging_face(theirs, "random weights", "none")
         experiment = model_file.experiment
         reading = replace(experiment.postprocess, object_threshold=0.3, overlap_threshold=0.0)
         model_file = replace(model_file, experiment=replace(experiment, postprocess=reading))
-        save_model(ours, *freeze_norms(imported, model_file))
+        if kind not in EOMT_SIZES:
+            imported, model_file = freeze_norms(imported, model_file)
+        save_model(ours, imported, model_file)
         yield Folders(theirs=theirs, ours=ours, model_file=model_file)
 
 
@@ -76,7 +107,7 @@ def freeze_norms(model: nn.Module, model_file: ModelFile) -> tuple[Model, ModelF
 
 
 @torch.no_grad()
-def liven(model: Mask2FormerForUniversalSegmentation, size: Size) -> None:
+def liven(model: PreTrainedModel, size: Size) -> None:
     """Changes random weights so that signals neither vanish nor explode and `FOUND` queries find something.
 
     Otherwise nothing would be left to post-process and to encode.

@@ -11,7 +11,7 @@ import torch
 from unimask.benchmark.measure import MEGABYTE
 from unimask.benchmark.memory import NOT_DONE, Peak, peak_in_fresh_process
 from unimask.benchmark.tables import Cell, Table, share
-from unimask.benchmark.timing import TOTAL, Rounds
+from unimask.benchmark.timing import TOTAL, Clock, Rounds
 
 CLASSES = 133  # of the models, as in COCO
 
@@ -21,6 +21,7 @@ class Settings:
     device: str
     threads: int
     precision: str  # of training steps; inference runs in float32 and in bf16
+    clock: Clock = "wall"  # `processor` where other programs run: it counts this process alone
     quick: bool  # small sizes and few rounds: a test of the harness, whose numbers mean nothing
 
     @property

@@ -14,6 +14,7 @@ Details = Mapping[str, Any]
 THEIRS, OURS, REDUCED = "transformers", "unimask", "unimask bf16-mixed"
 SMALL, LARGE = "640 x 640", "800 x 1088"
 STEP = "512 x 512, batch 2, {} segments"
+EOMT = "EoMT-S"
 CROWDED = "1024 x 1024, batch 1, 100 segments"
 
 
@@ -33,17 +34,17 @@ def _faster(mine: list[float], theirs: list[float]) -> float:
     return statistics.median(other / own for own, other in zip(mine, theirs, strict=True))
 
 
-def _forward(kind: str, size: str, side: str) -> Callable[[Details], float]:
+def _forward(kind: str, size: str, side: str, suite: str = "inference") -> Callable[[Details], float]:
     def measured(details: Details) -> float:
-        sides = details["inference"][f"Inference, {kind}, {size}"]
+        sides = details[suite][f"Inference, {kind}, {size}"]
         return _faster(sides[side]["seconds"]["forward"], sides[THEIRS]["seconds"]["forward"])
 
     return measured
 
 
-def _inference_memory(kind: str, size: str) -> Callable[[Details], float]:
+def _inference_memory(kind: str, size: str, suite: str = "inference") -> Callable[[Details], float]:
     def measured(details: Details) -> float:
-        sides = details["inference"][f"Inference, {kind}, {size}"]
+        sides = details[suite][f"Inference, {kind}, {size}"]
         return float(sides[OURS]["peak_bytes_above"] / sides[THEIRS]["peak_bytes_above"])
 
     return measured
@@ -148,6 +149,25 @@ TARGETS = (
         aim=0.02,
         measured=_growth,
         smaller=True,
+    ),
+    Target(
+        what=f"{EOMT} {SMALL} forward, float32",
+        least=1.2,
+        aim=1.6,
+        measured=_forward(EOMT, SMALL, OURS, "eomt"),
+    ),
+    Target(
+        what=f"{EOMT} {SMALL} inference, peak memory above the weights",
+        least=0.6,
+        aim=0.4,
+        measured=_inference_memory(EOMT, SMALL, "eomt"),
+        smaller=True,
+    ),
+    Target(
+        what=f"{EOMT} training step, {SMALL}",
+        least=1.2,
+        aim=1.6,
+        measured=_case("eomt", f"{SMALL}, batch 1, 10 segments", THEIRS),
     ),
 )
 

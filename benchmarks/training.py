@@ -1,6 +1,6 @@
 """A training step: forward pass, matching and losses, backward pass, optimiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Work:
     batch: int
     segments: int  # in each picture
     rounds: int = 3  # on the CPU
+    first: Size = (64, 64)  # of the step that makes gradients and the optimiser's state
 
     @property
     def name(self) -> str:
@@ -53,7 +54,6 @@ CASES = (
 SCALING = tuple(Work(size=(512, 512), batch=1, segments=count) for count in (10, 100, 300))
 QUICK_CASES = (Work(size=(96, 128), batch=2, segments=7),)
 QUICK_SCALING = tuple(Work(size=(96, 128), batch=1, segments=count) for count in (3, 30))
-FIRST_STEP = Work(size=(64, 64), batch=1, segments=3)  # makes gradients and the optimiser's state
 
 
 def id_map(work: Work) -> Tensor:
@@ -91,10 +91,10 @@ def freeze_norms(model: nn.Module) -> None:
 
 
 def their_trainer(folder: Path, settings: Settings) -> Trainer:
-    from transformers import Mask2FormerForUniversalSegmentation
+    from transformers import AutoModelForUniversalSegmentation
 
     device = settings.torch_device
-    model = Mask2FormerForUniversalSegmentation.from_pretrained(folder).train().to(device)
+    model = AutoModelForUniversalSegmentation.from_pretrained(folder).train().to(device)
     freeze_norms(model)
     optimizer = _optimizer(model)
 
@@ -159,7 +159,7 @@ def peak_of(side: str, folder: Path, work: Work, settings: Settings) -> Peak:
     """The peak of a step with its batch, above weights, gradients and the optimiser's state."""
     torch.set_num_threads(settings.threads)
     trainer = TRAINERS[side](folder, settings)
-    trainer(FIRST_STEP)()
+    trainer(Work(size=work.first, batch=1, segments=3))()
     return measure_peak(lambda: trainer(work)(), settings.torch_device)
 
 
@@ -172,25 +172,9 @@ def run(settings: Settings) -> Outcome:
     cases, scaling = (QUICK_CASES, QUICK_SCALING) if settings.quick else (CASES, SCALING)
     with random_model("R50", cases[0].size) as folders:
         where = dict(zip(SIDES, (folders.theirs, folders.ours), strict=True))
-        timed = [_time(work, where, settings) for work in cases]
-        progress("training, peaks of memory")
-        found = [
-            Case(
-                name=work.name,
-                rounds=rounds,
-                remarks=losses,
-                peaks={s: peak_or_none(peak_of, s, where[s], work, settings) for s in SIDES},
-            )
-            for work, (rounds, losses) in zip(cases, timed, strict=True)
-        ]
+        found = steps_of(where, cases, settings)
         peaks = [peak_or_none(peak_of, SIDES[1], where[SIDES[1]], work, settings) for work in scaling]
-    table = case_table(
-        f"Training step, R50, {settings.precision}",
-        "Peak: of the step and its batch, above weights, gradients and optimiser state. Points of the losses "
-        "are random on both sides, so losses agree roughly.",
-        "loss of the first step",
-        found,
-    )
+    table = step_table("R50", found, settings)
     scaled = Table(
         title=f"Training step, R50, {settings.precision}: memory by segments",
         about="Ours alone; growth is compared with the first row.",
@@ -203,6 +187,31 @@ def run(settings: Settings) -> Outcome:
     growth = {work.name: peak.above for work, peak in zip(scaling, peaks, strict=True)}
     return Outcome(
         tables=(table, scaled), details={**case_details(found), "scaling_peak_bytes_above": growth}
+    )
+
+
+def steps_of(where: dict[str, Path], cases: Sequence[Work], settings: Settings) -> list[Case]:
+    """Times and peaks of the steps of both sides, whose folders are given."""
+    timed = [_time(work, where, settings) for work in cases]
+    progress("training, peaks of memory")
+    return [
+        Case(
+            name=work.name,
+            rounds=rounds,
+            remarks=losses,
+            peaks={s: peak_or_none(peak_of, s, where[s], work, settings) for s in SIDES},
+        )
+        for work, (rounds, losses) in zip(cases, timed, strict=True)
+    ]
+
+
+def step_table(kind: str, found: Sequence[Case], settings: Settings) -> Table:
+    return case_table(
+        f"Training step, {kind}, {settings.precision}",
+        "Peak: of the step and its batch, above weights, gradients and optimiser state. Points of the losses "
+        "are random on both sides, so losses agree roughly.",
+        "loss of the first step",
+        found,
     )
 
 
@@ -226,4 +235,5 @@ def _time(work: Work, where: dict[str, Path], settings: Settings) -> tuple[Round
 
     runs = {side: (lambda watch, side=side: run_of(side, watch)) for side in steps}
     rounds = 1 if settings.quick else work.rounds if settings.device == "cpu" else 20
-    return interleave(runs, device, rounds=rounds, warm_up=0 if settings.device == "cpu" else 2), said
+    warm_up = 0 if settings.device == "cpu" else 2
+    return interleave(runs, device, rounds=rounds, warm_up=warm_up, clock=settings.clock), said

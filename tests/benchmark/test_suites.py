@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import metrics, report, training
+from benchmarks import eomt, metrics, report, training
 from benchmarks.__main__ import main
 from benchmarks.postprocessing import KEPT, TASKS, agreement, make_scene, our_work
 from benchmarks.settings import Case, Outcome, Settings, case_details, case_table
 from benchmarks.suites import run_suite
-from benchmarks.targets import CROWDED, STEP, TARGETS, target_table
+from benchmarks.targets import CROWDED, SMALL, STEP, TARGETS, target_table
 from benchmarks.training import CASES, QUICK_SCALING, SCALING, Work, id_map
 from unimask.benchmark.memory import NOT_DONE, Peak, in_fresh_process
 from unimask.benchmark.tables import to_plain
@@ -135,6 +135,8 @@ def test_targets_are_compared_with_what_was_measured() -> None:
 def test_every_target_names_a_case_that_a_suite_runs() -> None:
     names = {work.name for work in CASES}
     assert {STEP.format(10), STEP.format(30), CROWDED} == names
+    assert [work.name for work in eomt.STEPS] == [f"{SMALL}, batch 1, 10 segments"]
+    assert {target.what.split()[0] for target in TARGETS} >= {eomt.KIND}
 
 
 def test_a_suite_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

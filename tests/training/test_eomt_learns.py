@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from unimask.checkpoints.images import load_model
 from unimask.config.images import Experiment
 from unimask.config.overrides import override
 from unimask.presets.eomt import eomt_tiny
+from unimask.training.annealing import mask_chances
+from unimask.training.progress import SilentReporter, StepReport
 from unimask.training.run import train
 
 
@@ -35,3 +38,22 @@ def test_a_model_is_fine_tuned_by_the_names_of_categories(tmp_path: Path) -> Non
     train(short(1), "shapes", tmp_path / "second", task="semantic", device="cpu", initial=first)
     _, about = load_model(tmp_path / "second" / "model")
     assert "the model model (" in about.provenance
+
+
+def test_a_run_that_breaks_off_while_masks_are_annealed_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    class Broken(SilentReporter):
+        def step(self, report: StepReport) -> None:
+            if report.step == 7:
+                raise InterruptedError
+
+    experiment = override(short(12), {"training.batch_size": 2})
+    chances = mask_chances(6, 12, experiment.model.query_blocks)
+    assert chances[0] == 0 < chances[1] < chances[2] == 1
+    with pytest.raises(InterruptedError):
+        train(experiment, "shapes", tmp_path / "broken", device="cpu", reporter=Broken())
+    assert (tmp_path / "broken" / "checkpoints" / "step_6").exists()
+    train(experiment, "shapes", tmp_path / "broken", device="cpu", resume=True)
+    train(experiment, "shapes", tmp_path / "unbroken", device="cpu")
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("broken", "unbroken"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)

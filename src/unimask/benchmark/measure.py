@@ -26,7 +26,7 @@ from unimask.benchmark.sides import (
     agreement,
 )
 from unimask.benchmark.tables import Cell, Table, share
-from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch, interleave
+from unimask.benchmark.timing import TOTAL, Clock, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
 from unimask.checkpoints.images import load_model_file, resolve_weights
 from unimask.config.images import Task
@@ -51,6 +51,7 @@ class Conditions:
     rounds: int
     warm_up: int = 1
     processes: int = 0  # fresh ones, each with so many rounds; 0: this one
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ def _take_times(sides: Sequence[Side], conditions: Conditions) -> _Timed:
         segments[name] = pipelines[name].run(image, watch)
 
     runs = {name: (lambda watch, name=name: run_of(name, watch)) for name in pipelines}
-    rounds = interleave(runs, device, rounds=conditions.rounds, warm_up=conditions.warm_up)
+    rounds = interleave(
+        runs, device, rounds=conditions.rounds, warm_up=conditions.warm_up, clock=conditions.clock
+    )
     return _Timed(rounds=rounds, agreements=agreements, segments=segments)
 
 

@@ -7,29 +7,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 import torch
 
 from unimask.machine import synchronize
 
 TOTAL = "total"
+Clock = Literal["wall", "processor"]
+CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+"""Seconds that pass, or those that the threads of this process compute, of which other programs take few."""
 
 
 class Stopwatch:
     """Seconds of the stages of one run; a CUDA device is waited for at both ends of a stage."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clock: Clock = "wall") -> None:
         self._device = device
+        self._now = CLOCKS[clock]
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Inside, time counts for the stage; a stage that comes again adds to its time."""
         synchronize(self._device)
-        start = time.perf_counter()
+        start = self._now()
         yield
         synchronize(self._device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
 
 Run = Callable[[Stopwatch], object]
@@ -69,7 +74,9 @@ class Rounds:
         return statistics.median(theirs / mine for mine, theirs in pairs)
 
 
-def interleave(sides: Mapping[str, Run], device: torch.device, *, rounds: int, warm_up: int = 1) -> Rounds:
+def interleave(
+    sides: Mapping[str, Run], device: torch.device, *, rounds: int, warm_up: int = 1, clock: Clock = "wall"
+) -> Rounds:
     """Run all sides in turn, A B A B, and keep the times of all rounds after `warm_up` more.
 
     Garbage is collected between the runs and not during them.
@@ -82,12 +89,12 @@ def interleave(sides: Mapping[str, Run], device: torch.device, *, rounds: int, w
     times: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(warm_up + rounds):
         for name, run in sides.items():
-            times[name].append(_timed(run, device))
+            times[name].append(_timed(run, device, clock))
     return Rounds(seconds={name: _by_stage(found[warm_up:]) for name, found in times.items()})
 
 
-def _timed(run: Run, device: torch.device) -> dict[str, float]:
-    watch = Stopwatch(device)
+def _timed(run: Run, device: torch.device, clock: Clock) -> dict[str, float]:
+    watch = Stopwatch(device, clock)
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
