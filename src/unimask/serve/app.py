@@ -1,4 +1,4 @@
-"""The interface over HTTP: `/v1/segment`, `/v1/models`, `/healthz`, the page and its OpenAPI description."""
+"""The interface over HTTP: `/v1/segment`, `/v1/models`, `/healthz`, `/metrics`, the page, and OpenAPI."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +27,7 @@ from unimask.serve.images import png
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.page_routes import page_router
 from unimask.serve.service import Service
+from unimask.serve.telemetry import Counting
 
 OutputName = Literal["json", "overlay", "ids"]
 DESCRIPTION = """An image becomes segments. Send it to `/v1/segment`; errors are `{"error": "a sentence"}`."""
@@ -72,6 +73,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization"],
         )
+    app.add_middleware(Counting, telemetry=engine.telemetry)
     app.add_middleware(Answering)
     return app
 
@@ -144,6 +146,11 @@ def _interface(app: FastAPI, service: Service) -> None:
     async def health() -> JSONResponse:
         """`ok`, and how many requests wait."""
         return JSONResponse({"status": "ok", "waiting": service.engine.waiting})
+
+    @app.get("/metrics", summary="What the server does, for Prometheus")
+    def metrics() -> Response:
+        """Requests by route and status, the line that waits, and seconds by stage."""
+        return service.engine.telemetry.response()
 
 
 def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from unimask.inference.tiles import tile_placement, tiling_of
 from unimask.machine import seconds_of
 from unimask.serve.cached import CachedPrediction, predict_cached
 from unimask.serve.limits import Limits, Refusal, too_late
+from unimask.serve.telemetry import Telemetry
 
 BATCH_SIZES = (1, 2, 4, 8)  # that are tried
 WORTH = 0.9  # a larger batch is taken if a view costs at most this share of what it cost before
@@ -36,6 +37,7 @@ class _Request:
     finish: Callable[[CachedPrediction], object]
     views: int
     shape: tuple[int, ...]  # jobs of one shape can share a batch
+    since: float  # when it came
     deadline: float
     future: "Future[Any]"
 
@@ -44,7 +46,7 @@ class Engine:
     """Answers requests one batch after the other.
 
     `batch_size` is the largest number of tiles that go through a model together; 0: what is fastest here,
-    measured for each model when the thread starts.
+    measured for each model when the thread starts. `telemetry` tells how long the stages take.
     """
 
     def __init__(self, segmenters: Mapping[str, Segmenter], limits: Limits, batch_size: int = 0) -> None:
@@ -52,6 +54,8 @@ class Engine:
         self.limits = limits
         self.batch_sizes = dict.fromkeys(segmenters, max(1, batch_size))
         self.largest_batch = 0  # requests that shared one, so far
+        self.telemetry = Telemetry()
+        self.telemetry.watch(lambda: self.waiting)
         self._measure = batch_size == 0
         self._line: deque[_Request] = deque()
         self._change = threading.Condition()
@@ -91,6 +95,7 @@ class Engine:
                 f"This model would see the image in {views:,} tiles, and at most {self.limits.views:,} are "
                 "taken. Send it in parts, or use `unimask predict`.",
             )
+        now = time.monotonic()
         job = _Request(
             model=model,
             name=name,
@@ -100,7 +105,8 @@ class Engine:
             shape=tile_placement(size, config).canvas
             if isinstance(config.view, Whole)
             else (config.view.size,),
-            deadline=time.monotonic() + self.limits.seconds,
+            since=now,
+            deadline=now + self.limits.seconds,
             future=Future(),
         )
         with self._change:
@@ -157,6 +163,8 @@ class Engine:
             return jobs
 
     def _answer(self, jobs: list[_Request]) -> None:
+        for job in jobs:
+            self.telemetry.spent("waiting", time.monotonic() - job.since)
         wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
         for job in wanted:
             if _late(job):
@@ -177,7 +185,7 @@ class Engine:
                 self._answer_alone(job)
             return
         for job, one in zip(wanted, seen, strict=True):
-            _finish(job, one)
+            self._finish(job, one)
 
     def _answer_alone(self, job: _Request) -> None:
         try:
@@ -185,7 +193,16 @@ class Engine:
         except Exception as error:
             job.future.set_exception(error)
         else:
-            _finish(job, seen)
+            self._finish(job, seen)
+
+    def _finish(self, job: _Request, seen: CachedPrediction) -> None:
+        try:
+            with self.telemetry.stage("answer"):
+                answer = job.finish(seen)
+        except Exception as error:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(answer)
 
     def _predict(self, jobs: list[_Request]) -> list[CachedPrediction]:
         def check_time() -> None:
@@ -193,13 +210,14 @@ class Engine:
                 raise too_late(self.limits)
 
         model = jobs[0].model
-        return predict_cached(
-            self.segmenters[model],
-            [job.image for job in jobs],
-            [job.name for job in jobs],
-            self.batch_sizes[model],
-            check_time,
-        )
+        with self.telemetry.stage("model", images=len(jobs)):
+            return predict_cached(
+                self.segmenters[model],
+                [job.image for job in jobs],
+                [job.name for job in jobs],
+                self.batch_sizes[model],
+                check_time,
+            )
 
 
 def full(seconds: int) -> Refusal:
@@ -217,13 +235,6 @@ def _late(job: _Request) -> bool:
 
 def _refuse(job: _Request, error: Exception) -> None:
     if not job.future.done() and (job.future.running() or job.future.set_running_or_notify_cancel()):
-        job.future.set_exception(error)
-
-
-def _finish(job: _Request, seen: CachedPrediction) -> None:
-    try:
-        job.future.set_result(job.finish(seen))
-    except Exception as error:
         job.future.set_exception(error)
 
 

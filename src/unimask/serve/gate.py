@@ -96,7 +96,7 @@ class Gate:
 
 
 def _needs_token(path: str) -> bool:
-    return path.startswith(("/v1/", "/page/")) and path not in OPEN
+    return path.startswith(("/v1/", "/page/", "/metrics")) and path not in OPEN
 
 
 def _too_long(limits: Limits) -> Refusal:
