@@ -189,7 +189,7 @@ def test_what_is_served() -> None:
         assert client.get("/healthz").json() == {"status": "ok", "waiting": 0}
         assert send(client, as_file(PICTURE), model="second").json()["model"] == "second"
         described = client.get("/openapi.json").json()
-        assert set(described["paths"]) == {"/v1/segment", "/v1/models", "/healthz"}
+        assert set(described["paths"]) == {"/v1/segment", "/v1/models", "/healthz", "/metrics"}
         assert "SegmentAnswer" in described["components"]["schemas"]
 
 
