@@ -7,7 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from unimask.training.plot import COLORS, Curve, panel, svg
+from unimask.results.figure import as_svg, beside
+from unimask.training.plot import COLORS, Curve, panel
 
 
 def draw(records: list[dict[str, object]], measure: str) -> str:
@@ -22,7 +23,7 @@ def draw(records: list[dict[str, object]], measure: str) -> str:
     panels = [panel(title, [Curve(losses, COLORS[1], dots=False)], last)]
     if measured:
         panels.append(panel(f"{measure} on val", [Curve(measured, COLORS[7], dots=True)], last))
-    return svg(panels)
+    return as_svg(beside(panels, columns=1))
 
 
 def main() -> None:

@@ -18,11 +18,13 @@ from unimask.inference import stream
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "mlflow": ("mlflow",),
     "serve": ("fastapi", "uvicorn", "python_multipart"),
     "supervision": ("supervision",),
     "tensorboard": ("tensorboard",),
     "text": ("tokenizers", "sacrebleu"),
     "tiff": ("tifffile", "zarr", "imagecodecs"),
+    "wandb": ("wandb",),
 }
 
 

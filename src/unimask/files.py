@@ -4,6 +4,7 @@ import codecs
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -51,15 +52,23 @@ def write_text(path: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8", newline="\n")
 
 
-def json_text(value: object, indent: int | None = 1, *, ascii_only: bool = False) -> str:
-    """Return a value as JSON: the one writer of the library.
+_NUMBERS = re.compile(r"\[\s+(-?[\d.eE+-]+(?:,\s+-?[\d.eE+-]+)*)\s+\]")
+
+
+def json_text(value: object, indent: int | None = 1, *, ascii_only: bool = False, rows: bool = False) -> str:
+    """Return a value as JSON: the one writer of the library. With `rows` a list of numbers is on one line.
 
     JSON has no NaN and no infinity, so a number that is not finite (a measure that does not exist) is null.
     """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+        text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     except ValueError:
-        return json.dumps(_with_nulls(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+        text = json.dumps(_with_nulls(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    if not rows:
+        return text
+    return _NUMBERS.sub(
+        lambda found: f"[{' '.join(found[1].split())}]", text
+    )  # a string never has a line break
 
 
 def _with_nulls(value: object) -> object:
@@ -72,9 +81,9 @@ def _with_nulls(value: object) -> object:
     return value
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, *, rows: bool = False) -> None:
     """Write a JSON file that is complete when it appears; see `json_text`."""
-    write_text(path, json_text(value) + "\n")
+    write_text(path, json_text(value, rows=rows) + "\n")
 
 
 def remove(path: Path) -> None:

@@ -13,6 +13,7 @@ from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import Evaluation, TaskMetrics, evaluate, measure
+from unimask.metrics.confusion import Confusion
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 
 SHAPES = shapes_dataset(size=(43, 61), count=5, seed=3)
@@ -117,14 +118,24 @@ def test_an_evaluation_is_saved_whole(tmp_path: Path) -> None:
     done = evaluate(Known(SHAPES, "panoptic", REORDERED), view(SHAPES, "panoptic"), "panoptic")
     path = tmp_path / "new" / "results.json"
     done.save(path)
-    assert Evaluation(**json.loads(path.read_text())) == done
+    written = json.loads(path.read_text())
+    confusion = written.pop("confusion")
+    confusion["names"], confusion["matrix"] = (
+        tuple(confusion["names"]),
+        tuple(map(tuple, confusion["matrix"])),
+    )
+    assert Evaluation(**written, confusion=Confusion(**confusion)) == done
+    assert "[3, 0, 0, 0, 0, 0, 0, 0]" in path.read_text()  # a row of a table on a line
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     dataclasses.replace(done, seconds=7.0).save(path)
     assert json.loads(path.read_text())["seconds"] == 7.0
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    done = Evaluation(task="semantic", values={"mIoU": 0.5}, per_category={}, pictures=1, seconds=1.0)
+    nothing = Confusion(unit="pixels", names=(), matrix=((0,),), by_size={})
+    done = Evaluation(
+        task="semantic", values={"mIoU": 0.5}, per_category={}, pictures=1, seconds=1.0, confusion=nothing
+    )
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         done.save(tmp_path / "file" / "results.json")

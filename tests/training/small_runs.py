@@ -6,7 +6,7 @@ python small_runs.py '{"output": "run", "changes": {"training.steps": 8}, "devic
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -23,6 +23,7 @@ from unimask.structures import Losses
 from unimask.training import image_job as masks
 from unimask.training import run as training_run
 from unimask.training.image_data import TrainingTask
+from unimask.training.loggers import Logger
 from unimask.training.progress import Reporter, SilentReporter
 from unimask.training.result import TrainingResult
 from unimask.training.run import train
@@ -98,6 +99,7 @@ def run(
     most: int = 6,
     reporter: Reporter | None = None,
     resume: bool = False,
+    loggers: Sequence[str | Logger] = (),
     **changes: object,
 ) -> TrainingResult:
     """A training in this process, on the CPU."""
@@ -109,6 +111,7 @@ def run(
             resume=resume,
             device="cpu",
             reporter=reporter or SilentReporter(),
+            loggers=loggers,
         )
 
 

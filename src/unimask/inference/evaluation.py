@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -16,16 +17,20 @@ from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
 from unimask.inference.batches import ahead
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
+from unimask.metrics.confusion import BoxConfusion, Confusion, ConfusionState, SegmentConfusion
 from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU
 from unimask.metrics.overlaps import NOT_MEASURED
 from unimask.metrics.panoptic_quality import PanopticQuality
 from unimask.ops.id_maps import renumber
-from unimask.structures import Categories, Dataset, Detections, Segments, Truth
+from unimask.results.album import Album
+from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
 
 Progress = Callable[[int, int], object]
 """Called after each image with the number of images done and of all images."""
 
+Seen = Callable[[int, Sample, Truth, float], object]
+"""Called with each image: its index, itself, what was found in it that counts, and its quality."""
 
 Same = TypeVar("Same")
 
@@ -84,9 +89,34 @@ class Metric(Protocol):
 METRICS: dict[Task, tuple[Callable[[Categories], Metric], ...]] = {
     "panoptic": (PanopticQuality, MeanIoU, MatchedPrecision),
     "instance": (MaskAveragePrecision, MatchedPrecision),
-    "semantic": (MeanIoU,),
+    "semantic": (),
     "detection": (BoxAveragePrecision,),
 }
+"""What a task measures, besides what was taken for what."""
+
+CONFUSIONS: dict[Task, Callable[[Categories], ConfusionState]] = {
+    "panoptic": partial(SegmentConfusion, flat=True),
+    "instance": partial(SegmentConfusion, flat=False),
+    "semantic": MeanIoU,
+    "detection": BoxConfusion,
+}
+
+
+MAIN_MEASURES: dict[Task, tuple[str, ...]] = {
+    "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
+    "instance": ("AP", "AP50", "AP75", "AP@0.50"),
+    "semantic": ("mIoU", "pixel_accuracy"),
+    "detection": ("AP", "AP50", "AP75", "AR100"),
+}
+"""What is shown first; the first one says which of several models is best."""
+
+QUALITY: dict[Task, str] = {
+    "panoptic": "segments right",
+    "instance": "instances right",
+    "semantic": "mIoU",
+    "detection": "boxes right",
+}
+"""What `TaskMetrics.update` measures of a single image: of segments right / (right + wrong + missed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +142,7 @@ class Evaluation:
     per_category: Mapping[str, Mapping[str, float]]
     pictures: int
     seconds: float  # for reading, predicting and measuring
+    confusion: Confusion  # what was taken for what; instances and boxes from the segmenter's threshold on
 
     def to_json(self) -> dict[str, object]:
         """Return all fields as plain values; a measure of nothing is None."""
@@ -126,9 +157,13 @@ class Evaluation:
         """
         path = Path(path)
         try:
-            write_json(path, self.to_json())
+            write_json(path, self.to_json(), rows=True)
         except OSError as error:
             raise DataError(path, f"the evaluation cannot be written ({error.strerror or error})") from None
+
+
+def _nothing(index: int, sample: Sample, found: Truth, quality: float) -> None:
+    """Look at no image."""
 
 
 class TaskMetrics:
@@ -139,20 +174,37 @@ class TaskMetrics:
         self.categories = categories
         self.instance_threshold = instance_threshold
         self.pictures = 0
+        self._confusion = CONFUSIONS[task](categories)
         self._metrics = [metric(categories) for metric in METRICS[task]]
+        if isinstance(self._confusion, MeanIoU):  # its confusion is what it measures
+            self._measures: list[Metric] = [*self._metrics, self._confusion]
+        else:
+            self._measures = self._metrics
 
-    def update(self, result: Truth, truth: Truth) -> None:
-        """Count one image; labels index the categories of the state.
+    def update(self, result: Truth, truth: Truth) -> float:
+        """Count one image; return how good its result is, from 0 to 1 (see `QUALITY`).
+
+        Labels index the categories of the state.
 
         Raises:
             ValueError: result and truth do not fit each other or the categories.
         """
-        found = result
-        if self.task == "instance" and isinstance(result, Segments):
-            found = renumber(result, result.scores >= self.instance_threshold)
+        found = self.confident(result)
         for metric in self._metrics:
             metric.update(found if isinstance(metric, MatchedPrecision) else result, truth)
         self.pictures += 1
+        return self._confusion.count(found, truth)
+
+    def confident(self, result: Truth) -> Truth:
+        """Return a result without the instances or boxes that score below the threshold."""
+        if self.task not in ("instance", "detection"):
+            return result
+        keep = result.scores >= self.instance_threshold
+        return renumber(result, keep) if isinstance(result, Segments) else result.select(keep)
+
+    def table(self) -> Confusion:
+        """Return what was taken for what so far."""
+        return self._confusion.table()
 
     def merge(self, other: "TaskMetrics") -> None:
         """Add the images that another state has counted.
@@ -164,13 +216,14 @@ class TaskMetrics:
             raise ValueError(f"metrics of {self.task} and of {other.task} cannot be merged")
         for metric, added in zip(self._metrics, other._metrics):
             metric.merge(added)
+        self._confusion.merge(other._confusion)
         self.pictures += other.pictures
 
     def compute(self, seconds: float = 0.0) -> Evaluation:
         """Return the evaluation over all images so far."""
         values: dict[str, float | None] = {}
         per_category: dict[str, dict[str, float]] = {name: {} for name in self.categories.names}
-        for metric in self._metrics:
+        for metric in self._measures:
             measured = metric.compute()
             values |= {
                 name: None if value == NOT_MEASURED else value for name, value in measured.as_dict().items()
@@ -185,6 +238,7 @@ class TaskMetrics:
             per_category={name: numbers for name, numbers in per_category.items() if numbers},
             pictures=self.pictures,
             seconds=seconds,
+            confusion=self._confusion.table(),
         )
 
 
@@ -197,6 +251,7 @@ def evaluate(
     split: str = "val",
     batch_size: int = 4,
     follow_outside: bool = False,
+    pictures: str | Path | None = None,
 ) -> Evaluation:
     """Return the measures of the task over a data set, each image at its own size.
 
@@ -205,11 +260,12 @@ def evaluate(
     truth of the task. Its categories are matched by name to the segmenter's; a category that only the
     segmenter has counts as wrong where it is predicted. `progress` is called after each image with the number
     of images done and of all images. `follow_outside` allows names and links of the data to lead out of its
-    folder. At most `batch_size` images or tiles go through the model together.
+    folder. At most `batch_size` images or tiles go through the model together. In the folder `pictures` each
+    image appears with its truth beside its prediction, and `worst.png`, `confusion.png` and `confusion.json`.
 
     Raises:
-        DataError: there is no image, one cannot be read, a category is unknown to the segmenter, or a
-            prediction is not finite.
+        DataError: there is no image, one cannot be read, a category is unknown to the segmenter, a
+            prediction is not finite, or the folder cannot be written to.
     """
     start = time.perf_counter()
     task = task or segmenter.task
@@ -217,10 +273,17 @@ def evaluate(
     if isinstance(dataset, str | Path):
         background = segmenter.background
         dataset = open_dataset(dataset, split, task, background, follow_outside=follow_outside)
-    metrics = measure(segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size)
+    album = None if pictures is None else Album(Path(pictures), segmenter.categories, QUALITY[task])
+    seen = _nothing if album is None else album.add
+    metrics = measure(
+        segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size, seen=seen
+    )
     if metrics.pictures == 0:
         raise DataError("data", "there is no image to evaluate on")
-    return metrics.compute(time.perf_counter() - start)
+    evaluation = metrics.compute(time.perf_counter() - start)
+    if album is not None:
+        album.finish(evaluation.confusion)
+    return evaluation
 
 
 def measure(
@@ -231,44 +294,47 @@ def measure(
     progress: Progress = lambda done, total: None,
     *,
     batch_size: int = 4,
+    seen: Seen = _nothing,
 ) -> TaskMetrics:
     """Return the state of all metrics after some of the images: the share of one process, to be merged.
 
     Merged states give the values of one process; only where instances of different images have equal scores
-    can the order of merging move AP, as it does in COCO's own evaluation.
+    can the order of merging move AP, as it does in COCO's own evaluation. `seen` gets each image as soon as
+    it is counted.
 
     Raises:
         DataError: an image cannot be read, or a category is unknown to the segmenter.
     """
     metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
-    for result, truth in _pairs(segmenter, dataset, task, indices, max(1, batch_size)):
-        metrics.update(result, truth)
+    for index, sample, found in _found(segmenter, dataset, task, indices, max(1, batch_size)):
+        quality = metrics.update(found, sample.truth)
+        seen(index, sample, metrics.confident(found), quality)
         progress(metrics.pictures, len(indices))
     return metrics
 
 
-def _pairs(
+def _found(
     segmenter: Finder,
     dataset: Dataset,
     task: Task,
     indices: Sequence[int],
     batch_size: int,
-) -> Iterator[tuple[Truth, Truth]]:
-    """Yield result and ground truth of each image; what has a score is asked for with every score."""
+) -> Iterator[tuple[int, Sample, Truth]]:
+    """Yield each image and what is found in it; what has a score is asked for with every score."""
     matched = match_categories(dataset, segmenter.categories)
-    waiting: deque[Truth] = deque()  # of images whose result is to come
+    waiting: deque[tuple[int, Sample]] = deque()  # whose result is to come
     names: list[str] = []
 
     def images() -> Iterator[Tensor]:
-        for _, future in ahead(matched.__getitem__, indices, batch_size):
+        for index, future in ahead(matched.__getitem__, indices, batch_size):
             sample = future.result()
-            waiting.append(sample.truth)
+            waiting.append((index, sample))
             names.append(sample.image_id)
             yield sample.image
 
     threshold = 0.0 if task in ("instance", "detection") else None
     try:
         for found in segmenter.find(images(), task, threshold=threshold, batch_size=batch_size):
-            yield found, waiting.popleft()
+            yield *waiting.popleft(), found
     except NotFiniteError as error:
         raise error.of(names[error.image]) from None

@@ -1,7 +1,7 @@
 """BLEU through sacrebleu, in the two ways that results are published in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unimask.errors import needs_extra
@@ -63,6 +63,7 @@ class LineValues:
     """`BLEU` of lowercased words, 0 to 100; `exact`, the share of lines that are the truth to the letter."""
 
     values: Mapping[str, float]
+    per_category: Mapping[str, Mapping[str, float]] = field(default_factory=dict, init=False)  # none
 
 
 class LineMetrics:

@@ -76,7 +76,7 @@ class MatchedPrecision:
         both = truth_counts[pairs.truth] & result_counts[pairs.result]
         for index, threshold in enumerate(THRESHOLDS):
             close = both & (pairs.iou >= threshold)
-            partner = _partners(pairs.truth[close], pairs.result[close], len(truth), len(result))
+            partner = partners(pairs.truth[close], pairs.result[close], len(truth), len(result))
             matched = int((partner >= 0).sum())
             wrong = int((result_counts & (partner < 0) & ~mostly_crowd).sum())
             self._count(index, matched, wrong, int(truth_counts.sum()) - matched)
@@ -137,7 +137,7 @@ def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[
     return _OverlapPairs(truth=first, result=second, iou=shared / union), 2 * crowd_pixels > areas
 
 
-def _partners(truth: Integers, result: Integers, truths: int, results: int) -> Integers:
+def partners(truth: Integers, result: Integers, truths: int, results: int) -> Integers:
     """Return the truth of each result, -1 = none, in a largest one-to-one matching along the given pairs."""
     if not len(truth):
         return np.full(results, -1, dtype=np.int64)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unimask.metrics.confusion import Confusion
 from unimask.metrics.overlaps import (
     NOT_MEASURED,
     Integers,
@@ -54,13 +55,29 @@ class MeanIoU:
         Raises:
             ValueError: sizes differ, a label is out of range, or segments overlap each other.
         """
+        self.count(result, truth)
+
+    def count(self, result: Segments, truth: Segments) -> float:
+        """Count one image; return the mean IoU of it alone, 1 where all of its truth is void.
+
+        Raises:
+            ValueError: as `update`.
+        """
+        own = self._confusion_of(result, truth)
+        self.confusion += own
+        value = _values(own).mean_iou
+        return 1.0 if value == NOT_MEASURED else value
+
+    def _confusion_of(self, result: Segments, truth: Segments) -> Integers:
         check_pair(result, truth, self.categories)
         overlaps = joint_histogram(flat_map(truth), flat_map(result))
         void = np.array([len(self.categories)])
         true = np.concatenate([void, as_numbers(truth.labels)])[overlaps.truth]
         predicted = np.concatenate([void, as_numbers(result.labels)])[overlaps.result]
         known = true < len(self.categories)
-        np.add.at(self.confusion, (true[known], predicted[known]), overlaps.pixels[known])
+        confusion: Integers = np.zeros_like(self.confusion)
+        np.add.at(confusion, (true[known], predicted[known]), overlaps.pixels[known])
+        return confusion
 
     def merge(self, other: "MeanIoU") -> None:
         """Add the images that another state has counted.
@@ -73,16 +90,26 @@ class MeanIoU:
 
     def compute(self) -> MeanIoUValues:
         """Return the values over all images so far."""
-        right = self.confusion.diagonal()
-        union = self.confusion.sum(axis=1) + self.confusion[:, :-1].sum(axis=0) - right
-        per_class = tuple(
-            int(shared) / int(whole) if whole else NOT_MEASURED for shared, whole in zip(right, union)
-        )
-        present = [iou for iou in per_class if iou != NOT_MEASURED]
-        if not present:
-            return MeanIoUValues(mean_iou=NOT_MEASURED, pixel_accuracy=NOT_MEASURED, per_class=per_class)
-        return MeanIoUValues(
-            mean_iou=sum(present) / len(present),
-            pixel_accuracy=int(right.sum()) / int(self.confusion.sum()),
-            per_class=per_class,
-        )
+        return _values(self.confusion)
+
+    def table(self) -> Confusion:
+        """Return which categories pixels were found as; the last row, of no category, is 0."""
+        whole = np.vstack([self.confusion, np.zeros((1, self.confusion.shape[1]), dtype=np.int64)])
+        matrix = tuple(map(tuple, whole.tolist()))
+        return Confusion(unit="pixels", names=self.categories.names, matrix=matrix, by_size={})
+
+
+def _values(confusion: Integers) -> MeanIoUValues:
+    right = confusion.diagonal()
+    union = confusion.sum(axis=1) + confusion[:, :-1].sum(axis=0) - right
+    per_class = tuple(
+        int(shared) / int(whole) if whole else NOT_MEASURED for shared, whole in zip(right, union)
+    )
+    present = [iou for iou in per_class if iou != NOT_MEASURED]
+    if not present:
+        return MeanIoUValues(mean_iou=NOT_MEASURED, pixel_accuracy=NOT_MEASURED, per_class=per_class)
+    return MeanIoUValues(
+        mean_iou=sum(present) / len(present),
+        pixel_accuracy=int(right.sum()) / int(confusion.sum()),
+        per_class=per_class,
+    )

@@ -59,16 +59,20 @@ def sample_sheet(samples: Sequence[Sample], categories: Categories, columns: int
 
 
 def comparison_sheet(
-    samples: Sequence[Sample], found: Sequence[Segments | Detections], categories: Categories, pairs: int = 2
+    samples: Sequence[Sample],
+    found: Sequence[Segments | Detections],
+    categories: Categories,
+    pairs: int = 2,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Return a sheet of images, each with its ground truth on the left and what a model found on the right.
 
-    `pairs` stand beside each other.
+    `pairs` stand beside each other. `notes` are what is written above what was found, one for each image.
     """
     cells = []
-    for sample, prediction in zip(samples, found, strict=True):
+    for sample, prediction, note in zip(samples, found, notes or ["prediction"] * len(samples), strict=True):
         cells.append((f"{sample.image_id} (truth)", draw_truth(sample.image, sample.truth, categories)))
-        cells.append(("prediction", draw_truth(sample.image, prediction, categories)))
+        cells.append((note, draw_truth(sample.image, prediction, categories)))
     return draw_sheet(cells, columns=2 * pairs, width=320)
 
 

@@ -9,15 +9,8 @@ from unimask.config.images import Experiment, Task
 from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError
+from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.structures import Categories, Dataset
-
-HEADLINES: dict[Task, tuple[str, ...]] = {
-    "panoptic": ("PQ", "SQ", "RQ", "mIoU"),
-    "instance": ("AP", "AP50", "AP75", "AP@0.50"),
-    "semantic": ("mIoU", "pixel_accuracy"),
-    "detection": ("AP", "AP50", "AP75", "AR100"),
-}
-"""The metrics that are shown after an evaluation; the first one says which model is best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +33,11 @@ class TrainingTask:
     @property
     def primary_metric(self) -> str:
         """Return the metric whose largest value makes the best model."""
-        return HEADLINES[self.task][0]
+        return MAIN_MEASURES[self.task][0]
 
     def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important of all metrics in one line."""
-        measured = {name: value for name in HEADLINES[self.task] if (value := values[name]) is not None}
+        measured = {name: value for name in MAIN_MEASURES[self.task] if (value := values[name]) is not None}
         if self.primary_metric not in measured:
             return f"{self.primary_metric} not measured: no ground truth"
         return "  ".join(f"{name} {value:.4f}" for name, value in measured.items())

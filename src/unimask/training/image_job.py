@@ -1,7 +1,7 @@
 """Train models that find segments or boxes in images."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,16 +12,19 @@ from unimask.checkpoints.images import ModelFile, save_model
 from unimask.config.images import Experiment, TrainingConfig, experiment_to_dict
 from unimask.data.category_tables import categories_to_json
 from unimask.data.loader import box_mask_targets, training_loader
-from unimask.inference.evaluation import TaskMetrics, measure
+from unimask.inference.evaluation import QUALITY, Evaluation, TaskMetrics, measure
 from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.criterion import Average
 from unimask.models.build import Model, build_model
+from unimask.results.confusion_figure import confusion_figure
+from unimask.results.figure import as_image
+from unimask.results.gallery import Gallery, gallery_sheet, spread
 from unimask.structures import Batch, Losses, Prediction, Uniform
 from unimask.training.annealing import forward_in_step
 from unimask.training.image_data import TrainingTask
 from unimask.training.initial import load_initial
-from unimask.training.job import Stream
+from unimask.training.job import Drawing, Stream
 from unimask.training.step import Forward, to_device, to_report, uniform_source
 
 Criterion = Callable[[Any, Any, Uniform], Losses]
@@ -121,13 +124,29 @@ class MaskJob:
 
     def evaluate(
         self, model: nn.Module, progress: Callable[[int, int], None], *, rank: int, world: int
-    ) -> TaskMetrics:
-        """Return the metrics of the task over this process's share of the val split."""
+    ) -> "ImageShare":
+        """Return the metrics of the task over this process's share of the val split, and images of it."""
         our_model = cast(Model, model)
         device = next(our_model.parameters()).device
         segmenter = Segmenter(our_model, self._model_file("in training"), device)
-        share = range(rank, len(self.task.validation), world)
-        return measure(segmenter, self.task.validation, self.task.task, share, progress)
+        validation, gallery = self.task.validation, Gallery(spread(len(self.task.validation)))
+        share = range(rank, len(validation), world)
+        metrics = measure(segmenter, validation, self.task.task, share, progress, seen=gallery.add)
+        return ImageShare(metrics, gallery)
+
+    def draw(self, share: "ImageShare", step: int) -> Drawing:
+        """Return the same few images each time, the worst ones, and what was taken for what."""
+        categories, quality = self.task.categories, QUALITY[self.task.task]
+        confusion = share.metrics.table()
+        title = f"What was found as what, after step {step:,}"
+        return Drawing(
+            pictures={
+                "validation": gallery_sheet(share.gallery.same(), categories, quality),
+                "worst": gallery_sheet(share.gallery.worst(), categories, quality),
+                "confusion": as_image(confusion_figure(confusion, title)),
+            },
+            tables={"confusion": asdict(confusion)},
+        )
 
     def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important metrics in one line."""
@@ -145,6 +164,23 @@ class MaskJob:
             licence=self.licence,
             provenance=provenance,
         )
+
+
+@dataclass(frozen=True)
+class ImageShare:
+    """One process's share of an evaluation: metrics, and the images that people look at."""
+
+    metrics: TaskMetrics
+    gallery: Gallery
+
+    def merge(self, other: "ImageShare") -> None:
+        """Add the share of another process."""
+        self.metrics.merge(other.metrics)
+        self.gallery.merge(other.gallery)
+
+    def compute(self) -> Evaluation:
+        """Return the evaluation over all images so far."""
+        return self.metrics.compute()
 
 
 class LossOfBatch:

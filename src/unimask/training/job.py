@@ -1,10 +1,12 @@
 """What the training loop needs of a model and its data; one loop serves every kind."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from unimask.config.images import TrainingConfig
@@ -32,6 +34,18 @@ class Measured(Protocol):
     @property
     def values(self) -> Mapping[str, float | None]:
         """Return flat names and their values; None where there was nothing to measure."""
+
+    @property
+    def per_category(self) -> Mapping[str, Mapping[str, float]]:
+        """Return names and their values for each category, if there are categories."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What an evaluation shows, by name."""
+
+    pictures: Mapping[str, Image.Image]  # `validation`: the same few images each time
+    tables: Mapping[str, Mapping[str, object]]  # ready for JSON
 
 
 @runtime_checkable
@@ -108,6 +122,9 @@ class Job(Protocol, Generic[BatchType]):
         self, model: nn.Module, progress: Callable[[int, int], None], *, rank: int, world: int
     ) -> Share:
         """Evaluate this process's share of the data; the model is in eval mode."""
+
+    def draw(self, share: Any, step: int) -> Drawing:
+        """Return what the evaluation after a step shows: of all shares, merged."""
 
     def headline(self, values: Mapping[str, float | None]) -> str:
         """Return the most important metrics in one line."""

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from unimask.processes import first_alone, first_says, gather, sum_of_all
 from unimask.training.average import average_of
 from unimask.training.checks import check_device, check_settings
 from unimask.training.job import AnyJob, Measure
+from unimask.training.loggers import Logger
 from unimask.training.optimizer import build_optimizer, set_learning_rate
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord, Value
@@ -53,6 +55,7 @@ def run_job(
     *,
     resume: bool,
     reporter: Reporter | None,
+    loggers: Sequence[str | Logger] = (),
 ) -> TrainingResult:
     """Train a job, which is opened in each process after they have been started.
 
@@ -81,7 +84,7 @@ def run_job(
 
     with nothing_left_behind(folder.path) if fabric.is_global_zero else nullcontext():
         first_alone(begin)
-        training = _Training(fabric, job, folder, shown)
+        training = _Training(fabric, job, folder, shown, loggers)
         with stop_signals(training.ask_to_stop, fabric.world_size):
             return training.run()
 
@@ -89,7 +92,14 @@ def run_job(
 class _Training:
     """A run: its state and the steps that change it."""
 
-    def __init__(self, fabric: Fabric, job: AnyJob, folder: RunFolder, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        job: AnyJob,
+        folder: RunFolder,
+        reporter: Reporter,
+        loggers: Sequence[str | Logger],
+    ) -> None:
         self.fabric, self.job, self.config = fabric, job, job.training
         self.folder, self.reporter = folder, reporter
         state = folder.latest_checkpoint()
@@ -115,7 +125,7 @@ class _Training:
         self.evaluation_seconds = 0.0
         self.stop_asked = self.stopped = False
         self.record = (
-            RunRecord(folder, self.step, job.primary_metric, reporter.message)
+            RunRecord(folder, self.step, job.primary_metric, reporter.message, loggers)
             if fabric.is_global_zero
             else None
         )
@@ -290,11 +300,13 @@ class _Training:
             return
         for other in others:
             metrics.merge(other)
-        values = dict(metrics.compute().values)
+        measured = metrics.compute()
+        values = dict(measured.values)
         if record.is_better(values):
             self.job.save(self.folder.best, model, self._provenance())
         self.evaluation_seconds = time.monotonic() - started
-        record.log_evaluation(self.step, values, self.evaluation_seconds)
+        draw = partial(self.job.draw, metrics, self.step)
+        record.log_evaluation(self.step, values, self.evaluation_seconds, measured.per_category, draw)
         self.reporter.message(f"evaluation after step {self.step}: {self.job.headline(values)}")
 
     def _best_weights(self) -> nn.Module:
@@ -349,6 +361,8 @@ class _Training:
             self.reporter.message(
                 f"stopped after step {self.step}; resume the run in {self.folder.path} to go on"
             )
+        if self.record is not None:
+            self.record.finish()
         none: dict[str, Value] = {}
         record = self.record
         known = (record.best_step(), record.last(), record.best()) if record is not None else (0, none, none)

@@ -1,16 +1,12 @@
-"""The log of a training: `metrics.jsonl`, TensorBoard, and which evaluation was best."""
+"""The log of a training: `metrics.jsonl`, what is drawn from it, loggers, and which evaluation was best."""
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
-from unimask.errors import MissingPackageError, needs_extra
+from unimask.training.display import Display
+from unimask.training.job import Drawing
+from unimask.training.loggers import LoggedRun, Logger, Loggers
 from unimask.training.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 
 Value = int | float | None
 """Of a metric; None where there was nothing to measure."""
@@ -21,54 +17,68 @@ def _plain(value: Value) -> Value:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _open_tensorboard(folder: Path, step: int, message: Callable[[str], None]) -> "SummaryWriter | None":
-    """Open a log that goes on after `step`; without the extra `tensorboard`, say so and log nothing there."""
-    try:
-        with needs_extra("tensorboard", "the log for TensorBoard"):
-            from torch.utils.tensorboard import SummaryWriter
-    except MissingPackageError as error:
-        message(str(error))
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+def _nothing() -> Drawing:
+    return Drawing(pictures={}, tables={})
 
 
 class RunRecord:
     """The log of a run up to `step`; lines beyond it, written before a kill, are dropped."""
 
-    def __init__(self, folder: RunFolder, step: int, primary: str, message: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        step: int,
+        primary: str,
+        message: Callable[[str], None],
+        loggers: Sequence[str | Logger] = (),
+    ) -> None:
         self._folder = folder
         self._primary = primary
         self._evaluations: dict[int, dict[str, Value]] = {}
         for line in folder.rewind_metrics(step):
             if line["kind"] == "evaluation":
                 self._evaluations[line["step"]] = line["values"]
-        self._tensorboard = _open_tensorboard(folder.tensorboard, step, message)
-
-    def _add_scalars(self, group: str, step: int, values: Mapping[str, Value]) -> None:
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+        self._display = Display(folder, step, message)
+        about = LoggedRun(folder=folder.path, step=step, description=folder.description())
+        self._loggers = Loggers(loggers, about, message)
 
     def log_step(self, step: int, values: Mapping[str, int | float]) -> None:
         """Log losses, rates and speed."""
         self._folder.append_metrics(
             {"kind": "step", "step": step, **{k: _plain(v) for k, v in values.items()}}
         )
-        self._add_scalars("training", step, values)
+        self._loggers.values("training", step, values)
 
     def log_skip(self, step: int, problems: tuple[str, ...]) -> None:
         """Log a skipped step and why it was skipped."""
         self._folder.append_metrics({"kind": "skipped", "step": step, "problems": list(problems)})
 
-    def log_evaluation(self, step: int, values: Mapping[str, Value], seconds: float) -> None:
-        """Log the metrics of an evaluation."""
+    def log_evaluation(
+        self,
+        step: int,
+        values: Mapping[str, Value],
+        seconds: float,
+        per_category: Mapping[str, Mapping[str, float]] | None = None,
+        draw: Callable[[], Drawing] = _nothing,
+    ) -> None:
+        """Log the metrics of an evaluation, and what it shows: first the images, so that they are there."""
+        pictures = self._display.draw(step, draw)
         plain = {name: _plain(value) for name, value in values.items()}
         self._evaluations[step] = plain
-        self._folder.append_metrics({"kind": "evaluation", "step": step, "seconds": seconds, "values": plain})
-        self._add_scalars("evaluation", step, plain)
-        if self._tensorboard is not None:
-            self._tensorboard.flush()
+        self._folder.append_metrics(
+            {
+                "kind": "evaluation",
+                "step": step,
+                "seconds": seconds,
+                "values": plain,
+                "per_category": {name: dict(numbers) for name, numbers in (per_category or {}).items()},
+            }
+        )
+        for name, picture in pictures.items():
+            self._loggers.picture(name, step, picture)
+        measured = {name: value for name, value in plain.items() if value is not None}
+        self._loggers.values("evaluation", step, measured)
+        self._display.refresh()
 
     def has_evaluation(self, step: int) -> bool:
         """Return whether the model after this step has been evaluated."""
@@ -97,10 +107,13 @@ class RunRecord:
         """Return the metrics of the latest evaluation; empty where there is none."""
         return self._evaluations.get(max(self._evaluations, default=0), {})
 
+    def finish(self) -> None:
+        """Draw the run as it ended."""
+        self._display.refresh()
+
     def close(self) -> None:
-        """Close the log of TensorBoard."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        """Close the loggers."""
+        self._loggers.close()
 
     def summary(self) -> dict[str, object]:
         """Return the final and the best evaluation, ready for JSON."""

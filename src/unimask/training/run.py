@@ -1,5 +1,6 @@
 """Training, for users: an experiment and data in, a folder with everything about the run out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unimask.checkpoints.text import VOCABULARY_NAME
@@ -9,6 +10,7 @@ from unimask.training.checks import check_model, check_view
 from unimask.training.image_data import open_task
 from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob
+from unimask.training.loggers import Logger, check_loggers
 from unimask.training.loop import Machines, run_job
 from unimask.training.progress import Reporter
 from unimask.training.result import TrainingResult
@@ -29,6 +31,7 @@ def train(
     nodes: int = 1,
     reporter: Reporter | None = None,
     licence: str = "not stated",
+    loggers: Sequence[str | Logger] = (),
 ) -> TrainingResult:
     """Train a model and leave everything about it in the folder `output` (see `training/run_folder.py`).
 
@@ -50,6 +53,7 @@ def train(
         nodes: machines.
         reporter: is told what happens; by default a progress bar on a terminal, lines elsewhere.
         licence: licence of the weights, which is kept with them.
+        loggers: where to log besides the folder and TensorBoard: `wandb`, `mlflow`, or your own `Logger`.
 
     In a translation `training.batch_size` counts tokens: a pass holds so many, of source or target, whichever
     are more. While it trains, BLEU is measured with greedy decoding, which is faster than a beam and a little
@@ -61,9 +65,11 @@ def train(
     Raises:
         DataError: the data or the run folder cannot be used as asked.
         ConfigError: a setting is impossible, or differs from that of the run to resume.
+        MissingPackageError: the package of a logger is not installed.
         WeightsError: the initial weights do not fit.
         TrainingError: too many steps in a row were not finite.
     """
+    check_loggers(loggers)
     if isinstance(experiment, Experiment):
         check_task(task)
         check_model(experiment.model, task)
@@ -79,4 +85,6 @@ def train(
         return SequenceJob(experiment=experiment, data=pairs, initial=initial, licence=licence)
 
     machines = Machines(device=device, devices=devices, nodes=nodes)
-    return run_job(open_job, experiment.training, machines, output, resume=resume, reporter=reporter)
+    return run_job(
+        open_job, experiment.training, machines, output, resume=resume, reporter=reporter, loggers=loggers
+    )

@@ -5,6 +5,7 @@ metrics.jsonl        one line per logged step, evaluation and skipped step
 checkpoints/step_N/  everything that is needed to go on after step N
 model/, best/        model folders: of the last checkpoint, of the best evaluation
 results.json         how it ended
+results.csv, ...     what people look at (`training/display.py`)
 tensorboard/         the log for TensorBoard
 """
 
@@ -93,7 +94,6 @@ class RunFolder:
         self.path = path
         self.model = path / "model"
         self.best = path / "best"
-        self.tensorboard = path / "tensorboard"
         self._checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
         self._description = path / "experiment.json"
@@ -147,6 +147,11 @@ class RunFolder:
                 "the run in this folder was started differently; take the old settings to resume it, or name "
                 "another output folder:\n  " + "\n  ".join(changed),
             )
+
+    def description(self) -> dict[str, Any]:
+        """Return what `begin` wrote."""
+        described: dict[str, Any] = json.loads(self._description.read_text(encoding="utf-8"))
+        return described
 
     # checkpoints
 

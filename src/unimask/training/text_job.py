@@ -26,9 +26,13 @@ from unimask.losses.tokens import TokenCriterion
 from unimask.metrics.bleu import LineMetrics
 from unimask.models.build import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
+from unimask.results.gallery import spread
 from unimask.structures import SequenceBatch
+from unimask.training.job import Drawing
 from unimask.training.step import to_device, to_report
 from unimask.training.text_data import SequenceData
+
+MOST_LINES = 12  # of an evaluation that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,14 @@ class SequenceJob:
             metrics.update(self.data.vocabulary.words(one.tokens), self.data.truth[index])
         progress(len(sources), len(sources))
         return metrics
+
+    def draw(self, share: LineMetrics, step: int) -> Drawing:
+        """Return some lines and their references."""
+        lines = [
+            {"reference": share.truth[index], "translation": share.results[index]}
+            for index in spread(len(share.truth), MOST_LINES)
+        ]
+        return Drawing(pictures={}, tables={"translations": {"lines": lines}})
 
     def headline(self, values: Mapping[str, float | None]) -> str:
         """Return BLEU and the share of lines that equal the reference."""

@@ -9,7 +9,8 @@ import torch
 from unimask.config.images import TrainingConfig
 from unimask.files import write_json, write_text
 from unimask.machine import describe_machine
-from unimask.training.plot import COLORS, Curve, bars, panel, svg
+from unimask.results.figure import as_svg, beside
+from unimask.training.plot import COLORS, Curve, bars, panel
 
 MEGABYTE = 2**20
 
@@ -76,10 +77,9 @@ def plot(results: Sequence[RowResult], metric: str, steps: int) -> str:
     titles = [result.title for result in results]
     seconds = [result.seconds_per_step for result in results]
     memory = [result.memory / MEGABYTE for result in results]
-    return svg(
-        [
-            panel(f"{metric} on val", curves, steps),
-            bars("seconds a step", titles, seconds, colors, "{:.3f}"),
-            bars("memory of training (MB)", titles, memory, colors, "{:.0f}"),
-        ]
-    )
+    parts = [
+        panel(f"{metric} on val", curves, steps),
+        bars("seconds a step", titles, seconds, colors, "{:.3f}"),
+        bars("memory of training (MB)", titles, memory, colors, "{:.0f}"),
+    ]
+    return as_svg(beside(parts, columns=1))

@@ -13,11 +13,12 @@ from unimask.config.images import Experiment, Task, check_task, experiment_to_di
 from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_json
+from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.presets.ablation import ROWS, Row, row_experiment, rows_of
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
 from unimask.training.checks import check_settings
-from unimask.training.image_data import HEADLINES, open_task
+from unimask.training.image_data import open_task
 from unimask.training.run_folder import RunFolder, differences
 
 STANDARD_ERROR = 2  # the number of the stream
@@ -85,7 +86,7 @@ def ablate(
         message(f"row {number} of {len(wanted)}: {row.title}")
         _train(output / row.name, requests[row.name], message)
         results = collect(output, task, known)
-        write_report(output, results, HEADLINES[task][0], base.training)
+        write_report(output, results, MAIN_MEASURES[task][0], base.training)
     return collect(output, task, known)
 
 
@@ -178,7 +179,7 @@ def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
         curve=tuple(
             (record["step"], float(value))
             for record in evaluations
-            if (value := record["values"][HEADLINES[task][0]]) is not None
+            if (value := record["values"][MAIN_MEASURES[task][0]]) is not None
         ),
         values=evaluations[-1]["values"] if evaluations else {},
         seconds_per_step=batch_size / median(speeds) if speeds else 0.0,
