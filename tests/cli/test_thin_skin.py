@@ -28,7 +28,6 @@ ENTRY_POINTS = {
     "unimask.training.progress": "how a duration is written",
 }
 """What the command line imports beside the public names, and what for."""
-NOT_YET = {"serving.py"}
 
 
 def imports_of(file: Path) -> set[str]:
@@ -49,9 +48,7 @@ def known(module: str) -> set[str]:
     return whole & (EVERYWHERE | ENTRY_POINTS.keys())
 
 
-@pytest.mark.parametrize(
-    "file", [file for file in FILES if file.name not in NOT_YET], ids=lambda file: file.name
-)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_command_imports_public_names_and_entry_points_only(file: Path) -> None:
     assert {module for module in imports_of(file) if not known(module)} == set()
 

@@ -34,7 +34,14 @@ SLOW = 60_000  # milliseconds; a busy machine is no failure
 
 
 def serve(access: Access, models: dict[str, Segmenter], prefix: str = "") -> Iterator[str]:
-    served = create_app(models, Limits(), access, batch_size=2, examples=shipped_examples()[1:2])
+    served = create_app(
+        models,
+        Limits(),
+        access,
+        batch_size=2,
+        examples=shipped_examples()[1:2],
+        reports={"colors": Path(__file__)},
+    )
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         """As behind a proxy that leaves out the prefix; what comes without it would not reach this server."""
@@ -191,8 +198,16 @@ def test_how_it_saw_it(browser: Any, address: str) -> None:
     page = visit.page
     visit.upload("real")
     page.wait_for_selector("#list .row")
+    held: list[Any] = []
+    page.route("**/layers?*", lambda route: held.append(route))
     page.locator("#inside").scroll_into_view_if_needed()
+    page.wait_for_selector("#inside-wait:not([hidden])")
+    for hidden in ("#inside-body", "#inside-lead", "#query-field", "#inside-reason"):
+        assert page.is_hidden(hidden)
+    assert held
+    page.unroute("**/layers?*")  # and what was held goes on
     page.wait_for_selector("#film button")
+    assert page.is_hidden("#inside-wait")
     steps = page.locator("#film button").count()
     assert steps == random_segmenter().model_file.experiment.model.query_decoder.layers + 1  # type: ignore[union-attr]
     assert page.text_content("#step-title") == f"Layer {steps - 1}"
@@ -282,8 +297,7 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     assert page.locator("#list .row").count() == len(result.boxes)
     assert page.is_checked("#tasks input[value=detection]")
     for task in ("panoptic", "instance", "semantic"):
-        assert page.is_disabled(f"#tasks input[value={task}]")
-        assert page.get_attribute(f"#tasks input[value={task}]", "aria-describedby") == "tasks-off"
+        assert page.locator(f"#tasks input[value={task}]").count() == 0
     visit.expect_text(
         "#tasks-off", "Panoptic, instance and semantic are off: this model finds boxes, not masks."
     )
@@ -324,6 +338,35 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     page.select_option("#model", "colors")
     playwright.expect(page.locator("#tasks-off")).to_be_hidden()
     visit.expect_text("#list-title", "2 boxes")  # around its instances
+    assert visit.complaints == []
+    page.close()
+
+
+def test_models_side_by_side(browser: Any, address: str) -> None:
+    visit = Visit(browser, address)
+    page = visit.page
+    visit.upload("colors")
+    visit.expect_text("#beside-lead", "The same image with real, colors and boxes.")
+    assert page.get_attribute("#report", "href").startswith("report/")
+    page.click("#compare")
+    cell = "#beside-list li:nth-child({})"
+    visit.expect_text(f"{cell.format(2)} .told", "colors3 segments \u00b7 panoptic")
+    visit.expect_text(f"{cell.format(3)} .told", "boxes3 boxes \u00b7 detection")
+    playwright.expect(page.locator("#beside-list canvas")).to_have_count(3)
+    assert page.text_content(f"{cell.format(2)} .summary") == "redgreenground"
+    assert page.is_hidden("#compare")
+    uploads = visit.uploads()  # the image itself is sent once, and each other model runs once
+    assert uploads == 3
+    visit.choose_task("instance", "2 segments")
+    visit.expect_text(f"{cell.format(2)} .told", "colors2 segments \u00b7 instance")
+    page.click(f"{cell.format(3)} button")
+    visit.expect_text("#list-title", "3 boxes")
+    assert page.locator("#model").input_value() == "boxes"
+    assert page.get_attribute(f"{cell.format(3)} button", "aria-pressed") == "true"
+    assert page.is_hidden("#report")
+    assert visit.uploads() == uploads
+    page.click("#again")
+    assert page.is_hidden("#beside")
     assert visit.complaints == []
     page.close()
 

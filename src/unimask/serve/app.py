@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Request, UploadFile
@@ -40,10 +41,12 @@ def create_app(
     *,
     batch_size: int = 0,
     examples: tuple[Path, ...] = (),
+    reports: Mapping[str, Path] = MappingProxyType({}),
 ) -> FastAPI:
     """The application: an engine of its own, which ends with it. The first model is the default.
 
-    `examples` are images of the server's own that the page offers.
+    `examples` are images of the server's own that the page offers; `reports` are the pages about the runs
+    that models come from, by the names of models.
     """
     engine = Engine(segmenters, limits, batch_size)
 
@@ -61,7 +64,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.engine = engine
-    service = Service(engine)
+    service = Service(engine, reports)
     _interface(app, service)
     app.include_router(page_router(service, examples))
     _errors(app)

@@ -29,6 +29,11 @@ TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-popups"
+)
+"""A report is one self-contained file of a run folder: it may run what it holds, and reach nothing else."""
 READERS = 2  # results that are read at the same time
 WATCHED = 4  # views whose layers are kept
 
@@ -38,6 +43,7 @@ def page_router(service: Service, examples: tuple[Path, ...]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     _files(router)
     _examples(router, {path.name: path for path in examples})
+    _reports(router, service)
     _pictures(router, Desk(service, Store(service.limits.kept_bytes)))
     return router
 
@@ -84,6 +90,14 @@ def _examples(router: APIRouter, examples: dict[str, Path]) -> None:
             raise Refusal(404, "There is no such example.")
         kind = "image/jpeg" if examples[name].suffix.lower() in (".jpg", ".jpeg") else "image/png"
         return Response(await to_thread.run_sync(examples[name].read_bytes), media_type=kind)
+
+
+def _reports(router: APIRouter, service: Service) -> None:
+    @router.get("/report/{address}")
+    async def report(address: str) -> Response:
+        content = await to_thread.run_sync(service.report, address)
+        headers = {"Content-Security-Policy": REPORT_POLICY}
+        return Response(content, media_type=TYPES["html"], headers=headers)
 
 
 class Desk:

@@ -1,8 +1,10 @@
 """What the routes share: the models that are served, what they offer, and how an image gets to them."""
 
 import asyncio
+import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from fastapi import UploadFile
@@ -20,8 +22,10 @@ from unimask.serve.limits import Refusal, too_late
 class Service:
     """What the routes share: the models, what they offer, and the limits."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, reports: Mapping[str, Path]) -> None:
+        """Share an engine; `reports` are those of the runs that models come from, by the names of models."""
         self.engine = engine
+        self.reports = {secrets.token_urlsafe(18): (model, path) for model, path in reports.items()}
         self.limits = engine.limits
         self.offers = {name: offers_of(segmenter) for name, segmenter in engine.segmenters.items()}
         self.default = next(iter(engine.segmenters))
@@ -100,10 +104,28 @@ class Service:
             for name, segmenter in self.engine.segmenters.items()
         ]
 
+    def report(self, address: str) -> bytes:
+        """Return the page about the run that a model comes from, as it is now.
+
+        Raises:
+            Refusal: there is none at this address, which is told with the model and cannot be guessed.
+        """
+        try:
+            return self.reports[address][1].read_bytes()
+        except (KeyError, OSError):
+            raise Refusal(404, "There is no report here. Open it from the page.") from None
+
     def _about(self, name: str, segmenter: Segmenter, offers: Mapping[Task, Offer]) -> Record:
+        tasks = [offer.task for offer in offers.values() if not offer.reason]
+        trained = segmenter.model_file.task
+        reports = [
+            f"report/{key}" for key, (model, path) in self.reports.items() if model == name and path.is_file()
+        ]
         return {
             "name": name,
-            "tasks": [offer.task for offer in offers.values() if not offer.reason],
+            "tasks": tasks,
+            "task": trained if trained in tasks else next(iter(tasks), trained),
+            "report": reports[0] if reports else "",
             "reasons": {offer.task: offer.reason for offer in offers.values() if offer.reason},
             "thresholds": {
                 offer.task: {key: vars(offer.thresholds)[key] for key in offer.adjustable}

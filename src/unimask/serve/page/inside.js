@@ -33,14 +33,29 @@ export class Inside {
 
   /** The segment whose query is to be watched: { picture, bitmap, question, segment }, or none with a reason. */
   follow(wanted, reason = "") {
-    find("inside-reason").hidden = !reason;
-    find("inside-reason").textContent = reason;
-    find("inside-body").hidden = find("inside-lead").hidden = Boolean(reason);
-    find("query-field").hidden = Boolean(reason);
+    this.because(reason);
+    if (!reason && wanted.picture.id !== this.shown) this.told = null; // nothing to show of this image yet
     this.wanted = reason ? null : wanted;
+    this.wait(!reason);
     this.query = -1;
     this.stop();
     this.load();
+  }
+
+  /** Says why nothing is shown; without a reason everything is. */
+  because(reason) {
+    find("inside-reason").hidden = !reason;
+    find("inside-reason").textContent = reason;
+    find("inside-body").hidden = find("inside-lead").hidden = find("query-field").hidden = Boolean(reason);
+  }
+
+  /** While layers are computed: a wheel, or what is there already, pale. */
+  wait(waiting) {
+    const nothing = waiting && !this.told;
+    find("inside-wait").hidden = !nothing;
+    if (nothing) find("inside-body").hidden = find("inside-lead").hidden = find("query-field").hidden = true;
+    find("inside-body").classList.toggle("stale", waiting && !nothing);
+    find("inside").setAttribute("aria-busy", String(waiting));
   }
 
   choose(query) {
@@ -52,6 +67,7 @@ export class Inside {
     const wanted = this.wanted;
     if (!wanted || !this.visible || (this.loaded === wanted && !again)) return;
     this.loaded = wanted;
+    this.wait(true);
     this.abort?.abort();
     this.abort = new AbortController();
     try {
@@ -62,13 +78,20 @@ export class Inside {
       }
       if (this.wanted === wanted) this.show(told, wanted);
     } catch (error) {
-      if (error.name !== "AbortError") this.fail(error.message);
+      if (error.name === "AbortError" || this.wanted !== wanted) return;
+      this.wait(false);
+      if (!this.told) this.because("The layers could not be computed.");
+      this.loaded = null;
+      this.fail(error.message);
     }
   }
 
   show(told, wanted) {
     const fresh = !this.told;
     this.told = told;
+    this.shown = wanted.picture.id;
+    this.because("");
+    this.wait(false);
     this.crop = wanted.bitmap;
     this.gain = this.brightening();
     this.color = wanted.segment.color;

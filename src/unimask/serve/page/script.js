@@ -1,10 +1,10 @@
 // The page: what the user does, and what is asked of the server. An image is sent once; results about it
 // are read again for every task and threshold, and everything that is only looks happens here.
 
+import { Beside } from "./beside.js";
 import { Inside } from "./inside.js";
-import { blob, json, onTokenWanted, unpack } from "./net.js";
-import { outlines } from "./outlines.js";
-import { css, Stage } from "./stage.js";
+import { blob, json, onTokenWanted } from "./net.js";
+import { counted, css, sceneOf, Stage } from "./stage.js";
 
 const find = (id) => document.getElementById(id);
 const TASKS = ["panoptic", "instance", "semantic", "detection"];
@@ -12,10 +12,11 @@ const THEMES = [["", "as the system", "◐"], ["light", "light", "☀"], ["dark"
 const percent = (value) => `${Math.round(value * 100)} %`;
 const exact = (value) => `${(value * 100).toFixed(1)} %`;
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
-const state = { models: [], limits: {}, picture: null, bitmap: null, task: "panoptic", thresholds: {}, scene: null, pending: null };
+const state = { models: [], limits: {}, picture: null, bitmap: null, task: "", thresholds: {}, scene: null, pending: null };
 
 const stage = new Stage(find("view"), find("glow"), find("stage"));
 const inside = new Inside(fail);
+const beside = new Beside((picture) => trying(() => arrive(picture)));
 
 // what is said
 
@@ -56,6 +57,7 @@ async function open(file) {
   const before = find("start").hidden;
   wait("Looking at the image …");
   if (!before) await preview(file);
+  beside.clear();
   const body = new FormData();
   body.append("picture", file, file.name || "pasted.png");
   body.append("model", find("model").value);
@@ -79,10 +81,14 @@ async function arrive(picture) {
   state.picture = picture;
   state.bitmap = await createImageBitmap(await blob(`page/pictures/${picture.id}/picture.png`));
   state.thresholds = structuredClone(model().thresholds);
-  if (!model().tasks.includes(state.task)) state.task = model().tasks[0];
+  find("model").value = picture.model;
+  if (!model().tasks.includes(state.task)) state.task = model().task;
+  find("report").hidden = !model().report;
+  if (model().report) find("report").href = model().report;
   enter();
   find("side").hidden = find("bar").hidden = find("keys").hidden = find("inside").hidden = false;
   find("what").textContent = picture.name;
+  find("beside").hidden = state.models.length < 2;
   offerTasks();
   await ask();
   return true;
@@ -97,7 +103,7 @@ function leave() {
   state.picture = null;
   stage.scene = null;
   find("start").hidden = false;
-  for (const id of ["stage", "again", "side", "bar", "keys", "inside"]) find(id).hidden = true;
+  for (const id of ["stage", "again", "side", "bar", "keys", "inside", "beside", "report"]) find(id).hidden = true;
   find("what").textContent = "An image becomes segments";
   find("file").value = "";
   find("choose").focus();
@@ -118,23 +124,14 @@ async function ask() {
   await trying(async () => {
     const found = await json(`page/pictures/${state.picture.id}/result?${new URLSearchParams(asked)}`, { signal: pending.signal });
     await receive(found, asked);
+    await beside.follow({ picture: state.picture, bitmap: state.bitmap, task: state.task, models: state.models, looks: looks() });
   });
   if (state.pending === pending) state.pending = null;
 }
 
 async function receive(found, asked) {
-  const { width, height } = found, size = width * height;
-  const ids = found.map ? new Int16Array(await unpack(found.map)) : new Int16Array();
-  const layers = Array.from({ length: found.layers }, (_, index) => ids.subarray(index * size, (index + 1) * size));
-  state.scene = {
-    bitmap: state.bitmap, width, height, layers,
-    segments: found.segments,
-    all: found.segments,
-    paths: outlines(layers, width, height),
-    boxes: found.kind === "boxes",
-    alone: 0,
-    ...looks(),
-  };
+  const { width, height } = found;
+  state.scene = await sceneOf(found, state.bitmap, looks());
   stage.lit = 0;
   stage.show(state.scene);
   list();
@@ -144,9 +141,8 @@ async function receive(found, asked) {
   find("no-ids").hidden = !ids_off;
   find("save-ids").title = !ids_off && state.task === "instance" ? "Where instances overlap, the surest one" : "";
   follow(0, asked);
-  const things = found.segments.length;
   find("facts").textContent = `${width} × ${height}` + (state.picture.views > 1 ? ` · seen in ${state.picture.views} tiles` : "");
-  say(`${state.task}: ${things} ${state.scene.boxes ? "boxes" : "segments"}`);
+  say(`${state.task}: ${counted(found.segments, state.scene.boxes)}`);
 }
 
 /** Lets "how it saw it" follow a segment; without one the surest large thing. */
@@ -167,12 +163,10 @@ function offerTasks() {
   const offered = model();
   find("tasks").replaceChildren(
     find("tasks").firstElementChild,
-    ...TASKS.map((task) => {
+    ...TASKS.filter((task) => offered.tasks.includes(task)).map((task) => {
       const label = document.createElement("label"), input = document.createElement("input"), text = document.createElement("span");
-      Object.assign(input, { type: "radio", name: "task", value: task, checked: task === state.task, disabled: !offered.tasks.includes(task) });
+      Object.assign(input, { type: "radio", name: "task", value: task, checked: task === state.task });
       text.textContent = capital(task);
-      label.title = offered.reasons[task] ?? "";
-      if (label.title) input.setAttribute("aria-describedby", "tasks-off");
       input.addEventListener("change", () => {
         state.task = task;
         ask();
@@ -229,7 +223,7 @@ function threshold(name) {
 
 function list() {
   const { segments } = state.scene;
-  find("list-title").textContent = `${segments.length} ${state.scene.boxes ? "boxes" : "segments"}`;
+  find("list-title").textContent = counted(segments, state.scene.boxes);
   const groups = new Map();
   for (const one of segments) groups.set(one.category, [...(groups.get(one.category) ?? []), one]);
   find("summary").replaceChildren(...[...groups].map(([name, members]) => {
@@ -354,6 +348,7 @@ for (const name of ["opacity", "outlines", "labels"]) {
     if (!state.scene) return;
     Object.assign(state.scene, looks());
     stage.draw();
+    beside.look(looks());
   });
 }
 find("save-overlay").addEventListener("click", () => trying(async () => save(await stage.picture(), "overlay.png")));

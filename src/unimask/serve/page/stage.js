@@ -1,11 +1,15 @@
 // The image with its segments: drawing, and what lies under the pointer.
 
+import { unpack } from "./net.js";
+import { outlines } from "./outlines.js";
+
 const HEIGHT_SHARE = 0.72; // of the window, at most
 const STUFF = 0.7; // of the opacity of things
 const TINT = 0.3; // of the opacity: the inside of boxes
 const MOST_NAMES = 8; // of one category; more get numbers
 const FONT = "600 {}px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
+export const counted = (found, boxes) => `${found.length} ${boxes ? "box" : "segment"}${found.length === 1 ? "" : boxes ? "es" : "s"}`;
 export const css = ([red, green, blue], alpha = 1) => `rgb(${red} ${green} ${blue} / ${alpha})`;
 const lighter = (color) => color.map((value) => Math.round(value + (255 - value) * 0.35));
 const bright = ([red, green, blue]) => 0.299 * red + 0.587 * green + 0.114 * blue > 150;
@@ -102,6 +106,15 @@ export class Stage {
   }
 }
 
+/** What is drawn of a result of the server, but for how: `looks` = { opacity, outlines, labels }. */
+export async function sceneOf(found, bitmap, looks) {
+  const { width, height, segments } = found, size = width * height;
+  const ids = found.map ? new Int16Array(await unpack(found.map)) : new Int16Array();
+  const layers = Array.from({ length: found.layers }, (_, index) => ids.subarray(index * size, (index + 1) * size));
+  const paths = outlines(layers, width, height);
+  return { bitmap, width, height, layers, segments, all: segments, paths, boxes: found.kind === "boxes", alone: 0, ...looks };
+}
+
 function shape(scene, segment) {
   if (!scene.boxes) return scene.paths.get(segment.id) ?? new Path2D();
   const path = new Path2D();
@@ -109,7 +122,7 @@ function shape(scene, segment) {
   return path;
 }
 
-function paint(pen, scene, scale, ratio) {
+export function paint(pen, scene, scale, ratio) {
   const shown = scene.alone ? scene.segments.filter(({ id }) => id === scene.alone) : scene.segments;
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.imageSmoothingQuality = "high";
