@@ -155,7 +155,8 @@ def test_commands_are_understood(document: Path) -> None:
         context = COMMANDS[name].make_context(name, list(arguments))  # parses, and runs nothing
         if name == "train":
             settings = parse_settings(context.params["settings"] or [])
-            unimask.override(unimask.presets.named(context.params["preset"]), settings)
+            preset = context.params["preset"] or "small"  # which is chosen for most
+            unimask.override(unimask.presets.named(preset), settings)
 
 
 @each_document

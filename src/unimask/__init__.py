@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unimask.inference.translator import load_translator
     from unimask.results.segments import Result
     from unimask.structures import Dataset, Sample
+    from unimask.training.plan import plan
     from unimask.training.run import train
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "load",
     "load_translator",
     "override",
+    "plan",
     "predict",
     "presets",
     "train",
@@ -48,6 +50,7 @@ _MODULES = {
     "load": "unimask.inference.segmenter",
     "load_translator": "unimask.inference.translator",
     "override": "unimask.config.overrides",
+    "plan": "unimask.training.plan",
     "predict": "unimask.inference.run",
     "train": "unimask.training.run",
 }

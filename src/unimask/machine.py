@@ -60,6 +60,49 @@ def describe_machine(device: torch.device) -> dict[str, object]:
 
 
 _STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
+_CONTAINERS = (  # where the two kinds of control groups say what may be used and what is
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
+_UNKNOWN = 4 << 30  # what a machine is taken to have that does not say
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that could be used: of a CUDA device, else of the machine or its container.
+
+    Where the system does not say, 4 GiB.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, min([_available(), *(_free_in(*container) for container in _CONTAINERS)]))
+
+
+def _free_in(folder: Path, limit: str, used: str, given_back: str) -> int:
+    """Return what a control group leaves; files that it keeps at hand can be given back."""
+    try:
+        free = int((folder / limit).read_text()) - int((folder / used).read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):  # there is none of this kind, or no limit ("max")
+        return sys.maxsize
+    return free + sum(int(line.split()[1]) for line in lines if line.startswith(f"{given_back} "))
+
+
+def _available() -> int:
+    """Return the bytes that Linux says can be had without swapping; elsewhere half of all memory."""
+    if _MEMORY.exists():
+        for line in _MEMORY.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows
+        return _UNKNOWN
 
 
 def memory_now(device: torch.device) -> int:

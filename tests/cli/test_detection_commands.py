@@ -54,7 +54,7 @@ def run(boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = unimask(*train_command(boxes, folder))
     assert outcome.code == 0, outcome.err
     assert "AP50" in outcome.out
-    assert "--task detection" in outcome.out
+    assert f"--weights {folder}\n" in outcome.out
     return folder
 
 

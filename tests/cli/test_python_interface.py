@@ -22,6 +22,7 @@ FUNCTIONS = (
     "load",
     "load_translator",
     "override",
+    "plan",
     "predict",
     "train",
 )

@@ -21,6 +21,7 @@ ENTRY_POINTS = {
     "unimask.data.text.pairs": "a file or standard input becomes lines",
     "unimask.exporting.parity": "unimask export: its report is printed by kind",
     "unimask.inference.text_evaluation": "unimask evaluate, of a translator",
+    "unimask.reproduction": "unimask reproduce",
     "unimask.results.sheets": "unimask check: its picture",
     "unimask.results.boxes": "unimask predict: a result is printed by kind",
     "unimask.serve": "unimask serve",

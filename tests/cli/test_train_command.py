@@ -59,7 +59,7 @@ def run(instances: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         *STEPS,
     )
     assert outcome.code == 0, outcome.err
-    assert f"--weights {folder / 'best'} --task instance" in outcome.out
+    assert f"unimask predict IMAGE --weights {folder}\n" in outcome.out  # the task is the model's
     assert "best evaluation: after step 2 of 2" in outcome.out
     assert "AP50" in outcome.out
     assert "pictures/s" in outcome.err
@@ -90,7 +90,50 @@ def test_the_word_shapes_is_data(tmp_path: Path) -> None:
         "train", "--preset", "tiny", "--data", "shapes:32x48", *given, "--device", "cpu", "--resume"
     )
     assert outcome.code == 0
-    assert f"--weights {tmp_path / 'run' / 'model'} --task panoptic" in outcome.out  # there is no best one
+    assert f"--weights {tmp_path / 'run'}\n" in outcome.out
+    model = tmp_path / "run" / "model" / "config.json"  # there is no best one
+    assert json.loads(model.read_text(encoding="utf-8"))["task"] == "panoptic"
+
+
+def test_a_model_goes_on_with_other_categories(
+    model: Path, instances: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but data and model is said: the rest is chosen, shown, and goes on as it was."""
+    monkeypatch.chdir(tmp_path)
+    settings = ("--set", "training.steps=2", "--set", "training.batch_size=2", "--map", "grass [wet]=cat")
+    given = ("train", "--data", instances, "--initial", model, "--device", "cpu")
+    outcome = unimask(*given, "--task", "instance", *settings)
+    assert outcome.code == 0, outcome.err
+    folder = Path("runs") / instances.name
+    said = outcome.err
+    for part in (
+        "this command does the same again",
+        f"unimask train --data {instances} --output {folder} \\\n",
+        "  --set training.warmup_steps=1 --set training.evaluate_every=1 --set training.checkpoint_every=1",
+        f"  --initial {model}\n",
+        "size: the model keeps the size that it was trained for",
+        "steps: each of the 3 images is seen about 1 times",
+        f"starts from {model}: its architecture, its weights, and what it learned of 2 of 2 categories",
+        "kept by name     1  dog",
+        "renamed          1  grass [wet] = cat",
+        "dropped          1  cat",
+        "the first step is done; the 1 to come take 0:00:0",
+        "step 1/2  loss",
+    ):
+        assert part in said, (part, said)
+    assert "training.steps=2" not in said.partition("task:")[0]  # what was said is not chosen
+    description = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    assert (description["task"], description["experiment"]["training"]["batch_size"]) == ("instance", 2)
+    outcome = unimask(
+        *("train", "--data", instances, "--output", folder, "--resume", "--device", "cpu"),
+        *("--set", "training.steps=3"),
+    )
+    assert outcome.code == 0, outcome.err  # with the settings of the run
+    assert "going on after step 2 of 3" in outcome.err
+    assert "resume: needs the folder of the run" in refused("train", "--data", instances, "--resume")
+    assert "map: expected OLD=NEW" in refused(*given, "--map", "cat")
+    assert "map: the model has no category 'bird'" in refused(*given, "--map", "bird=cat", *settings[:4])
+    assert not Path(f"runs/{instances.name}_2").exists()
 
 
 def test_a_run_is_not_overwritten_but_resumed(run: Path, instances: Path) -> None:

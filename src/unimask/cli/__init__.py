@@ -19,6 +19,7 @@ from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets
 from unimask.cli.prediction import predict
+from unimask.cli.reproduction import reproduce
 from unimask.cli.serving import serve
 from unimask.cli.translation import translate
 from unimask.errors import UnimaskError
@@ -103,6 +104,19 @@ def _flowing(text: str) -> str:
     )
 
 
-COMMANDS = (predict, check, train, evaluate, translate, convert, export, presets, bench, ablate, serve)
+COMMANDS = (
+    predict,
+    check,
+    train,
+    evaluate,
+    translate,
+    convert,
+    export,
+    presets,
+    bench,
+    ablate,
+    reproduce,
+    serve,
+)
 for _each in COMMANDS:
     app.command(context_settings=HELP_OPTIONS, help=_flowing(inspect.getdoc(_each) or ""))(_each)

@@ -1,6 +1,8 @@
 """`unimask train`, `evaluate` and `ablate`."""
 
 import dataclasses
+from itertools import chain, count
+from pathlib import Path
 
 import typer
 
@@ -9,19 +11,21 @@ from unimask import presets
 from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
-from unimask.cli.options import parse_settings
+from unimask.cli.options import parse_renamed, parse_settings
 from unimask.cli.prediction import load_as_asked
 from unimask.cli.translation import evaluate_translator
-from unimask.errors import DataError
+from unimask.errors import ConfigError, DataError
 
 
 def train(
-    preset: options.Preset,
     data: options.Data,
-    output: options.RunFolder,
-    task: options.Task = options.TaskName.panoptic,
+    preset: options.TrainPreset = "",
+    output: options.RunFolder = None,
+    task: options.TrainTask = None,
     settings: options.Settings = None,
-    initial: options.Initial = "none",
+    epochs: options.Epochs = 0.0,
+    initial: options.Initial = "",
+    renamed: options.Renamed = None,
     resume: options.Resume = False,
     device: options.Device = "auto",
     devices: options.Devices = 1,
@@ -32,27 +36,46 @@ def train(
 ) -> None:
     """Train a model on labelled images.
 
+    With --data alone, settings and initial weights are chosen from what the data hold and from this machine,
+    and shown as options to copy. With --initial MODEL the model decides; with --preset nothing is chosen.
+
     The best model goes to OUTPUT/best, the last one to OUTPUT/model, what was measured to
     OUTPUT/results.json. Stop it at any moment: the same command with --resume goes on as if nothing had
     happened.
 
     Examples:
-      unimask train --preset tiny --data shapes --output runs/trial
-      unimask train --preset small --data my_data --output runs/first
-      unimask train --preset small --data my_data --output runs/first --resume
-
-    For good results add --initial imagenet, and for longer training --set training.steps=20000.
+      unimask train --data my_data
+      unimask train --data my_data --output runs/first --epochs 100
+      unimask train --data my_data --initial runs/first --map person=pedestrian
+      unimask train --preset small --data my_data --output runs/second --initial imagenet
+      unimask train --preset small --data my_data --output runs/second --resume
     """
     asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
-    experiment = unimask.override(presets.named(preset), asked)
+    categories = parse_renamed(renamed or [])
+    folder = _run_folder(output, data, resume)
     with naming(data):
+        with show.counting("reading") as counted:
+            plan = unimask.plan(
+                data,
+                task=task.value if task else None,
+                preset=preset,
+                initial=initial,
+                changes=asked,
+                epochs=epochs,
+                device=device,
+                processes=devices * nodes,
+                resumed=folder if resume else None,
+                progress=counted,
+            )
+        show.show_plan(plan, data, folder)
         result = unimask.train(
-            experiment,
+            plan.experiment,
             data,
-            output,
-            task=task.value,
+            folder,
+            task=plan.task,
             resume=resume,
-            initial=None if initial == "none" else initial,
+            initial=plan.initial,
+            renamed=categories,
             device=device,
             devices=devices,
             nodes=nodes,
@@ -69,13 +92,24 @@ def train(
             show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
-            trial = f"predict IMAGE --weights {model} --task {task.value}"
+            trial = f"predict IMAGE --weights {result.output}"
             if preset in presets.TRANSLATION_PRESETS:
                 trial = f'translate "A sentence." --weights {model}'
             show.show_line(f"try it: unimask {trial}")
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
+
+
+def _run_folder(output: Path | None, data: str, resume: bool) -> Path:
+    """Return the folder of a run: as named, or one in `runs` that is not there yet, of the data's name."""
+    if output is not None:
+        return output
+    if resume:
+        raise ConfigError("resume", "needs the folder of the run that is to go on; name it with --output")
+    name = Path(data.partition(":")[0]).resolve().stem
+    names = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())
 
 
 def evaluate(

@@ -91,8 +91,9 @@ Weights = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="One that ships with the package (nuclei, street), or a folder that `unimask train` "
-        "(its best/) or `unimask convert` wrote, or an ONNX file of `unimask export`.",
+        help="One that ships with the package (nuclei, street), a folder that `unimask train` or `unimask "
+        "convert` wrote, an id of the Hugging Face hub (owner/name; converted once), or an ONNX file of "
+        "`unimask export`.",
     ),
 ]
 Base = Annotated[
@@ -156,6 +157,38 @@ CheckPicture = Annotated[
 Preset = Annotated[
     str, typer.Option(metavar="NAME", help="The settings to start from; `unimask presets` lists them.")
 ]
+TrainPreset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="The settings to start from; `unimask presets` lists them. Without it they are chosen from the "
+        "data and this machine, and shown as options.",
+    ),
+]
+TrainTask = Annotated[
+    TaskName | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="panoptic, instance, semantic or detection; by default that of the model to start from, or what "
+        "the data were labelled for.",
+    ),
+]
+Epochs = Annotated[
+    float,
+    typer.Option(
+        min=0.0, metavar="NUMBER", help="How often each image is seen, in the place of training.steps."
+    ),
+]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="OLD=NEW",
+        help="A category NEW of the data starts as OLD of the model to start from; repeat for more.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -165,7 +198,11 @@ Data = Annotated[
     ),
 ]
 RunFolder = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="A new folder for everything about this training.")
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="A new folder for everything about this training; by default one of the data's name in runs/.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -180,7 +217,8 @@ Initial = Annotated[
     typer.Option(
         metavar="MODEL",
         help="Where the weights start: none (random), imagenet (the backbone's; downloaded once unless they "
-        "are installed), or a model to fine-tune, as --weights of `unimask predict` takes it.",
+        "are installed), or a model to go on from, as --weights of `unimask predict` takes it: its "
+        "architecture is taken too, and --preset and --set change the rest.",
     ),
 ]
 Resume = Annotated[
@@ -284,6 +322,23 @@ PresetName = Annotated[
 ]
 
 
+RowName = Annotated[
+    str, typer.Argument(metavar="ROW", help="A row of the table, or the beginning of some of their names.")
+]
+ReproducedData = Annotated[
+    str, typer.Option("--data", metavar="PATH", help="The data of the row, as --data of `unimask evaluate`.")
+]
+ReproducedWeights = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="The weights of the row, as they were downloaded, in any form that `unimask convert` reads.",
+    ),
+]
+ZooFile = Annotated[
+    Path, typer.Option("--table", metavar="FILE", help="Another table of models, of the same form.")
+]
 Size = Annotated[
     str,
     typer.Option(
@@ -384,6 +439,23 @@ def _value(text: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def parse_renamed(pairs: list[str]) -> dict[str, str]:
+    """Return `old=new` arguments as a dict.
+
+    Raises:
+        ConfigError: an argument holds no `=`, or two name the same old category.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (equals and old.strip() and new.strip()):
+            raise ConfigError("map", f"expected OLD=NEW, such as person=pedestrian; got {pair!r}")
+        if old.strip() in found:
+            raise ConfigError("map", f"{old.strip()!r} is named twice")
+        found[old.strip()] = new.strip()
+    return found
 
 
 def parse_settings(assignments: list[str]) -> dict[str, object]:

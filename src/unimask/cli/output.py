@@ -1,10 +1,12 @@
 """What the command line shows: progress and messages on standard error, results on standard output."""
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.inference.large import LargeResult
     from unimask.results.boxes import BoxResult
     from unimask.results.segments import Result
+    from unimask.training.plan import Plan
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
@@ -177,12 +180,18 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each split; gives a function to call with the split, the images done and their number."""
+    """A bar for each split; gives a function to call with the split, the images done and their number.
+
+    Nothing is shown before the first call.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, transient=True) as bars:
+    with ExitStack() as stack:
+        bars = Progress(*columns, console=errors, transient=True)
         known: dict[str, TaskID] = {}
 
         def count(split: str, done: int, total: int) -> None:
+            if not known:
+                stack.enter_context(bars)
             if split not in known:
                 known[split] = bars.add_task(f"{label} {split}", total=total)
             bars.update(known[split], completed=done)
@@ -225,6 +234,21 @@ def show_check(said: "DataCheck") -> None:
         show_error(sentence)
     if not said.warnings and not said.errors:
         show_line("nothing is wrong with it")
+
+
+def show_plan(plan: "Plan", data: str, output: Path) -> None:
+    """What was chosen, as options to copy, and why; and what differs from the model that it starts from."""
+    if plan.lines:
+        errors.print(
+            f"chosen for {data} and this machine (docs/guide/choice.md); this command does the same again:"
+        )
+        command = ["unimask", "train", "--data", data, "--output", str(output)]
+        lines = [shlex.join(command), *(f"  {shlex.join(line.flags)}" for line in plan.lines if line.flags)]
+        errors.print(" \\\n".join(lines))
+        for line, title in zip(plan.lines, ("task", "size", "steps", "batch", "weights"), strict=True):
+            errors.print(f"{title}: {line.because}")
+    for note in plan.notes:
+        errors.print(f"note: {note}")
 
 
 def show_bench(found: "Bench") -> None:

@@ -108,6 +108,20 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
     return origin
 
 
+def why_unavailable(backbone_name: str) -> str:
+    """Return why `load_imagenet` would find no weights of a backbone, in a sentence; "" where it would.
+
+    They are fetched if need be, so that they are at hand afterwards.
+    """
+    if backbone_name == PACKAGED and _package_file():
+        return ""
+    try:
+        _from_timm(backbone_name, "timm", features_only=True)
+    except WeightsError as error:
+        return error.reason
+    return ""
+
+
 def vision_transformer_from_timm(
     backbone: VisionTransformer, tensors: Mapping[str, Tensor], origin: str
 ) -> dict[str, Tensor]:

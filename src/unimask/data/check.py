@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class SplitCheck:
 
     images: int  # that the annotations name
     read: int  # that were read; fewer where time ran out or files are broken
+    image_size: tuple[int, int]  # (height, width), the medians; (0, 0) where none was read
     objects: dict[str, int]  # category -> segments or boxes, without crowd
     images_of: dict[str, int]  # category -> images that show it
     crowd: int  # regions that are left out of the training and neither right nor wrong in an evaluation
@@ -63,6 +64,7 @@ class DataCheck:
             name: {
                 "images": one.images,
                 "read": one.read,
+                "image_size": list(one.image_size),
                 "objects": one.objects,
                 "images_of": one.images_of,
                 "crowd": one.crowd,
@@ -185,6 +187,7 @@ class _Tally:
         self.read = self.crowd = self.without = self.tiny = self.most = 0
         self.void = self.pixels = 0
         self.sides: list[Tensor] = []
+        self.image_sizes: list[tuple[int, int]] = []
         self.broken: list[str] = []
         self.same: dict[bytes, str] = {}
         self.duplicates: list[tuple[str, str]] = []
@@ -193,6 +196,7 @@ class _Tally:
         """Count one sample."""
         truth, size = sample.truth, (sample.image.shape[1], sample.image.shape[2])
         self.read += 1
+        self.image_sizes.append(size)
         real = truth.labels[~truth.is_crowd].tolist()
         self.objects.update(real)
         self.images_of.update(set(real))
@@ -222,6 +226,7 @@ class _Tally:
         return SplitCheck(
             images=len(items),
             read=self.read,
+            image_size=_medians(self.image_sizes),
             objects={name: self.objects[label] for label, name in enumerate(self.names)},
             images_of={name: self.images_of[label] for label, name in enumerate(self.names)},
             crowd=self.crowd,
@@ -243,6 +248,13 @@ def _most_in_a_view(boxes: Float[Tensor, "boxes 4"], config: DataConfig) -> int:
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     _, counts = (middles // config.view.size).unique(dim=0, return_counts=True)
     return int(counts.max())
+
+
+def _medians(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    if not sizes:
+        return 0, 0
+    heights, widths = zip(*sizes)
+    return sorted(heights)[len(sizes) // 2], sorted(widths)[len(sizes) // 2]
 
 
 def _quantile(values: Tensor, share: float) -> float:

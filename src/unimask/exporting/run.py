@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch.export import ExportedProgram
 
-from unimask.checkpoints.images import ModelFile, load_model, model_file_text, resolve_weights
+from unimask.checkpoints.images import ModelFile, load_model, model_file_text
 from unimask.checkpoints.onnx import ExportedNetwork, Signature, is_exported, load_exported, signature_of
+from unimask.conversion.hub import find_model
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError, DataError, WeightsError, needs_extra
@@ -52,7 +53,7 @@ def export(
     output = Path(output)
     if is_exported(weights):
         raise WeightsError(weights, "is exported already; name the model folder that it was made from")
-    model, about = load_model(resolve_weights(weights))
+    model, about = load_model(find_model(weights))
     step = _check(model, about, weights, output, format)
     compared = [read_image(image) for image in images] or [
         shapes_dataset(size=(192, 256))[index].image for index in range(GENERATED)

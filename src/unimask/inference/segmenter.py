@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from unimask.checkpoints.images import ModelFile, load_model, resolve_weights
+from unimask.checkpoints.images import ModelFile, load_model
 from unimask.checkpoints.onnx import is_exported, load_exported
 from unimask.config.images import (
     AnyView,
@@ -25,6 +25,7 @@ from unimask.config.images import (
     tasks_of,
     why_not_joined,
 )
+from unimask.conversion.hub import find_model
 from unimask.data.loader import batch_images
 from unimask.data.read import AnyImage, read_image
 from unimask.errors import ConfigError, NotFiniteError
@@ -63,7 +64,9 @@ _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed":
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
-    """Return a segmenter from a model of the package (`nuclei`, `street`), a model folder or an ONNX file.
+    """Return a segmenter from a model of the package (`nuclei`, `street`), a model folder, a run folder (its
+    best model), an id of the Hugging Face hub (`owner/name`: converted once, `conversion/hub.py`) or an ONNX
+    file.
 
     A licence that forbids commercial use is told as a warning of the logger `unimask.inference.segmenter`.
 
@@ -83,7 +86,7 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
         network, model_file = load_exported(Path(name_or_folder).expanduser(), device)
         return Segmenter(network, model_file)
     chosen = find_device(device)
-    model, model_file = load_model(resolve_weights(name_or_folder), chosen)
+    model, model_file = load_model(find_model(name_or_folder), chosen)
     if "-NC" in model_file.licence.upper():
         _log.warning(
             "%s: these weights are for non-commercial use only (%s)", name_or_folder, model_file.licence

@@ -33,11 +33,12 @@ Criterion = Callable[[Any, Any, Uniform], Losses]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskJob:
-    """A `Job` on images. `initial` is that of `run.train`."""
+    """A `Job` on images. `initial` and `renamed` are those of `run.train`."""
 
     experiment: Experiment
     task: TrainingTask
     initial: str | Path | None
+    renamed: Mapping[str, str]
     licence: str
 
     @property
@@ -79,10 +80,10 @@ class MaskJob:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it
         return model
 
-    def initialise(self, model: nn.Module) -> str:
+    def initialise(self, model: nn.Module, say: Callable[[str], object]) -> str:
         """Fill the model with its initial weights; return which they are."""
-        our_model = cast(Model, model)
-        return load_initial(our_model, self.experiment.model.backbone, self.task.categories, self.initial)
+        our_model, categories = cast(Model, model), self.task.categories
+        return load_initial(our_model, self.experiment.model, categories, self.initial, self.renamed, say)
 
     def stream(self, *, start_step: int, rank: int, world: int, pin_memory: bool) -> Stream[Batch]:
         """Return endless augmented batches."""

@@ -1,49 +1,68 @@
 """The initial weights of a training."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
-from unimask.checkpoints.images import load_model, resolve_weights
-from unimask.config.images import BackboneConfig, VisionTransformerConfig
+from unimask.checkpoints.images import ModelFile, load_model
+from unimask.config.images import AnyModelConfig, ModelConfig
+from unimask.config.values import settings_to_dict
+from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import ImageNetSource, load_imagenet
 from unimask.errors import WeightsError
 from unimask.models.build import Model
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.structures import Categories
+from unimask.training.category_rows import rows_for, take_rows
+from unimask.training.run_folder import flatten
 
+IMAGENET = "imagenet"
 _DETECTOR = "detr."  # where a `DetrWithMasks` has its detector
 _CLASS_HEAD = tuple(
     f"{decoder}heads.classes.{name}" for decoder in ("query_decoder.", "") for name in ("weight", "bias")
 )
+_OF_PIXELS = tuple(f"query_decoder.{name}weight" for name in ("", "query_features.", "query_positions."))
+"""What has a row for each category in a model whose pixels choose one."""
+
+
+def is_model(initial: str | Path | None) -> bool:
+    """Return whether `initial` names a model to go on from, not ImageNet's weights of a backbone or none."""
+    return initial is not None and str(initial).partition(":")[0] != IMAGENET
 
 
 def load_initial(
     model: Model,
-    backbone: BackboneConfig | VisionTransformerConfig,
+    config: AnyModelConfig,
     categories: Categories,
     initial: str | Path | None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], object] = lambda text: None,
 ) -> str:
     """Fill the model in place with its initial weights; return a sentence for the provenance.
 
     `initial` is None (the weights stay random), `imagenet` (the backbone's weights from ImageNet; of an EoMT,
     DINOv2's or DINOv3's by timm's name in `model.backbone.name`) or `imagenet:FILE` (from a file), or a model
-    folder or a model of the package, whose categories may differ.
-    Of another model, the rows of the class head are taken by the name of the category; a category that it
-    does not know keeps its random row, and "no object" is always taken. A DETR without a mask head may start
-    one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first).
+    as `conversion.hub.find_model` takes it, whose categories may differ.
+    Of another model, the rows of the class head are taken by the name of the category, or as `renamed` (the
+    model's name -> that of the data) says; a category that it does not know keeps its random row, and "no
+    object" is always taken. `say` is told in a sentence and a table which these are. A DETR without a mask
+    head may start one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first).
 
     Raises:
         WeightsError: the weights are not there, or belong to another architecture.
+        ConfigError: `renamed` names a category that is not there.
     """
     if initial is None:
         return "random"
-    word, _, file = str(initial).partition(":")
-    if word == "imagenet":
+    if not is_model(initial):
+        _, _, file = str(initial).partition(":")
         source: ImageNetSource = Path(file) if file else "automatic"
-        return f"backbone from {load_imagenet(backbone.name, model.backbone, source)}"
-    folder = resolve_weights(initial)
+        return f"backbone from {load_imagenet(config.backbone.name, model.backbone, source)}"
+    check_trainable(initial)
+    folder = find_model(initial)
     other, other_file = load_model(folder)
     own = model.state_dict()
     theirs = other.state_dict()
@@ -51,31 +70,47 @@ def load_initial(
         # the mask head is added to a detector, and starts at random
         detector = {f"{_DETECTOR}{key}": value for key, value in theirs.items()}
         theirs = {key: value for key, value in own.items() if not key.startswith(_DETECTOR)} | detector
-    for key in [key for key in theirs if key.removeprefix(_DETECTOR) in _CLASS_HEAD]:
-        theirs[key] = _by_category(own[key], theirs[key], categories, other_file.categories)
+    found = rows_for(categories, other_file.categories, renamed)
+    pixels = isinstance(config, ModelConfig) and config.classification == "pixels"
+    by_category = _OF_PIXELS if pixels else _CLASS_HEAD
+    for key in [key for key in theirs if key in own and key.removeprefix(_DETECTOR) in by_category]:
+        theirs[key] = take_rows(own[key], theirs[key], found.rows)
+    _check_same(folder, own, theirs, config, other_file)
+    model.load_state_dict(theirs)
+    known = f"{found.known} of {len(categories)} categories"
+    say(f"starts from {initial}: its architecture, its weights, and what it learned of {known}")
+    say(found.table())
+    name = folder.parent.name if folder.name in ("best", "model") else folder.name  # of a run, the run's
+    return f"the model {name} ({known} known to it)"
+
+
+def _check_same(
+    folder: Path,
+    own: Mapping[str, Tensor],
+    theirs: Mapping[str, Tensor],
+    config: AnyModelConfig,
+    other_file: ModelFile,
+) -> None:
     missing = tuple(key for key in own if key not in theirs)
     unexpected = tuple(key for key in theirs if key not in own)
     mismatched = tuple(key for key in own if key in theirs and own[key].shape != theirs[key].shape)
     if missing or unexpected or mismatched:
+        differing = model_differences(other_file.experiment.model, config)
         raise WeightsError(
             folder,
-            "holds another architecture than the experiment; take its preset, or other weights",
+            "holds another architecture than the experiment; leave out what differs from its own, or take "
+            f"other weights: {', '.join(differing)}",
             missing=missing,
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    model.load_state_dict(theirs)
-    shared = set(categories.names) & set(other_file.categories.names)
-    return f"the model {folder.name} ({len(shared)} of {len(categories)} categories known to it)"
 
 
-def _by_category(own: Tensor, theirs: Tensor, categories: Categories, their_categories: Categories) -> Tensor:
-    if theirs.shape[1:] != own.shape[1:]:
-        return theirs  # of another width: it will be named as a tensor that does not fit
-    rows = own.clone()
-    rows[-1] = theirs[-1]  # no object
-    places = {name: row for row, name in enumerate(their_categories.names)}
-    for row, name in enumerate(categories.names):
-        if name in places:
-            rows[row] = theirs[places[name]]
-    return rows
+def model_differences(theirs: AnyModelConfig, own: AnyModelConfig) -> list[str]:
+    """Return the settings of two models that differ, as `--set` names them: their value and the own one."""
+    before, after = (flatten(settings_to_dict(config), "model") for config in (theirs, own))
+    return [
+        f"{path} is {before.get(path)!r} there and {after.get(path)!r} here"
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]

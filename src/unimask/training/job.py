@@ -100,8 +100,11 @@ class Job(Protocol, Generic[BatchType]):
     def build(self) -> nn.Module:
         """Build the model with random weights."""
 
-    def initialise(self, model: nn.Module) -> str:
-        """Fill the model with its initial weights and return which they are; only where a run begins."""
+    def initialise(self, model: nn.Module, say: Callable[[str], object]) -> str:
+        """Fill the model with its initial weights and return which they are; only where a run begins.
+
+        `say` is told what is to be known of them at the start.
+        """
 
     def stream(self, *, start_step: int, rank: int, world: int, pin_memory: bool) -> Stream[BatchType]:
         """Return the batches of this process, one per pass, from pass `start_step` on."""

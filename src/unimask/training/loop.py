@@ -105,7 +105,7 @@ class _Training:
         state = folder.latest_checkpoint()
         torch.manual_seed(self.config.seed)
         model = job.build()
-        self.origin = str(state["origin"]) if state else job.initialise(model)
+        self.origin = str(state["origin"]) if state else job.initialise(model, reporter.message)
         if state:
             model.load_state_dict(state["model"])
         if fabric.device.type == "cpu":

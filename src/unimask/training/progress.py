@@ -60,6 +60,12 @@ def describe(report: StepReport) -> str:
     )
 
 
+def estimate(report: StepReport) -> str:
+    """Say after the first step how long the others will take; the first one is slower than they are."""
+    more, left = report.steps - report.step, duration(report.seconds_left)
+    return f"the first step is done; the {more} to come take {left} or less, evaluations not counted"
+
+
 class SilentReporter:
     """Show nothing."""
 
@@ -88,15 +94,20 @@ class PlainReporter:
 
     def __init__(self, write: Callable[[str], object] | None = None) -> None:
         self._write = write or _write_to_standard_error
+        self._first = True
 
     def start(self, *, steps: int, done: int) -> None:
         """Show where the training begins."""
+        self._first = True
         self.message(f"training for {steps} steps" if done == 0 else f"going on after step {done} of {steps}")
 
     def step(self, report: StepReport) -> None:
-        """Show a line where the log has one too."""
-        if report.logged:
+        """Show a line of the first step, with an estimate, and where the log has one too."""
+        if self._first:
+            self.message(estimate(report))
+        if self._first or report.logged:
             self.message(describe(report))
+        self._first = False
 
     def evaluating(self, done: int, total: int) -> None:
         """Show nothing: the result is one line."""
@@ -123,11 +134,13 @@ class RichReporter:
         )
         self._training = TaskID(0)
         self._evaluation: TaskID | None = None
+        self._first = True
 
     def start(self, *, steps: int, done: int) -> None:
         """Show the bar."""
         self._training = self._progress.add_task("training", total=steps, completed=done, details="")
         self._progress.start()
+        self._first = True
 
     def step(self, report: StepReport) -> None:
         """Move the bar."""
@@ -136,6 +149,9 @@ class RichReporter:
             f"{duration(report.seconds_left)} left"
         )
         self._progress.update(self._training, completed=report.step, details=details)
+        if self._first:
+            self.message(estimate(report))
+        self._first = False
 
     def evaluating(self, done: int, total: int) -> None:
         """Move the second bar, which stays until the evaluation is done."""

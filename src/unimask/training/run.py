@@ -1,7 +1,8 @@
 """Training, for users: an experiment and data in, a folder with everything about the run out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import Experiment, Task, check_task
@@ -26,6 +27,7 @@ def train(
     task: Task = "panoptic",
     resume: bool = False,
     initial: str | Path | None = None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -46,7 +48,10 @@ def train(
             length (`training.steps`; the schedule then stretches from there on), bookkeeping and
             `training.accumulate`.
         initial: where weights start. None is random, `imagenet` takes the backbone's weights from ImageNet,
-            anything else is a model folder, or a model of the package, to fine-tune.
+            anything else is a model to fine-tune: a folder, a run, a model of the package or an id of the
+            Hugging Face hub. It must have the architecture of the experiment, which `unimask.plan` takes from
+            it. Rows of the class head are taken over by the name of the category.
+        renamed: names of categories of that model -> those of the data that start with their rows.
         device: auto, cpu, cuda, cuda:1 or mps.
         devices: processes on this machine, each with a device of its own. Each process runs the calling
             script (the engine starts those of this machine; `torchrun` or a cluster's scheduler can).
@@ -74,12 +79,13 @@ def train(
         check_task(task)
         check_model(experiment.model, task)
         check_view(experiment.data.view, task)
-        check_view(experiment.data.view, task)
 
     def open_job() -> AnyJob:
         if isinstance(experiment, Experiment):
             opened = open_task(data, task, experiment)
-            return MaskJob(experiment=experiment, task=opened, initial=initial, licence=licence)
+            return MaskJob(
+                experiment=experiment, task=opened, initial=initial, renamed=renamed, licence=licence
+            )
         known = Path(output) / VOCABULARY_NAME if resume else None
         pairs = open_sequences(data, experiment, known)
         return SequenceJob(experiment=experiment, data=pairs, initial=initial, licence=licence)

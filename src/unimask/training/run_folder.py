@@ -25,6 +25,7 @@ from unimask.errors import ConfigError, DataError, UnimaskError
 from unimask.files import complete_file, json_text, write_json, write_text
 
 KEPT_CHECKPOINTS = 2
+DESCRIPTION_NAME = "experiment.json"
 # Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
 CHANGEABLE = frozenset(
     {
@@ -45,6 +46,24 @@ def flatten(values: object, path: str = "") -> dict[str, object]:
     return {
         k: v for key in values for k, v in flatten(values[key], f"{path}.{key}" if path else str(key)).items()
     }
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what `experiment.json` says of the run in a folder; empty where there is no run.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    path = folder / DESCRIPTION_NAME
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(path, f"is not valid JSON ({error}); name another output folder") from None
+    if not isinstance(found, dict) or not isinstance(found.get("experiment"), dict):
+        raise DataError(path, "is no description of a run; name another output folder")
+    return found
 
 
 def _completed(experiment: object) -> object:
@@ -96,7 +115,7 @@ class RunFolder:
         self.best = path / "best"
         self._checkpoints = path / "checkpoints"
         self._metrics = path / "metrics.jsonl"
-        self._description = path / "experiment.json"
+        self._description = path / DESCRIPTION_NAME
         self._results = path / "results.json"
 
     def begin(self, description: dict[str, object], *, resume: bool) -> None:
@@ -132,12 +151,7 @@ class RunFolder:
         write_json(self._description, description)
 
     def _check_same(self, description: dict[str, object]) -> None:
-        try:
-            old = json.loads(self._description.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(
-                self._description, f"is not valid JSON ({error}); name another output folder"
-            ) from None
+        old = described(self.path)
         changed = differences(_completed(old.get("experiment")), _completed(description["experiment"]))
         for key in ("task", "categories", "pictures"):
             changed += differences({key: old.get(key)}, {key: description[key]})

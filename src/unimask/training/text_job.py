@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from unimask.checkpoints.images import resolve_weights
 from unimask.checkpoints.text import (
     VOCABULARY_NAME,
     SequenceModelFile,
@@ -75,11 +76,11 @@ class SequenceJob:
         """Build the model with random weights."""
         return build_sequence_model(self.experiment.model, len(self.data.vocabulary))
 
-    def initialise(self, model: nn.Module) -> str:
+    def initialise(self, model: nn.Module, say: Callable[[str], object]) -> str:
         """Keep the random weights, or take those of another model with the same vocabulary; return which."""
         if self.initial is None:
             return "random"
-        other, about = load_sequence_model(Path(self.initial))
+        other, about = load_sequence_model(resolve_weights(self.initial))
         same = about.experiment.model == self.experiment.model
         if not same or about.vocabulary.to_json() != self.data.vocabulary.to_json():
             raise ConfigError(

@@ -1,0 +1,160 @@
+"""`unimask reproduce`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from unimask.cli import options
+from unimask.cli import output as show
+from unimask.cli.failures import check_folder, naming
+from unimask.errors import ConfigError
+from unimask.files import write_text
+from unimask.reproduction.table import PUBLISHED, Row, Zoo, read_zoo
+
+if TYPE_CHECKING:
+    from unimask.reproduction.run import Reproduction
+
+NOT_REPRODUCED = 3  # exit code
+_WIDE = 120  # columns of a terminal that has room for licences
+
+
+def reproduce(
+    name: options.RowName = "",
+    data: options.ReproducedData = "",
+    weights: options.ReproducedWeights = "",
+    base: options.Base = None,
+    split: options.Split = "val",
+    device: options.Device = "auto",
+    table: options.ZooFile = PUBLISHED,
+    output: options.EvaluationFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Reproduce what the papers say: the model zoos of Mask2Former, MaskFormer, DETR and EoMT.
+
+    Without a name it lists them, and the numbers that nobody can reproduce. With a name it says what is
+    needed: weights, their licence, data. With --data (and --weights, where the Hugging Face hub has none) it
+    converts, evaluates and compares: each number is reproduced or not. The exit code is 3 where one is not.
+
+    Examples:
+      unimask reproduce
+      unimask reproduce mask2former-coco-panoptic-swin-t
+      unimask reproduce mask2former-coco-panoptic-swin-t --data coco --weights model_final_9fd0ae.pkl
+    """
+    zoo = read_zoo(table)
+    rows = zoo.matching(name) if name else zoo.rows
+    if not (data and name):
+        if as_json:
+            show.show_json(dataclasses.asdict(dataclasses.replace(zoo, rows=rows)))
+        elif len(rows) == 1:
+            _show_row(rows[0])
+        else:
+            _show_zoo(dataclasses.replace(zoo, rows=rows), whole=not name)
+        return
+    if len(rows) > 1:
+        raise ConfigError(name, f"begins the names of {len(rows)} rows; name one of them")
+    _measure(rows[0], data, weights, base, split, device, output, as_json)
+
+
+def _measure(
+    row: Row,
+    data: str,
+    weights: str,
+    base: Path | None,
+    split: str,
+    device: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from unimask.reproduction.run import reproduce as run
+
+    if output is not None:
+        check_folder(output.absolute().parent)
+    with naming(data), show.counting("measuring") as counted:
+        found = run(row, data, weights=weights, base=base, split=split, device=device, progress=counted)
+    plain = {**dataclasses.asdict(found), "reproduced": found.reproduced}
+    for measure, one in zip(plain["measures"], found.measures, strict=True):
+        measure |= {"reproduced": one.reproduced, "found": one.found if one.found == one.found else None}
+    if output is not None:
+        write_text(output, json.dumps(plain, indent=1) + "\n")
+    if as_json:
+        show.show_json(plain)
+    else:
+        _show_result(found)
+    if not found.reproduced:
+        raise typer.Exit(NOT_REPRODUCED)
+
+
+def _numbers(row: Row) -> str:
+    named = [f"{name} {number:.1f}" for numbers in row.published.values() for name, number in numbers.items()]
+    return "  ".join(named)
+
+
+def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
+    """A table for each paper, and what cannot be reproduced."""
+    wide = show.screen.width >= _WIDE
+    for paper in dict.fromkeys(row.paper for row in zoo.rows):
+        listed = Table(title=paper, title_justify="left")
+        listed.add_column("row", no_wrap=True)
+        listed.add_column("published, in percent")
+        if wide:
+            listed.add_column("model")
+            listed.add_column("licence of the weights", no_wrap=True)
+        for row in zoo.rows:
+            if row.paper == paper:
+                listed.add_row(row.name, _numbers(row), *((row.model, row.licence) if wide else ()))
+        show.screen.print(listed)
+    if whole:
+        left = Table(title="published, and not to be reproduced", title_justify="left")
+        for title in ("paper", "number", "why"):
+            left.add_column(title)
+        for one in zoo.unreachable:
+            left.add_row(one.paper, one.number, one.why)
+        show.screen.print(left)
+        show.show_line("what a row needs: unimask reproduce ROW")
+
+
+def _show_row(row: Row) -> None:
+    """What is known of a row, and what must be at hand for it."""
+    found = {
+        "row": row.name,
+        "model": f"{row.model}; {row.paper}",
+        "weights": f"{row.weights} ({row.licence})",
+        "base": row.base,
+        "data": row.data,
+        "published": "; ".join(
+            f"{task}: {', '.join(f'{name} {number:g}' for name, number in numbers.items())}"
+            for task, numbers in row.published.items()
+        ),
+        "source": row.source,
+        "tolerance": f"{row.tolerance:g}",
+        "not measured": ", ".join(f"{name} {number:.1f}" for name, number in row.not_measured.items()),
+        "to reproduce": row.command(),
+    }
+    for title, text in found.items():
+        if text:
+            show.show_line(f"{title}: {text}")
+
+
+def _show_result(found: "Reproduction") -> None:
+    """A line for each number: published, measured, reproduced or not."""
+    compared = Table()
+    for title in ("task", "measure"):
+        compared.add_column(title)
+    for title in ("published", "measured", "difference"):
+        compared.add_column(title, justify="right")
+    compared.add_column(f"within {found.row.tolerance:g}")
+    for one in found.measures:
+        compared.add_row(
+            one.task,
+            one.name,
+            f"{one.published:.1f}",
+            f"{one.found:.2f}",
+            f"{one.found - one.published:+.2f}",
+            "reproduced" if one.reproduced else "not reproduced",
+        )
+    show.show_line(f"{found.row.name}: {found.images} images in {show.duration(found.seconds)}")
+    show.screen.print(compared)

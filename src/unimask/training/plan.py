@@ -1,0 +1,240 @@
+"""What a training is to do: a named experiment, that of a model, or one chosen from the data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from unimask.checkpoints.images import load_model_file
+from unimask.checkpoints.text import is_sequence_model
+from unimask.config.images import DataConfig, Experiment, Scale, Task, experiment_from_dict
+from unimask.config.overrides import override
+from unimask.config.text import TranslationExperiment, translation_from_dict
+from unimask.conversion.hub import check_trainable, find_model
+from unimask.conversion.imagenet import why_unavailable
+from unimask.data.check import DataCheck, Progress, check
+from unimask.data.open import open_items
+from unimask.errors import ConfigError, DataError, some_of
+from unimask.inference.segmenter import find_device
+from unimask.machine import free_memory
+from unimask.presets import named
+from unimask.presets.shared import EFFICIENTNET
+from unimask.training.choice import Base, Here, Line, Seen, choose, steps_of
+from unimask.training.initial import is_model, model_differences
+from unimask.training.run_folder import described
+
+LOOKS = 30.0  # seconds of reading the data before something is chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `unimask.train` takes beside data and folder."""
+
+    experiment: Experiment | TranslationExperiment
+    task: Task
+    initial: str | None
+    lines: tuple[Line, ...]  # what was chosen, as options, and why; empty where nothing was
+    notes: tuple[str, ...]  # what else is to be known before the training starts
+
+
+def plan(
+    data: str | Path,
+    *,
+    task: Task | None = None,
+    preset: str = "",
+    initial: str = "",
+    changes: Mapping[str, object] = MappingProxyType({}),
+    epochs: int | float = 0,
+    device: str = "auto",
+    processes: int = 1,
+    resumed: str | Path | None = None,
+    progress: Progress = lambda split, done, total: None,
+) -> Plan:
+    """Return what to train on `data`; what is not said is chosen from the data and the machine.
+
+    Args:
+        data: as `unimask.train` takes it.
+        task: by default that of the initial model, or what the data show: panoptic where there are things
+            and stuff, instance where there are only things, semantic where there are none, detection where
+            there are only boxes.
+        preset: the name of an experiment, of which nothing is chosen. Without it, and without an initial
+            model, the data choose.
+        initial: "none", "imagenet" or a model; of a model the experiment has the architecture, and without a
+            preset also how it sees images, its losses and its thresholds. "" leaves it to the choice; with a
+            preset it is "none".
+        changes: settings by dotted paths, which are never chosen otherwise.
+        epochs: how often each image is seen, in the place of `training.steps`; 0 leaves it to that.
+        device: as for `unimask.train`; its free memory decides in how many passes a step is computed.
+        processes: in how many the training will run.
+        resumed: the folder of a run that will go on, whose settings are kept where no preset is named.
+        progress: is told how far the data have been read.
+
+    Raises:
+        DataError: the data are not there, or of no use for a training.
+        ConfigError: there is no such preset or setting, or what was asked contradicts itself.
+        WeightsError: there is no such model, or it cannot be trained.
+    """
+    asked = _Asked(
+        data=data,
+        task=task,
+        preset=preset,
+        initial=initial,
+        changes=changes,
+        epochs=epochs,
+        device=device,
+        processes=processes,
+        progress=progress,
+    )
+    if epochs and "training.steps" in changes:
+        raise ConfigError("epochs", "and training.steps both say how long to train; give one of them")
+    if resumed is not None and not preset and (found := _of_run(Path(resumed), asked)):
+        return found
+    base = named(preset) if preset else None
+    if isinstance(base, TranslationExperiment):
+        if epochs:
+            raise ConfigError("epochs", "count images; a translation has training.steps")
+        return _plain(override(base, changes), "panoptic", asked.weights)
+    if asked.weights is not None and is_model(asked.weights):
+        return _from_model(asked, base, asked.weights)
+    chosen = task or task_of(data, changes)
+    if base is None:
+        return _chosen(asked, chosen, None)
+    return _plain(_lasting(override(base, changes), asked, chosen), chosen, asked.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The arguments of `plan`."""
+
+    data: str | Path
+    task: Task | None
+    preset: str
+    initial: str
+    changes: Mapping[str, object]
+    epochs: int | float
+    device: str
+    processes: int
+    progress: Progress
+
+    @property
+    def weights(self) -> str | None:
+        """The initial weights as `unimask.train` takes them."""
+        return None if self.initial in ("", "none") else self.initial
+
+
+def _plain(experiment: Experiment | TranslationExperiment, task: Task, initial: str | None) -> Plan:
+    return Plan(experiment=experiment, task=task, initial=initial, lines=(), notes=())
+
+
+def _of_run(folder: Path, asked: _Asked) -> Plan | None:
+    """Return what the run in a folder does, with some settings changed; None where there is no run."""
+    said = described(folder)
+    if not said:
+        return None
+    if said["task"] == "sequences":
+        text = override(translation_from_dict(said["experiment"]), asked.changes)
+        return _plain(text, "panoptic", asked.weights)
+    task = asked.task or said["task"]
+    experiment = override(experiment_from_dict(said["experiment"]), asked.changes)
+    return _plain(_lasting(experiment, asked, task), task, asked.weights)
+
+
+def _lasting(experiment: Experiment, asked: _Asked, task: Task) -> Experiment:
+    """Return the experiment with the steps of so many epochs; 0 leaves it as it is."""
+    if not asked.epochs:
+        return experiment
+    images = len(open_items(asked.data, "train", task, follow_outside=experiment.data.follow_outside))
+    return override(experiment, {"training.steps": steps_of(asked.epochs, images, experiment)})
+
+
+def _from_model(asked: _Asked, base: Experiment | None, initial: str) -> Plan:
+    """Return the experiment with the architecture of a model."""
+    check_trainable(initial)
+    if is_sequence_model(initial):
+        raise ConfigError("initial", f"{initial} is a model of text; name its --preset")
+    about = load_model_file(find_model(initial))
+    task = asked.task or about.task
+    if base is not None:
+        experiment = override(replace(base, model=about.experiment.model), asked.changes)
+        found = _plain(_lasting(experiment, asked, task), task, initial)
+    else:
+        given = Base(
+            experiment=about.experiment,
+            flags=(),
+            initial=initial,
+            because="as asked" if asked.task else f"what {initial} was trained for",
+            keep_data=True,
+            weights="its architecture and weights, and of its class head the rows of the same names",
+        )
+        found = _chosen(asked, task, given)
+    assert isinstance(found.experiment, Experiment)
+    differing = model_differences(about.experiment.model, found.experiment.model)
+    return replace(found, notes=tuple(f"{one}, as asked" for one in differing))
+
+
+def task_of(data: str | Path, changes: Mapping[str, object]) -> Task:
+    """Return the task that the data were labelled for.
+
+    Raises:
+        DataError: the first image can be read for no task.
+    """
+    follow_outside = changes.get("data.follow_outside") is True
+    failure: DataError | None = None
+    kinds: tuple[Task, ...] = ("panoptic", "detection")
+    for kind in kinds:
+        try:
+            items = open_items(data, "train", kind, follow_outside=follow_outside)
+            items[0]
+        except DataError as error:
+            failure = failure or error
+            continue
+        things = set(items.categories.is_thing)
+        if kind == "detection":
+            return "detection"
+        return "panoptic" if len(things) == 2 else "instance" if True in things else "semantic"
+    assert failure is not None
+    raise failure
+
+
+def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
+    """Return what data and machine choose."""
+    if asked.processes > 1:  # each would choose for itself, by the memory that it finds free
+        raise ConfigError(
+            "preset",
+            "several processes need the same settings; start with one process and copy the lines of what was "
+            "chosen, or name --preset",
+        )
+    follow = asked.changes.get("data.follow_outside") is True
+    as_it_is = Experiment(data=DataConfig(resize=Scale(), follow_outside=follow))
+    said = check(asked.data, task, as_it_is, seconds=LOOKS, progress=asked.progress)
+    if said.errors:
+        raise DataError(
+            asked.data,
+            f"is of no use for a training: {some_of(said.errors, 3)}; `unimask check` shows everything",
+        )
+    computes = find_device(asked.device)
+    here = Here(
+        gpu=computes.type != "cpu",
+        memory=free_memory(computes),
+        no_imagenet="" if given or asked.initial else why_unavailable(EFFICIENTNET.name),
+    )
+    choice = choose(
+        seen_in(said), here, asked.changes, given=given, initial=asked.initial, epochs=asked.epochs
+    )
+    wanted = None if choice.initial == "none" else choice.initial
+    return Plan(experiment=choice.experiment, task=task, initial=wanted, lines=choice.lines, notes=())
+
+
+def seen_in(said: DataCheck) -> Seen:
+    """Return what the choice needs of a check, whose model saw the images at their own size."""
+    split = said.splits.get("train") or next(iter(said.splits.values()))
+    things = zip(said.categories.names, said.categories.is_thing, strict=True)
+    return Seen(
+        task=said.task,
+        images=split.images,
+        size=split.image_size,
+        things=tuple(name for name, thing in things if thing),
+        side=split.sizes.get("50 %", 0.0) if said.task != "semantic" else 0.0,
+        large_side=split.sizes.get("90 %", 0.0),
+        most_objects=split.most_objects,
+    )
