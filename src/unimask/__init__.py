@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from unimask import presets
     from unimask.config.overrides import override
+    from unimask.conversion.publish import push
     from unimask.conversion.run import convert
     from unimask.data.check import check
     from unimask.exporting.run import export
@@ -35,6 +36,7 @@ __all__ = [
     "plan",
     "predict",
     "presets",
+    "push",
     "train",
 ]
 
@@ -52,6 +54,7 @@ _MODULES = {
     "override": "unimask.config.overrides",
     "plan": "unimask.training.plan",
     "predict": "unimask.inference.run",
+    "push": "unimask.conversion.publish",
     "train": "unimask.training.run",
 }
 

@@ -24,6 +24,7 @@ FUNCTIONS = (
     "override",
     "plan",
     "predict",
+    "push",
     "train",
 )
 

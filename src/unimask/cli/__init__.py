@@ -17,7 +17,7 @@ from unimask.cli import output as show
 from unimask.cli.checking import check
 from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
-from unimask.cli.models import bench, convert, export, presets
+from unimask.cli.models import bench, convert, export, presets, push
 from unimask.cli.prediction import predict
 from unimask.cli.reproduction import reproduce
 from unimask.cli.serving import serve
@@ -111,6 +111,7 @@ COMMANDS = (
     evaluate,
     translate,
     convert,
+    push,
     export,
     presets,
     bench,

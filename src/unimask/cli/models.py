@@ -45,6 +45,30 @@ def convert(
             show.show_line(f"{name}: {value}")
 
 
+def push(
+    folder: options.PushedFolder,
+    name: options.HubName,
+    to: options.To = options.WeightFormat.unimask,
+    evaluation: options.PushedEvaluation = None,
+    private: options.Private = False,
+    as_json: options.Json = False,
+) -> None:
+    """Put a model onto the Hugging Face hub, with a card of its data, licence, origin and measures.
+
+    A repository that is not there is made. Log in once with `hf auth login`, or set HF_TOKEN.
+
+    Examples:
+      unimask push runs/first/best me/shelves --evaluation measured.json
+      unimask push runs/first/best me/shelves --to transformers --private
+      unimask predict photo.jpg --weights me/shelves
+    """
+    address = unimask.push(folder, name, to=to.value, evaluation=evaluation, private=private)
+    if as_json:
+        show.show_json({"address": address})
+    else:
+        show.show_line(f"the model is at {address}")
+
+
 def _queries(model: "AnyModelConfig") -> int:
     return model.query_decoder.queries if model.kind == "masks" else model.queries
 

@@ -281,6 +281,19 @@ EvaluationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the results to this JSON file.")
 ]
 
+PushedFolder = Annotated[
+    str, typer.Argument(metavar="FOLDER", help="A model folder, a run, or a model of the package.")
+]
+HubName = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the hub.")]
+PushedEvaluation = Annotated[
+    Path | None,
+    typer.Option(
+        "--evaluation",
+        metavar="FILE",
+        help="What `unimask evaluate --output FILE` wrote: its measures stand in the card.",
+    ),
+]
+Private = Annotated[bool, typer.Option("--private", help="Only you can see a repository that is made.")]
 Source = Annotated[
     str,
     typer.Argument(

@@ -19,6 +19,7 @@ from unimask.conversion.architecture import Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
 from unimask.conversion.data_sets import categories_for, settings_for
 from unimask.conversion.foreign_files import read_foreign_tensors
+from unimask.conversion.hugging_face_files import config_mentions
 from unimask.errors import WeightsError
 from unimask.files import complete_file
 from unimask.models.build import Model
@@ -88,6 +89,8 @@ def read_model(source: str | Path, licence: str, base: Path | None = None) -> tu
         return load_model(path)
     if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         folder = hugging_face_files.download(str(source))
+        if config_mentions(folder, "experiment"):  # one of ours, which somebody has pushed
+            return load_model(folder)
         return _import_folder(folder, f"converted from {source} (Hugging Face hub)", licence, base)
     what = (
         "holds no config.json"

@@ -1,0 +1,129 @@
+"""A model folder goes onto the Hugging Face hub, with a card that says what it is."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+import unimask
+from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME, ModelFile, load_model, resolve_weights
+from unimask.checkpoints.text import is_sequence_model
+from unimask.config.images import tasks_of
+from unimask.conversion.run import Format, convert
+from unimask.errors import DataError, WeightsError, first_line
+from unimask.files import read_json, write_text
+
+CARD = "README.md"
+_LICENCES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
+"""The hub's names of licences, as ours begin; of another it keeps the text."""
+
+
+def push(
+    folder: str | Path,
+    name: str,
+    *,
+    to: Format = "unimask",
+    evaluation: str | Path | None = None,
+    private: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Put a model onto the hub as `name` (`owner/name`), made if it is not there; return its address.
+
+    What goes up is the model's two files, as ours or in transformers' layout, and a card. `evaluation` is
+    what `unimask evaluate --output` wrote; its measures stand in the card. The hub's token is that of
+    `hf auth login` or `HF_TOKEN`. A repository gets all files in one commit, or none.
+
+    Args:
+        folder: a model folder, a run, or a model of the package; of images, not of text.
+        endpoint: address of the hub; None: `HF_ENDPOINT`, else huggingface.co.
+
+    Raises:
+        WeightsError: there is no such model, the layout has no counterpart of it, or the hub refuses.
+        DataError: the evaluation cannot be read.
+    """
+    from huggingface_hub import HfApi
+
+    if is_sequence_model(folder):
+        raise WeightsError(folder, "translates text; models of images can be pushed")
+    if to == "original":
+        raise WeightsError(folder, "goes onto the hub as unimask or as transformers, not in original files")
+    source = resolve_weights(folder)
+    _, model_file = load_model(source)  # what cannot be loaded does not go up
+    card = model_card(name, model_file, to, _measures(evaluation))
+    with tempfile.TemporaryDirectory() as temporary:
+        ready = Path(temporary) / "model"
+        if to == "unimask":
+            ready.mkdir()
+            for file in (CONFIG_NAME, WEIGHTS_NAME):
+                shutil.copy(source / file, ready / file)
+        else:
+            convert(source, ready, to)
+        write_text(ready / CARD, card)
+        hub = HfApi(endpoint=endpoint, library_name="unimask", library_version=unimask.__version__)
+        try:
+            hub.create_repo(name, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=name, folder_path=ready, commit_message="Model of unimask")
+        except Exception as error:  # the hub's client can fail in many ways; what went up is one commit
+            raise WeightsError(
+                name,
+                f"could not be put onto the hub ({first_line(error)}); log in with `hf auth login`, or set "
+                "HF_TOKEN to a token that may write there",
+            ) from None
+    return f"{hub.endpoint}/{name}"
+
+
+def model_card(
+    name: str, model_file: ModelFile, to: Format = "unimask", measures: Mapping[str, float] | None = None
+) -> str:
+    """Return the Markdown of a model card: what it finds, how it was made, its licence, how to use it."""
+    model = model_file.experiment.model
+    boxes = "detection" in tasks_of(model)
+    said = model_file.licence.lower()
+    licence = next((one for one in _LICENCES if said.startswith(one)), "other")
+    about: dict[str, object] = {
+        "library_name": to,
+        "pipeline_tag": "object-detection" if boxes else "image-segmentation",
+        "license": licence,
+        "tags": ["unimask", model.kind, model_file.task],
+    }
+    if licence == "other":
+        about["license_name"] = "see-below"
+    names = ", ".join(model_file.categories.names[:40])
+    more = len(model_file.categories) - 40
+    table = "".join(f"| {measure} | {value:.4f} |\n" for measure, value in (measures or {}).items())
+    parts = [
+        "---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True) + "---\n",
+        f"# {name.rpartition('/')[2]}\n",
+        f"A model for {model_file.task} {'of objects' if boxes else 'segmentation'}, backbone "
+        f"`{model.backbone.name}`.\n",
+        f"**Finds** {names}{f' and {more} more' if more > 0 else ''}.\n",
+        f"**Licence of the weights:** {model_file.licence}\n",
+        f"**Made by:** {model_file.provenance}\n",
+        f"| measure | value |\n|---|---|\n{table}" if table else "No measures are given.\n",
+        _USE[to].format(name=name, task=model_file.task),
+    ]
+    return "\n".join(parts)
+
+
+_USE = {
+    "unimask": "```sh\npip install unimask\nunimask predict photo.jpg --weights {name}\n```\n",
+    "transformers": "The files are those of transformers (`AutoModelForUniversalSegmentation`, or "
+    "the model's own class); `unimask predict photo.jpg --weights {name}` takes them too.\n",
+}
+
+
+def _measures(evaluation: str | Path | None) -> dict[str, float]:
+    """Return the measures of what `unimask evaluate --output` wrote; those that do not exist are left out."""
+    if evaluation is None:
+        return {}
+    content = read_json(Path(evaluation))
+    values = content.get("values") if isinstance(content, dict) else None
+    if not isinstance(values, dict):
+        raise DataError(evaluation, "holds no measures; name what `unimask evaluate --output` wrote")
+    return {
+        str(key): float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
