@@ -90,7 +90,9 @@ def test_a_pushed_model_comes_back_bit_by_bit(
     assert "unimask predict photo.jpg --weights me/cells" in text
     assert hub.cards[-1] == hub.repositories["me/cells"]["README.md"].decode()  # the hub has checked it
 
+    files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     model, model_file = load_model(find_model("me/cells"))
