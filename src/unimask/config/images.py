@@ -285,8 +285,14 @@ class DataConfig:
     jitter: ScaleJitter = field(default_factory=ScaleJitter)
     horizontal_flip: Share = 0.5  # probability
     vertical_flip: Share = 0.0  # probability; 0.5 where up and down mean nothing
+    transpose: Share = 0.0  # probability that rows become columns; with both flips: turns by 90 degrees
     # strength of the brightness, contrast, saturation and hue jitter; 0 is off
     color: Annotated[float, Field(ge=0, le=100)] = 0.0
+    # half of the images each get a gamma curve of an exponent from 2 ** -gamma to 2 ** gamma, are blurred
+    # with a sigma up to `blur` pixels, or get noise with a standard deviation up to `noise` (of 255)
+    gamma: Annotated[float, Field(ge=0, le=4)] = 0.0
+    blur: Annotated[float, Field(ge=0, le=16)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=255)] = 0.0
     # of an image to predict on
     resize: AnyResize = field(default_factory=ShortSide)
     # tiles where one view holds more objects than queries; sliding windows for semantic segmentation

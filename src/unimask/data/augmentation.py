@@ -1,5 +1,6 @@
 """Augmentation of images and their ground truth; all random numbers come from one generator."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -27,20 +28,21 @@ class CropWindow:
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """A cut, a resize and flips, for an image and its ground truth alike."""
+    """A cut, a resize, flips and an exchange of rows and columns, for an image and its truth alike."""
 
     window: CropWindow
     horizontal: bool  # flipped left to right
     vertical: bool  # flipped upside down
+    transposed: bool = False  # at last, rows become columns
 
     def move(self, maps: Tensor, *, is_image: bool) -> Tensor:
-        """Cut, resize and flip an image (bilinear, antialiased) or an id map (nearest)."""
+        """Cut, resize, flip and transpose an image (bilinear, antialiased) or an id map (nearest)."""
         maps = _cut(maps, self.window, is_image=is_image)
         if self.horizontal:
             maps = functional.horizontal_flip(maps)
         if self.vertical:
             maps = functional.vertical_flip(maps)
-        return maps
+        return maps.transpose(1, 2) if self.transposed else maps
 
     def move_boxes(self, boxes: Float[Tensor, "boxes 4"]) -> Float[Tensor, "boxes 4"]:
         """Move boxes (xyxy, pixels) likewise and clip them at the borders; some may be empty."""
@@ -52,11 +54,11 @@ class Geometry:
             boxes = torch.stack((width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]), dim=1)
         if self.vertical:
             boxes = torch.stack((boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]), dim=1)
-        return boxes
+        return boxes[:, [1, 0, 3, 2]] if self.transposed else boxes
 
 
 def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> Sample:
-    """Resize, crop, flip and recolor a sample for training; it is at most of size `config.crop`.
+    """Resize, crop, flip, turn and recolor a sample for training; at most of size `config.crop`.
 
     Image and ground truth go through the same geometry. Crowd is dropped (its pixels become void), and so are
     segments without a pixel and boxes of which less than a pixel's width or height is left. Deterministic in
@@ -66,6 +68,7 @@ def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> S
     image = geometry.move(sample.image, is_image=True)
     if config.color > 0:
         image = jitter_color(image, config.color, generator)
+    image = jitter_camera(image, config, generator)
     return Sample(image=image.contiguous(), truth=_moved(sample.truth, geometry), image_id=sample.image_id)
 
 
@@ -78,11 +81,15 @@ def _moved(truth: Truth, geometry: Geometry) -> Truth:
 
 
 def draw_geometry(size: Size, config: DataConfig, generator: torch.Generator) -> Geometry:
-    """Draw a random window and random flips."""
+    """Draw whether to transpose (unless that is off), a random window and random flips."""
+    transposed = config.transpose > 0 and _draw(generator) < config.transpose
+    if transposed:
+        config = replace(config, crop=config.crop[::-1])  # of the image as it is before
     return Geometry(
         window=draw_window(size, config, generator),
         horizontal=_draw(generator) < config.horizontal_flip,
         vertical=_draw(generator) < config.vertical_flip,
+        transposed=transposed,
     )
 
 
@@ -166,6 +173,41 @@ def jitter_color(
             image = _COLOR_CHANGES[which](image, float(change[which]))
     return image
 
+
+def jitter_camera(
+    image: UInt8[Tensor, "3 height width"], config: DataConfig, generator: torch.Generator
+) -> UInt8[Tensor, "3 height width"]:
+    """Change an image as another microscope might have: gamma, blur, noise, each with probability one half.
+
+    What the configuration has at 0 is left out, and nothing is drawn for it. Noise is the same in all three
+    channels, so a grey image stays grey.
+    """
+    for most, change in ((config.gamma, _gamma), (config.blur, _blur), (config.noise, _noise)):
+        if most > 0:
+            used, strength = _draw(generator) < 0.5, _draw(generator)
+            image = change(image, most * strength if used else 0.0, generator)
+    return image
+
+
+def _gamma(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    brighter = _draw(generator) < 0.5
+    return functional.adjust_gamma(image, 2.0 ** (-strength if brighter else strength)) if strength else image
+
+
+def _blur(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    if strength < _LEAST_BLUR:
+        return image
+    radius = min(math.ceil(2 * strength), image.shape[1] - 1, image.shape[2] - 1)  # mirrored at the borders
+    return functional.gaussian_blur(image, [2 * radius + 1] * 2, [strength] * 2) if radius > 0 else image
+
+
+def _noise(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(image.shape[1:], generator=generator) * strength
+    return (image + noise).round_().clamp_(0, 255).to(torch.uint8) if strength else image
+
+
+_LEAST_BLUR = 0.1
+"""A smaller sigma, in pixels, changes nothing."""
 
 _COLOR_CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
     lambda image, change: functional.adjust_brightness(image, max(0.0, 1 + 0.5 * change)),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model
@@ -33,6 +34,9 @@ def is_model(initial: str | Path | None) -> bool:
     return initial is not None and str(initial).partition(":")[0] != IMAGENET
 
 
+_COUNTER = ".num_batches_tracked"
+
+
 def load_initial(
     model: Model,
     config: AnyModelConfig,
@@ -49,7 +53,9 @@ def load_initial(
     Of another model, the rows of the class head are taken by the name of the category, or as `renamed` (the
     model's name -> that of the data) says; a category that it does not know keeps its random row, and "no
     object" is always taken. `say` is told in a sentence and a table which these are. A DETR without a mask
-    head may start one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first).
+    head may start one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first). A mask
+    classifier may have more queries or octaves of positions than the other: see `_more_queries` and
+    `_more_octaves`.
 
     Raises:
         WeightsError: the weights are not there, or belong to another architecture.
@@ -75,6 +81,7 @@ def load_initial(
     by_category = _OF_PIXELS if pixels else _CLASS_HEAD
     for key in [key for key in theirs if key in own and key.removeprefix(_DETECTOR) in by_category]:
         theirs[key] = take_rows(own[key], theirs[key], found.rows)
+    theirs = _fitted(own, theirs)
     _check_same(folder, own, theirs, config, other_file)
     model.load_state_dict(theirs)
     known = f"{found.known} of {len(categories)} categories"
@@ -82,6 +89,19 @@ def load_initial(
     say(found.table())
     name = folder.parent.name if folder.name in ("best", "model") else folder.name  # of a run, the run's
     return f"the model {name} ({known} known to it)"
+
+
+def _fitted(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return their tensors where ours may differ: more queries or octaves, norms frozen or not."""
+    fitted = dict(theirs)
+    for key, grow in _GROWING.items():
+        if key in own and key in theirs and own[key].shape != theirs[key].shape:
+            fitted[key] = grow(own[key], theirs[key])
+    # frozen norms have no counter, and no weight depends on it
+    counters = {key: value for key, value in own.items() if key.endswith(_COUNTER)}
+    return counters | {
+        key: value for key, value in fitted.items() if key in own or not key.endswith(_COUNTER)
+    }
 
 
 def _check_same(
@@ -114,3 +134,34 @@ def model_differences(theirs: AnyModelConfig, own: AnyModelConfig) -> list[str]:
         for path in dict.fromkeys([*before, *after])
         if before.get(path) != after.get(path)
     ]
+
+
+def _more_queries(own: Tensor, theirs: Tensor) -> Tensor:
+    """Return their queries, and more of them: the same again, halfway to what is random.
+
+    Queries that are alike would learn alike.
+    """
+    if theirs.shape[1:] != own.shape[1:] or len(own) <= len(theirs):
+        return theirs
+    again = theirs[torch.arange(len(theirs), len(own)) % len(theirs)]
+    return torch.cat((theirs, torch.lerp(again, own[len(theirs) :], 0.5)))
+
+
+def _more_octaves(own: Tensor, theirs: Tensor) -> Tensor:
+    """Return their projection of positions; what is finer adds nothing at first.
+
+    The columns are sines, then cosines, of each x, then y, in rising frequency: see `fourier_positions`.
+    """
+    if theirs.shape[0] != own.shape[0] or own.shape[1] <= theirs.shape[1]:
+        return theirs
+    waves, known = (weight.unflatten(1, (4, -1)) for weight in (torch.zeros_like(own), theirs))
+    waves[:, :, : known.shape[2]] = known
+    return waves.flatten(1, 2)
+
+
+_GROWING = {
+    "query_decoder.query_features.weight": _more_queries,
+    "query_decoder.query_positions.weight": _more_queries,
+    "pixel_decoder.mask_positions.projection.weight": _more_octaves,
+}
+"""What may be larger than in the initial weights."""
