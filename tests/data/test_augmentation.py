@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from unimask.config.images import DataConfig, ScaleJitter
-from unimask.data.augmentation import augment, draw_window, jitter_color, scale_factor
+from unimask.data.augmentation import augment, draw_window, jitter_camera, jitter_color, scale_factor
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.seeds import seeded_generator
@@ -221,3 +221,63 @@ def test_source_is_left_alone() -> None:
         augment(sample, config(color=1.0), torch.Generator().manual_seed(seed))
     assert torch.equal(sample.image, image)
     assert torch.equal(sample.truth.layers, layers)
+
+
+def test_transposing_makes_rows_of_columns_within_the_crop() -> None:
+    sample = blocks(61, 83)
+    plain = config(crop=(83, 61), low=1.0, high=1.0, horizontal_flip=0.0, vertical_flip=0.0)
+    turned = augment(sample, replace(plain, transpose=1.0), torch.Generator())
+    assert torch.equal(turned.image, sample.image.transpose(1, 2))
+    assert torch.equal(*paired(turned))
+    for seed in range(20):
+        result = augment(
+            blocks(200, 300), replace(config(), transpose=0.5), torch.Generator().manual_seed(seed)
+        )
+        assert result.image.shape[1] <= 61  # also where what was cut out was 83 high
+        assert result.image.shape[2] <= 83
+
+
+def grey(value: int) -> Tensor:
+    return torch.full((3, 40, 40), value, dtype=torch.uint8)
+
+
+def changed_by(image: Tensor, draws: int = 40, **strengths: float) -> list[Tensor]:
+    """What the changes of a camera make of an image, of many draws those that changed it."""
+    settings_ = replace(config(), **strengths)  # type: ignore[arg-type]
+    results = [jitter_camera(image, settings_, torch.Generator().manual_seed(seed)) for seed in range(draws)]
+    assert all(result.dtype == torch.uint8 and result.shape == image.shape for result in results)
+    assert torch.equal(image, image.clone())
+    return [result for result in results if not torch.equal(result, image)]
+
+
+def test_gamma_makes_an_image_darker_or_brighter_but_not_black_and_white() -> None:
+    values = {int(result[0, 0, 0]) for result in changed_by(grey(64), gamma=1.0)}
+    # 255 * (64 / 255) ** e for exponents from 1/2 to 2: from 16 to 127
+    assert 16 <= min(values) < 32
+    assert 100 < max(values) <= 128
+    assert all(torch.equal(result, grey(255)) for result in changed_by(grey(255), gamma=1.0))
+
+
+def test_blur_spreads_a_point_and_keeps_what_it_sums_to() -> None:
+    point = torch.zeros((3, 41, 41), dtype=torch.uint8)
+    point[:, 20, 20] = 255
+    blurred = changed_by(point, blur=2.0)
+    assert 10 <= len(blurred) <= 30  # half of them
+    for result in blurred:
+        assert int(result[0, 20, 20]) == int(result.max()) < 255
+        assert float(result[0].float().sum()) == pytest.approx(255, abs=60)  # rounded to whole numbers
+    assert changed_by(grey(9)[:, :1, :1], blur=2.0) == []
+
+
+def test_noise_is_grey_and_has_its_strength() -> None:
+    noisy = changed_by(grey(100), noise=10.0)
+    assert 10 <= len(noisy) <= 30
+    spreads = [float((result[0].float() - 100).std()) for result in noisy]
+    assert max(spreads) == pytest.approx(9.5, abs=1.5)
+    assert all(torch.equal(result[0], result[1]) and torch.equal(result[0], result[2]) for result in noisy)
+
+
+def test_what_is_off_draws_nothing() -> None:
+    generator = torch.Generator().manual_seed(3)
+    assert jitter_camera(grey(7), config(), generator) is not None
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())

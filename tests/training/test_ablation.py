@@ -13,7 +13,7 @@ from unimask.config.overrides import override
 from unimask.errors import ConfigError, DataError
 from unimask.machine import memory_now, peak_memory
 from unimask.presets import PRESETS
-from unimask.presets.ablation import ROWS, row_experiment
+from unimask.presets.ablation import REMOVED_ROWS, ROWS, Story, row_experiment, rows_of
 from unimask.presets.maskformer import MASKFORMER_LOSSES, maskformer_model
 from unimask.presets.own_data import tiny
 from unimask.training.ablation import row as ablation_row
@@ -50,8 +50,36 @@ def test_each_row_has_one_thing_more_and_the_last_is_the_experiment(preset: str)
         assert getattr(first.model.pixel_decoder, name) == getattr(published.pixel_decoder, name), name
 
 
-@pytest.mark.parametrize("row", [row.name for row in ROWS])
-def test_every_row_trains(row: str) -> None:
+def test_the_other_story_takes_one_thing_alone_from_the_whole_model() -> None:
+    base = PRESETS["coco_panoptic_resnet50"]()
+    assert row_experiment(base, "whole", "remove") == base
+    for row in REMOVED_ROWS[1:]:
+        assert changed(base, row_experiment(base, row.name, "remove")) == set(row.without)
+        assert set(row.in_paper) == {"instance", "panoptic", "semantic"}
+    names = [row.name for row in REMOVED_ROWS]
+    assert names == [
+        "whole",
+        "masked_attention",
+        "multi_scale",
+        "cross_attention_first",
+        "learned_queries",
+        "no_dropout",
+        "points",
+    ]
+    with pytest.raises(ConfigError, match="no such row; there are whole, masked_attention"):
+        row_experiment(base, "deformable", "remove")
+    with pytest.raises(ConfigError, match="story: of an EoMT is add"):
+        rows_of(PRESETS["eomt_tiny"]().model, "remove")
+
+
+@pytest.mark.parametrize(
+    ("row", "story"),
+    [
+        *((row.name, "add") for row in ROWS),
+        *((row.name, "remove") for row in REMOVED_ROWS[1:-1]),  # the last is also one of the other story
+    ],
+)
+def test_every_row_trains(row: str, story: Story) -> None:
     from training.small_runs import small_task
 
     from unimask.data.loader import training_loader
@@ -59,7 +87,7 @@ def test_every_row_trains(row: str) -> None:
     from unimask.models.build import build_model
     from unimask.training.step import uniform_source
 
-    experiment = row_experiment(override(BASE, {"data.crop": [64, 64]}), row)
+    experiment = row_experiment(override(BASE, {"data.crop": [64, 64]}), row, story)
     torch.manual_seed(0)
     model = build_model(experiment.model, 6)
     loader = training_loader(
@@ -89,7 +117,7 @@ def test_every_row_trains(row: str) -> None:
 def test_impossible_rows_and_budgets() -> None:
     with pytest.raises(ConfigError, match="no such row; there are maskformer, masked_attention"):
         row_experiment(BASE, "attention")
-    with pytest.raises(ConfigError, match="the last row is a Mask2Former"):
+    with pytest.raises(ConfigError, match="the whole model is a Mask2Former"):
         row_experiment(PRESETS["maskformer_ade20k_semantic_resnet50"](), "points")
     with pytest.raises(ConfigError, match="budget: steps of each row"):
         with_budget(BASE, 0)
@@ -154,6 +182,63 @@ def test_rows_that_fail_are_named_and_tried_again_and_those_done_are_kept(
     assert processes.started[3:] == [row.name for row in ROWS if row.name not in ("maskformer", "points")]
     assert all(result.completed and not result.failure for result in results)
     assert len(collect(tmp_path / "a", "panoptic")) == len(ROWS)
+
+
+def test_seeds_make_means_and_spreads_beside_what_the_paper_lost(tmp_path: Path) -> None:
+    def result(name: str, seed: int, value: float) -> RowResult:
+        return RowResult(
+            name=name,
+            title=name,
+            seed=seed,
+            completed=True,
+            failure="",
+            curve=((20, 0.1), (40, value)),
+            values={},
+            seconds_per_step=0.5 + seed,
+            memory=3 * 2**20,
+            peak_memory=0,
+        )
+
+    results = [result("whole", 0, 0.50), result("whole", 1, 0.60)]
+    results += [result("masked_attention", 0, 0.40), result("masked_attention", 1, 0.48)]
+    results += [result("points", 0, 0.52)]
+    text = table(results, "PQ", TrainingConfig(), {"masked_attention": -4.8, "points": -1.6})
+    assert "| row | PQ after 20 | PQ after 40 | points lost | in the paper |" in text
+    assert "| whole | 0.100 ± 0.000 | 0.550 ± 0.071 |  |  | 1.000 | 3 |" in text
+    # of seed 0: -10, of seed 1: -12
+    assert "| masked_attention | 0.100 ± 0.000 | 0.440 ± 0.057 | -11.0 ± 1.4 | -4.8 |" in text
+    assert "| points | 0.100 | 0.520 | +2.0 | -1.6 | 0.500 |" in text
+    assert "seeds 0, 1, mean and standard deviation" in text
+    root = ET.fromstring(plot(results, "PQ", 40))
+    assert len([element for element in root.iter() if element.tag.endswith("polyline")]) == 5
+    without_whole = table(results[2:], "PQ", TrainingConfig(), {"masked_attention": -4.8})
+    assert "| masked_attention | 0.100 ± 0.000 | 0.440 ± 0.057 |  | -4.8 |" in without_whole
+
+
+def test_the_story_is_told_with_several_seeds(processes: Rows, tmp_path: Path) -> None:
+    rows = ["points", "whole"]
+    results = ablate(
+        BASE,
+        "panoptic",
+        "shapes",
+        tmp_path / "a",
+        story="remove",
+        seeds=2,
+        rows=rows,
+        device="cpu",
+        message=str,
+    )
+    assert processes.started == ["whole", "points", "whole_seed1", "points_seed1"]
+    known = [(one.name, one.seed) for one in results]
+    assert known == [("whole", 0), ("whole", 1), ("points", 0), ("points", 1)]
+    request = json.loads((tmp_path / "a/points_seed1/request.json").read_text())
+    assert request["experiment"]["training"]["seed"] == 1
+    assert request["experiment"]["losses"]["sampling"] == "pixels"
+    assert "| full masks instead of points | " in (tmp_path / "a/table.md").read_text()
+    with pytest.raises(ConfigError, match="story: 'remove' -> 'add'"):
+        ablate(BASE, "panoptic", "shapes", tmp_path / "a", device="cpu", message=str)
+    with pytest.raises(ConfigError, match="seeds: trainings of each row"):
+        ablate(BASE, "panoptic", "shapes", tmp_path / "b", seeds=0, device="cpu", message=str)
 
 
 def test_a_stopped_row_stops_the_ablation(processes: Rows, tmp_path: Path) -> None:
@@ -254,6 +339,7 @@ def test_reports_of_rows_that_have_nothing_yet() -> None:
     result = RowResult(
         name="points",
         title="+ points & more",
+        seed=0,
         completed=False,
         failure="",
         curve=(),

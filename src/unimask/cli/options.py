@@ -374,6 +374,28 @@ Rows = Annotated[
         "--rows", metavar="NAMES", help="Train only these rows, with commas between them; by default all."
     ),
 ]
+
+
+class StoryName(StrEnum):
+    """The stories that an ablation tells."""
+
+    add = "add"
+    remove = "remove"
+
+
+AblationStory = Annotated[
+    StoryName,
+    typer.Option(
+        "--story",
+        metavar="STORY",
+        help="add: each row has one thing more than the row above it, and the last one is the preset. "
+        "remove: the first row is the preset, and each other one lacks one thing alone, as in the paper.",
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(metavar="NUMBER", help="Trainings of each row, with seeds of their own: mean and spread."),
+]
 AblationFolder = Annotated[
     Path, typer.Option(metavar="FOLDER", help="Where table, plot and the trainings go.")
 ]

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
 from unimask.config.images import TrainingConfig
 from unimask.files import write_json, write_text
 from unimask.machine import describe_machine
+from unimask.presets.ablation import WHOLE
 from unimask.results.figure import as_svg, beside
 from unimask.training.plot import COLORS, Curve, bars, panel
 
@@ -17,10 +19,11 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class RowResult:
-    """The results of one row, as far as it has come."""
+    """The results of one training of a row, as far as it has come."""
 
     name: str
     title: str
+    seed: int
     completed: bool
     failure: str  # why it has ended early; empty where it has not
     curve: tuple[tuple[int, float], ...]  # (step, primary metric) of each evaluation
@@ -30,9 +33,15 @@ class RowResult:
     peak_memory: int  # bytes of the whole process (of tensors, on a CUDA device)
 
 
-def write_report(output: Path, results: Sequence[RowResult], metric: str, training: TrainingConfig) -> None:
-    """Write `table.md`, `plot.svg` and `results.json` in a folder."""
-    write_text(output / "table.md", table(results, metric, training))
+def write_report(
+    output: Path,
+    results: Sequence[RowResult],
+    metric: str,
+    training: TrainingConfig,
+    paper: Mapping[str, float] | None = None,
+) -> None:
+    """Write `table.md`, `plot.svg` and `results.json` in a folder; `paper` as in `table`."""
+    write_text(output / "table.md", table(results, metric, training, paper))
     write_text(output / "plot.svg", plot(results, metric, training.steps))
     content = {
         "metric": metric,
@@ -44,26 +53,85 @@ def write_report(output: Path, results: Sequence[RowResult], metric: str, traini
     write_json(output / "results.json", content)
 
 
-def table(results: Sequence[RowResult], metric: str, training: TrainingConfig) -> str:
-    """Return the rows in markdown: the metric on the way, seconds a step, memory; failures below."""
+def table(
+    results: Sequence[RowResult],
+    metric: str,
+    training: TrainingConfig,
+    paper: Mapping[str, float] | None = None,
+) -> str:
+    """Return the rows in markdown: the metric on the way, seconds a step, memory; failures below.
+
+    Where a row has been trained with several seeds, its numbers are means, with the standard deviation. With
+    `paper`, which holds by a row's name what the model of the paper loses there (points), two more columns
+    tell the difference from the whole model at the end.
+    """
+    rows = _by_row(results)
+    whole = [result for result in results if result.name == WHOLE.name]
     steps = sorted({step for result in results for step, _ in result.curve})
-    head = ["row", *(f"{metric} after {step}" for step in steps), "seconds a step", "memory (MB)"]
+    head = ["row", *(f"{metric} after {step}" for step in steps)]
+    head += ["points lost", "in the paper"] if paper is not None else []
+    head += ["seconds a step", "memory (MB)"]
     lines = [_cells(head), "|" + "---|" + "---:|" * (len(head) - 1)]
-    for result in results:
-        known = dict(result.curve)
-        values = [f"{known[step]:.3f}" if step in known else "" for step in steps]
-        speed = f"{result.seconds_per_step:.3f}" if result.seconds_per_step else ""
-        memory = f"{result.memory / MEGABYTE:.0f}" if result.memory else ""
-        state = "" if result.completed else " (failed)" if result.failure else " (not finished)"
-        lines.append(_cells([result.title + state, *values, speed, memory]))
+    for row in rows:
+        values = [
+            _spread([dict(one.curve)[step] for one in row if step in dict(one.curve)]) for step in steps
+        ]
+        lost = _lost(whole, row, steps, paper) if paper is not None else []
+        speed = _mean([one.seconds_per_step for one in row if one.seconds_per_step], ".3f")
+        memory = _mean([one.memory / MEGABYTE for one in row if one.memory], ".0f")
+        lines.append(_cells([row[0].title + _state(row), *values, *lost, speed, memory]))
+    seeds = sorted({result.seed for result in results})
+    of = "one run per row" if len(seeds) < 2 else "mean and standard deviation of the runs of a row"
+    which = "seed" if len(seeds) < 2 else "seeds"
+    named = ", ".join(str(seed) for seed in seeds or [training.seed])
     lines += [
         "",
-        f"{training.steps} steps with {training.batch_size} images each, seed {training.seed}, one run per "
-        "row. Memory is the peak in training less what the process had before.",
+        f"{training.steps} steps with {training.batch_size} images each, {which} {named}, {of}. "
+        "Memory is the peak in training less what the process had before.",
     ]
     failed = [result for result in results if result.failure]
     lines += [f"\n{result.title} failed: {result.failure}" for result in failed]
     return "\n".join(lines) + "\n"
+
+
+def _by_row(results: Sequence[RowResult]) -> list[list[RowResult]]:
+    """Return the trainings of each row."""
+    rows: dict[str, list[RowResult]] = {}
+    for result in results:
+        rows.setdefault(result.name, []).append(result)
+    return list(rows.values())
+
+
+def _state(row: Sequence[RowResult]) -> str:
+    if all(result.completed for result in row):
+        return ""
+    return " (failed)" if any(result.failure for result in row) else " (not finished)"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return _mean(values, ".3f")
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+
+
+def _mean(values: Sequence[float], number: str) -> str:
+    return f"{mean(values):{number}}" if values else ""
+
+
+def _lost(
+    whole: Sequence[RowResult], row: Sequence[RowResult], steps: Sequence[int], paper: Mapping[str, float]
+) -> list[str]:
+    """Return the difference from the whole model in points, seed by seed, and the paper's."""
+    published = f"{paper[row[0].name]:+.1f}" if row[0].name in paper else ""
+    ends = {one.seed: dict(one.curve)[steps[-1]] for one in whole if steps and steps[-1] in dict(one.curve)}
+    lost = [
+        100 * (dict(one.curve)[steps[-1]] - ends[one.seed])
+        for one in row
+        if one.seed in ends and steps[-1] in dict(one.curve)
+    ]
+    if not lost or row[0].name == WHOLE.name:
+        return ["", published]
+    return [f"{mean(lost):+.1f}" + (f" ± {stdev(lost):.1f}" if len(lost) > 1 else ""), published]
 
 
 def _cells(texts: Sequence[str]) -> str:
@@ -71,12 +139,15 @@ def _cells(texts: Sequence[str]) -> str:
 
 
 def plot(results: Sequence[RowResult], metric: str, steps: int) -> str:
-    """Return the metric over the steps, a curve per row, and bars of time and memory, as SVG."""
-    colors = [COLORS[index % len(COLORS)] for index in range(len(results))]
-    curves = [Curve(result.curve, color, dots=True) for result, color in zip(results, colors, strict=True)]
-    titles = [result.title for result in results]
-    seconds = [result.seconds_per_step for result in results]
-    memory = [result.memory / MEGABYTE for result in results]
+    """Return the metric over the steps, a curve per training in its row's color, and bars of means (SVG)."""
+    rows = _by_row(results)
+    colors = [COLORS[index % len(COLORS)] for index in range(len(rows))]
+    curves = [
+        Curve(one.curve, color, dots=True) for row, color in zip(rows, colors, strict=True) for one in row
+    ]
+    titles = [row[0].title for row in rows]
+    seconds = [mean(one.seconds_per_step for one in row) for row in rows]
+    memory = [mean(one.memory / MEGABYTE for one in row) for row in rows]
     parts = [
         panel(f"{metric} on val", curves, steps),
         bars("seconds a step", titles, seconds, colors, "{:.3f}"),

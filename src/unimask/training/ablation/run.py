@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, product
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +15,7 @@ from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_json
 from unimask.inference.evaluation import MAIN_MEASURES
-from unimask.presets.ablation import ROWS, Row, row_experiment, rows_of
+from unimask.presets.ablation import ROWS, Row, Story, row_experiment, rows_of
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
 from unimask.training.checks import check_settings
@@ -47,60 +48,67 @@ def ablate(
     data: str | Path,
     output: Path,
     *,
+    story: Story = "add",
+    seeds: int = 1,
     rows: Sequence[str] = (),
     initial: str | None = None,
     device: str = "auto",
     message: Callable[[str], None] = print,
 ) -> list[RowResult]:
-    """Train all rows or some of them, and write table and plot after each.
+    """Train all rows or some of them, with one seed or several, and write table and plot after each training.
 
-    `base` is the last row. Each row is a training of its own in a process of its own, with the same seed and
-    the same data. `output` gets `ablation.json`, `table.md`, `results.json`, `plot.svg`, and a folder per
+    `base` is the whole model: the last row, or the first one of the story `remove`. Each training has a
+    process of its own; all rows have the same data and the same seeds, from `base.training.seed` on. `output`
+    gets `ablation.json`, `table.md`, `results.json`, `plot.svg`, and a folder per
     row. Where it holds the same ablation already, rows that are done are kept and others go on. A row that
     fails is named in the results, and the others go on.
 
     Raises:
-        ConfigError: a row does not exist, or the folder holds an ablation with other settings.
+        ConfigError: a row does not exist, there is no seed, or the folder holds an ablation with other
+            settings.
         DataError: the data or the folder cannot be used.
         KeyboardInterrupt: it was stopped; the row that was under way has a checkpoint.
     """
-    known = rows_of(base.model)
+    known = rows_of(base.model, story)
     wanted = [row for row in known if not rows or row.name in rows]
     for name in rows:
-        row_experiment(base, name)
-    requests: dict[str, dict[str, object]] = {
-        row.name: {
-            "experiment": experiment_to_dict(row_experiment(base, row.name)),
-            "task": task,
-            "data": str(data),
-            "initial": initial,
-            "device": device,
-        }
-        for row in wanted
-    }
+        row_experiment(base, name, story)
+    if seeds < 1:
+        raise ConfigError("seeds", f"trainings of each row; must be at least 1, not {seeds}")
     check_task(task)
     check_settings(base.training, processes=1)
     open_task(data, task, base)
-    _begin(output, base, requests)
-    for number, row in enumerate(wanted, start=1):
-        message(f"row {number} of {len(wanted)}: {row.title}")
-        _train(output / row.name, requests[row.name], message)
+    same: dict[str, object] = {"task": task, "data": str(data), "initial": initial, "device": device}
+    _begin(output, base, {"story": story, **same})
+    for seed, row in product(range(seeds), wanted):
+        experiment = row_experiment(base, row.name, story)
+        training = replace(experiment.training, seed=base.training.seed + seed)
+        which = f", seed {training.seed}" if seeds > 1 else ""
+        message(f"row {wanted.index(row) + 1} of {len(wanted)}: {row.title}{which}")
+        request = {"experiment": experiment_to_dict(replace(experiment, training=training)), **same}
+        _train(output / _folder(row, seed), request, message)
         results = collect(output, task, known)
-        write_report(output, results, MAIN_MEASURES[task][0], base.training)
+        paper = {row.name: row.in_paper[task] for row in known if task in row.in_paper}
+        beside = paper if story == "remove" else None
+        write_report(output, results, MAIN_MEASURES[task][0], base.training, beside)
     return collect(output, task, known)
 
 
-def _begin(output: Path, base: Experiment, requests: Mapping[str, dict[str, object]]) -> None:
+def _folder(row: Row, seed: int) -> str:
+    """Return the name of the folder of a training; `seed` counts from the experiment's."""
+    return f"{row.name}_seed{seed}" if seed else row.name
+
+
+def _begin(output: Path, base: Experiment, same: Mapping[str, object]) -> None:
     """Make the folder, or check that it holds the same ablation."""
     path = output / "ablation.json"
     if output.exists() and not output.is_dir():
         raise DataError(output, "is a file; name a folder for the ablation")
     if output.exists() and any(output.iterdir()) and not path.exists():
         raise DataError(output, "holds other files but no ablation; name another folder")
-    same = next(iter(requests.values()))
     description = {**same, "experiment": experiment_to_dict(base)}
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = {"story": "add", **json.loads(path.read_text(encoding="utf-8"))}  # the only one there once was
         changed = differences(old, description)
         if old["experiment"]["training"]["steps"] != base.training.steps:
             changed.append(f"budget: {old['experiment']['training']['steps']} -> {base.training.steps}")
@@ -159,13 +167,21 @@ def _measured(folder: Path) -> dict[str, int]:
 
 
 def collect(output: Path, task: Task, rows: Sequence[Row] = ROWS) -> list[RowResult]:
-    """Return what is known of each row that has been started, in the order of `rows`."""
-    return [_row_result(row, output / row.name, task) for row in rows if (output / row.name).is_dir()]
+    """Return what is known of each training that has been started: in the order of `rows`, then of seeds."""
+    results = []
+    for row in rows:
+        for seed in count():
+            folder = output / _folder(row, seed)
+            if not folder.is_dir():
+                break
+            results.append(_row_result(row, folder, task))
+    return results
 
 
 def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    batch_size = request["experiment"]["training"]["batch_size"]
+    training = request["experiment"]["training"]
+    batch_size = training["batch_size"]
     records = RunFolder(folder / "run").read_metrics()
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     speeds = [r["pictures_per_second"] for r in records if r["kind"] == "step" and r["pictures_per_second"]]
@@ -174,6 +190,7 @@ def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
     return RowResult(
         name=row.name,
         title=row.title,
+        seed=training["seed"],
         completed=bool(measured.get("completed")),
         failure=failure.read_text(encoding="utf-8").strip() if failure.exists() else "",
         curve=tuple(
