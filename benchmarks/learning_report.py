@@ -11,7 +11,8 @@ import torch
 
 from unimask.files import write_text
 from unimask.machine import describe_machine
-from unimask.training.plot import COLORS, Curve, panel, svg
+from unimask.results.figure import as_svg, beside
+from unimask.training.plot import COLORS, Curve, panel
 
 FIRST = 50  # steps, in which two runs that start alike have had no time to drift apart
 WINDOW = 20  # steps over which curves are averaged
@@ -95,16 +96,18 @@ def plot(runs: Sequence[Run], measure: str) -> str:
     """Return losses and measures over the steps as SVG: a line a run, a color a side."""
     sides = sorted({run.side for run in runs})
     color = {side: COLORS[1 + 4 * index] for index, side in enumerate(sides)}
-    steps = len(runs[0].losses)
-    named = " and ".join(f"{side} ({'blue' if not index else 'red'})" for index, side in enumerate(sides))
-    losses = [Curve(smoothed(run.losses), color[run.side], dots=False) for run in runs]
-    measured = [Curve(run.measured, color[run.side], dots=True) for run in runs]
-    return svg(
-        [
-            panel(f"training loss: {named}, a line for each seed", losses, steps),
-            panel(f"{measure} on val", measured, steps),
-        ]
-    )
+    steps, named = len(runs[0].losses), set[str]()
+    losses, measured = [], []
+    for run in runs:
+        name = "" if run.side in named else run.side  # once in the legend
+        named.add(run.side)
+        losses.append(Curve(smoothed(run.losses), color[run.side], dots=False, name=name))
+        measured.append(Curve(run.measured, color[run.side], dots=True, name=name))
+    parts = [
+        panel("training loss, a line for each seed", losses, steps),
+        panel(f"{measure} on val", measured, steps),
+    ]
+    return as_svg(beside(parts, columns=1))
 
 
 def write(output: Path, name: str, runs: Sequence[Run], measure: str) -> None:
