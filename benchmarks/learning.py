@@ -272,7 +272,11 @@ class Comparison:
         """Return the measure of the task on val."""
         categories: Categories = self.task.categories
         model_file = ModelFile(
-            experiment=self.experiment, categories=categories, licence="", provenance="in training"
+            experiment=self.experiment,
+            categories=categories,
+            task=self.task.task,
+            licence="",
+            provenance="in training",
         )
         was_training = model.training
         segmenter = Segmenter(model.eval(), model_file)

@@ -210,7 +210,7 @@ def test_seeds_make_means_and_spreads_beside_what_the_paper_lost(tmp_path: Path)
     assert "| points | 0.100 | 0.520 | +2.0 | -1.6 | 0.500 |" in text
     assert "seeds 0, 1, mean and standard deviation" in text
     root = ET.fromstring(plot(results, "PQ", 40))
-    assert len([element for element in root.iter() if element.tag.endswith("polyline")]) == 5
+    assert len([element for element in root.iter() if element.tag.endswith("circle")]) == 5 * 2
     without_whole = table(results[2:], "PQ", TrainingConfig(), {"masked_attention": -4.8})
     assert "| masked_attention | 0.100 ± 0.000 | 0.440 ± 0.057 |  | -4.8 |" in without_whole
 
