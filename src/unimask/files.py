@@ -1,15 +1,20 @@
 """Files that appear complete (written beside their own name, then renamed), and files read with care."""
 
 import codecs
+import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import stat
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from unimask.errors import DataError, WeightsError, first_line
@@ -22,18 +27,25 @@ def complete_files(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     """Yield a temporary path for each of `paths`; they take their names together when the block ends.
 
     The caller writes a file or a folder under each temporary path. A reader sees the old content or the new
-    one, never a part of it; where the block fails, nothing of it stays. Missing parent folders are made.
+    one, never a part of it, also after a power cut: contents reach the disk before they get their names.
+    Where the block fails, nothing of it stays; what a kill leaves is removed by `clean_up`, at the latest
+    when a process writes into that folder for the first time. Missing parent folders are made.
     """
-    token = uuid.uuid4().hex[:8]
-    temporary = tuple(path.with_name(f".{path.name}.{token}.part") for path in paths)
+    temporary = tuple(path.with_name(_temporary_name(path.name[:50], "part")) for path in paths)
+    folders = tuple(dict.fromkeys(path.parent for path in paths))
     try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clean_up_once(folder.absolute())
         yield temporary
+        for part in temporary:
+            for inner in part.rglob("*") if part.is_dir() else ():
+                to_disk(inner)
+            to_disk(part)
         for part, path in zip(temporary, paths, strict=True):
-            if part.is_dir() and path.is_dir():
-                shutil.rmtree(path)  # a folder cannot be replaced in one step
-            os.replace(part, path)
+            _take_place(part, path)
+        for folder in folders:
+            to_disk(folder)
     finally:
         for part in temporary:
             remove(part)
@@ -84,6 +96,111 @@ def _with_nulls(value: object) -> object:
 def write_json(path: Path, value: object, *, rows: bool = False) -> None:
     """Write a JSON file that is complete when it appears; see `json_text`."""
     write_text(path, json_text(value, rows=rows) + "\n")
+
+
+def to_disk(path: Path) -> None:
+    """Wait until what was written into a file, or the names in a folder, would survive a power cut (fsync).
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    if path.is_dir():
+        if sys.platform != "win32":  # which cannot open folders
+            with suppress(OSError):  # as can some file systems of networks
+                _sync(path, os.O_RDONLY)
+    elif path.is_file():
+        _sync(path, os.O_RDWR)
+
+
+def _sync(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take_place(part: Path, path: Path) -> None:
+    if not (part.is_dir() and path.is_dir()):
+        os.replace(part, path)
+        return
+    before = path.with_name(_temporary_name(path.name, "old"))  # a folder cannot be replaced in one step
+    os.rename(path, before)
+    os.replace(part, path)
+    remove(before)
+
+
+# what processes that were killed leave behind
+
+_TEMPORARY = re.compile(
+    r"\.(?P<name>.+)\.(?:(?P<place>[0-9a-f]{6})-(?P<process>\d+)-)?[0-9a-f]{6,8}\.(?P<kind>part|old)"
+)
+_DAY = 24 * 60 * 60  # seconds; so long may a process on another machine write one file
+
+
+def _temporary_name(name: str, kind: str) -> str:
+    return f".{name}.{_place()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.{kind}"
+
+
+@cache
+def _place() -> str:
+    """A mark of the processes that see each other's numbers: those of one machine, or of one container."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:  # only Linux has it
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:6]
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a name in a folder is one of those under which files are written first."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def clean_up(folder: Path, *, alone: bool = False) -> None:
+    """Remove what processes that were killed left in a folder; what they were replacing gets its name back.
+
+    Files of processes that run are left alone, and those of other machines for a day. `alone` says that no
+    other process writes here, so that whatever is temporary is of a dead one.
+    """
+    if not folder.is_dir():
+        return
+    for item in list(folder.iterdir()):
+        match = _TEMPORARY.fullmatch(item.name)
+        if match is None or not (alone or _is_of_a_dead_process(match, item)):
+            continue
+        original = folder / match["name"]
+        if match["kind"] == "old" and not original.exists():
+            os.rename(item, original)
+        else:
+            remove(item)
+
+
+@cache
+def _clean_up_once(folder: Path) -> None:
+    with suppress(OSError):  # what cannot be removed is in nobody's way
+        clean_up(folder)
+
+
+def _is_of_a_dead_process(match: re.Match[str], path: Path) -> bool:
+    if match["place"] is None:  # as an earlier version named them: not surely of ours
+        return False
+    if match["place"] == _place() and sys.platform != "win32":
+        return not _runs(int(match["process"]))
+    try:
+        return time.time() - path.stat().st_mtime > _DAY
+    except OSError:  # gone already
+        return False
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # a signal that nothing receives
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

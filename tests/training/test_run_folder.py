@@ -94,7 +94,7 @@ def test_a_half_written_or_broken_checkpoint_does_not_count(tmp_path: Path) -> N
     folder.begin(description(), resume=False)
     for step in (5, 10):
         folder.save_checkpoint(step, {"step": step})
-    temporary = tmp_path / "checkpoints" / ".step_15.part"
+    temporary = tmp_path / "checkpoints" / ".step_15.0123abcd.part"
     temporary.mkdir()
     (temporary / "state.pt").write_bytes(b"half")
     broken = tmp_path / "checkpoints" / "step_10" / "state.pt"

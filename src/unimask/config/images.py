@@ -354,6 +354,17 @@ class TrainingConfig:
     seed: CountOrNone = 0
 
 
+def warnings_of_settings(config: TrainingConfig) -> tuple[str, ...]:
+    """Return what can hardly be meant: a run that ends while its learning rate still rises."""
+    warmup = config.warmup_steps + config.backbone_warmup_steps
+    if config.steps > warmup:
+        return ()
+    return (
+        f"the warm-up takes {warmup} steps, and the run ends after {config.steps}: the learning rate never "
+        "reaches its value; lower training.warmup_steps or raise training.steps",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that names a run: a preset is a function that gives one."""

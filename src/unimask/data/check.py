@@ -6,23 +6,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Tiles
-from unimask.data.items import ItemDataset
+from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Tiles, warnings_of_settings
 from unimask.data.loader import placement_for
 from unimask.data.open import open_splits
-from unimask.data.views import view
+from unimask.data.views import left_out_of, view
 from unimask.errors import DataError, some_of
 from unimask.ops.boxes import boxes_around
-from unimask.structures import Categories, Detections, Sample, Segments
+from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 
 FEW_IMAGES = 10  # of a category, below which a warning is given
+_MOST_SAID = 8  # errors in one message
 SHOWN = 8  # samples that are kept to be drawn
 
 
@@ -45,6 +45,11 @@ class SplitCheck:
     broken: tuple[str, ...]  # a sentence per file
     duplicates: tuple[tuple[str, str], ...]  # images with the same pixels
 
+    @property
+    def whole(self) -> bool:
+        """Return whether every image was read, or tried."""
+        return self.read + len(self.broken) == self.images
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataCheck:
@@ -57,6 +62,30 @@ class DataCheck:
     errors: tuple[str, ...]  # it is no use to train on it or to measure on it
     warnings: tuple[str, ...]
     samples: tuple[Sample, ...] = field(repr=False)  # a few, with their ground truth
+
+    def refuse(self) -> None:
+        """Raise what is wrong, if anything is.
+
+        Raises:
+            DataError: it is no use to train on the data or to measure on it; the first reasons are given.
+        """
+        errors = list(dict.fromkeys(self.errors))
+        if len(errors) == 1:
+            path, _, reason = errors[0].partition(": ")
+            raise DataError(path, reason)
+        if errors:
+            said = errors[:_MOST_SAID]
+            more = [f"and {len(errors) - len(said)} more, which `unimask check` lists"] * (errors != said)
+            raise DataError(self.data, "\n  ".join([f"has {len(errors)} errors:", *said, *more]))
+
+    def summary(self) -> str:
+        """Return in one line how much there is."""
+        splits = [
+            f"{name} {one.images:,} images with {sum(one.objects.values()):,} objects"
+            + f" in the {one.read:,} that were looked at" * (one.read < one.images)
+            for name, one in self.splits.items()
+        ]
+        return f"{self.data}: {'; '.join(splits)}; {len(self.categories)} categories"
 
     def as_json(self) -> dict[str, object]:
         """Return everything but the samples, as plain values."""
@@ -118,21 +147,36 @@ def check(
         DataError: no format is recognised, or the files that say what is in the set cannot be used.
     """
     errors: list[str] = []
-    splits: dict[str, SplitCheck] = {}
-    samples: list[Sample] = []
-    categories: Categories | None = None
-    opened = open_splits(data, task, follow_outside=experiment.data.follow_outside)
-    for name, opener in opened.items():
+    datasets: dict[str, Dataset] = {}
+    for name, opener in open_splits(data, task, follow_outside=experiment.data.follow_outside).items():
         try:
-            items = opener()
-            dataset = view(items, task, background=experiment.data.background)
+            datasets[name] = view(opener(), task, background=experiment.data.background)
         except DataError as error:
             errors.append(str(error))
-            continue
-        categories = categories or dataset.categories
+    checked = check_datasets(datasets, task, experiment, data=data, seconds=seconds, progress=progress)
+    return replace(
+        checked,
+        errors=(*errors, *checked.errors),
+        warnings=(*checked.warnings, *warnings_of_settings(experiment.training)),
+    )
+
+
+def check_datasets(
+    datasets: Mapping[str, Dataset],
+    task: Task,
+    experiment: Experiment,
+    *,
+    data: str | Path = "data",
+    seconds: float = math.inf,
+    progress: Progress = _silent,
+) -> DataCheck:
+    """Return what data sets hold that are open already, with ground truth of the task; else as `check`."""
+    splits: dict[str, SplitCheck] = {}
+    samples: list[Sample] = []
+    for name, dataset in datasets.items():
         tally = _Tally(dataset.categories.names, experiment.data, task)
-        until = time.monotonic() + seconds / len(opened)
-        for done, index in enumerate(_spread(len(items)), 1):
+        until = time.monotonic() + seconds / len(datasets)
+        for done, index in enumerate(_spread(len(dataset)), 1):
             if time.monotonic() > until and done > 1:
                 break
             try:
@@ -143,14 +187,14 @@ def check(
             tally.add(sample)
             if len(samples) < SHOWN and len(sample.truth):
                 samples.append(sample)
-            progress(name, done, len(items))
-        splits[name] = tally.result(items)
+            progress(name, done, len(dataset))
+        splits[name] = tally.result(len(dataset), left_out_of(dataset))
     return DataCheck(
         data=str(data),
         task=task,
-        categories=categories or _NO_CATEGORIES,
+        categories=next((one.categories for one in datasets.values()), _NO_CATEGORIES),
         splits=splits,
-        errors=(*errors, *_errors(splits)),
+        errors=_errors(splits),
         warnings=_warnings(splits, _most_found(experiment)),
         samples=tuple(samples),
     )
@@ -219,12 +263,12 @@ class _Tally:
             self.duplicates.append((self.same[digest], sample.image_id))
         self.same.setdefault(digest, sample.image_id)
 
-    def result(self, items: ItemDataset) -> SplitCheck:
-        """Return the sums."""
+    def result(self, images: int, left_out: tuple[str, ...]) -> SplitCheck:
+        """Return the sums, of a split of so many images."""
         sides = torch.cat(self.sides) if self.sides else torch.empty(0)
         shares = {"10 %": 0.1, "50 %": 0.5, "90 %": 0.9}
         return SplitCheck(
-            images=len(items),
+            images=images,
             read=self.read,
             image_size=_medians(self.image_sizes),
             objects={name: self.objects[label] for label, name in enumerate(self.names)},
@@ -235,7 +279,7 @@ class _Tally:
             tiny=self.tiny,
             sizes={name: _quantile(sides, share) for name, share in shares.items()} if len(sides) else {},
             most_objects=self.most,
-            left_out=items.left_out,
+            left_out=left_out,
             broken=tuple(self.broken),
             duplicates=tuple(self.duplicates),
         )
@@ -265,28 +309,36 @@ def _quantile(values: Tensor, share: float) -> float:
 def _errors(splits: Mapping[str, SplitCheck]) -> tuple[str, ...]:
     found = [sentence for one in splits.values() for sentence in one.broken]
     for name, one in splits.items():
-        total = sum(one.objects.values())
-        if one.read == one.images - len(one.broken) and not total and one.read:
-            found.append(
-                f"{name}: all {one.crowd} objects are crowd, so there is nothing to find"
-                if one.crowd
-                else f"{name}: none of the {one.images} images has an object"
-            )
+        if one.whole and (nothing := _nothing_to_find(name, one)):
+            found.append(nothing)
     return tuple(found)
+
+
+def _nothing_to_find(name: str, one: SplitCheck) -> str:
+    """Return a sentence where no object was seen; else nothing."""
+    if sum(one.objects.values()) or not one.read:
+        return ""
+    way_out = "; take another val split, or training.evaluate_every=0 to do without" * (name == "val")
+    if one.crowd:
+        return f"{name}: all {one.crowd} objects are crowd, so there is nothing to find{way_out}"
+    which = f"{one.images:,} images" if one.whole else f"{one.read:,} images that were looked at"
+    return f"{name}: none of the {which} has an object{way_out}"
 
 
 def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, ...]:
     found: list[str] = []
     for name, one in splits.items():
         say = found.append
-        if one.read + len(one.broken) < one.images:
+        if not one.whole:
             say(f"{name}: {one.read:,} of {one.images:,} images were read, the numbers are theirs")
+            if nothing := _nothing_to_find(name, one):
+                say(nothing)
         never = [category for category, count in one.objects.items() if not count]
         if never and sum(one.objects.values()):
             void = f"; {one.void_share:.0%} of the pixels are void" if one.void_share >= 0.005 else ""
             say(f"{name}: {some_of(never)} {'never occurs' if len(never) == 1 else 'never occur'}{void}")
         few = [f"{key} ({count})" for key, count in one.images_of.items() if 0 < count < FEW_IMAGES]
-        if few and name == "train":
+        if few and name == "train" and one.whole:
             say(f"{name}: in fewer than {FEW_IMAGES} images: {some_of(few)}")
         if one.tiny:
             say(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unimask.config.images import Task
 from unimask.data.category_tables import with_background
+from unimask.data.items import ItemDataset
 from unimask.errors import DataError, some_of
 from unimask.ops.boxes import boxes_around
 from unimask.ops.id_maps import renumber
@@ -28,12 +29,22 @@ class TaskView:
         """The categories that the labels index after the change."""
         return self._categories
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What lies beside the data and is not read: a sentence each."""
+        return left_out_of(self._dataset)
+
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
         return replace(sample, truth=self._change(sample.truth))
+
+
+def left_out_of(dataset: Dataset) -> tuple[str, ...]:
+    """Return what lies beside a data set of files and is not read, a sentence each; of others nothing."""
+    return dataset.left_out if isinstance(dataset, ItemDataset | TaskView) else ()
 
 
 def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:

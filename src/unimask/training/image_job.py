@@ -25,6 +25,8 @@ from unimask.training.annealing import forward_in_step
 from unimask.training.image_data import TrainingTask
 from unimask.training.initial import load_initial
 from unimask.training.job import Drawing, Stream
+from unimask.training.run_folder import RunFolder
+from unimask.training.start import say_at_start
 from unimask.training.step import Forward, to_device, to_report, uniform_source
 
 Criterion = Callable[[Any, Any, Uniform], Losses]
@@ -71,8 +73,14 @@ class MaskJob:
             "experiment": experiment_to_dict(self.experiment),
         }
 
-    def keep(self, folder: Path) -> None:
-        """Write nothing: everything is in the description."""
+    def begin(self, folder: RunFolder, say: Callable[[str], None]) -> None:
+        """Look at the data, keep what it holds in the folder, and say what a user should know.
+
+        Raises:
+            DataError: it would be no use to train on this data.
+        """
+        for sentence in say_at_start(self.experiment, self.task, self.initial, folder):
+            say(sentence)
 
     def build(self) -> nn.Module:
         """Build the model with random weights."""

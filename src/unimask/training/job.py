@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unimask.config.images import TrainingConfig
 from unimask.losses.criterion import Average
+from unimask.training.run_folder import RunFolder
 
 BatchType = TypeVar("BatchType")
 Same = TypeVar("Same")
@@ -94,8 +95,12 @@ class Job(Protocol, Generic[BatchType]):
     def describe(self) -> dict[str, object]:
         """Return what identifies the run, ready for JSON."""
 
-    def keep(self, folder: Path) -> None:
-        """Write into the folder of the run what a resumed run needs, if anything."""
+    def begin(self, folder: RunFolder, say: Callable[[str], None]) -> None:
+        """Look at the data before the first step, say what a user should know, and keep what a run needs.
+
+        Raises:
+            DataError: it would be no use to train on this data.
+        """
 
     def build(self) -> nn.Module:
         """Build the model with random weights."""

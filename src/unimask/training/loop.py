@@ -1,6 +1,7 @@
 """The training loop: the only file that knows the training engine (lightning-fabric)."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 import unimask
 from unimask.config.images import TrainingConfig
+from unimask.errors import UnimaskError
+from unimask.files import remove
 from unimask.machine import command_line, describe_machine
 from unimask.models.memory import spare_memory
 from unimask.processes import first_alone, first_says, gather, sum_of_all
@@ -34,6 +37,7 @@ from unimask.training.speed import Window, report_step
 from unimask.training.step import LossModule, NormStatistics, random_seed
 from unimask.training.stopping import stop_signals, without_signals
 
+T = TypeVar("T")
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
 _PATIENCE = timedelta(hours=1)  # how long processes wait for the slowest one
 
@@ -76,17 +80,22 @@ def run_job(
     shown = (reporter or automatic_reporter()) if fabric.is_global_zero else SilentReporter()
     job = open_job()
     folder = RunFolder(Path(output))
+    started: list[_Training] = []
 
     def begin() -> None:
         about = {"unimask": unimask.__version__, "command": command_line()}
         folder.begin(about | job.describe(), resume=resume)
-        job.keep(folder.path)
+        if not folder.has_checkpoint():
+            job.begin(folder, shown.message)
 
-    with nothing_left_behind(folder.path) if fabric.is_global_zero else nullcontext():
+    def steps() -> int:
+        return started[0].step if started else 0
+
+    with nothing_left_behind(folder.path, steps) if fabric.is_global_zero else nullcontext():
         first_alone(begin)
-        training = _Training(fabric, job, folder, shown, loggers)
-        with stop_signals(training.ask_to_stop, fabric.world_size):
-            return training.run()
+        started.append(_Training(fabric, job, folder, shown, loggers))
+        with stop_signals(started[0].ask_to_stop, fabric.world_size):
+            return started[0].run()
 
 
 class _Training:
@@ -121,6 +130,7 @@ class _Training:
         self.window, self.losses_of_step = Window(), dict[str, float]()
         if state:
             self._restore(state)
+        self.saved = self.step  # the step of the newest checkpoint
         self.started = time.monotonic()
         self.evaluation_seconds = 0.0
         self.stop_asked = self.stopped = False
@@ -140,6 +150,7 @@ class _Training:
         self.reporter.start(steps=self.config.steps, done=self.step)
         try:
             if self.step:
+                self._make_models_again()
                 self._evaluate_if_due()
             while self.step < self.config.steps and not self.stopped:
                 self._advance()
@@ -176,9 +187,9 @@ class _Training:
     def _advance(self) -> None:
         started = time.monotonic()
         rate = set_learning_rate(self.optimizer, self.step, self.config)
-        batches = [next(self.stream) for _ in range(self.config.accumulate)]
+        batches = self._agreed(lambda: [next(self.stream) for _ in range(self.config.accumulate)])
         self.statistics.keep()
-        problems = self._gradients(batches) or self._update()
+        problems = self._computed(batches) or self._update()
         if problems:
             self.statistics.bring_back()
         self.step += 1
@@ -186,6 +197,19 @@ class _Training:
         self.window.add_time(items, time.monotonic() - started)
         self._log_skip(problems)
         self._report(rate)
+
+    def _computed(self, batches: list[Any]) -> tuple[str, ...]:
+        """Add up the gradients of a step; where that fails (memory runs out), keep the steps before it.
+
+        Several processes cannot: the others wait for this one inside of the engine.
+        """
+        try:
+            return self._gradients(batches)
+        except Exception:
+            if self.fabric.world_size == 1:
+                self.statistics.bring_back()
+                self._keep_the_work()
+            raise
 
     def _gradients(self, batches: list[Any]) -> tuple[str, ...]:
         """Add up the gradients of the passes of a step; return what was not finite, and then no gradients."""
@@ -251,6 +275,7 @@ class _Training:
         if self.record is not None:
             self.record.log_skip(self.step, problems)
         if self.skipped_in_row >= LARGEST_SKIPS:
+            self._keep_the_work()
             raise TrainingError(
                 f"{self.folder.path}: {self.skipped_in_row} steps in a row were not finite, the last one: "
                 f"{text}; lower training.learning_rate, take bf16-mixed or 32-true as training.precision, or "
@@ -290,8 +315,9 @@ class _Training:
         started = time.monotonic()
         model = self._best_weights()
         was_training = model.training
-        share = self.job.evaluate(
-            model.eval(), self.reporter.evaluating, rank=self.fabric.global_rank, world=self.fabric.world_size
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        share = self._agreed(
+            lambda: self.job.evaluate(model.eval(), self.reporter.evaluating, rank=rank, world=world)
         )
         model.train(was_training)
         metrics, *others = gather(share)
@@ -338,7 +364,58 @@ class _Training:
                 },
             )
             self.job.save(self.folder.model, self._best_weights(), self._provenance())
+        self.saved = self.step
         self.fabric.barrier()
+
+    def _make_models_again(self) -> None:
+        """Derive from the checkpoint what a kill may have left stale, missing, or of a later step."""
+        if self.record is None:
+            return
+        self.job.save(self.folder.model, self._best_weights(), self._provenance())
+        best = self.record.best_step()
+        if best == self.step:
+            self.job.save(self.folder.best, self._best_weights(), self._provenance())
+        elif best:
+            self.folder.restore_best(self.step)
+        else:
+            remove(self.folder.best)
+        if not self._at_end():
+            remove(self.folder.results)
+
+    def _agreed(self, action: Callable[[], T]) -> T:
+        """Return what the action gives in this process.
+
+        Where it fails in any process, all of them keep the work and end: with its error where it failed.
+        """
+        result: list[T] = []
+        error: Exception | None = None
+        try:
+            result.append(action())
+        except Exception as caught:
+            error = caught
+        failed = error is not None
+        if self.fabric.world_size > 1:
+            failed = bool(sum_of_all(torch.tensor(float(failed), device=self.fabric.device)) > 0)
+        if failed:
+            self._keep_the_work()
+            if error is None:
+                sys.exit(2)
+            raise error
+        return result[0]
+
+    def _keep_the_work(self) -> None:
+        """Write a checkpoint of all steps that are done, because an error ends the run."""
+        if self.step == self.saved:
+            return
+        try:
+            self._save_checkpoint()
+        except UnimaskError as error:
+            self.reporter.message(f"the steps after step {self.saved} are lost: {error}")
+        else:
+            self.reporter.message(
+                f"an error ends the run after step {self.step}, which has a checkpoint; when it is mended, "
+                f"resume the run in {self.folder.path} to go on"
+            )
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])

@@ -64,8 +64,8 @@ def train(
     are more. While it trains, BLEU is measured with greedy decoding, which is faster than a beam and a little
     lower.
 
-    A run that fails before its first checkpoint leaves no folder behind. Ctrl-C, or for a single process
-    SIGTERM, ends the run after the step with a checkpoint; twice, at once.
+    A run that fails before its first step leaves no folder behind; an error after that leaves a checkpoint.
+    Ctrl-C, or for a single process SIGTERM, ends the run after the step with a checkpoint; twice, at once.
 
     Raises:
         DataError: the data or the run folder cannot be used as asked.

@@ -1,28 +1,43 @@
 """The folder of a run, in which every file appears complete: a kill at any moment costs only time.
 
 experiment.json      the settings, the task, the data and its categories
+check.json           what the data holds, as `unimask check` says it, before the first step
+check.png            a few images with their ground truth
 metrics.jsonl        one line per logged step, evaluation and skipped step
-checkpoints/step_N/  everything that is needed to go on after step N
-model/, best/        model folders: of the last checkpoint, of the best evaluation
-results.json         how it ended
+checkpoints/step_N/  everything that is needed to go on after step N: state.pt, and best/ as it was then
+model/, best/        model folders: of the last checkpoint, of the best evaluation; made again on resuming
+results.json         how it ended; not there while it runs
 results.csv, ...     what people look at (`training/display.py`)
 tensorboard/         the log for TensorBoard
+tokenizer.json       the vocabulary of a translation; it may be there before, to start with
+
+`RunFolder` has the paths of what training reads back; those of what people look at are in `display`.
 """
 
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError, UnimaskError
-from unimask.files import complete_file, json_text, write_json, write_text
+from unimask.files import (
+    clean_up,
+    complete_file,
+    is_temporary,
+    json_text,
+    remove,
+    to_disk,
+    write_json,
+    write_text,
+)
 
 KEPT_CHECKPOINTS = 2
 DESCRIPTION_NAME = "experiment.json"
@@ -37,6 +52,19 @@ CHANGEABLE = frozenset(
         "training.workers",
     }
 )
+
+
+def _link(folder: Path, target: Path) -> None:
+    """Make a second folder of the same files: hard links, which take no room, or copies where there are none.
+
+    The files of model folders are replaced, never written into.
+    """
+    target.mkdir()
+    for file in folder.iterdir():
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copy2(file, target / file.name)
 
 
 def flatten(values: object, path: str = "") -> dict[str, object]:
@@ -87,8 +115,8 @@ def differences(old: object, new: object) -> list[str]:
 
 
 @contextmanager
-def nothing_left_behind(run: Path) -> Iterator[None]:
-    """Remove the folder of a training that fails inside before its first checkpoint.
+def nothing_left_behind(run: Path, steps: Callable[[], int]) -> Iterator[None]:
+    """Remove the folder of a training that fails inside before its first step; `steps` says how many it did.
 
     A folder that held something before stays as it is.
     """
@@ -99,7 +127,7 @@ def nothing_left_behind(run: Path) -> Iterator[None]:
     try:
         yield
     except UnimaskError:
-        if run.is_dir() and not any(run.glob("checkpoints/step_*")):
+        if run.is_dir() and steps() == 0:
             shutil.rmtree(run, ignore_errors=True)
             if existed:
                 run.mkdir(exist_ok=True)
@@ -111,17 +139,21 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.experiment = path / DESCRIPTION_NAME
+        self.check = path / "check.json"
+        self.samples = path / "check.png"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.best = path / "best"
-        self._checkpoints = path / "checkpoints"
-        self._metrics = path / "metrics.jsonl"
-        self._description = path / DESCRIPTION_NAME
-        self._results = path / "results.json"
+        self.results = path / "results.json"
+        self.vocabulary = path / VOCABULARY_NAME
 
     def begin(self, description: dict[str, object], *, resume: bool) -> None:
-        """Make the folder, or check that it holds the same run.
+        """Make the folder, or check that it holds the same run, and remove what a kill left in it.
 
-        `description` is JSON-ready; its `experiment` is compared setting by setting.
+        `description` is JSON-ready; its `experiment` is compared setting by setting. A folder in which a run
+        was killed before its description stood is as good as empty.
 
         Raises:
             DataError: the folder is in use and `resume` is off, or what it holds is not a run.
@@ -129,26 +161,36 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise DataError(self.path, "is a file; name a folder for the run")
-        in_use = self.path.exists() and any(self.path.iterdir())
-        if in_use and not resume:
+        held = self._held()
+        if held and not resume:
             raise DataError(
                 self.path, "is not empty; continue the run in it with --resume, or name another output folder"
             )
-        if in_use and self._description.exists():
+        if self.experiment.exists():
             self._check_same(description)
-        elif in_use and self._checkpoints.exists():
+        elif self.checkpoints in held:
             raise DataError(
-                self._description, "is missing, so this run cannot be resumed; name another output folder"
+                self.experiment, "is missing, so this run cannot be resumed; name another output folder"
             )
-        elif in_use and any(not item.name.startswith(".") for item in self.path.iterdir()):
+        elif any(not item.name.startswith(".") and item != self.vocabulary for item in held):
             raise DataError(self.path, "holds other files but no run to resume; name another output folder")
         try:
-            self._checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.checkpoints, self.model, self.best):
+                clean_up(folder, alone=True)
+            write_json(self.experiment, description)
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
-        for leftover in self._checkpoints.glob(".step_*.part"):  # of a kill
-            shutil.rmtree(leftover, ignore_errors=True)
-        write_json(self._description, description)
+
+    def _held(self) -> list[Path]:
+        """Return what the folder holds beside what a kill left before anything was there."""
+        if not self.path.exists():
+            return []
+        held = [item for item in self.path.iterdir() if not is_temporary(item.name)]
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            held.remove(self.checkpoints)
+        return held
 
     def _check_same(self, description: dict[str, object]) -> None:
         old = described(self.path)
@@ -164,34 +206,49 @@ class RunFolder:
 
     def description(self) -> dict[str, Any]:
         """Return what `begin` wrote."""
-        described: dict[str, Any] = json.loads(self._description.read_text(encoding="utf-8"))
+        described: dict[str, Any] = json.loads(self.experiment.read_text(encoding="utf-8"))
         return described
 
     # checkpoints
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
-        """Write `checkpoints/step_N` complete, then remove the oldest ones.
+        """Write `checkpoints/step_N` complete, with the best model so far, then remove the oldest ones.
 
         Raises:
             DataError: the disk is full or cannot be written to.
         """
-        target = self._checkpoints / f"step_{step}"
+        target = self.checkpoints / f"step_{step}"
         try:
+            to_disk(self.metrics)
             with complete_file(target) as temporary:
                 temporary.mkdir(parents=True)
                 with open(temporary / "state.pt", "wb") as file:
                     torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                if self.best.is_dir():
+                    _link(self.best, temporary / self.best.name)
         except (OSError, RuntimeError) as error:
             raise DataError(target, f"cannot be written ({error}); make room for it, then resume") from None
         for old in self._steps()[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(self._checkpoints / f"step_{old}", ignore_errors=True)
+            remove(self.checkpoints / f"step_{old}")
+
+    def restore_best(self, step: int) -> None:
+        """Let `best/` be what it was at the checkpoint of this step: a kill came later than that.
+
+        A checkpoint of an earlier version does not hold it; then `best/` stays as it is.
+        """
+        kept = self.checkpoints / f"step_{step}" / self.best.name
+        if kept.is_dir():
+            with complete_file(self.best) as temporary:
+                _link(kept, temporary)
 
     def _steps(self) -> list[int]:
         """Return the steps that have a checkpoint, newest first."""
-        names = [item.name.removeprefix("step_") for item in self._checkpoints.glob("step_*")]
+        names = [item.name.removeprefix("step_") for item in self.checkpoints.glob("step_*")]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+    def has_checkpoint(self) -> bool:
+        """Return whether a run goes on here, rather than begins."""
+        return bool(self._steps())
 
     def latest_checkpoint(self) -> dict[str, Any]:
         """Return the state of the newest checkpoint that can be read; empty where there is none.
@@ -201,7 +258,7 @@ class RunFolder:
         """
         failures = []
         for step in self._steps():
-            path = self._checkpoints / f"step_{step}" / "state.pt"
+            path = self.checkpoints / f"step_{step}" / "state.pt"
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
@@ -209,7 +266,7 @@ class RunFolder:
                 failures.append(f"{path}: {error}")
         if failures:
             raise DataError(
-                self._checkpoints,
+                self.checkpoints,
                 "no checkpoint can be read; start again in another output folder\n  " + "\n  ".join(failures),
             )
         return {}
@@ -218,10 +275,10 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return all complete lines of `metrics.jsonl`, up to one that a kill cut off."""
-        if not self._metrics.exists():
+        if not self.metrics.exists():
             return []
         records = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 records.append(json.loads(line))
             except ValueError:
@@ -231,14 +288,14 @@ class RunFolder:
     def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drop the lines beyond `step`; return the others."""
         records = [record for record in self.read_metrics() if record["step"] <= step]
-        write_text(self._metrics, "".join(json_text(record, None) + "\n" for record in records))
+        write_text(self.metrics, "".join(json_text(record, None) + "\n" for record in records))
         return records
 
     def append_metrics(self, record: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl`."""
-        with open(self._metrics, "a", encoding="utf-8") as file:
+        with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json_text(record, None) + "\n")
 
     def write_results(self, results: Mapping[str, object]) -> None:
         """Write `results.json`, at the end."""
-        write_json(self._results, results)
+        write_json(self.results, results)

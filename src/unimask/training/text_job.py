@@ -15,7 +15,7 @@ from unimask.checkpoints.text import (
     load_sequence_model,
     save_sequence_model,
 )
-from unimask.config.images import TrainingConfig
+from unimask.config.images import TrainingConfig, warnings_of_settings
 from unimask.config.text import TranslationExperiment, translation_to_dict
 from unimask.data.text.loader import training_batches
 from unimask.data.text.vocabulary import SPECIAL
@@ -30,6 +30,7 @@ from unimask.models.seq2seq import Seq2Seq
 from unimask.results.gallery import spread
 from unimask.structures import SequenceBatch
 from unimask.training.job import Drawing
+from unimask.training.run_folder import RunFolder
 from unimask.training.step import to_device, to_report
 from unimask.training.text_data import SequenceData
 
@@ -67,10 +68,12 @@ class SequenceJob:
             "experiment": translation_to_dict(self.experiment),
         }
 
-    def keep(self, folder: Path) -> None:
+    def begin(self, folder: RunFolder, say: Callable[[str], None]) -> None:
         """Write the vocabulary, which cannot be learned again (see `learn_vocabulary`)."""
-        if not (folder / VOCABULARY_NAME).exists():
-            write_text(folder / VOCABULARY_NAME, self.data.vocabulary.to_json())
+        for sentence in warnings_of_settings(self.training):
+            say(f"warning: {sentence}")
+        if not folder.vocabulary.exists():
+            write_text(folder.vocabulary, self.data.vocabulary.to_json())
 
     def build(self) -> nn.Module:
         """Build the model with random weights."""

@@ -79,10 +79,15 @@ class _ShapesItem:
         )
 
 
+def is_generated(data: str | Path) -> bool:
+    """Return whether data of this name are made up here, and not read from files."""
+    return re.match("shapes(:|$)", str(data)) is not None and not Path(data).exists()
+
+
 def _find(path: Path, task: Task) -> Sources:
     """`shapes` or `shapes:96x128`: 10,000 images to train on, 100 others for "val" and for "test"."""
     text = str(path)
-    if not re.match("shapes(:|$)", text) or path.exists():
+    if not is_generated(path):
         return {}
     match = re.fullmatch(r"shapes(?::([1-9]\d*)x([1-9]\d*))?", text)
     if match is None:
