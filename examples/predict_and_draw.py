@@ -17,9 +17,8 @@ given = parser.parse_args()
 segmenter = unimask.load(given.weights)
 given.output.mkdir(parents=True, exist_ok=True)
 for result in segmenter.predict(given.images, task=given.task):
-    found = result.boxes if given.task == "detection" else result.segments
-    print(f"{result.name}: {len(found)} found")
-    for one in found[:5]:
+    print(f"{result.name}: {len(result)} found")
+    for one in result[:5]:
         print(f"  {one.category} {one.score:.2f} at {one.bbox}")
     result.plot().save(given.output / f"{result.name}.png")
 print(f"drawn into {given.output}")

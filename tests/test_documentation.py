@@ -29,7 +29,7 @@ from unimask.inference.segmenter import Segmenter
 from unimask.inference.translator import Translator
 from unimask.models.build import build_model
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
-from unimask.results.segments import Result
+from unimask.results.result import Result
 from unimask.structures import Segments
 
 ROOT = Path(__file__).parents[1]
@@ -242,7 +242,7 @@ def test_python_examples_use_what_exists(document: Path) -> None:
     for block in blocks(text, "python"):
         ast.parse(block)
     fields = {*dir(Result), *Result.__dataclass_fields__}
-    assert set(re.findall(r"\b(?:result|Result)\.(\w+)", code)) <= fields
+    assert set(re.findall(r"(?<!/)\b(?:result|Result)\.(\w+)", code)) <= fields
     assert set(re.findall(r"\bsegmenter\.(\w+)\(", code)) <= set(dir(Segmenter))
     assert set(re.findall(r"\btranslator\.(\w+)\(", code)) <= set(dir(Translator))
     assert set(re.findall(r"\bunimask\.(\w+)\(", code)) <= set(unimask.__all__)

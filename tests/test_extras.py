@@ -19,11 +19,14 @@ ROOT = Path(__file__).parents[1]
 MODULES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "mlflow": ("mlflow",),
+    "pandas": ("pandas",),
+    "roi": ("roifile",),
     "serve": ("fastapi", "uvicorn", "python_multipart"),
     "supervision": ("supervision",),
     "tensorboard": ("tensorboard",),
     "text": ("tokenizers", "sacrebleu"),
     "tiff": ("tifffile", "zarr", "imagecodecs"),
+    "video": ("av",),
     "wandb": ("wandb",),
 }
 
@@ -140,8 +143,8 @@ def test_one_tiff_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, tmp_
     Image.new("L", (40, 30)).save(tmp_path / "a.tif")
     Image.new("L", (20, 30)).save(tmp_path / "b.png")
     monkeypatch.setattr(stream, "MOST_PIXELS", 1199)
-    files, options = (tmp_path / "a.tif", tmp_path / "b.png"), ("--tile", 32, "--overlap", 8)
-    done = unimask_command("predict", *files, *options, "--output", tmp_path / "out", "--device", "cpu")
+    files = (tmp_path / "a.tif", tmp_path / "b.png")
+    done = unimask_command("predict", *files, "--output", tmp_path / "out", "--device", "cpu")
     assert done.code == 2
     assert "install unimask[tiff]" in done.err
     assert (tmp_path / "out" / "b.json").is_file()
@@ -153,3 +156,26 @@ def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingPackageError) as missing:
         public.load("nuclei", device="cpu").predict(image, task="instance").to_supervision()
     assert str(missing.value) == sentence("to_supervision", "supervision", "supervision")
+
+
+def test_pandas_and_rois(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hide(monkeypatch, "pandas", "roifile")
+    result = public.load("nuclei", device="cpu").predict(Image.new("RGB", (40, 30)), task="instance")
+    with pytest.raises(MissingPackageError) as missing:
+        result.to_pandas()
+    assert str(missing.value) == sentence("to_pandas", "pandas", "pandas")
+    with pytest.raises(MissingPackageError) as missing:
+        result.save(tmp_path, formats=("json", "imagej-roi"))
+    assert str(missing.value) == sentence("the ROIs of ImageJ", "roifile", "roi")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_does_not_stop_the_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hide(monkeypatch, "av")
+    Image.new("L", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "clip.mp4").write_bytes(b"a video")
+    files = (tmp_path / "clip.mp4", tmp_path / "a.png")
+    done = unimask_command("predict", *files, "--output", tmp_path / "out", "--device", "cpu")
+    assert done.code == 2
+    assert sentence(str(tmp_path / "clip.mp4"), "av", "video") in done.err
+    assert (tmp_path / "out" / "a.json").is_file()

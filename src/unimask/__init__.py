@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from unimask.inference.run import predict
     from unimask.inference.segmenter import Segmenter, load
     from unimask.inference.translator import load_translator
-    from unimask.results.segments import Result
+    from unimask.results.result import Result
     from unimask.structures import Dataset, Sample
     from unimask.training.plan import plan
     from unimask.training.run import train
@@ -42,7 +42,7 @@ __all__ = [
 
 _MODULES = {
     "Dataset": "unimask.structures",
-    "Result": "unimask.results.segments",
+    "Result": "unimask.results.result",
     "Sample": "unimask.structures",
     "Segmenter": "unimask.inference.segmenter",
     "check": "unimask.data.check",

@@ -14,8 +14,7 @@ from unimask.errors import ConfigError, DataError
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.presets.detr import detr_tiny
-from unimask.results.boxes import BoxResult
-from unimask.results.segments import Result
+from unimask.results.result import Result
 from unimask.structures import Categories
 
 CATEGORIES = Categories(
@@ -56,9 +55,7 @@ def pictures() -> list[np.ndarray]:
 def test_boxes_of_several_pictures_are_those_of_each_alone(segmenter: Segmenter) -> None:
     together = segmenter.predict(pictures(), task="detection")
     for result, image in zip(together, pictures(), strict=True):
-        assert isinstance(result, BoxResult)
         alone = segmenter.predict(image, task="detection")
-        assert isinstance(alone, BoxResult)
         assert (result.height, result.width) == image.shape[:2]
         torch.testing.assert_close(result.prediction.boxes, alone.prediction.boxes, atol=1e-3, rtol=1e-4)
         assert len(result.boxes) == 7
@@ -73,7 +70,6 @@ def test_panoptic_segments_cover_the_picture(segmenter: Segmenter) -> None:
 
 def test_results_are_written_and_fit_coco(segmenter: Segmenter, tmp_path: Path) -> None:
     result = segmenter.predict(pictures()[1], task="detection", threshold=0.1)
-    assert isinstance(result, BoxResult)
     (tmp_path / "a.segments.png").write_bytes(b"of an earlier result")
     names = sorted(path.name for path in result.save(tmp_path, "a"))
     assert names == ["a.json", "a.overlay.png"]
@@ -81,7 +77,7 @@ def test_results_are_written_and_fit_coco(segmenter: Segmenter, tmp_path: Path) 
     stored = json.loads((tmp_path / "a.json").read_text())
     assert (stored["task"], stored["height"], stored["width"]) == ("detection", 70, 50)
     assert [category["id"] for category in stored["categories"]] == [4, 9, 2]
-    for box, record in zip(result.boxes, result.to_coco(image_id=17), strict=True):
+    for box, record in zip(result, result.to_coco(image_id=17), strict=True):
         assert record["image_id"] == 17
         assert record["bbox"] == list(box.bbox)
         assert record["category_id"] in (4, 9, 2)

@@ -28,7 +28,7 @@ from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.inference.segmenter import Segmenter, find_device, load
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
-from unimask.results.segments import Result
+from unimask.results.result import Result
 from unimask.structures import Categories, Segments
 
 CATEGORIES = Categories(

@@ -17,7 +17,6 @@ from PIL import Image
 from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene
 
 from unimask.inference.segmenter import Segmenter
-from unimask.results.boxes import BoxResult
 from unimask.serve.app import create_app
 from unimask.serve.examples import shipped_examples
 from unimask.serve.gate import LOOPBACK_NAMES, Access
@@ -288,13 +287,12 @@ def test_drop_and_paste(browser: Any, address: str) -> None:
 
 def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     result = box_segmenter().predict(PICTURE, "detection")
-    assert isinstance(result, BoxResult)
-    assert [box.category for box in result.boxes] == ["red", "green", "ground"]
+    assert [box.category for box in result.segments] == ["red", "green", "ground"]
     visit = Visit(browser, address)
     page = visit.page
     visit.upload("boxes")
-    visit.expect_text("#list-title", f"{len(result.boxes)} boxes")
-    assert page.locator("#list .row").count() == len(result.boxes)
+    visit.expect_text("#list-title", f"{len(result)} boxes")
+    assert page.locator("#list .row").count() == len(result)
     assert page.is_checked("#tasks input[value=detection]")
     for task in ("panoptic", "instance", "semantic"):
         assert page.locator(f"#tasks input[value={task}]").count() == 0
@@ -309,7 +307,7 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     assert page.is_hidden("#inside-body")
     assert page.is_hidden("#inside-lead")
 
-    least = result.boxes[0]  # hover: the smallest of those that lie there
+    least = result[0]  # hover: the smallest of those that lie there
     visit.point_at(*middle(RED))
     assert page.text_content("#tip-name") == "red"
     assert page.get_attribute("#list .lit", "data-id") == str(least.id)
@@ -322,14 +320,14 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     assert page.locator("#list .row[aria-pressed=true]").count() == 0
 
     page.fill("#score", "0.8")
-    kept = sum(box.score >= 0.8 for box in result.boxes)
+    kept = sum(box.score >= 0.8 for box in result)
     visit.expect_text("#list-title", f"{kept} boxes")
     assert kept == 2
     assert page.is_hidden("#overlap-field")
     name, content = visit.saved("#save-coco")
     assert name == "two boxes.coco.json"
     annotations = json.loads(content)["annotations"]
-    assert [one["bbox"] for one in annotations] == [[*box.bbox] for box in result.boxes[:kept]]
+    assert [one["bbox"] for one in annotations] == [[*box.bbox] for box in result.segments[:kept]]
     name, content = visit.saved("#save-overlay")
     with Image.open(io.BytesIO(content)) as image:
         assert image.width % PICTURE.shape[1] == image.height % PICTURE.shape[0] == 0

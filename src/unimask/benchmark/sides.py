@@ -16,7 +16,6 @@ from unimask.errors import ConfigError
 from unimask.files import json_text
 from unimask.inference.predictions import of_whole_image
 from unimask.inference.segmenter import Segmenter
-from unimask.results.segments import Result
 from unimask.structures import ImageBatch, MaskPrediction
 
 STAGES = ("pre", "forward", "post", "encode")
@@ -126,7 +125,6 @@ class UnimaskPipeline:
             found = segmenter.postprocess([seen], self.task, segmenter.model_file.experiment.postprocess)
         with watch.stage("encode"):
             result = segmenter.result("image", image, found, self.task)
-            assert isinstance(result, Result)
             json_text(result.to_json(), None)
             if self.task != "instance":
                 result.to_panoptic_png().save(io.BytesIO(), format="PNG", optimize=True)

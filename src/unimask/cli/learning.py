@@ -199,7 +199,7 @@ def ablate(
     from unimask.training.ablation.run import ablate as run
     from unimask.training.ablation.run import with_budget
 
-    names = [name.strip() for part in rows or [] for name in part.split(",") if name.strip()]
+    names = options.names_in(rows)
     base = unimask.override(with_budget(presets.named(preset), budget), parse_settings(settings or []))
     try:
         with naming(data):

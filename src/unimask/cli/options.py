@@ -110,7 +110,7 @@ Images = Annotated[
     typer.Argument(
         metavar="IMAGE_OR_FOLDER",
         readable=False,  # an unreadable image must not stop the others
-        help="Images, or folders of images (without subfolders).",
+        help="Images and videos, or folders of images (without subfolders).",
     ),
 ]
 ResultFolder = Annotated[
@@ -149,6 +149,24 @@ BatchSize = Annotated[
         metavar="NUMBER", help="Images or tiles of one size that go through the model together, at most."
     ),
 ]
+
+ResultFormats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        metavar="NAMES",
+        help="What to write, with commas between: overlay, png, json (the default), csv (segments.csv with "
+        "area, perimeter and more of each segment), coco, geojson (QuPath, maps), imagej-roi (Fiji), "
+        "labelme, label-studio, yolo.",
+    ),
+]
+PixelSize = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MICROMETRES", help="How wide a pixel is: segments.csv then has micrometres beside pixels."
+    ),
+]
+Every = Annotated[int, typer.Option(metavar="NUMBER", help="Segment every n-th frame of a video.")]
 
 CheckPicture = Annotated[
     Path | None,
@@ -454,6 +472,11 @@ Waiting = Annotated[
     int, typer.Option(min=1, metavar="NUMBER", help="Requests at a time; more are told to come back (503).")
 ]
 Seconds = Annotated[float, typer.Option(min=0.1, metavar="NUMBER", help="The longest that a request takes.")]
+
+
+def names_in(given: list[str] | None) -> list[str]:
+    """Return the names in an option that takes several, with commas between them or repeated."""
+    return [name.strip() for part in given or [] for name in part.split(",") if name.strip()]
 
 
 def parse_size(text: str) -> tuple[int, int]:

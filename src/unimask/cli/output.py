@@ -23,9 +23,7 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.data.check import DataCheck, SplitCheck
     from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
-    from unimask.inference.large import LargeResult
-    from unimask.results.boxes import BoxResult
-    from unimask.results.segments import Result
+    from unimask.inference.stream import AnyResult
     from unimask.training.plan import Plan
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -100,12 +98,24 @@ class PictureSummary:
     found: tuple[CategorySummary, ...]
 
 
-def summarise(name: str, result: "Result | BoxResult | LargeResult") -> PictureSummary:
-    """The row or rows of a picture, categories by falling area."""
-    from unimask.results.boxes import BoxResult
+def summarise(name: str, result: "AnyResult") -> PictureSummary:
+    """The row or rows of a picture, categories by falling area; of a video for all of its frames."""
+    from unimask.inference.video import VideoResult
 
-    found = []
-    parts = result.boxes if isinstance(result, BoxResult) else result.segments
+    size, found = f"{result.width} x {result.height}", []
+    if isinstance(result, VideoResult):
+        pixels = result.width * result.height * len(result.frames)
+        found = [
+            CategorySummary(
+                category=category,
+                segments=total.segments,
+                score=total.score / total.segments,
+                share=total.area / pixels,
+            )
+            for category, total in result.totals.items()
+        ]
+        return _summary(name, f"{size}, {len(result.frames)} frames", found)
+    parts = result.segments
     for category in {part.category for part in parts}:
         members = [part for part in parts if part.category == category]
         found.append(
@@ -116,8 +126,12 @@ def summarise(name: str, result: "Result | BoxResult | LargeResult") -> PictureS
                 share=sum(member.area for member in members) / (result.width * result.height),
             )
         )
-    found.sort(key=lambda one: (-one.share, one.category))
-    return PictureSummary(name=name, size=f"{result.width} x {result.height}", found=tuple(found))
+    return _summary(name, size, found)
+
+
+def _summary(name: str, size: str, found: list[CategorySummary]) -> PictureSummary:
+    ordered = sorted(found, key=lambda one: (-one.share, one.category))
+    return PictureSummary(name=name, size=size, found=tuple(ordered))
 
 
 def show_pictures(pictures: Sequence[PictureSummary]) -> None:

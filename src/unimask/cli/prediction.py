@@ -41,6 +41,9 @@ def predict(
     overlap: options.Overlap = 128,
     tta: options.Augment = "",
     batch_size: options.BatchSize = 4,
+    formats: options.ResultFormats = None,
+    pixel_size: options.PixelSize = None,
+    every: options.Every = 1,
     as_json: options.Json = False,
 ) -> None:
     """Segment images, or find boxes in them.
@@ -48,7 +51,10 @@ def predict(
     For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found)
     and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B); for
     boxes only the first two. A TIFF too large for memory is cut into tiles: NAME.segments.tif (segment ids)
-    and NAME.json come out.
+    and NAME.json come out. --format writes other files, also for all images together.
+
+    Of a video it writes NAME.overlay.mp4 and NAME.json, with a record for each frame; --every 5 takes each
+    fifth frame.
 
     An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
@@ -56,6 +62,8 @@ def predict(
       unimask predict photo.jpg
       unimask predict photos/ --task instance --output found
       unimask predict photo.jpg --weights runs/first/best
+      unimask predict photos/ --task instance --format csv,geojson --pixel-size 0.32
+      unimask predict clip.mp4 --every 5
       unimask predict slide.tif --tile 1024 --overlap 128
       torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
@@ -80,6 +88,9 @@ def predict(
             threshold=threshold,
             batch_size=batch_size,
             device=device,
+            formats=options.names_in(formats),
+            pixel_size=pixel_size,
+            every=every,
         )
     if predicted.first_process:
         _show(predicted, output, as_json)

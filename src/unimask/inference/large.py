@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.ndimage import find_objects
 from torch import Tensor
@@ -18,7 +18,10 @@ from unimask.inference.segmenter import Segmenter, categories_united
 from unimask.inference.stitching import Stitched, Stitcher
 from unimask.inference.storage import DiskStorage
 from unimask.inference.tiles import Tile, tiling_of
-from unimask.results.found import Found, Record, document, found_in, save_result
+from unimask.results.folder import JOINED, PARTS
+from unimask.results.formats.table import as_csv, table_of
+from unimask.results.found import Found, Record, document, found_in, json_writer, save_result, text_writer
+from unimask.results.measures import Measures
 from unimask.structures import Categories, Segments, Size
 
 BLOCK = 256  # side of the blocks of the id map's TIFF; so many rows of it are in memory
@@ -56,11 +59,16 @@ def segment_large(
     folder: Path,
     name: str,
     *,
+    table: bool = False,
+    pixel_size: float | None = None,
     threshold: float | None = None,
     batch_size: int = 8,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> LargeResult:
     """Segment an image in the segmenter's tiles; write NAME.segments.tif and NAME.json into the folder.
+
+    With `table`, what is measured about the segments is left where `results.folder.join_parts` takes it from;
+    `pixel_size` is as for `Result.to_table`.
 
     The TIFF is the id map, in tiles of 32-bit numbers; where instances overlap, it shows the one of the best
     score. Segments are joined by the rules of `stitching.Stitcher`. Both files appear when they are complete.
@@ -92,7 +100,11 @@ def segment_large(
             map=f"{name}.segments.tif",
             segments=[one.to_json() for one in records],
         )
-        map_file, _ = save_result(folder, name, content, {"segments.tif": id_map.write})
+        files = {f"{name}.segments.tif": id_map.write, f"{name}.json": json_writer(content)}
+        if table:
+            measured = table_of(name, records, id_map.measured(image, len(records)), pixel_size)
+            files[f"{PARTS}/{name}{JOINED['csv'].part}"] = text_writer(as_csv(measured))
+        map_file, _ = save_result(folder, name, files)
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
     finally:
@@ -136,6 +148,14 @@ class IdMap:
             score = float(np.float32(score))
             records.append(found_in(categories, number, label, score, int(self._areas[index]), bbox))
         return tuple(records)
+
+    def measured(self, image: LargeImage, count: int) -> Float[ndarray, "measures segments"]:
+        """Return what is measured about each of the segments, by their numbers, a few rows at a time."""
+        measures = Measures(count, self._size[1])
+        for rows in self._strips():
+            pixels = image.read(rows, slice(0, self._size[1])).numpy()
+            measures.add(self._numbers[self._storage[self._map][rows]].astype(np.int64), pixels)
+        return measures.table()
 
     def write(self, path: Path) -> None:
         """Write the map as a TIFF.

@@ -1,18 +1,32 @@
 """Image files in, files of results out: what `unimask predict` does."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from unimask.config.images import Task
 from unimask.data.read import image_files
-from unimask.errors import UnimaskError
+from unimask.data.video import is_video
+from unimask.errors import ConfigError, UnimaskError
 from unimask.inference.evaluation import Progress
 from unimask.inference.segmenter import Segmenter
-from unimask.inference.stream import AnyResult, Named, Work, are_large, segment_all, segment_large_images
+from unimask.inference.stream import (
+    AnyResult,
+    Named,
+    Work,
+    are_large,
+    segment_all,
+    segment_large_images,
+    segment_videos,
+)
+from unimask.inference.video import VideoResult
 from unimask.processes import Team, find_team, gather, meeting
+from unimask.results.folder import JOINED, join_parts
+from unimask.results.writing import check_formats
 
 Keep = Callable[[Path, str, AnyResult], object]
 """Returns what is to be kept of a result, given the file of the image and the name of its files."""
@@ -34,7 +48,8 @@ class _Share:
     """What a process tells the others: plain data."""
 
     kept: dict[str, object] = field(default_factory=dict)  # by the name of the results
-    failed: tuple[str, ...] = ()
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
+    failed: list[str] = field(default_factory=list)
     error: str = ""  # what kept it from its share
 
 
@@ -49,8 +64,11 @@ def predict(
     threshold: float | None = None,
     batch_size: int = 4,
     device: str = "auto",
+    formats: Sequence[str] = (),
+    pixel_size: float | None = None,
+    every: int = 1,
 ) -> Predicted:
-    """Segment image files, or find boxes in them, and write the results of each into the folder `output`.
+    """Segment image files and videos, or find boxes in them, and write results into the folder `output`.
 
     Images stream: a few batches are in memory, however many there are. An image that cannot be read does not
     stop the others. Where a launcher (`torchrun`) started several processes, each takes its share of the
@@ -58,9 +76,10 @@ def predict(
 
     Args:
         segmenter: a segmenter; or a function that loads one, called with the device of this process.
-        images: files, and folders of images (without subfolders).
-        output: the folder for the files of `Result.save`, whose names are the stems of the images, or more
-            of their paths where stems are equal.
+        images: files of images and videos (`data.video.VIDEO_SUFFIXES`), and folders of images (without
+            subfolders).
+        output: the folder for the files, whose names are the stems of the images, or more of their paths
+            where stems are equal.
         task: as `Segmenter.predict`.
         progress: is called in one process, with the images done and those of this process.
         keep: is called with file, name and result of each image after its files are written; what it returns
@@ -69,86 +88,96 @@ def predict(
         threshold: as `Segmenter.predict`.
         batch_size: the largest number of images or tiles that go through the model together.
         device: which device each of the processes takes its own of.
+        formats: which files are written (`results.writing.FORMATS`); by default those of `Result.save`. What
+            is one file for all images (csv, coco, label-studio) is joined at the end, in their order.
+        pixel_size: how many micrometres a pixel is wide, for the columns of the table.
+        every: of a video every n-th frame is segmented.
 
     Raises:
         DataError: nothing is given, or a folder has no image; an image that fails is in `Predicted.failed`.
-        ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
+        ConfigError: the model does not have the task, the threshold is not from 0 to 1, or there is no such
+            format, or it has no room for results of the task.
     """
     team = find_team()
     named: list[Named] = []
     with meeting(team):
         try:
+            if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
+                raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
             files = list(dict.fromkeys(image_files(images)))
-            named = list(zip(files, output_names(files), strict=True))
+            named = list(zip(files, output_names(files, reserved(formats)), strict=True))
             model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
-            share = _predict_share(
-                model,
-                team,
-                named,
-                Path(output),
-                task or model.task,
-                progress,
-                keep,
+            chosen = task or model.task
+            if formats:
+                check_formats(formats, chosen)
+            share = _Share()
+            work = Work(
+                segmenter=model,
+                task=chosen,
                 threshold=threshold,
                 batch_size=max(1, batch_size),
+                output=Path(output),
+                formats=tuple(formats),
+                pixel_size=pixel_size,
+                every=every,
+                done=partial(_done, share, keep),
+                advance=_counted(team, len(team.share(named)), progress),
             )
+            _segment(work, team.share(named))
+            share.failed.extend(map(str, work.failed))
         except UnimaskError as error:
             if team.size == 1:
                 raise
             share = _Share(error=str(error))
         shares = gather(share)
-    by_name = {name: one for share in shares for name, one in share.kept.items()}
+    errors = tuple(dict.fromkeys(share.error for share in shares if share.error))
+    kept = {name: one for share in shares for name, one in share.kept.items()}
+    if team.speaks and not errors:
+        parts = {name: found for share in shares for name, found in share.parts.items()}
+        join_parts(Path(output), [part for _, name in named for part in parts.get(name, ())], formats)
     return Predicted(
         images=len(named),
-        kept=tuple(by_name[name] for _, name in named if name in by_name),
+        kept=tuple(kept[name] for _, name in named if name in kept),
         failed=tuple(message for share in shares for message in share.failed),
-        errors=tuple(dict.fromkeys(share.error for share in shares if share.error)),
+        errors=errors,
         first_process=team.speaks,
     )
 
 
-def _predict_share(
-    segmenter: Segmenter,
-    team: Team,
-    named: Sequence[Named],
-    output: Path,
-    task: Task,
-    progress: Progress,
-    keep: Keep,
-    *,
-    threshold: float | None,
-    batch_size: int,
-) -> _Share:
-    """Segment and write the images of this process."""
-    mine = team.share(named)
-    kept: dict[str, object] = {}
-    numbers = count(1)  # of images done, in whichever thread
+def _done(share: _Share, keep: Keep, named: Named, result: AnyResult) -> None:
+    """Keep what is to be kept of a result that has been written."""
+    share.kept[named[1]] = keep(*named, result)
+    share.parts[named[1]] = result.frames if isinstance(result, VideoResult) else (named[1],)
 
-    def done(one: Named, result: AnyResult) -> None:
-        kept[one[1]] = keep(*one, result)
+
+def _counted(team: Team, total: int, progress: Progress) -> Callable[[], None]:
+    """Return what is called after each image, in whichever thread, and tells the progress."""
+    numbers = count(1)
 
     def advance() -> None:
         if team.speaks:
-            progress(next(numbers), len(mine))
+            progress(next(numbers), total)
 
     if team.speaks:
-        progress(0, len(mine))
-    work = Work(
-        segmenter=segmenter,
-        task=task,
-        threshold=threshold,
-        batch_size=batch_size,
-        output=output,
-        done=done,
-        advance=advance,
-    )
-    large = [one for one in mine if are_large(segmenter, one[0])]
-    segment_all(work, [one for one in mine if one not in large])
+        progress(0, total)
+    return advance
+
+
+def _segment(work: Work, named: Sequence[Named]) -> None:
+    """Segment and write images and videos: the small images first, which need no care."""
+    videos = [one for one in named if is_video(one[0])]
+    large = [one for one in named if one not in videos and are_large(work.segmenter, one[0])]
+    segment_all(work, [one for one in named if one not in videos and one not in large])
     segment_large_images(work, large)
-    return _Share(kept=kept, failed=tuple(map(str, work.failed)))
+    segment_videos(work, videos)
 
 
-def output_names(files: Sequence[Path]) -> list[str]:
+def reserved(formats: Sequence[str]) -> frozenset[str]:
+    """Return the names that files of the whole folder have, in some formats."""
+    return frozenset(Path(file).stem for one in formats if one in JOINED for file in JOINED[one].files)
+
+
+def output_names(files: Sequence[Path], taken_already: Collection[str] = ()) -> list[str]:
     """Return a name for each image's results: its stem, or more of its path where stems collide.
 
     Names that differ only in upper and lower case collide too: some file systems take them for the same.
@@ -160,7 +189,7 @@ def output_names(files: Sequence[Path]) -> list[str]:
     ):
         folded = [name.casefold() for name in names]
         names = [
-            longer(file) if folded.count(one) > 1 else name
+            longer(file) if folded.count(one) > 1 or one in taken_already else name
             for file, name, one in zip(files, names, folded, strict=True)
         ]
     taken: set[str] = set()

@@ -45,8 +45,7 @@ from unimask.inference.tta import (
 from unimask.models.build import Model
 from unimask.models.optimize import prepare_for_inference
 from unimask.postprocess.tasks import postprocess
-from unimask.results.boxes import BoxResult
-from unimask.results.segments import Result
+from unimask.results.result import Result
 from unimask.structures import (
     Categories,
     Detections,
@@ -223,36 +222,21 @@ class Segmenter:
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but it means one path
         self,
         image: AnyImage,
-        task: SegmentTask | None = ...,
+        task: Task | None = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
     ) -> Result: ...
 
     @overload
-    def predict(  # type: ignore[overload-overlap]
-        self, image: AnyImage, task: Task, *, threshold: float | None = ..., batch_size: int = ...
-    ) -> Result | BoxResult: ...
-
-    @overload
     def predict(
         self,
         image: Sequence[AnyImage],
-        task: SegmentTask | None = ...,
+        task: Task | None = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
     ) -> list[Result]: ...
-
-    @overload
-    def predict(
-        self,
-        image: Sequence[AnyImage],
-        task: Task,
-        *,
-        threshold: float | None = ...,
-        batch_size: int = ...,
-    ) -> list[Result] | list[BoxResult]: ...
 
     def predict(
         self,
@@ -261,7 +245,7 @@ class Segmenter:
         *,
         threshold: float | None = None,
         batch_size: int = 8,
-    ) -> Result | BoxResult | list[Result] | list[BoxResult]:
+    ) -> Result | list[Result]:
         """Return what is in an image, or for a list or tuple of images a list of what is in each.
 
         `task` is that of the model (`task`) unless another is named.
@@ -288,12 +272,10 @@ class Segmenter:
             results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]
         except NotFiniteError as error:
             raise error.of(names[error.image]) from None
-        return results if several else results[0]  # type: ignore[return-value]  # a task has one kind
+        return results if several else results[0]
 
-    def result(self, name: str, image: Image, found: Segments | Detections, task: Task) -> Result | BoxResult:
+    def result(self, name: str, image: Image, found: Segments | Detections, task: Task) -> Result:
         """Return what was found in an image together with the image."""
-        if isinstance(found, Detections):
-            return BoxResult(name=name, image=image, prediction=found, categories=self.categories)
         return Result(task=task, name=name, image=image, prediction=found, categories=self.categories)
 
     @overload

@@ -19,15 +19,20 @@ from unimask.errors import DataError, MissingPackageError, NotFiniteError, Unima
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
 from unimask.inference.segmenter import Segmenter
-from unimask.results.boxes import BoxResult
-from unimask.results.segments import Result
+from unimask.inference.video import ENDINGS, VideoResult, segment_video
+from unimask.results.found import save_result
+from unimask.results.result import Result
+from unimask.results.writing import Place, files_of
 from unimask.structures import Detections, Segments
 
 Named = tuple[Path, str]
 """An image, and the name of its results."""
 
-AnyResult = Result | BoxResult | LargeResult
+AnyResult = Result | LargeResult | VideoResult
 """What `predict` finds in an image file."""
+
+OF_LARGE = ("png", "json", "csv")
+"""The formats that there are of an image larger than memory."""
 
 Made = TypeVar("Made")
 
@@ -41,6 +46,9 @@ class Work:
     threshold: float | None
     batch_size: int
     output: Path
+    formats: tuple[str, ...]  # none: the default ones
+    pixel_size: float | None
+    every: int  # frame of a video
     done: Callable[[Named, AnyResult], object]
     advance: Callable[[], None]
     failed: list[UnimaskError] = field(default_factory=list)
@@ -62,19 +70,56 @@ def segment_all(work: Work, pictures: Sequence[Named]) -> None:
 
 
 def segment_large_images(work: Work, images: Sequence[Named]) -> None:
-    """Segment images that are larger than memory, in tiles: NAME.segments.tif and NAME.json come out."""
+    """Segment images that are larger than memory, in tiles: NAME.segments.tif and NAME.json come out.
+
+    The other formats are those of `OF_LARGE`; where more are asked for, that is an error of the image.
+    """
     for file, name in images:
         with collected(work.failed, file), open_large(file) as image:
+            if missing := [one for one in work.formats if one not in OF_LARGE]:
+                reason = f"is too large for --format {','.join(missing)}; there are {','.join(OF_LARGE)}"
+                raise DataError(file, reason)
             result = segment_large(
                 work.segmenter,
                 image,
                 work.task,
                 work.output,
                 name,
+                table="csv" in work.formats,
+                pixel_size=work.pixel_size,
                 threshold=work.threshold,
                 batch_size=work.batch_size,
             )
             work.done((file, name), result)
+        work.advance()
+
+
+def segment_videos(work: Work, videos: Sequence[Named]) -> None:
+    """Segment videos frame by frame: NAME.overlay.mp4 and NAME.json; other formats are of single frames."""
+    formats = work.formats or tuple(ENDINGS)
+    of_frames = [one for one in formats if one not in ENDINGS]
+
+    def write(result: Result) -> None:
+        if of_frames:
+            _save(work, result, result.name, "", of_frames)
+
+    for file, name in videos:
+        with collected(work.failed, file):
+            result, damage = segment_video(
+                work.segmenter,
+                file,
+                work.task,
+                work.output,
+                name,
+                formats=formats,
+                every=work.every,
+                threshold=work.threshold,
+                batch_size=work.batch_size,
+                write=write,
+            )
+            work.done((file, name), result)
+            if damage is not None:
+                raise damage
         work.advance()
 
 
@@ -102,7 +147,7 @@ def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]
     return []
 
 
-def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, Result | BoxResult]]:
+def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, Result]]:
     """Yield the results in order; where a batch fails, the images that are under way go one by one."""
     waiting: deque[tuple[Named, Image]] = deque()
 
@@ -130,11 +175,17 @@ def _find(work: Work, images: Iterable[Image], batch_size: int) -> Iterator[Segm
     return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size)
 
 
-def _write(work: Work, named: Named, result: Result | BoxResult) -> None:
+def _write(work: Work, named: Named, result: Result) -> None:
     with collected(work.failed, named[0]):
-        result.save(work.output, named[1])
+        _save(work, result, named[1], str(named[0]), work.formats)
         work.done(named, result)
     work.advance()
+
+
+def _save(work: Work, result: Result, name: str, image: str, formats: Sequence[str]) -> None:
+    """Write the files of an image or a frame; those that are joined for the folder become parts."""
+    place = Place(folder=work.output, name=name, image=image, pixel_size=work.pixel_size)
+    save_result(work.output, name, files_of(result, formats, place, parts=True))
 
 
 @contextmanager

@@ -142,16 +142,24 @@ def renumber(segments: Segments, keep: Bool[Tensor, " segments"]) -> Segments:
 
     Layers with nothing left are dropped, except that one always remains.
     """
-    numbers = torch.cumsum(keep, dim=0).where(keep, 0)
-    table = torch.cat([numbers.new_zeros(1), numbers]).to(torch.int16)
+    return chosen(segments, keep.nonzero()[:, 0])
+
+
+def chosen(segments: Segments, indices: Int64[Tensor, " chosen"]) -> Segments:
+    """The segments of some indices, each at most once, numbered 1..M in the order of the indices.
+
+    Otherwise as `renumber`.
+    """
+    table = torch.zeros(len(segments) + 1, dtype=torch.int16, device=segments.layers.device)
+    table[indices + 1] = torch.arange(1, len(indices) + 1, dtype=torch.int16, device=table.device)
     layers = table[segments.layers.long()]
     occupied = layers.flatten(1).any(dim=1)
     occupied[0] |= ~occupied.any()
     return Segments(
         layers=layers[occupied],
-        labels=segments.labels[keep],
-        scores=segments.scores[keep],
-        is_crowd=segments.is_crowd[keep],
+        labels=segments.labels[indices],
+        scores=segments.scores[indices],
+        is_crowd=segments.is_crowd[indices],
     )
 
 

@@ -8,9 +8,22 @@ from pathlib import Path
 from unimask.config.images import Task
 from unimask.errors import DataError
 from unimask.files import complete_files, json_text
+from unimask.ops.outlines import Ring
 from unimask.structures import Categories, Size
 
 Record = dict[str, object]  # of JSON
+
+Bbox = tuple[int, int, int, int] | tuple[float, float, float, float]
+"""x, y, width, height, in pixels."""
+
+Polygons = list[list[Ring]]
+"""The parts of a segment: of each its outer ring, then those of its holes (`ops.outlines.outlines`)."""
+
+Writer = Callable[[Path], object]
+"""Writes a file at a path."""
+
+Files = Mapping[str, Writer]
+"""What writes each file, by its path in the folder of the results."""
 
 IMAGES = ("overlay.png", "segments.png", "segments.tif")
 """The files, besides the JSON, that a result may have."""
@@ -25,7 +38,7 @@ class Found:
     category: str
     score: float  # 0..1
     area: int | float  # pixels; of a box width times height
-    bbox: tuple[int, int, int, int] | tuple[float, float, float, float]  # x, y, width, height in pixels
+    bbox: Bbox
 
     def to_coco(self) -> Record:
         """Return the fields of a COCO result, but for the image."""
@@ -34,6 +47,16 @@ class Found:
             "bbox": list(self.bbox),
             "area": self.area,
             "score": self.score,
+        }
+
+    def to_panoptic(self) -> Record:
+        """Return an entry of the `segments_info` of a panoptic annotation of COCO."""
+        return {
+            "id": self.id,
+            "category_id": self.category_id,
+            "bbox": list(self.bbox),
+            "area": self.area,
+            "iscrowd": 0,
         }
 
     def to_json(self) -> Record:
@@ -47,7 +70,7 @@ def found_in(
     label: int,
     score: float,
     area: int | float,
-    bbox: tuple[int, int, int, int] | tuple[float, float, float, float],
+    bbox: Bbox,
 ) -> Found:
     """Return the record of a segment or box of a category, given by its label."""
     return Found(
@@ -75,13 +98,21 @@ def document(task: Task, size: Size, categories: Categories, **found: object) ->
     return {**about, "categories": category_records(categories), **found}
 
 
-def save_result(
-    folder: str | Path, name: str, content: Record, images: Mapping[str, Callable[[Path], object]]
-) -> tuple[Path, ...]:
-    """Write FOLDER/NAME.ENDING for each ending of `images`, and NAME.json; return their paths.
+def json_writer(content: object) -> Writer:
+    """Return what writes the content as JSON."""
+    return text_writer(json_text(content) + "\n")
 
-    All files are complete before the first one takes its name. Files of an earlier result of this name that
-    this one does not have are removed.
+
+def text_writer(text: str) -> Writer:
+    """Return what writes a text, in UTF-8."""
+    return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def save_result(folder: str | Path, name: str, files: Files) -> tuple[Path, ...]:
+    """Write files, by their paths in the folder, for a result of a name; return their paths.
+
+    All files are complete before the first one takes its name. Where NAME.json is among them, images of an
+    earlier result of this name that are not are removed: their segments have other ids.
 
     Raises:
         DataError: the folder cannot be made or written to, or the name is none.
@@ -89,15 +120,14 @@ def save_result(
     if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
         raise DataError(name, "is not a name for files; give one without folders")
     folder = Path(folder)
-    text = json_text(content) + "\n"
-    writers = {**images, "json": lambda path: path.write_text(text, encoding="utf-8")}
-    paths = tuple(folder / f"{name}.{ending}" for ending in writers)
+    paths = tuple(folder / file for file in files)
     try:
         with complete_files(paths) as temporary:
-            for part, write in zip(temporary, writers.values(), strict=True):
+            for part, write in zip(temporary, files.values(), strict=True):
                 write(part)
-        for ending in set(IMAGES) - images.keys():
-            (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        for image in (f"{name}.{ending}" for ending in IMAGES if f"{name}.json" in files):
+            if image not in files:
+                (folder / image).unlink(missing_ok=True)
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
     return paths

@@ -11,10 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from unimask.config.images import Task
-from unimask.results.boxes import BoxResult
 from unimask.results.drawing import inner_point, segment_colors
-from unimask.results.found import Record, category_records
-from unimask.results.segments import Result
+from unimask.results.found import Record
+from unimask.results.result import Result
 from unimask.serve.cached import Thresholds
 
 
@@ -87,16 +86,16 @@ class BoxAnswer:
     boxes: list[BoxRecord]
 
 
-def answer(model: str, result: Result | BoxResult) -> Record:
+def answer(model: str, result: Result) -> Record:
     """Return the fields of a `SegmentAnswer` or a `BoxAnswer`."""
     about: Record = {"model": model, "name": result.name, **result.to_json()}
-    if isinstance(result, Result):
+    if result.task != "detection":
         masks = zip(result.segments, result.run_lengths, strict=True)
         about["segments"] = [{**found.to_json(), "segmentation": mask} for found, mask in masks]
     return about
 
 
-def page_answer(result: Result | BoxResult, task: Task, thresholds: Thresholds) -> Record:
+def page_answer(result: Result, task: Task, thresholds: Thresholds) -> Record:
     """Return what the page draws: the segments with colours and places for names, and the id map."""
     about: Record = {
         "task": task,
@@ -104,7 +103,7 @@ def page_answer(result: Result | BoxResult, task: Task, thresholds: Thresholds) 
         "width": result.width,
         "thresholds": vars(thresholds),
     }
-    if isinstance(result, BoxResult):
+    if result.task == "detection":
         colors = segment_colors(result.prediction.labels.tolist(), result.categories).tolist()
         rows = [
             {
@@ -116,10 +115,10 @@ def page_answer(result: Result | BoxResult, task: Task, thresholds: Thresholds) 
                 "color": colors[box.id - 1],
                 "thing": True,
             }
-            for box in result.boxes
+            for box in result.segments
         ]
         return {**about, "kind": "boxes", "segments": rows, "layers": 0, "map": ""}
-    layers = result.prediction.layers.numpy()
+    layers = result.id_maps()
     return {
         **about,
         "kind": "segments",
@@ -166,32 +165,12 @@ def packed(values: ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 1)).decode("ascii")
 
 
-def coco_document(result: Result | BoxResult) -> Record:
-    """Return a whole file of COCO's: `images`, `annotations`, `categories`.
-
-    Instances and boxes are annotations with ids and scores. Panoptic and semantic segments are one annotation
-    with `segments_info`, to the PNG of `id_map` (`file_name`).
-    """
-    image: Record = {"id": 1, "file_name": result.name, "height": result.height, "width": result.width}
-    records = result.to_coco(1)
-    categories = category_records(result.categories)
-    if isinstance(result, Result) and result.task != "instance":
-        annotation: Record = {
-            "image_id": 1,
-            "file_name": f"{result.name}.segments.png",
-            "segments_info": records,
-        }
-        return {"images": [image], "annotations": [annotation], "categories": categories}
-    annotations = [{"id": number, "iscrowd": 0, **record} for number, record in enumerate(records, start=1)]
-    return {"images": [image], "annotations": annotations, "categories": categories}
-
-
 def id_map(result: Result) -> Image.Image:
     """Return each pixel's segment id as a colour, id = R + 256 G + 65536 B; 0 is none.
 
     Where instances overlap, the surest one shows.
     """
-    layers = result.prediction.layers.numpy().astype(np.uint16)
+    layers = result.id_maps().astype(np.uint16)
     none = np.uint16(65535)
     ids = np.where(layers == 0, none, layers).min(axis=0)  # instances are numbered by falling score
     ids = np.where(ids == none, np.uint16(0), ids)

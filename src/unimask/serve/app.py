@@ -18,7 +18,6 @@ from unimask import __version__
 from unimask.config.images import ALL_TASKS, Task
 from unimask.errors import UnimaskError, shown
 from unimask.inference.segmenter import Segmenter
-from unimask.results.segments import Result
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
 from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.connections import Answering
@@ -134,7 +133,7 @@ def _interface(app: FastAPI, service: Service) -> None:
             result = result_of(segmenter, seen, chosen, thresholds)
             if output == "json":
                 return JSONResponse(answer(name, result))
-            drawn = id_map(result) if output == "ids" and isinstance(result, Result) else result.plot()
+            drawn = id_map(result) if output == "ids" else result.plot()
             return Response(png(drawn), media_type="image/png")
 
         response: Response = await service.ask(name, picture, finish)

@@ -12,8 +12,7 @@ from unimask.errors import NotFiniteError
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
 from unimask.ops.boxes import boxes_around
-from unimask.results.boxes import BoxResult
-from unimask.results.segments import Result
+from unimask.results.result import Result
 from unimask.structures import Segments
 
 
@@ -122,9 +121,7 @@ def predict_cached(
     ]
 
 
-def result_of(
-    segmenter: Segmenter, cached: CachedPrediction, task: Task, thresholds: Thresholds
-) -> Result | BoxResult:
+def result_of(segmenter: Segmenter, cached: CachedPrediction, task: Task, thresholds: Thresholds) -> Result:
     """Return the result of a task, equal to what `segmenter.predict` returns with these thresholds.
 
     Detection by a model of masks is the boxes around its instances.

@@ -5,6 +5,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
+import torch
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, File, Form, UploadFile
 from fastapi.responses import JSONResponse, Response
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from unimask.files import json_text
 from unimask.inference.predictions import TilePrediction
-from unimask.results.boxes import BoxResult
-from unimask.results.segments import Result
-from unimask.serve.answers import coco_document, id_map, page_answer
+from unimask.results.result import Result
+from unimask.results.writing import coco_document
+from unimask.serve.answers import id_map, page_answer
 from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.images import encode, png
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
@@ -112,7 +113,7 @@ class Desk:
 
     def result(
         self, name: str, task: str, score: float | None, overlap: float | None
-    ) -> tuple[Result | BoxResult, dict[str, object]]:
+    ) -> tuple[Result, dict[str, object]]:
         """The result, and what the page draws of it."""
         kept = self.store.get(name)
         thresholds = self.service.question(kept.model, task, score, overlap)
@@ -132,10 +133,9 @@ class Desk:
             raise Refusal(422, reason)
         drawn = "instance" if task == "detection" else task
         result, _ = self.result(name, drawn, score, overlap)
-        assert isinstance(result, Result)
         if not 1 <= segment <= len(result.prediction):
             raise Refusal(422, f"There is no segment {segment} in this result.")
-        mask = kept.seen.tiles[0].in_frame((result.prediction.layers == segment).any(dim=0))
+        mask = kept.seen.tiles[0].in_frame(torch.from_numpy((result.id_maps() == segment).any(axis=0)))
         index = _best_view(kept.seen, mask)
         seen = self._watch(name, kept, index)
         if query < 0:
@@ -223,7 +223,8 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> Response:
         def write() -> str:
-            return json_text(coco_document(desk.result(name, task, score, overlap)[0]), None)
+            found, _ = desk.result(name, task, score, overlap)
+            return json_text(coco_document(found, png=f"{found.name}.segments.png"), None)
 
         return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="application/json")
 
@@ -233,7 +234,7 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
     ) -> Response:
         def write() -> bytes:
             found, _ = desk.result(name, task, score, overlap)
-            if isinstance(found, BoxResult):
+            if found.task == "detection":
                 raise Refusal(422, "Boxes have no id map. Switch to panoptic, instance or semantic.")
             return png(id_map(found))
 

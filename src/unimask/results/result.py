@@ -1,0 +1,418 @@
+"""What was found in one image, segments or boxes, and every form it is shown and saved in."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, overload
+
+import numpy as np
+import torch
+from hotcoco import mask as run_lengths
+from jaxtyping import Bool, Float32, Int16, Int64, UInt8
+from numpy import ndarray
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from unimask.config.images import Task
+from unimask.errors import ConfigError, needs_extra, some_of
+from unimask.ops.id_maps import chosen
+from unimask.ops.outlines import outlines
+from unimask.results.box_drawing import overlay_boxes
+from unimask.results.drawing import overlay
+from unimask.results.formats.geojson import PIXELS, Transform, as_geojson
+from unimask.results.formats.label_studio import as_label_studio, brush_of, rectangle_of
+from unimask.results.formats.labelme import as_labelme, with_image
+from unimask.results.formats.supervision import as_supervision
+from unimask.results.formats.table import Table, table_of
+from unimask.results.formats.yolo import as_yolo, as_yolo_boxes
+from unimask.results.found import Bbox, Found, Polygons, Record, document, found_in, save_result
+from unimask.results.measures import measure_boxes, measure_layers
+from unimask.structures import Categories, Detections, Segments
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from supervision import Detections as SupervisionDetections
+
+NOTEBOOK = 1200  # pixels
+
+
+class RunLengthMask(TypedDict):
+    """A mask in COCO's compressed run-length encoding; `pycocotools.mask.decode` reads it."""
+
+    size: list[int]  # [height, width] of the image
+    counts: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Result:
+    """What was found in one image, at the image's own size: segments, or for `detection` boxes.
+
+    A sequence of what was found: it has a length, and `result[0]`, or each in a loop, is a `found.Found` with
+    `id`, `category`, `score`, `area` and `bbox`. A slice, a boolean array or indices give a `Result` of these
+    alone, numbered anew: `result[result.scores > 0.5]`, `result[[2, 0]]`. All properties have one entry for
+    each, in the same order: instances and boxes by falling score, others as the model gives them. Instances
+    may overlap; panoptic and semantic segments do not.
+
+    `prediction` is the raw result on the CPU, where a segment may be without pixels; those are left out
+    everywhere else. `name` is the stem of the image's file. Arrays are numpy's; points are (x, y) in pixels
+    of the image, whose upper left corner is (0, 0).
+    """
+
+    task: Task
+    name: str
+    image: UInt8[Tensor, "3 height width"]  # RGB
+    prediction: Segments | Detections
+    categories: Categories
+
+    @property
+    def height(self) -> int:
+        """Rows of the image."""
+        return self.image.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of the image."""
+        return self.image.shape[2]
+
+    @cached_property
+    def segments(self) -> tuple[Found, ...]:
+        """What was found, as records: segments that have pixels, or boxes."""
+        labels, scores = self.prediction.labels.tolist(), self.prediction.scores.tolist()
+        return tuple(
+            found_in(self.categories, index + 1, labels[index], scores[index], area, bbox)
+            for index, area, bbox in self._extents()
+        )
+
+    @property
+    def labels(self) -> Int64[ndarray, " segments"]:
+        """The category of each, as an index into `categories.names`."""
+        return self.prediction.labels.numpy()[self._indices]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of the category of each."""
+        return tuple(one.category for one in self.segments)
+
+    @property
+    def scores(self) -> Float32[ndarray, " segments"]:
+        """How sure the model is of each, from 0 to 1."""
+        return self.prediction.scores.numpy()[self._indices]
+
+    @property
+    def boxes(self) -> Float32[ndarray, "segments 4"]:
+        """The box around each (left, top, right, bottom), in pixels, from edge to edge.
+
+        Right and bottom are one more than the last column and row. Boxes of `detection` have fractions, and
+        may reach over the border of the image.
+        """
+        if isinstance(self.prediction, Detections):
+            return self.prediction.boxes.numpy()
+        corners = [
+            (x, y, x + width, y + height) for x, y, width, height in (one.bbox for one in self.segments)
+        ]
+        return np.array(corners, dtype=np.float32).reshape(-1, 4)
+
+    def id_maps(self) -> Int16[ndarray, "layers height width"]:
+        """The number of the segment at each pixel, 0 for none: 1 + its index in the prediction.
+
+        Segments that overlap lie in different layers. Of panoptic and semantic segments there is one layer.
+
+        Raises:
+            ConfigError: the result is of `detection`: boxes have no pixels.
+        """
+        return self._as_segments("id_maps").layers.numpy()
+
+    @cached_property
+    def masks(self) -> Bool[ndarray, "segments height width"]:
+        """The mask of each, True inside; made from the id map when first asked for, and kept.
+
+        Raises:
+            ConfigError: the result is of `detection`: boxes have no masks.
+        """
+        found = self._as_segments("masks")
+        masks = np.zeros((len(self), *found.size), dtype=bool)
+        places = {index: place for place, index in enumerate(self._indices.tolist())}
+        for layer, index, box in _boxes_in(found):
+            masks[places[index]][box] = layer[box] == index + 1
+        return masks
+
+    @cached_property
+    def polygons(self) -> tuple[Polygons, ...]:
+        """The outline of each along the edges of its pixels: nothing is rounded or simplified.
+
+        A list of parts, each a list of rings: the outer one, and then those of its holes. A ring is a float64
+        array (corners, 2) of (x, y), whose last corner is joined to the first. A box has one ring.
+        """
+        if isinstance(self.prediction, Detections):
+            return tuple(
+                [[np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64)]]
+                for left, top, right, bottom in self.boxes.tolist()
+            )
+        found: dict[int, Polygons] = {}
+        for layer, index, box in _boxes_in(self.prediction):
+            start = (box[1].start, box[0].start)
+            parts = outlines(layer[box] == index + 1)
+            found[index] = [[ring + start for ring in part] for part in parts]
+        return tuple(found[index] for index in sorted(found))
+
+    @cached_property
+    def run_lengths(self) -> tuple[RunLengthMask, ...]:
+        """The mask of each in COCO's compressed run lengths.
+
+        Raises:
+            ConfigError: the result is of `detection`: boxes have no masks.
+        """
+        prediction = self._as_segments("run_lengths")
+        found: dict[int, RunLengthMask] = {}
+        for layer, index, box in _boxes_in(prediction):
+            mask = np.zeros(prediction.size, dtype=np.uint8, order="F")
+            mask[box] = layer[box] == index + 1
+            counts = run_lengths.encode(mask)["counts"].decode("ascii")
+            found[index] = {"size": list(prediction.size), "counts": counts}
+        return tuple(found[index] for index in sorted(found))
+
+    @cached_property
+    def _indices(self) -> Int64[ndarray, " segments"]:
+        """Where each lies in the prediction."""
+        if isinstance(self.prediction, Detections):
+            return np.arange(len(self.prediction))
+        return self.prediction.areas().nonzero()[:, 0].numpy()
+
+    def _extents(self) -> Iterator[tuple[int, int | float, Bbox]]:
+        """Yield the index in the prediction, the area and the box (x, y, width, height) of each."""
+        if isinstance(self.prediction, Detections):
+            for index, (left, top, right, bottom) in enumerate(self.prediction.boxes.tolist()):
+                width, height = right - left, bottom - top
+                bbox = (round(left, 3), round(top, 3), round(width, 3), round(height, 3))
+                yield index, round(width * height, 3), bbox
+            return
+        areas = self.prediction.areas().tolist()
+        boxes = {index: box for _, index, box in _boxes_in(self.prediction)}
+        for index, (rows, columns) in sorted(boxes.items()):
+            size = (columns.stop - columns.start, rows.stop - rows.start)
+            yield index, areas[index], (columns.start, rows.start, *size)
+
+    def _as_segments(self, what: str) -> Segments:
+        if isinstance(self.prediction, Detections):
+            raise ConfigError(what, "boxes of detection have none; take another task, or the `boxes`")
+        return self.prediction
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Found]:
+        return iter(self.segments)
+
+    @overload
+    def __getitem__(self, which: int) -> Found: ...
+
+    @overload
+    def __getitem__(self, which: "slice | Sequence[int] | Sequence[bool] | ndarray | Tensor") -> "Result": ...
+
+    def __getitem__(
+        self, which: "int | slice | Sequence[int] | Sequence[bool] | ndarray | Tensor"
+    ) -> "Found | Result":
+        """Return the record of one, or a `Result` of several.
+
+        Raises:
+            IndexError: there are not as many, or one is named twice.
+        """
+        if isinstance(which, int | np.integer):
+            return self.segments[int(which)]
+        places = which if isinstance(which, slice) else np.asarray(which)
+        if not isinstance(places, slice) and places.size == 0 and places.dtype != bool:
+            places = places.astype(np.int64)
+        indices = self._indices[places]
+        if indices.ndim != 1 or len(np.unique(indices)) < len(indices):
+            raise IndexError("take each once, by a slice, a boolean for each, or their indices")
+        taken = torch.from_numpy(indices.copy())
+        if isinstance(self.prediction, Detections):
+            return replace(self, prediction=self.prediction.select(taken))
+        return replace(self, prediction=chosen(self.prediction, taken))
+
+    def __repr__(self) -> str:
+        counts = Counter(self.names).most_common()
+        found = some_of((f"{count} {category}" for category, count in counts), 5)
+        return f"Result({self.name!r}, {self.task}, {self.width} x {self.height} pixels: {found})"
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture that notebooks show, at most `NOTEBOOK` pixels wide and high."""
+        picture = self.plot()
+        picture.thumbnail((NOTEBOOK, NOTEBOOK))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def plot(self) -> Image.Image:
+        """Return the image, at its own size, with what was found drawn on it and named."""
+        if isinstance(self.prediction, Detections):
+            return overlay_boxes(self.image, self.prediction, self.categories)
+        return overlay(self.image, self.prediction, self.categories, scores=self.task == "instance")
+
+    def to_table(self, pixel_size: float | None = None) -> Table:
+        """Return what is measured about each, as the columns of `segments.csv` (`formats/table.py:table_of`).
+
+        `pixel_size` is how many micrometres a pixel is wide; with it, measures are in micrometres too.
+        """
+        image = self.image.numpy()
+        if isinstance(self.prediction, Detections):
+            measured = measure_boxes(self.boxes, image)
+        else:
+            layers = self.prediction.layers.numpy()
+            measured = measure_layers(layers, image, len(self.prediction))[:, self._indices]
+        return table_of(self.name, self.segments, measured, pixel_size)
+
+    def to_pandas(self, pixel_size: float | None = None) -> "DataFrame":
+        """Return `to_table` as a `pandas.DataFrame` with a row for each.
+
+        Raises:
+            MissingPackageError: pandas is not installed (the extra `pandas` of unimask).
+        """
+        with needs_extra("pandas", "to_pandas"):
+            import pandas
+        return pandas.DataFrame(self.to_table(pixel_size))
+
+    def to_json(self) -> dict[str, object]:
+        """Return the content of `NAME.json`: task, height, width, categories, and `segments` or `boxes`.
+
+        Segments have `segmentation` (compressed run lengths) for instances only; the pixels of the others are
+        in the panoptic PNG.
+        """
+        records = [found.to_json() for found in self.segments]
+        if self.task == "instance":
+            records = self._with_masks(records)
+        kind = "boxes" if self.task == "detection" else "segments"
+        return document(self.task, (self.height, self.width), self.categories, **{kind: records})
+
+    def _with_masks(self, records: list[Record]) -> list[Record]:
+        masks = zip(records, self.run_lengths, strict=True)
+        return [{**record, "segmentation": mask} for record, mask in masks]
+
+    def to_coco(self, image_id: int | str = 0) -> list[dict[str, object]]:
+        """Return records as COCO has them.
+
+        For instances and boxes: results (`image_id`, `category_id`, `bbox`, `area`, `score`, of instances
+        also `segmentation`), ready for `COCO.loadRes`. Otherwise: the `segments_info` of a panoptic
+        annotation, to the PNG of `to_panoptic_png`.
+        """
+        if self.task in ("panoptic", "semantic"):
+            return [one.to_panoptic() for one in self.segments]
+        records: list[Record] = [{"image_id": image_id, **one.to_coco()} for one in self.segments]
+        return self._with_masks(records) if self.task == "instance" else records
+
+    def to_supervision(self) -> "SupervisionDetections":
+        """Return `supervision.Detections`, with masks of segments; `class_id` is the index of the category.
+
+        Raises:
+            MissingPackageError: supervision is not installed (the extra `supervision` of unimask).
+        """
+        masks = None if isinstance(self.prediction, Detections) else self.masks
+        return as_supervision(self.boxes, masks, self.labels, self.scores, self.categories)
+
+    def to_yolo(self) -> str:
+        """Return the text of a YOLO label file: a line for each, `label x1 y1 x2 y2 ...` or, of boxes,
+        `label x y width height`.
+
+        The label is the index into the categories' names, coordinates are shares of width and height. Holes
+        and parts are joined to one polygon by bridges without width.
+        """
+        labels, size = self.labels.tolist(), (self.height, self.width)
+        if isinstance(self.prediction, Detections):
+            return as_yolo_boxes(labels, self.boxes.tolist(), size)
+        return as_yolo(labels, self.polygons, size)
+
+    def to_labelme(self, image: str = "") -> dict[str, object]:
+        """Return the content of a JSON of LabelMe: polygons, to be corrected by hand.
+
+        `image` is the path of the image as seen from the JSON; without it the image is put inside.
+        """
+        content = as_labelme(self.segments, self.polygons, (self.height, self.width), image or self.name)
+        return content if image else with_image(content, self.image.numpy())
+
+    def to_label_studio(
+        self, image: str = "", *, model: str = "unimask", from_name: str = "label", to_name: str = "image"
+    ) -> dict[str, object]:
+        """Return a task for Label Studio's import: predicted brushes, exact to the pixel, or rectangles.
+
+        `image` is the address of the image as Label Studio sees it (by default the result's name).
+        `from_name` and `to_name` are those of the BrushLabels (RectangleLabels) and of the Image in the
+        labelling interface.
+        """
+        size = (self.height, self.width)
+        if isinstance(self.prediction, Detections):
+            kind, values = "rectanglelabels", [rectangle_of(one, size) for one in self.segments]
+        else:
+            kind, values = "brushlabels", [brush_of(mask) for mask in self.masks]
+        names = {"image": image or self.name, "model": model, "from_name": from_name, "to_name": to_name}
+        return as_label_studio(self.segments, values, kind, size, **names)
+
+    def to_geojson(self, transform: Transform = PIXELS, *, crs: str = "") -> dict[str, object]:
+        """Return a GeoJSON FeatureCollection of the polygons, which QuPath imports as annotations.
+
+        `transform` (a, b, c, d, e, f) takes a corner at (column, row) to x = a column + b row + c, y = d
+        column + e row + f, as rasterio's `dataset.transform[:6]`; without it coordinates are pixels. `crs`
+        names coordinates other than longitude and latitude.
+
+        Raises:
+            ConfigError: the transform maps the image onto a line or a point.
+        """
+        return as_geojson(self.segments, self.polygons, self.categories, transform, crs)
+
+    def to_panoptic_png(self) -> Image.Image:
+        """Return COCO's panoptic PNG: the segment id of a pixel is R + 256 G + 65536 B; 0 is none.
+
+        Raises:
+            ValueError: the result is of instances, which may overlap, or of boxes.
+        """
+        if self.task in ("instance", "detection"):
+            what = "boxes" if self.task == "detection" else "instances"
+            raise ValueError(f"{what} may overlap, so one image cannot hold them; use to_coco() or to_json()")
+        ids = self._as_segments("png").layers[0].numpy().astype(np.uint16)
+        channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
+        return Image.fromarray(channels.astype(np.uint8))
+
+    def save(
+        self,
+        folder: str | Path,
+        name: str = "",
+        formats: Sequence[str] = (),
+        *,
+        image: str = "",
+        pixel_size: float | None = None,
+    ) -> tuple[Path, ...]:
+        """Write the files of some formats (`writing.FORMATS`) into a folder; return their paths.
+
+        By default NAME.overlay.png, NAME.segments.png (not for instances and boxes) and NAME.json. What is
+        one file for a folder of images in `unimask predict` is NAME.csv, NAME.coco.json and
+        NAME.label_studio.json here. Nothing is half-written: all files are complete under temporary names
+        before the first one takes its own. Earlier files of the same names are replaced, and with a new JSON
+        the images of an earlier result go away.
+
+        Args:
+            folder: is made if need be.
+            name: of the files; by default the image's.
+            formats: which files.
+            image: the path or address of the image, for formats that name it.
+            pixel_size: how many micrometres a pixel is wide, for the columns of the CSV.
+
+        Raises:
+            DataError: the folder cannot be made or written to, or the name is none.
+            ConfigError: there is no such format, or it has no room for the task.
+            MissingPackageError: a format needs a package that is not installed.
+        """
+        from unimask.results.writing import Place, files_of  # which imports this file
+
+        place = Place(folder=Path(folder), name=name or self.name, image=image, pixel_size=pixel_size)
+        return save_result(folder, place.name, files_of(self, formats, place))
+
+
+def _boxes_in(segments: Segments) -> Iterator[tuple[ndarray, int, tuple[slice, slice]]]:
+    """Yield the layer, the index and the box of each segment that has pixels."""
+    for layer in segments.layers.numpy():
+        for index, box in enumerate(ndimage.find_objects(layer, max_label=len(segments))):
+            if box is not None:
+                yield layer, index, box
