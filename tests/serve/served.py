@@ -109,7 +109,7 @@ def random_segmenter() -> Segmenter:
 
 def box_file() -> ModelFile:
     small = {"model.encoder_layers": 1, "model.decoder_layers": 1, "postprocess.instance_threshold": 0.0}
-    return replace(model_file(), experiment=override(detr_tiny(), small))
+    return replace(model_file(), experiment=override(detr_tiny(), small), task="detection")
 
 
 def random_box_segmenter() -> Segmenter:

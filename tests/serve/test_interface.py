@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools import mask as coco_mask
-from serve.served import as_file, color_segmenter, random_segmenter, scene, served
+from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene, served
 
 from unimask.config.images import TASKS, Tiles
 from unimask.serve.gate import LOOPBACK_NAMES, Access
@@ -60,6 +60,12 @@ def test_boxes_around_instances(client: TestClient) -> None:
     answer = send(client, as_file(PICTURE), task="detection").json()
     instances = color_segmenter().predict(PICTURE, "instance").segments
     assert [box["bbox"] for box in answer["boxes"]] == [[*map(float, one.bbox)] for one in instances]
+
+
+def test_without_a_task_a_model_does_what_it_was_trained_for() -> None:
+    with served(color_segmenter(), box_segmenter()) as both:
+        assert send(both, as_file(PICTURE)).json()["task"] == "panoptic"
+        assert send(both, as_file(PICTURE), model="second").json()["task"] == "detection"
 
 
 def test_pictures_come_back(client: TestClient) -> None:

@@ -102,7 +102,9 @@ def _interface(app: FastAPI, service: Service) -> None:
     async def segment(
         request: Request,
         picture: Annotated[UploadFile, File(description="A file: PNG, JPEG, WebP, TIFF, BMP, GIF, ...")],
-        task: Annotated[str, Form(description=f"One of: {', '.join(ALL_TASKS)}.")] = "panoptic",
+        task: Annotated[
+            str, Form(description=f"One of: {', '.join(ALL_TASKS)}; empty: what the model was trained for.")
+        ] = "",
         model: Annotated[str, Form(description="A name of `/v1/models`; empty: the first.")] = "",
         threshold: Annotated[
             float | None, Form(description="Lowest score, 0 to 1; without it the model's own.")
@@ -123,6 +125,7 @@ def _interface(app: FastAPI, service: Service) -> None:
             request, await request.form(), ("picture", "task", "model", "threshold", "overlap", "output")
         )
         name = service.model(model)
+        task = task or service.engine.segmenters[name].task
         thresholds = service.question(name, task, threshold, overlap)
         if output == "ids" and task == "detection":
             raise Refusal(422, "Boxes have no id map; ask for json or overlay.")
