@@ -126,6 +126,14 @@ def test_what_depends_on_a_setting_follows_it() -> None:
     assert chosen({"training.steps": 400}).experiment.training.warmup_steps == 20
     assert chosen({"training.batch_size": 32}).experiment.training.accumulate == 4
     assert chosen({"training.batch_size": 4}).experiment.training.steps == 6000
+    cropped = chosen(
+        {"data.crop": [256, 320]}
+    ).experiment.data  # what is predicted is as large as what was learned
+    assert (cropped.crop, cropped.resize) == ((256, 320), ShortSide(size=256, longest=512))
+    resized = chosen({"data.resize.size": 320}).experiment.data
+    assert (resized.crop, resized.resize.size) == ((320, 320), 320)
+    crowded = chosen({"data.crop": [256, 256]}, most_objects=900).experiment.data
+    assert crowded.view.kind == "whole"  # half of what tiles need is no choice
 
 
 def test_a_model_keeps_how_it_sees_images() -> None:

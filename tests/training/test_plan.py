@@ -14,6 +14,7 @@ from unimask.cli.options import parse_settings
 from unimask.config.images import DetrConfig
 from unimask.config.overrides import override
 from unimask.data.formats.shapes import CATEGORIES
+from unimask.data.open import labelled_task
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.models.build import build_model
 from unimask.presets import PRESETS
@@ -134,19 +135,19 @@ def test_a_run_that_goes_on_keeps_its_settings(tmp_path: Path) -> None:
 
 
 def test_the_task_is_that_of_the_data(tmp_path: Path) -> None:
-    assert planning.task_of(SHAPES, {}) == "panoptic"
+    assert labelled_task(SHAPES) == "panoptic"
     save_coco_instances(tmp_path / "instances_train.json", tmp_path / "images", 3)
-    assert planning.task_of(tmp_path, {}) == "instance"
+    assert labelled_task(tmp_path) == "instance"
     content = json.loads((tmp_path / "instances_train.json").read_text())
     (tmp_path / "instances_train.json").unlink()
     for annotation in content["annotations"]:
         del annotation["segmentation"]
     (tmp_path / "detection_train.json").write_text(json.dumps(content))
-    assert planning.task_of(tmp_path, {}) == "detection"
+    assert labelled_task(tmp_path) == "detection"
     chosen = plan(tmp_path, device="cpu")
     assert isinstance(chosen.experiment.model, DetrConfig)
     with pytest.raises(DataError, match="no such file or folder"):
-        planning.task_of(tmp_path / "nowhere", {})
+        labelled_task(tmp_path / "nowhere")
 
 
 def test_data_of_no_use_and_several_processes_are_refused(tmp_path: Path) -> None:

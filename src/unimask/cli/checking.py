@@ -16,7 +16,7 @@ from unimask.errors import ConfigError, DataError
 
 def check(
     data: options.Data,
-    task: options.Task = options.TaskName.panoptic,
+    task: options.LabelledTask = None,
     preset: options.Preset = "small",
     settings: options.Settings = None,
     follow_outside: options.FollowOutside = False,
@@ -33,6 +33,8 @@ def check(
       unimask check --data my_data --task instance
       unimask check --data my_data --task semantic --preset street --json
     """
+    from unimask.data.open import labelled_task
+
     asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
     experiment = unimask.override(presets.named(preset), asked)
     if not isinstance(experiment, Experiment):
@@ -43,7 +45,8 @@ def check(
             raise DataError(picture, "is a folder; name a file for the picture with --output")
         check_folder(picture.absolute().parent)
     with naming(data), show.counting("reading") as counted:
-        said = unimask.check(data, task.value, experiment, progress=counted)
+        asked_task = task.value if task else labelled_task(data, follow_outside=follow_outside)
+        said = unimask.check(data, asked_task, experiment, progress=counted)
     if as_json:
         show.show_json(said.as_json())
     else:

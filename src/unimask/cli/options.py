@@ -184,6 +184,14 @@ TrainPreset = Annotated[
         "data and this machine, and shown as options.",
     ),
 ]
+LabelledTask = Annotated[
+    TaskName | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="panoptic, instance, semantic or detection; by default what the data were labelled for.",
+    ),
+]
 TrainTask = Annotated[
     TaskName | None,
     typer.Option(

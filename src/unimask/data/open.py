@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -51,6 +52,7 @@ has; XML files of Pascal VOC come last, since all others say more than boxes.
 
 LAYOUTS = "\n".join(["expected one of", *(format_.layouts for format_ in reversed(FORMATS))])
 
+TRIED = 20  # images, to tell what a set was labelled for
 HELD_OUT = 0.1  # share of the images that a set without a validation split gives to "val"
 
 
@@ -90,6 +92,50 @@ def open_items(path: str | Path, split: str, task: Task, *, follow_outside: bool
     """Open one split with the ground truth as its files state it; else as `open_dataset`."""
     root = Path(path)
     return _choose(root, split, _sources(root, task), task, follow_outside)
+
+
+def labelled_task(path: str | Path, *, follow_outside: bool = False) -> Task:
+    """Return the task that data were labelled for: what the images of their first split hold.
+
+    Panoptic where their categories are things and stuff, instance where they are things only, semantic where
+    they are stuff only; detection where there are boxes without masks.
+
+    Raises:
+        DataError: none of the first images can be read for a task.
+    """
+
+    def first_split(task: Task) -> ItemDataset:
+        opened = open_splits(path, task, follow_outside=follow_outside)
+        items = next(iter(opened.values()))()
+        _try_to_read(items)
+        return items
+
+    try:
+        items = first_split("panoptic")
+    except DataError:
+        with suppress(DataError):
+            first_split("detection")
+            return "detection"
+        raise
+    things = set(items.categories.is_thing)
+    return "panoptic" if len(things) == 2 else "instance" if True in things else "semantic"
+
+
+def _try_to_read(items: ItemDataset) -> None:
+    """Read the first image that is whole.
+
+    Raises:
+        DataError: none of the first `TRIED` is; what is wrong with the first of them.
+    """
+    failures: list[DataError] = []
+    for index in range(min(TRIED, len(items))):
+        try:
+            items[index]
+            return
+        except DataError as error:
+            failures.append(error)
+    for failure in failures[:1]:
+        raise failure
 
 
 def open_splits(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, Task
+from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, Scale, Task
 from unimask.config.overrides import override
 from unimask.presets import PRESETS
 
@@ -25,6 +25,7 @@ TIMES_SEEN = 60  # how often a training from ImageNet's weights sees each image
 FROM_A_MODEL, OF_BOXES = 0.5, 3.0  # times as long: what is trained already, and DETR, which learns slowly
 FEWEST_STEPS, MOST_STEPS_CPU, MOST_STEPS_GPU = 1500, 8000, 20_000
 USED = 0.7  # of the free memory
+_VIEW = ("data.view", "data.crop", "data.resize", "data.jitter")  # settings that go with tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def choose(
     """
     base = given or _preset(seen, here, initial)
     experiment = override(base.experiment, asked)
-    size = {} if base.keep_data else _size(seen, here, experiment)
+    size = {} if base.keep_data else _size(seen, here, experiment, asked)
     batch: dict[str, object] = {"training.batch_size": min(BATCH, experiment.training.batch_size)}
     experiment = _with(experiment, size | batch, asked)
     if epochs:
@@ -109,17 +110,13 @@ def choose(
     batch |= _passes(here, experiment)
     experiment = _with(experiment, steps | batch, asked)
     times = experiment.training.steps * experiment.training.batch_size / max(1, seen.images)
+    kept = "the model keeps the size that it was trained for"
     return Choice(
         experiment=experiment,
         initial=base.initial,
         lines=(
             Line(flags=("--task", seen.task, *base.flags), because=base.because),
-            Line(
-                flags=_flags(size, asked),
-                because="the model keeps the size that it was trained for"
-                if base.keep_data
-                else _why_size(seen, size),
-            ),
+            Line(flags=_flags(size, asked), because=kept if base.keep_data else _why_size(seen, size)),
             Line(
                 flags=_flags(steps, asked),
                 because=f"each of the {seen.images:,} images is seen about {times:.0f} times",
@@ -203,22 +200,36 @@ def _flags(chosen: Mapping[str, object], asked: Mapping[str, object]) -> tuple[s
 # size
 
 
-def _size(seen: Seen, here: Here, experiment: Experiment) -> dict[str, object]:
+def _size(seen: Seen, here: Here, experiment: Experiment, asked: Mapping[str, object]) -> dict[str, object]:
     """Return how images reach the model: their size, or tiles, and with how many queries."""
-    if seen.task != "detection" and seen.most_objects > MOST_QUERIES and seen.task != "semantic":
+    set_already = any(path.startswith(_VIEW) for path in asked)
+    if seen.task in ("panoptic", "instance") and seen.most_objects > MOST_QUERIES and not set_already:
         return _tiles(seen, here)
-    largest = LARGEST_GPU if here.gpu else LARGEST_CPU
-    short = max(1, min(seen.size))
-    wanted = float(min(max(short, SMALLEST), largest))
-    if 0 < seen.side * wanted / short < SIDE:  # larger, up to twice what else would do
-        wanted = min(SIDE / seen.side * short, ENLARGED * min(max(short, SMALLEST), largest))
-    side = _round(wanted)
+    side = _side_asked(experiment, asked) or _side(seen, here)
     chosen: dict[str, object] = {
         "data.crop": [side, side],
         "data.resize": {"kind": "short_side", "size": side, "longest": 2 * side},
     }
-    needed = _queries(experiment.model, seen)
-    return chosen | needed
+    return chosen | _queries(experiment.model, seen)
+
+
+def _side(seen: Seen, here: Here) -> int:
+    """Return the short side of an image for the model."""
+    short = max(1, min(seen.size))
+    usual = min(max(short, SMALLEST), LARGEST_GPU if here.gpu else LARGEST_CPU)
+    if 0 < seen.side * usual / short < SIDE:  # larger, up to twice what else would do
+        return _round(min(SIDE / seen.side * short, ENLARGED * usual))
+    return _round(usual)
+
+
+def _side_asked(experiment: Experiment, asked: Mapping[str, object]) -> int:
+    """Return the side that a set crop or resize means, so that both are of one size; 0 where neither is."""
+    if "data.crop" in asked:
+        return min(experiment.data.crop)
+    resize = experiment.data.resize
+    if any(path.startswith("data.resize") for path in asked) and not isinstance(resize, Scale):
+        return resize.size
+    return 0
 
 
 def _queries(model: AnyModelConfig, seen: Seen) -> dict[str, object]:

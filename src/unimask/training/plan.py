@@ -13,7 +13,7 @@ from unimask.config.text import TranslationExperiment, translation_from_dict
 from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import why_unavailable
 from unimask.data.check import DataCheck, Progress, check
-from unimask.data.open import open_items
+from unimask.data.open import labelled_task, open_items
 from unimask.errors import ConfigError, DataError, some_of
 from unimask.inference.segmenter import find_device
 from unimask.machine import free_memory
@@ -96,7 +96,7 @@ def plan(
         return _plain(override(base, changes), "panoptic", asked.weights)
     if asked.weights is not None and is_model(asked.weights):
         return _from_model(asked, base, asked.weights)
-    chosen = task or task_of(data, changes)
+    chosen = task or labelled_task(data, follow_outside=_follows(changes))
     if base is None:
         return _chosen(asked, chosen, None)
     return _plain(_lasting(override(base, changes), asked, chosen), chosen, asked.weights)
@@ -172,30 +172,6 @@ def _from_model(asked: _Asked, base: Experiment | None, initial: str) -> Plan:
     return replace(found, notes=tuple(f"{one}, as asked" for one in differing))
 
 
-def task_of(data: str | Path, changes: Mapping[str, object]) -> Task:
-    """Return the task that the data were labelled for.
-
-    Raises:
-        DataError: the first image can be read for no task.
-    """
-    follow_outside = changes.get("data.follow_outside") is True
-    failure: DataError | None = None
-    kinds: tuple[Task, ...] = ("panoptic", "detection")
-    for kind in kinds:
-        try:
-            items = open_items(data, "train", kind, follow_outside=follow_outside)
-            items[0]
-        except DataError as error:
-            failure = failure or error
-            continue
-        things = set(items.categories.is_thing)
-        if kind == "detection":
-            return "detection"
-        return "panoptic" if len(things) == 2 else "instance" if True in things else "semantic"
-    assert failure is not None
-    raise failure
-
-
 def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
     """Return what data and machine choose."""
     if asked.processes > 1:  # each would choose for itself, by the memory that it finds free
@@ -204,8 +180,7 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
             "several processes need the same settings; start with one process and copy the lines of what was "
             "chosen, or name --preset",
         )
-    follow = asked.changes.get("data.follow_outside") is True
-    as_it_is = Experiment(data=DataConfig(resize=Scale(), follow_outside=follow))
+    as_it_is = Experiment(data=DataConfig(resize=Scale(), follow_outside=_follows(asked.changes)))
     said = check(asked.data, task, as_it_is, seconds=LOOKS, progress=asked.progress)
     if said.errors:
         raise DataError(
@@ -223,6 +198,10 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
     )
     wanted = None if choice.initial == "none" else choice.initial
     return Plan(experiment=choice.experiment, task=task, initial=wanted, lines=choice.lines, notes=())
+
+
+def _follows(changes: Mapping[str, object]) -> bool:
+    return changes.get("data.follow_outside") is True
 
 
 def seen_in(said: DataCheck) -> Seen:
