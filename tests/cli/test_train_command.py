@@ -131,6 +131,9 @@ def test_a_model_goes_on_with_other_categories(
     assert outcome.code == 0, outcome.err  # with the settings of the run
     assert "going on after step 2 of 3" in outcome.err
     assert "resume: needs the folder of the run" in refused("train", "--data", instances, "--resume")
+    assert "output: several processes need one folder" in refused(
+        "train", "--data", instances, "--devices", 2
+    )
     assert "map: expected OLD=NEW" in refused(*given, "--map", "cat")
     assert "map: the model has no category 'bird'" in refused(*given, "--map", "bird=cat", *settings[:4])
     assert not Path(f"runs/{instances.name}_2").exists()

@@ -85,6 +85,11 @@ def test_a_model_gives_the_architecture_and_a_preset_the_rest(model: Path) -> No
     assert said.notes == ("model.query_decoder.dropout is 0.0 there and 0.1 here, as asked",)
 
 
+def test_a_model_that_cannot_learn_the_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="street can learn semantic, not instance; take another model"):
+        plan(SHAPES, task="instance", initial="street", preset="small")
+
+
 def test_a_setting_that_contradicts_the_weights_is_refused(model: Path, tmp_path: Path) -> None:
     found = plan(SHAPES, initial=str(model), preset="tiny", changes={"model.query_decoder.layers": 3})
     with pytest.raises(WeightsError, match=r"model\.query_decoder\.layers is 2 there and 3 here"):

@@ -52,7 +52,7 @@ def train(
     """
     asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
     categories = parse_renamed(renamed or [])
-    folder = _run_folder(output, data, resume)
+    folder = _run_folder(output, data, resume=resume, processes=devices * nodes)
     with naming(data):
         with show.counting("reading") as counted:
             plan = unimask.plan(
@@ -101,12 +101,14 @@ def train(
         raise typer.Exit(STOPPED)
 
 
-def _run_folder(output: Path | None, data: str, resume: bool) -> Path:
+def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int) -> Path:
     """Return the folder of a run: as named, or one in `runs` that is not there yet, of the data's name."""
     if output is not None:
         return output
     if resume:
         raise ConfigError("resume", "needs the folder of the run that is to go on; name it with --output")
+    if processes > 1:
+        raise ConfigError("output", "several processes need one folder; name it with --output")
     name = Path(data.partition(":")[0]).resolve().stem
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())

@@ -7,7 +7,15 @@ from types import MappingProxyType
 
 from unimask.checkpoints.images import load_model_file
 from unimask.checkpoints.text import is_sequence_model
-from unimask.config.images import DataConfig, Experiment, Scale, Task, experiment_from_dict
+from unimask.config.images import (
+    DataConfig,
+    DetrConfig,
+    Experiment,
+    Scale,
+    Task,
+    experiment_from_dict,
+    tasks_of,
+)
 from unimask.config.overrides import override
 from unimask.config.text import TranslationExperiment, translation_from_dict
 from unimask.conversion.hub import check_trainable, find_model
@@ -154,6 +162,11 @@ def _from_model(asked: _Asked, base: Experiment | None, initial: str) -> Plan:
         raise ConfigError("initial", f"{initial} is a model of text; name its --preset")
     about = load_model_file(find_model(initial))
     task = asked.task or about.task
+    known = tasks_of(about.experiment.model)
+    if task not in known and not isinstance(about.experiment.model, DetrConfig):  # which can get a mask head
+        raise ConfigError(
+            "task", f"{initial} can learn {' and '.join(known)}, not {task}; take another model"
+        )
     if base is not None:
         experiment = override(replace(base, model=about.experiment.model), asked.changes)
         found = _plain(_lasting(experiment, asked, task), task, initial)
