@@ -158,7 +158,7 @@ def test_the_task_is_that_of_the_data(tmp_path: Path) -> None:
 def test_data_of_no_use_and_several_processes_are_refused(tmp_path: Path) -> None:
     save_coco_instances(tmp_path / "instances_train.json", tmp_path / "images", 3)
     (tmp_path / "images" / "p1.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"of no use for a training.*p1\.png: the file is empty"):
+    with pytest.raises(DataError, match=r"p1\.png: the file is empty"):
         plan(tmp_path, task="instance", device="cpu")
     with pytest.raises(ConfigError, match="several processes need the same settings"):
         plan(SHAPES, processes=2, device="cpu")

@@ -33,8 +33,6 @@ def check(
       unimask check --data my_data --task instance
       unimask check --data my_data --task semantic --preset street --json
     """
-    from unimask.data.open import labelled_task
-
     asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
     experiment = unimask.override(presets.named(preset), asked)
     if not isinstance(experiment, Experiment):
@@ -45,8 +43,7 @@ def check(
             raise DataError(picture, "is a folder; name a file for the picture with --output")
         check_folder(picture.absolute().parent)
     with naming(data), show.counting("reading") as counted:
-        asked_task = task.value if task else labelled_task(data, follow_outside=follow_outside)
-        said = unimask.check(data, asked_task, experiment, progress=counted)
+        said = unimask.check(data, task.value if task else None, experiment, progress=counted)
     if as_json:
         show.show_json(said.as_json())
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Tiles, warnings_of_settings
 from unimask.data.loader import placement_for
-from unimask.data.open import open_splits
+from unimask.data.open import labelled_task, open_splits
 from unimask.data.views import left_out_of, view
 from unimask.errors import DataError, some_of
 from unimask.ops.boxes import boxes_around
@@ -129,7 +129,7 @@ def _silent(split: str, done: int, total: int) -> None:
 
 def check(
     data: str | Path,
-    task: Task = "panoptic",
+    task: Task | None = None,
     experiment: Experiment = Experiment(),  # noqa: B008  # frozen
     *,
     seconds: float = math.inf,
@@ -137,6 +137,7 @@ def check(
 ) -> DataCheck:
     """Read a data set as the ground truth of a task, and return what it holds.
 
+    `task` is what the data were labelled for (`labelled_task`) unless another is named.
     `experiment` says how the model sees the images, how many segments it can find in a view, and whether
     pixels without an object are background. After `seconds` no more images are read: those that were are
     spread evenly over each split, and the numbers are theirs.
@@ -146,6 +147,7 @@ def check(
     Raises:
         DataError: no format is recognised, or the files that say what is in the set cannot be used.
     """
+    task = task or labelled_task(data, follow_outside=experiment.data.follow_outside)
     errors: list[str] = []
     datasets: dict[str, Dataset] = {}
     for name, opener in open_splits(data, task, follow_outside=experiment.data.follow_outside).items():

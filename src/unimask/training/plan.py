@@ -22,7 +22,7 @@ from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import why_unavailable
 from unimask.data.check import DataCheck, Progress, check
 from unimask.data.open import labelled_task, open_items
-from unimask.errors import ConfigError, DataError, some_of
+from unimask.errors import ConfigError
 from unimask.inference.segmenter import find_device
 from unimask.machine import free_memory
 from unimask.presets import named
@@ -195,11 +195,7 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
         )
     as_it_is = Experiment(data=DataConfig(resize=Scale(), follow_outside=_follows(asked.changes)))
     said = check(asked.data, task, as_it_is, seconds=LOOKS, progress=asked.progress)
-    if said.errors:
-        raise DataError(
-            asked.data,
-            f"is of no use for a training: {some_of(said.errors, 3)}; `unimask check` shows everything",
-        )
+    said.refuse()
     computes = find_device(asked.device)
     here = Here(
         gpu=computes.type != "cpu",
