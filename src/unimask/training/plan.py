@@ -31,7 +31,7 @@ from unimask.training.choice import Base, Here, Line, Seen, choose, steps_of
 from unimask.training.initial import is_model, model_differences
 from unimask.training.run_folder import described
 
-LOOKS = 30.0  # seconds of reading the data before something is chosen
+LOOKS = 10.0  # seconds of reading the data before something is chosen
 
 
 @dataclass(frozen=True, kw_only=True)
