@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, parse_model_file
 from unimask.config.images import AnyModelConfig, DetrConfig
-from unimask.errors import ConfigError, WeightsError, needs_extra
+from unimask.errors import ConfigError, WeightsError, needs_extra, some_of
 from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, Mo
     if not path.is_file():
         raise WeightsError(path, "there is no such file")
     chosen = _find_device(device, onnxruntime.get_available_providers())
+    _check_numbers(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors only
@@ -181,6 +183,32 @@ def _check_signature(session: "InferenceSession", signature: Signature, path: Pa
             f"gives {given} from {taken}, but its model gives {list(signature.outputs)} "
             f"from {list(signature.inputs)}",
         )
+
+
+def _check_numbers(path: Path) -> None:
+    """Check that the weights in the file are finite, where the package onnx is here to read them.
+
+    Minus infinity is left alone: exported programs mask with it.
+
+    Raises:
+        WeightsError: a tensor holds NaN or infinity.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return
+    try:
+        weights = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    except Exception:  # as onnxruntime, which names what is wrong with the file
+        return
+    broken = [
+        name
+        for name, values in weights.items()
+        if values.dtype.kind == "f" and not (values < numpy.inf).all()
+    ]
+    if broken:
+        reason = f"holds numbers that are not finite (NaN or infinity), in {some_of(broken)}"
+        raise WeightsError(path, f"{reason}; export it again")
 
 
 def _find_device(name: str, providers: list[str]) -> torch.device:

@@ -17,11 +17,13 @@ def convert(
     to: options.To = options.WeightFormat.unimask,
     licence: options.Licence = "not stated",
     base: options.Base = None,
+    stuff: options.Stuff = None,
     as_json: options.Json = False,
 ) -> None:
     """Convert weights of other releases (Mask2Former, MaskFormer, EoMT, DETR, Marian) to a folder, and back.
 
-    Files are read without running code that may be in them.
+    Files are read without running code that may be in them. Settings of transformers are taken over or
+    refused by name; what had to be assumed is said.
 
     Examples:
       unimask convert model_final.pkl models/coco
@@ -31,7 +33,7 @@ def convert(
     """
     from unimask.checkpoints.images import ModelFile
 
-    model_file = unimask.convert(source, target, to=to.value, licence=licence, base=base)
+    model_file = unimask.convert(source, target, to=to.value, licence=licence, base=base, stuff=stuff)
     found: dict[str, object] = {"target": str(target)}
     if isinstance(model_file, ModelFile):
         found["backbone"] = model_file.experiment.model.backbone.name

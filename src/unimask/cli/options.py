@@ -103,6 +103,14 @@ Base = Annotated[
         help="Weights that those of the source are differences to: the DINOv3 of an EoMT's original file.",
     ),
 ]
+Stuff = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES",
+        help="The categories that are stuff, with commas or one by one; all others are things. "
+        "Default: as in COCO, ADE20K, Cityscapes and Vistas, and things elsewhere.",
+    ),
+]
 Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
 
 Images = Annotated[

@@ -33,7 +33,9 @@ ALL_TASKS: tuple[Task, ...] = (*TASKS, "detection")  # whose results are boxes
 class BackboneConfig:
     """Which network turns pixels into feature maps of strides 4, 8, 16 and 32."""
 
-    name: str = "resnet50"  # `swin_tiny|small|base|large` and `resnet50|101_deeplab` are ours; others timm's
+    # `swin_tiny|small|base|large`, `swin_c96_d2-2-6-2_h3-6-12-24_w7` (any other) and `resnet50|101_deeplab`
+    # are ours; others timm's
+    name: str = "resnet50"
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[Spread, Spread, Spread] = (58.395, 57.12, 57.375)  # RGB, 0..255
     freeze_norm: bool = True  # batch norms keep their statistics and weights (detectron2's FrozenBN)
@@ -200,6 +202,9 @@ class ShortSide:
     kind: Literal["short_side"] = "short_side"
     size: Size = 800
     longest: Size = 1333
+    # to a multiple of `data.divisor` the image is padded, as in the originals, or stretched, as transformers
+    # does, which also rounds sides down
+    fit: Literal["pad", "stretch"] = "pad"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +223,16 @@ class Scale:
     factor: Factor = 1.0
 
 
-AnyResize = Annotated[ShortSide | Square | Scale, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class Exact:
+    """Resize to one size, whatever the aspect of the image (transformers' `height` and `width`)."""
+
+    kind: Literal["exact"] = "exact"
+    height: Size = 512
+    width: Size = 512
+
+
+AnyResize = Annotated[ShortSide | Square | Scale | Exact, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, kw_only=True)

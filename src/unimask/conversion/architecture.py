@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -13,11 +13,14 @@ from unimask.config.images import (
     ModelConfig,
     PixelDecoderConfig,
     QueryDecoderConfig,
-    ShortSide,
-    Square,
 )
 from unimask.errors import WeightsError
+from unimask.models.backbones import STRIDES, SWINS, SwinShape
 from unimask.presets.maskformer import maskformer_model
+
+Channels = tuple[float, float, float]
+
+SWIN_DROP_PATH_RATE = 0.3  # of the papers
 
 HEADS = 8  # of attention in every published MaskFormer and DETR, which no tensor tells
 
@@ -27,6 +30,8 @@ RESNETS: Mapping[tuple[int, ...], str] = {
     (3, 4, 6, 3): "resnet50",
     (3, 4, 23, 3): "resnet101",
     (3, 8, 36, 3): "resnet152",
+    (3, 24, 36, 3): "resnet200",
+    (2, 2, 2, 2): "resnet26",
 }
 """Blocks per stage -> name."""
 
@@ -35,15 +40,6 @@ DEEPLABS: Mapping[tuple[int, ...], str] = {
     (3, 4, 23, 3): "resnet101_deeplab",
 }
 """The same, of ResNets with a stem of three convolutions; the multi-grid leaves no trace."""
-
-SWINS: Mapping[tuple[int, tuple[int, ...], int], str] = {
-    (96, (2, 2, 6, 2), 7): "swin_tiny",
-    (96, (2, 2, 18, 2), 7): "swin_small",
-    (128, (2, 2, 18, 2), 12): "swin_base",
-    (192, (2, 2, 18, 2), 12): "swin_large",
-}
-"""(channels, blocks per stage, window) -> name."""
-
 
 MASKS_WITHOUT_TRACE = (
     *(
@@ -74,10 +70,12 @@ class Stated:
     dropout: float = 0.1  # of DETR
     backbone: str = ""  # of DETR, timm's name; empty: told from the tensors
     dilated: bool = False  # whether the last stage of DETR's backbone keeps its size
-    names: tuple[str, ...] = ()  # of the categories; empty: not stated
-    image_mean: tuple[float, float, float] = BackboneConfig().image_mean
-    image_std: tuple[float, float, float] = BackboneConfig().image_std
-    resize: ShortSide | Square | None = None  # None: not stated
+    names: tuple[str, ...] = ()  # of the categories, "" for one that has none; empty: not stated
+    image_mean: Channels = BackboneConfig().image_mean
+    image_std: Channels = BackboneConfig().image_std
+    drop_path_rate: float = SWIN_DROP_PATH_RATE  # stochastic depth of a Swin
+    idle_norms_are_frozen: bool = False  # a norm whose counter has counted no batch, in files that have all
+    data: Mapping[str, object] = field(default_factory=dict)  # settings of `DataConfig`; empty: not stated
     size: int = 0  # of the square images of an EoMT; 0: not stated
     mask_chances: tuple[float, ...] = ()  # of a query of an EoMT to keep its mask, per block; (): not stated
 
@@ -201,20 +199,31 @@ def infer_backbone(tensors: Mapping[str, Tensor], stated: Stated, path: Path) ->
             )
         counts = "backbone.network.bn1.num_batches_tracked" in tensors
         return replace(backbone, name=names[blocks], freeze_norm=not counts)
+    return replace(backbone, name=_swin_of(tensors, path), drop_path_rate=stated.drop_path_rate)
+
+
+def _swin_of(tensors: Mapping[str, Tensor], path: Path) -> str:
+    """Return the name of the Swin that tensors are of, a published one or any other (`models.backbones`)."""
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
-    blocks = tuple(
-        count_keys(tensors, rf"backbone\.stages\.{s}\.blocks\.(\d+)\.attention\.position_bias")
-        for s in range(4)
-    )
-    rows = tensors["backbone.stages.0.blocks.0.attention.position_bias"].shape[0]
-    window = (round(rows**0.5) + 1) // 2
-    if (channels, blocks, window) not in SWINS:
+    table = r"backbone\.stages\.{}\.blocks\.(\d+)\.attention\.position_bias"
+    depths: list[int] = []
+    while count := count_keys(tensors, table.format(len(depths))):
+        depths.append(count)
+    if len(depths) != len(STRIDES):
+        reason = f"its Swin has {len(depths)} stages; only those of {len(STRIDES)} can be converted"
+        raise WeightsError(path, reason)
+    tables = [tensors[f"backbone.stages.{stage}.blocks.0.attention.position_bias"] for stage in range(4)]
+    window = (round(tables[0].shape[0] ** 0.5) + 1) // 2
+    heads = tuple(table.shape[1] for table in tables)
+    one_window = all(table.shape[0] == (2 * window - 1) ** 2 for table in tables)
+    if not one_window or any(channels * 2**stage % count for stage, count in enumerate(heads)):
         raise WeightsError(
             path,
-            f"no Swin has {channels} channels, {blocks} blocks and windows of {window}; "
-            f"known are {', '.join(SWINS.values())}",
+            f"no Swin has {channels} channels, {tuple(depths)} blocks and windows of {window}; known are "
+            f"{', '.join(SWINS)}, and those of other sizes with the same window in all stages",
         )
-    return replace(backbone, name=SWINS[channels, blocks, window], drop_path_rate=0.3)
+    shape = SwinShape(channels=channels, depths=tuple(depths), heads=heads, window=window)
+    return next((name for name, known in SWINS.items() if known == shape), shape.name)
 
 
 def _deformable_decoder(tensors: Mapping[str, Tensor]) -> PixelDecoderConfig:

@@ -18,6 +18,7 @@ from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
 from unimask.errors import WeightsError
 from unimask.models.build import Model, build_model
 
+COUNTER = ".num_batches_tracked"  # of the batches that a norm has learned from; frozen norms have none
 Infer = Callable[[Mapping[str, Tensor], Stated, Path], tuple[AnyModelConfig, int]]
 Constants = Callable[[Mapping[str, Tensor], Experiment], dict[str, Tensor]]
 
@@ -59,6 +60,8 @@ class CheckpointFormat:
         except ValueError as error:
             raise WeightsError(path, f"holds a tensor twice: {error}") from None
         theirs = {key: tensor for key, tensor in theirs.items() if not re.fullmatch(self.not_weights, key)}
+        if stated.idle_norms_are_frozen and are_idle(theirs):
+            theirs = {key: tensor for key, tensor in theirs.items() if not key.endswith(COUNTER)}
         renamed = to_ours(theirs, self.rules)
         if not renamed.tensors:
             reason = f"no name in it is one of a {self.model} of {self.title}"
@@ -107,6 +110,12 @@ class CheckpointFormat:
 
 def _value(settings: object, path: str) -> object:
     return reduce(lambda values, name: values[name], path.split("."), settings)  # type: ignore[index]
+
+
+def are_idle(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether batch norms have counters, and none of them has counted a batch: they never learned."""
+    counters = [tensor for key, tensor in tensors.items() if key.endswith(COUNTER)]
+    return bool(counters) and not any(bool(counter.any()) for counter in counters)
 
 
 def no_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """What the number of classes tells of foreign weights: the data set, its settings and its categories."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
 from unimask.data.category_tables import default_color, load_categories
+from unimask.errors import ConfigError, some_of
 from unimask.presets import detr, eomt, mask2former, maskformer
 from unimask.structures import Categories
 
@@ -66,21 +68,78 @@ def _preset(config: ModelConfig | DetrConfig, num_classes: int) -> Callable[[str
     return _MASKFORMER.get(num_classes, maskformer.maskformer_coco)
 
 
-def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> Categories:
-    """Return the table of the data set with this number of classes, unless most stated names differ from it.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The categories of foreign weights, and what had to be assumed of them (a sentence; "" for nothing)."""
 
-    Names without a table are things: a model does not say what is stuff.
+    categories: Categories
+    assumed: str
+
+
+def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> Found:
+    """Return the categories of foreign weights. Stated `names` are kept ("" for a label without one).
+
+    What else is to be known of a category (a thing or stuff, its number and color) is that of the category of
+    this name and label in the data set with this number of classes. Where nothing is known it is a thing: a
+    model does not say what is stuff.
     """
-    if isinstance(config, DetrConfig):
-        if num_classes in _DETR_TABLES:
-            return _by_file_id(load_categories(_DETR_TABLES[num_classes]), num_classes)
-        return made_up_categories(num_classes, names if len(set(names)) == len(names) else ())
-    if num_classes in _TABLES:
-        table = load_categories(_TABLES[num_classes])
-        same = sum(a.strip().lower() == b.lower() for a, b in zip(names, table.names, strict=False))
-        if not names or 2 * same > num_classes:
-            return table
-    return made_up_categories(num_classes, names)
+    table, title = _table_for(config, num_classes)
+    if not names:
+        if table is None:
+            return Found(categories=made_up_categories(num_classes), assumed="")
+        reason = f"the names of the categories are not stated; they are those of {title}, which has as many"
+        return Found(categories=table, assumed=reason)
+    made_up = made_up_categories(num_classes)
+    known = table if table and 2 * sum(map(_same, names, table.names)) > _count(names) else made_up
+    same = [not name or _same(name, other) for name, other in zip(names, known.names, strict=True)]
+    foreign = [name for name, is_known in zip(names, same, strict=True) if not is_known]
+    assumed = (
+        f"counted as things, as what is stuff is not stated: {some_of(foreign, 5)}; name stuff with --stuff"
+    )
+    categories = Categories(
+        names=tuple(name or other for name, other in zip(names, known.names, strict=True)),
+        is_thing=tuple(thing or not at for thing, at in zip(known.is_thing, same, strict=True)),
+        file_ids=known.file_ids,
+        colors=known.colors,
+    )
+    return Found(categories=categories, assumed=assumed if foreign else "")
+
+
+def with_stuff(categories: Categories, stuff: Sequence[str]) -> Categories:
+    """Return the categories with exactly these as stuff, by name; each word may be several, with commas.
+
+    Raises:
+        ConfigError: there is no category of a name.
+    """
+    given = [part for word in stuff for part in ([word] if word in categories.names else word.split(","))]
+    wanted = {part.strip() for part in given} - {""}
+    unknown = sorted(wanted - set(categories.names))
+    if unknown:
+        there_are = some_of(categories.names, 200)
+        reason = f"no category is called {some_of(map(repr, unknown))}; there are: {there_are}"
+        raise ConfigError("stuff", reason)
+    return replace(categories, is_thing=tuple(name not in wanted for name in categories.names))
+
+
+def _table_for(config: AnyModelConfig, num_classes: int) -> tuple[Categories | None, str]:
+    """Return the table of the data set with this number of classes, and its name; None if there is none."""
+    tables = _DETR_TABLES if isinstance(config, DetrConfig) else _TABLES
+    if num_classes not in tables:
+        return None, ""
+    title = tables[num_classes]
+    table = load_categories(title)
+    return (_by_file_id(table, num_classes) if isinstance(config, DetrConfig) else table), title
+
+
+def _count(names: tuple[str, ...]) -> int:
+    return sum(1 for name in names if name)
+
+
+def _same(name: str, other: str) -> bool:
+    """Return whether two names mean one category: up to case and signs, or in the first of their synonyms."""
+    words = [re.sub(r"[^a-z0-9,]", "", text.lower()) for text in (name, other)]
+    first, second = (text.split(",")[0] for text in words)
+    return bool(name) and (words[0] == words[1] or first == second)
 
 
 def _by_file_id(table: Categories, num_classes: int) -> Categories:
@@ -95,12 +154,10 @@ def _by_file_id(table: Categories, num_classes: int) -> Categories:
     )
 
 
-def made_up_categories(num_classes: int, names: tuple[str, ...]) -> Categories:
-    """Return things with these names if there is one per class, else with numbered ones."""
-    if len(names) != num_classes:
-        names = tuple(f"category {index + 1}" for index in range(num_classes))
+def made_up_categories(num_classes: int, names: tuple[str, ...] = ()) -> Categories:
+    """Return things with these names, or numbered ones."""
     return Categories(
-        names=names,
+        names=names or tuple(f"category {index + 1}" for index in range(num_classes)),
         is_thing=(True,) * num_classes,
         file_ids=tuple(range(1, num_classes + 1)),
         colors=tuple(default_color(index) for index in range(num_classes)),

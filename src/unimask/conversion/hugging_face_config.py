@@ -1,4 +1,4 @@
-"""`config.json` and `preprocessor_config.json` of Hugging Face transformers, in both directions."""
+"""`config.json` of Hugging Face transformers (Mask2Former, MaskFormer, DETR), in both directions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,23 +7,22 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import (
-    AnyModelConfig,
-    DetrConfig,
-    EomtConfig,
-    ModelConfig,
-    ShortSide,
-    SlidingWindow,
-    Square,
-)
+from unimask.config.images import AnyModelConfig, BackboneConfig, DetrConfig, EomtConfig, ModelConfig
 from unimask.conversion import eomt, hugging_face
-from unimask.conversion.architecture import HEADS, Stated
+from unimask.conversion.architecture import SWIN_DROP_PATH_RATE, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
+from unimask.conversion.hugging_face_eomt import read_eomt, write_eomt
+from unimask.conversion.hugging_face_pixels import read_pixels
+from unimask.conversion.hugging_face_values import (
+    Json,
+    check_fixed,
+    heads_in,
+    names_in,
+    part_of,
+    read_object,
+    share_in,
+)
 from unimask.errors import WeightsError
-from unimask.files import read_json
-from unimask.presets.eomt import LONGEST
-
-Json = dict[str, object]
 
 # What the file may say where our model has no choice; where it says nothing, this is what it means.
 _MASK2FORMER_FIXED: Mapping[str, object] = {
@@ -45,30 +44,6 @@ _DETR_FIXED: Mapping[str, object] = {
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
 }
-_EOMT_FIXED: Mapping[str, Mapping[str, object]] = {
-    "eomt": {
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
-        "mlp_ratio": 4,
-        "use_swiglu_ffn": False,
-        "hidden_dropout_prob": 0.0,
-        "attention_dropout": 0.0,
-    },
-    "eomt_dinov3": {
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-5,
-        "use_gated_mlp": False,
-        "query_bias": True,
-        "key_bias": False,
-        "value_bias": True,
-        "proj_bias": True,
-        "mlp_bias": True,
-        "hidden_dropout_prob": 0.0,
-        "attention_dropout": 0.0,
-        "rope_theta": 100.0,
-    },
-}
-_ROTARY_FIXED: Mapping[str, object] = {"rope_theta": 100.0, "rope_type": "default"}
 _BACKBONE_FIXED: Mapping[str, Mapping[str, object]] = {
     "swin": {
         "patch_size": 4,
@@ -86,6 +61,7 @@ _BACKBONE_FIXED: Mapping[str, Mapping[str, object]] = {
     },
 }
 _KINDS_OF_BACKBONE = {"swin": "swin", "maskformer-swin": "swin", "resnet": "resnet"}
+_FREEZE_NORM = "unimask_freeze_norm"  # false: norms learn, even if they have seen no batch yet
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -132,128 +108,55 @@ def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
     path = folder / "config.json"
     config = read_object(path)
     config_format = format_of(config.get("model_type"), path)
-    stated = config_format.read(path, config)
-    labels = _part(config, "id2label")
-    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    processor = folder / "preprocessor_config.json"
-    pixels = read_object(processor) if processor.is_file() else {}
+    stated, pixels = config_format.read(path, config), read_pixels(folder, config_format.image_processor)
     return config_format, replace(
         stated,
-        names=() if placeholders else names,
-        image_mean=_channels(pixels.get("image_mean"), stated.image_mean),
-        image_std=_channels(pixels.get("image_std"), stated.image_std),
-        resize=_resize(pixels),
+        names=names_in(path, config),
+        image_mean=pixels.image_mean,
+        image_std=pixels.image_std,
+        data=pixels.data,
     )
 
 
-def read_object(path: Path) -> Json:
-    """Return the JSON object in a file.
-
-    Raises:
-        WeightsError: it cannot be read, or is none.
-    """
-    content = read_json(path, WeightsError)
-    if not isinstance(content, dict):
-        raise WeightsError(path, "must be a JSON object")
-    return content
-
-
-def check_fixed(path: Path, given: Json, fixed: Mapping[str, object], where: str = "") -> None:
-    """Check that a part of a configuration says nothing that differs from `fixed`.
-
-    Raises:
-        WeightsError: it does; the message names the key below `where`.
-    """
-    for key, value in fixed.items():
-        if given.get(key, value) != value:
-            raise WeightsError(path, f"{where}{key} is {given[key]!r}; only {value!r} can be converted")
-
-
-def _heads(path: Path, given: Json, key: str) -> int:
-    heads = given.get(key, HEADS)
-    if not isinstance(heads, int) or heads < 1:
-        raise WeightsError(path, f"{key} is {heads!r}")
-    return heads
-
-
 def _read_mask2former(path: Path, config: Json) -> Stated:
-    _check_backbone(path, config)
     check_fixed(path, config, _MASK2FORMER_FIXED)
-    return Stated(heads=_heads(path, config, "num_attention_heads"))
+    return _with_backbone(path, config, Stated(heads=heads_in(path, config, "num_attention_heads")))
 
 
 def _read_maskformer(path: Path, config: Json) -> Stated:
-    _check_backbone(path, config)
-    decoder = _part(config, "decoder_config")
+    decoder = part_of(config, "decoder_config")
     check_fixed(path, decoder, _MASKFORMER_FIXED, "decoder_config.")
-    return Stated(heads=_heads(path, decoder, "decoder_attention_heads"))
+    return _with_backbone(path, config, Stated(heads=heads_in(path, decoder, "decoder_attention_heads")))
 
 
 def _read_detr(path: Path, config: Json) -> Stated:
     check_fixed(path, config, _DETR_FIXED)
     if config.get("encoder_attention_heads") != config.get("decoder_attention_heads"):
         raise WeightsError(path, "encoder and decoder differ in attention heads; that cannot be converted")
-    backbone = _part(config, "backbone_config")
+    backbone = part_of(config, "backbone_config")
     kind = backbone.get("model_type") if backbone else "timm_backbone"
     if kind != "timm_backbone" or config.get("use_timm_backbone") is False:
         raise WeightsError(path, f"its backbone is {kind}; only those of timm can be converted")
-    dropout = config.get("dropout", 0.1)
-    if not isinstance(dropout, int | float):
-        raise WeightsError(path, f"dropout is {dropout!r}")
     described = backbone or config
     return Stated(
-        heads=_heads(path, config, "encoder_attention_heads"),
-        dropout=float(dropout),
+        heads=heads_in(path, config, "encoder_attention_heads"),
+        dropout=share_in(path, config, "dropout", 0.1),
         backbone=str(described.get("backbone") or "resnet50"),
         dilated=described.get("output_stride") == 16 or bool(config.get("dilation")),
     )
 
 
-def _read_eomt(path: Path, config: Json) -> Stated:
-    check_fixed(path, config, _EOMT_FIXED[str(config["model_type"])])
-    check_fixed(path, _part(config, "rope_parameters"), _ROTARY_FIXED, "rope_parameters.")
-    size = config.get("image_size", 640)
-    if not isinstance(size, int):
-        raise WeightsError(path, f"image_size is {size!r}; only squares can be converted")
-    return Stated(heads=_heads(path, config, "num_attention_heads"), size=size)
-
-
-def _check_backbone(path: Path, config: Json) -> None:
-    backbone = _part(config, "backbone_config")
+def _with_backbone(path: Path, config: Json, stated: Stated) -> Stated:
+    """Return what is stated with what the file says of the backbone, if ours are as it is described."""
+    backbone = part_of(config, "backbone_config")
     name = str(backbone.get("model_type", "not described"))
     if name not in _KINDS_OF_BACKBONE:
         raise WeightsError(
             path, f"its backbone is {name}; only {' and '.join(_BACKBONE_FIXED)} can be converted"
         )
     check_fixed(path, backbone, _BACKBONE_FIXED[_KINDS_OF_BACKBONE[name]], "backbone_config.")
-
-
-def _part(config: Json, name: str) -> Json:
-    part = config.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _channels(values: object, usual: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Three numbers of a scale of 0..1 on our scale of 0..255; `usual` where there are none."""
-    if not isinstance(values, list) or len(values) != 3:
-        return usual
-    red, green, blue = (round(float(value) * 255, 4) for value in values)
-    return red, green, blue
-
-
-def _resize(pixels: Json) -> ShortSide | Square | None:
-    size = pixels.get("size")
-    sides = (
-        size if isinstance(size, dict) else {"shortest_edge": size, "longest_edge": pixels.get("max_size")}
-    )
-    short, longest = sides.get("shortest_edge"), sides.get("longest_edge")
-    if isinstance(short, int) and str(pixels.get("image_processor_type")).startswith("Eomt"):
-        split = pixels.get("do_split_image") is True
-        return ShortSide(size=short, longest=LONGEST * short) if split else Square(size=short)
-    if isinstance(short, int) and isinstance(longest, int):
-        return ShortSide(size=short, longest=longest)
-    return None
+    rate = share_in(path, backbone, "drop_path_rate", SWIN_DROP_PATH_RATE)
+    return replace(stated, drop_path_rate=rate, idle_norms_are_frozen=backbone.get(_FREEZE_NORM) is not False)
 
 
 def written_config(config_format: ConfigFormat, tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
@@ -266,32 +169,6 @@ def written_config(config_format: ConfigFormat, tensors: Mapping[str, Tensor], m
     }
 
 
-def written_processor(config_format: ConfigFormat, model_file: ModelFile) -> Json:
-    """Return the content of `preprocessor_config.json` for a model."""
-    experiment = model_file.experiment
-    resize = experiment.data.resize
-    size: Json = {}
-    if isinstance(experiment.data.view, SlidingWindow):
-        size = {"size": {"shortest_edge": experiment.data.view.size}, "do_split_image": True}
-    elif isinstance(resize, ShortSide):
-        size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.longest}}
-    elif isinstance(resize, Square):
-        size = {"size": {"shortest_edge": resize.size, "longest_edge": resize.size}, "do_pad": True}
-    return {
-        "image_processor_type": config_format.image_processor,
-        "do_resize": bool(size),
-        **size,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [value / 255 for value in experiment.model.backbone.image_mean],
-        "image_std": [value / 255 for value in experiment.model.backbone.image_std],
-        "size_divisor": experiment.data.divisor,
-        "ignore_index": 255,
-        "do_reduce_labels": False,
-    }
-
-
 def _write_mask2former(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
     model, losses = model_file.experiment.model, model_file.experiment.losses
     assert isinstance(model, ModelConfig)
@@ -299,7 +176,7 @@ def _write_mask2former(tensors: Mapping[str, Tensor], model_file: ModelFile) -> 
     return {
         "architectures": ["Mask2FormerForUniversalSegmentation"],
         "model_type": "mask2former",
-        "backbone_config": _backbone(tensors, "", model.backbone.drop_path_rate),
+        "backbone_config": _backbone(tensors, "", model.backbone),
         "feature_size": pixels.channels,
         "mask_feature_size": pixels.mask_channels,
         "hidden_dim": queries.channels,
@@ -328,7 +205,7 @@ def _write_maskformer(tensors: Mapping[str, Tensor], model_file: ModelFile) -> J
     return {
         "architectures": ["MaskFormerForInstanceSegmentation"],
         "model_type": "maskformer",
-        "backbone_config": _backbone(tensors, ".model", model.backbone.drop_path_rate),
+        "backbone_config": _backbone(tensors, ".model", model.backbone),
         "decoder_config": {
             "d_model": decoder.channels,
             "num_queries": decoder.queries,
@@ -348,41 +225,6 @@ def _write_maskformer(tensors: Mapping[str, Tensor], model_file: ModelFile) -> J
         "cross_entropy_weight": losses.class_weight,
         "mask_weight": losses.mask_weight,
         "dice_weight": losses.dice_weight,
-    }
-
-
-def _write_eomt(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
-    model, losses = model_file.experiment.model, model_file.experiment.losses
-    assert isinstance(model, EomtConfig)
-    backbone = model.backbone
-    dinov3 = backbone.kind == "dinov3"
-    name = "EomtDinov3" if dinov3 else "Eomt"
-    fixed = dict(_EOMT_FIXED["eomt_dinov3" if dinov3 else "eomt"])
-    if dinov3:
-        del fixed["rope_theta"]  # today it is one of the parameters
-        fixed |= {"rope_parameters": dict(_ROTARY_FIXED), "intermediate_size": backbone.feedforward_channels}
-    else:
-        fixed["mlp_ratio"] = backbone.feedforward_channels // backbone.channels
-    return {
-        "architectures": [f"{name}ForUniversalSegmentation"],
-        "model_type": "eomt_dinov3" if dinov3 else "eomt",
-        "hidden_size": backbone.channels,
-        "num_hidden_layers": backbone.blocks,
-        "num_attention_heads": backbone.heads,
-        "image_size": backbone.size,
-        "patch_size": backbone.patch,
-        "num_register_tokens": backbone.registers,
-        "num_queries": model.queries,
-        "num_blocks": model.query_blocks,
-        "num_upscale_blocks": sum(key.endswith("conv1.weight") for key in tensors),
-        "no_object_weight": losses.no_object_weight,
-        "class_weight": losses.class_weight,
-        "mask_weight": losses.mask_weight,
-        "dice_weight": losses.dice_weight,
-        "train_num_points": losses.points,
-        "oversample_ratio": losses.oversampling,
-        "importance_sample_ratio": losses.importance,
-        **fixed,
     }
 
 
@@ -416,7 +258,7 @@ def _write_detr(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
     }
 
 
-def _backbone(tensors: Mapping[str, Tensor], swin: str, drop_path_rate: float) -> Json:
+def _backbone(tensors: Mapping[str, Tensor], swin: str, config: BackboneConfig) -> Json:
     """Return the backbone's part of the file; `swin` is where a Swin lies in the encoder."""
     encoder = "model.pixel_level_module.encoder"
     stem = f"{encoder}.embedder.embedder.convolution.weight"
@@ -430,6 +272,7 @@ def _backbone(tensors: Mapping[str, Tensor], swin: str, drop_path_rate: float) -
             "hidden_sizes": [tensors[pattern.format(0)].shape[0] for pattern in last],
             "depths": [_count(tensors, pattern) for pattern in last],
             "out_features": _STAGES,
+            **({} if config.freeze_norm else {_FREEZE_NORM: False}),
             **_BACKBONE_FIXED["resnet"],
         }
     table = "attention.self.relative_position_bias_table"
@@ -440,7 +283,7 @@ def _backbone(tensors: Mapping[str, Tensor], swin: str, drop_path_rate: float) -
         "depths": [_count(tensors, pattern) for pattern in tables],
         "num_heads": [tensors[pattern.format(0)].shape[1] for pattern in tables],
         "window_size": (round(tensors[tables[0].format(0)].shape[0] ** 0.5) + 1) // 2,
-        "drop_path_rate": drop_path_rate,
+        "drop_path_rate": config.drop_path_rate,
         "out_features": _STAGES,
         **_BACKBONE_FIXED["swin"],
     }
@@ -469,14 +312,14 @@ FORMATS: Mapping[str, ConfigFormat] = {
     "eomt": ConfigFormat(
         names=eomt.TRANSFORMERS_DINOV2,
         image_processor="EomtImageProcessor",
-        read=_read_eomt,
-        write=_write_eomt,
+        read=read_eomt,
+        write=write_eomt,
     ),
     "eomt_dinov3": ConfigFormat(
         names=eomt.TRANSFORMERS_DINOV3,
         image_processor="EomtImageProcessor",
-        read=_read_eomt,
-        write=_write_eomt,
+        read=read_eomt,
+        write=write_eomt,
     ),
     "detr": ConfigFormat(
         names=hugging_face.DETR,

@@ -1,5 +1,6 @@
 """Folders of Hugging Face transformers: recognised, downloaded, read and written."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -7,10 +8,14 @@ from torch import Tensor
 
 from unimask.checkpoints.tensors import load_tensors, save_tensors
 from unimask.conversion.foreign_files import read_foreign_tensors
-from unimask.errors import WeightsError, first_line
-from unimask.files import json_text, write_text
+from unimask.errors import WeightsError, first_line, some_of
+from unimask.files import json_text, read_json, write_text
+
+_log = logging.getLogger(__name__)
 
 PICKLE = "pytorch_model.bin"
+OWN_NAMES = r"model\.(pixel_level_module|backbone\.conv_encoder|query_position_embeddings)\.|upscale_block\."
+"""How names begin that only files of transformers hold (a regular expression)."""
 
 
 def is_hugging_face(folder: Path) -> bool:
@@ -52,20 +57,49 @@ def download(name: str) -> Path:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return all tensors of a folder: safetensors before pickles, one file or several.
+    """Return the tensors of a folder: of its standard file, or of the parts that an index lists.
+
+    Safetensors come before pickles. A log message names files of weights that are left out.
 
     Raises:
-        WeightsError: there are no weights, or a file cannot be read.
+        WeightsError: there are no weights under a standard name, a part is missing, or a file cannot be read.
     """
-    readers: tuple[tuple[str, Callable[[Path], dict[str, Tensor]]], ...] = (
-        ("model*.safetensors", load_tensors),
-        ("pytorch_model*.bin", read_foreign_tensors),
+    readers: tuple[tuple[str, str, Callable[[Path], dict[str, Tensor]]], ...] = (
+        ("model", ".safetensors", load_tensors),
+        ("pytorch_model", ".bin", read_foreign_tensors),
     )
-    for pattern, read in readers:
-        paths = sorted(folder.glob(pattern))
-        if paths:
-            return {key: tensor for path in paths for key, tensor in read(path).items()}
-    raise WeightsError(folder, "holds no model.safetensors and no pytorch_model.bin")
+    for stem, suffix, read in readers:
+        names = _parts_of(folder, stem, suffix)
+        if names:
+            left_out = sorted({path.name for path in folder.glob(f"{stem}*{suffix}")} - set(names))
+            if left_out:
+                _log.warning("%s: %s taken, %s left out", folder, some_of(names), some_of(left_out))
+            return {key: tensor for name in names for key, tensor in read(folder / name).items()}
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
+    hint = f"; it holds {some_of(others)}: rename the file that is meant" if others else ""
+    raise WeightsError(folder, f"holds no model.safetensors and no pytorch_model.bin{hint}")
+
+
+def _parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
+    """Return the names of the files with the weights of a kind; none where there are none."""
+    standard, index = f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+    if (folder / standard).is_file():
+        return [standard]
+    if index.is_file():
+        content = read_json(index, WeightsError)
+        listed = content.get("weight_map") if isinstance(content, dict) else None
+        names = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
+        if not names or any(Path(name).name != name for name in names):
+            raise WeightsError(index, "lists no files of weights in this folder under weight_map")
+        missing = [name for name in names if not (folder / name).is_file()]
+        reason = f"lists {some_of(missing)}, and there is no such file; download the model again"
+        if missing:
+            raise WeightsError(index, reason)
+        return names
+    names = sorted(path.name for path in folder.glob(f"{stem}-?????-of-?????{suffix}"))
+    if names and len(names) != int(names[0].removesuffix(suffix)[-5:]):
+        raise WeightsError(folder, f"holds only {some_of(names)}; download the other parts too")
+    return names
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:

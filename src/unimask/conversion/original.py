@@ -6,6 +6,7 @@ Source: the keys of their state dicts.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -14,7 +15,9 @@ from unimask.conversion import eomt
 from unimask.conversion.architecture import (
     DEEPLABS,
     DETR_WITHOUT_TRACE,
+    HEADS,
     MASKS_WITHOUT_TRACE,
+    Stated,
     infer_detr,
     infer_mask2former,
     infer_maskformer,
@@ -231,6 +234,26 @@ _DETECTOR = (
 def _constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
     classes = tensors[f"{_PREDICTOR}.class_embed.bias"]
     return class_weights(classes, experiment.losses.no_object_weight) | relative_positions(tensors)
+
+
+_DETR_FIXED: Mapping[str, object] = {"pre_norm": False, "position_embedding": "sine"}
+
+
+def stated_by_detr(arguments: Mapping[str, object], path: Path) -> Stated:
+    """Return what the arguments in a training checkpoint of DETR say.
+
+    Raises:
+        WeightsError: they ask for what our DETR does not have.
+    """
+    for key, value in _DETR_FIXED.items():
+        if arguments.get(key, value) not in (value, {"sine": "v2"}.get(str(value))):
+            raise WeightsError(path, f"args.{key} is {arguments[key]!r}; only {value!r} can be converted")
+    heads, dropout = arguments.get("nheads", HEADS), arguments.get("dropout", Stated().dropout)
+    if type(heads) is not int or heads < 1:
+        raise WeightsError(path, f"args.nheads is {heads!r}; it must be a number of attention heads")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise WeightsError(path, f"args.dropout is {dropout!r}; it must be from 0 to below 1")
+    return Stated(heads=heads, dropout=float(dropout), dilated=bool(arguments.get("dilation")))
 
 
 def old_name(key: str) -> str:

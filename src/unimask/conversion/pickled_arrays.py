@@ -10,6 +10,7 @@ import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
@@ -111,9 +112,23 @@ def _encode_latin1(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+class PickledNamespace(metaclass=_Sealed):
+    """Stands in for `argparse.Namespace`, in which trainings keep their arguments."""
+
+    values: Mapping[str, object] = MappingProxyType({})
+
+    def __setstate__(self, state: object) -> None:
+        """Take the arguments that are plain values."""
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError("arguments that are no table")
+        plain = (bool, int, float, str, list, type(None))
+        self.values = {str(key): value for key, value in state.items() if isinstance(value, plain)}
+
+
 STAND_INS: Mapping[str, Callable[..., object]] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": PickledNumbers,
+    "argparse.Namespace": PickledNamespace,
     **{f"numpy.{core}.multiarray._reconstruct": new_array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": number for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": array_of_buffer for core in ("core", "_core")},

@@ -1,9 +1,10 @@
 """Weights of other releases become our model folders, and the other way round."""
 
+import logging
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -13,18 +14,32 @@ from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model, usual_task
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
-from unimask.config.images import AnyModelConfig, DataConfig, EomtConfig, ShortSide, Square, Whole
-from unimask.conversion import eomt, hugging_face_config, hugging_face_files, marian, original
+from unimask.config.images import EomtConfig, Experiment, ShortSide, SlidingWindow, Square
+from unimask.conversion import (
+    eomt,
+    hugging_face_config,
+    hugging_face_files,
+    hugging_face_pixels,
+    marian,
+    original,
+)
 from unimask.conversion.architecture import Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
-from unimask.conversion.data_sets import categories_for, settings_for
-from unimask.conversion.foreign_files import read_foreign_tensors
+from unimask.conversion.data_sets import categories_for, settings_for, with_stuff
+from unimask.conversion.foreign_files import (
+    NO_ARGUMENTS,
+    ForeignWeights,
+    read_foreign,
+    read_foreign_tensors,
+    unwrapped,
+)
 from unimask.conversion.hugging_face_files import config_mentions
 from unimask.errors import WeightsError
 from unimask.files import complete_file
 from unimask.models.build import Model
 from unimask.presets.eomt import in_sliding_windows
 
+_log = logging.getLogger(__name__)
 Format = Literal["unimask", "transformers", "original"]
 
 NO_BASE = "is complete without a base; leave --base out"
@@ -37,6 +52,7 @@ def convert(
     to: Format = "unimask",
     licence: str = "not stated, see the provenance",
     base: Path | None = None,
+    stuff: Sequence[str] | None = None,
 ) -> ModelFile | SequenceModelFile:
     """Convert a model; what it is, is told from `source` itself.
 
@@ -45,18 +61,22 @@ def convert(
     with `"original"` a file `.pth` or `.pkl`. The target is written only once all is converted, each file
     under a temporary name first. `licence` is that of foreign weights, a folder of ours states its own.
     `base` is a file of the weights that those of the source are differences to (EoMT from DINOv3).
+    `stuff` names the categories that are stuff, all others are things; None: as far as it is known.
 
-    The result says what was found in the source.
+    The result says what was found in the source; the logger `unimask.conversion.run` warns of what had to be
+    assumed, and of files that were left out.
 
     Raises:
         WeightsError: the source cannot be had or read, is no Mask2Former, MaskFormer or DETR of known
             architecture, or has no counterpart in the format asked for.
-        ConfigError: the `config.json` of a model folder of ours is wrong.
+        ConfigError: the `config.json` of a model folder of ours is wrong, or `stuff` names no category.
     """
     if is_sequence_model(source) or marian.is_marian(Path(source)):
         return marian.convert_translator(source, target, to, licence)
     _check_target(target, to)
     model, model_file = read_model(source, licence, base)
+    if stuff is not None:
+        model_file = replace(model_file, categories=with_stuff(model_file.categories, stuff))
     if to == "unimask":
         save_model(target, model, model_file)
         return model_file
@@ -82,7 +102,7 @@ def read_model(source: str | Path, licence: str, base: Path | None = None) -> tu
     """
     path = Path(source).expanduser()
     if path.is_file() and path.suffix in FOREIGN_FILES:
-        return import_original(complete_tensors(path, base), path, licence)
+        return _import_file(path, licence, base)
     if (path / hugging_face_files.PICKLE).is_file() or hugging_face_files.is_hugging_face(path):
         return _import_folder(path, f"converted from {path.name} (transformers)", licence, base)
     if (path / CONFIG_NAME).is_file():
@@ -110,45 +130,62 @@ def _import_folder(folder: Path, provenance: str, licence: str, base: Path | Non
     """Return the model of a folder of the hub: of transformers, or with a file of an original release."""
     if not hugging_face_files.is_hugging_face(folder):
         path = folder / hugging_face_files.PICKLE
-        return import_original(complete_tensors(path, base), path, licence)
+        return _import_file(path, licence, base)
     if base is not None:
         raise WeightsError(folder, NO_BASE)
     return import_hugging_face(folder, provenance, licence)
 
 
-def complete_tensors(path: Path, base: Path | None) -> dict[str, Tensor]:
-    """Return the tensors of a file; added to those of `base` where they are differences to Meta's DINOv3.
+def complete_weights(path: Path, base: Path | None) -> ForeignWeights:
+    """Return the weights of a file; added to those of `base` where they are differences to Meta's DINOv3.
 
     Raises:
         WeightsError: a file cannot be read; a base is needed, and is not given or another; or none is needed.
     """
-    tensors = read_foreign_tensors(path)
+    found = read_foreign(path)
+    tensors = unwrapped(found.tensors)
     if original.format_of(tensors) is not eomt.ORIGINAL_DINOV3:
         if base is not None:
             raise WeightsError(path, NO_BASE)
-        return tensors
+        return replace(found, tensors=tensors)
     if base is None:
         raise WeightsError(
             path,
             "holds differences to the weights of DINOv3, which Meta gives out under its own licence; get "
             "those (facebook/dinov3-vit...-pretrain-lvd1689m, model.safetensors) and add --base FILE",
         )
-    return eomt.with_base(tensors, read_foreign_tensors(base), base)
+    return replace(found, tensors=eomt.with_base(tensors, read_foreign_tensors(base), base))
 
 
-def import_original(tensors: Mapping[str, Tensor], path: Path, licence: str) -> tuple[Model, ModelFile]:
+def _import_file(path: Path, licence: str, base: Path | None) -> tuple[Model, ModelFile]:
+    weights = complete_weights(path, base)
+    return import_original(weights.tensors, path, licence, weights.arguments)
+
+
+def import_original(
+    tensors: Mapping[str, Tensor], path: Path, licence: str, arguments: Mapping[str, object] = NO_ARGUMENTS
+) -> tuple[Model, ModelFile]:
     """Return the model of a file of an original release, in old or new names, with or without versions.
+
+    `arguments` are those of the training that wrote it, where the file keeps them.
 
     The file holds no pixel statistics: they are those of ImageNet, in RGB, as in all its configurations. The
     categories are those of the data set with this number of classes. Tensors do not tell whether the last
-    stage of DETR's backbone is dilated: it is where the name of the file holds `dc5`.
+    stage of DETR's backbone is dilated: it is where the arguments of its training or, without them, the name
+    of the file say so (`dc5`).
 
     Raises:
         WeightsError: see `convert`.
     """
+    checkpoint_format = original.format_of(tensors)
+    if any(re.match(hugging_face_files.OWN_NAMES, key) for key in tensors):
+        reason = "has the names of Hugging Face transformers; give its folder, which also holds config.json"
+        raise WeightsError(path, reason)
     stated = Stated(dilated="dc5" in path.name.lower())
+    if checkpoint_format is original.DETR and arguments:
+        stated = original.stated_by_detr(arguments, path)
     provenance = f"converted from {path.name} ({original.TITLE})"
-    return _import(tensors, original.format_of(tensors), stated, path, provenance, licence)
+    return _import(tensors, checkpoint_format, stated, path, provenance, licence)
 
 
 def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Model, ModelFile]:
@@ -158,7 +195,7 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Mo
         WeightsError: see `convert`.
     """
     config_format, stated = hugging_face_config.read_stated(folder)
-    tensors = hugging_face_files.read_tensors(folder)
+    tensors = unwrapped(hugging_face_files.read_tensors(folder))
     return _import(tensors, config_format.names, stated, folder, provenance, licence)
 
 
@@ -174,10 +211,15 @@ def _import(
     model, config, num_classes = checkpoint_format.read(tensors, stated, path)
     if isinstance(config, EomtConfig) and config.backbone.kind == "dinov3":
         provenance += "; its backbone comes from DINOv3 and is under Meta's DINOv3 License"
-    experiment = settings_for(config, num_classes)
-    if stated.resize:
-        experiment = replace(experiment, data=_seen(experiment.data, config, stated.resize))
-    categories = categories_for(config, num_classes, stated.names)
+    if stated.names and len(stated.names) != num_classes:
+        named = (
+            f"names {len(stated.names)} categories in id2label, and the weights are of {num_classes} classes"
+        )
+        raise WeightsError(path / CONFIG_NAME, f"{named}; state a name for each class, or leave id2label out")
+    found = categories_for(config, num_classes, stated.names)
+    if found.assumed:
+        _log.warning("%s: %s", path, found.assumed)
+    experiment, categories = _with_data(settings_for(config, num_classes), stated, path), found.categories
     return model, ModelFile(
         experiment=experiment,
         task=usual_task(experiment, categories),
@@ -187,14 +229,16 @@ def _import(
     )
 
 
-def _seen(data: DataConfig, model: AnyModelConfig, resize: ShortSide | Square) -> DataConfig:
-    """Return the settings of data with the resize that foreign files state."""
-    if not isinstance(model, EomtConfig):
-        return replace(data, resize=resize)
-    size = model.backbone.size  # of the positions; a stated short side stands for windows as high as it
-    if isinstance(resize, ShortSide):
-        return in_sliding_windows(data, size)
-    return replace(data, resize=Square(size=size), view=Whole())
+def _with_data(experiment: Experiment, stated: Stated, path: Path) -> Experiment:
+    """Return the settings with what foreign files state of data."""
+    data, model = replace(experiment.data, **stated.data), experiment.model  # type: ignore[arg-type]
+    if isinstance(model, EomtConfig) and stated.data:
+        size = model.backbone.size  # of the positions, whatever else is stated
+        if not isinstance(data.resize, ShortSide | Square) or data.resize.size != size:
+            _log.warning("%s: another size is stated than that of the model, %d, which is taken", path, size)
+        in_windows = isinstance(data.view, SlidingWindow)
+        data = in_sliding_windows(data, size) if in_windows else replace(data, resize=Square(size=size))
+    return replace(experiment, data=data)
 
 
 def _write_hugging_face(folder: Path, model: Model, model_file: ModelFile) -> None:
@@ -205,8 +249,8 @@ def _write_hugging_face(folder: Path, model: Model, model_file: ModelFile) -> No
         folder,
         tensors,
         {
-            "preprocessor_config.json": hugging_face_files.as_text(
-                hugging_face_config.written_processor(config_format, model_file)
+            hugging_face_pixels.NAME: hugging_face_files.as_text(
+                hugging_face_pixels.written_processor(config_format.image_processor, model_file)
             ),
             "config.json": hugging_face_files.as_text(
                 hugging_face_config.written_config(config_format, tensors, model_file)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from unimask.config.images import DataConfig, Scale, Square
+from unimask.config.images import DataConfig, Exact, Scale, ShortSide, Square
 from unimask.data.augmentation import augment, resize_image
 from unimask.data.seeds import seeded_generator
 from unimask.errors import UnimaskError
@@ -32,18 +32,40 @@ Channels = tuple[float, float, float]
 
 
 def placement_for(original: Size, config: DataConfig) -> Placement:
-    """Place an image to predict on: resized as configured, with its aspect, on a canvas of its own."""
-    height, width = original
-    if isinstance(config.resize, Scale):
-        factor = config.resize.factor
-    elif isinstance(config.resize, Square):
-        factor = config.resize.size / max(original)
-    else:
-        factor = min(config.resize.size / min(original), config.resize.longest / max(original))
-    resized = (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
-    if isinstance(config.resize, Square):
-        return Placement(original=original, resized=resized, canvas=(config.resize.size,) * 2)
-    return Placement.fit(original, resized, config.divisor)
+    """Place an image to predict on: resized as configured, on a canvas of its own."""
+    resize, divisor = config.resize, config.divisor
+    if isinstance(resize, Exact):
+        return Placement.fit(original, (resize.height, resize.width), divisor)
+    if isinstance(resize, Square):
+        resized = _scaled(original, resize.size / max(original))
+        return Placement(original=original, resized=resized, canvas=(resize.size, resize.size))
+    if isinstance(resize, Scale):
+        return Placement.fit(original, _scaled(original, resize.factor), divisor)
+    if resize.fit == "stretch":
+        canvas = Placement.fit(original, _rounded_down(original, resize), divisor).canvas
+        return Placement(original=original, resized=canvas, canvas=canvas)
+    factor = min(resize.size / min(original), resize.longest / max(original))
+    return Placement.fit(original, _scaled(original, factor), divisor)
+
+
+def _scaled(size: Size, factor: float) -> Size:
+    """Return the sides times the factor, rounded, and at least 1."""
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def _rounded_down(size: Size, resize: ShortSide) -> Size:
+    """Return the size with the short side as wanted, the long side rounded down, as transformers does.
+
+    Source: `get_size_with_aspect_ratio` of transformers.
+    """
+    short, long = min(size), max(size)
+    wanted: float = resize.size
+    if long / short * resize.size > resize.longest:
+        wanted = resize.longest * short / long
+    shorter = round(wanted)
+    longer = long if shorter == short else int(wanted * long / short)
+    sides = (max(1, shorter), max(1, longer))
+    return sides if size[0] <= size[1] else (sides[1], sides[0])
 
 
 def batch_images(

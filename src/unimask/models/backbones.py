@@ -1,7 +1,8 @@
 """Backbones: pixels become feature maps of strides 4, 8, 16 and 32. A thin skin over timm; Swin is ours."""
 
 import difflib
-from collections.abc import Callable
+import re
+from dataclasses import dataclass
 from typing import cast
 
 import timm
@@ -175,26 +176,54 @@ def _probe(network: nn.Module, name: str) -> list[Tensor]:
     return maps
 
 
-def _swin(
-    embed: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int
-) -> Callable[[float], Swin]:
-    return lambda drop_path_rate: Swin(
-        embed_channels=embed, depths=depths, heads=heads, window=window, drop_path_rate=drop_path_rate
-    )
+@dataclass(frozen=True, kw_only=True)
+class SwinShape:
+    """The sizes of a Swin: channels of the first stage, blocks and heads of each, and the window's side."""
+
+    channels: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int
+
+    @property
+    def name(self) -> str:
+        """The name that `swin_shape` takes apart: `swin_c96_d2-2-6-2_h3-6-12-24_w7`."""
+        depths, heads = ("-".join(map(str, numbers)) for numbers in (self.depths, self.heads))
+        return f"swin_c{self.channels}_d{depths}_h{heads}_w{self.window}"
 
 
-SWINS: dict[str, Callable[[float], Swin]] = {
-    "swin_tiny": _swin(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
-    "swin_small": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
-    "swin_base": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
-    "swin_large": _swin(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+SWINS: dict[str, SwinShape] = {
+    "swin_tiny": SwinShape(channels=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7),
+    "swin_small": SwinShape(channels=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24), window=7),
+    "swin_base": SwinShape(channels=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12),
+    "swin_large": SwinShape(channels=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12),
 }
+_ANY_SWIN = r"swin_c(\d{1,4})_d(\d{1,3}(?:-\d{1,3}){3})_h(\d{1,3}(?:-\d{1,3}){3})_w(\d{1,2})"
+
+
+def swin_shape(name: str) -> SwinShape | None:
+    """Return the sizes of a Swin of ours by its name: a published one, or any other by `SwinShape.name`.
+
+    Raises:
+        ConfigError: there can be no Swin of these sizes.
+    """
+    found = re.fullmatch(_ANY_SWIN, name)
+    if found is None:
+        return SWINS.get(name)
+    depths, heads = (tuple(map(int, found[group].split("-"))) for group in (2, 3))
+    channels, window = int(found[1]), int(found[4])
+    if not channels or not window or 0 in (*depths, *heads):
+        raise ConfigError(NAME, f"{name!r} has a size of 0")
+    if any(channels * 2**stage % count for stage, count in enumerate(heads)):
+        raise ConfigError(NAME, f"{name!r}: heads must divide the channels of their stage")
+    return SwinShape(channels=channels, depths=depths, heads=heads, window=window)
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
 
-    `swin_tiny`, `swin_small`, `swin_base` and `swin_large` are `nn.swin.Swin`, `resnet50_deeplab` and
+    `swin_tiny`, `swin_small`, `swin_base`, `swin_large` and `swin_c16_d2-1-3-1_h1-2-4-2_w4` (of any other
+    channels, depths, heads and window) are `nn.swin.Swin`, `resnet50_deeplab` and
     `resnet101_deeplab` are timm's with a multi-grid (`DEEPLAB`); any other name is timm's.
     With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are. With `dilated` the
     map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
@@ -206,8 +235,15 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     if not 0 <= config.drop_path_rate < 1:
         reason = f"must be at least 0 and less than 1; got {config.drop_path_rate}"
         raise ConfigError("model.backbone.drop_path_rate", reason)
-    if config.name in SWINS:
+    swin = swin_shape(config.name)
+    if swin is not None:
         if config.dilated:
             raise ConfigError("model.backbone.dilated", f"{config.name!r} has no dilated form; take a ResNet")
-        return SWINS[config.name](config.drop_path_rate)
+        return Swin(
+            embed_channels=swin.channels,
+            depths=swin.depths,
+            heads=swin.heads,
+            window=swin.window,
+            drop_path_rate=config.drop_path_rate,
+        )
     return _build_timm(config)

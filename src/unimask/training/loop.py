@@ -18,6 +18,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 import unimask
+from unimask.checkpoints.tensors import fill
 from unimask.config.images import TrainingConfig
 from unimask.errors import UnimaskError
 from unimask.files import remove
@@ -116,7 +117,7 @@ class _Training:
         model = job.build()
         self.origin = str(state["origin"]) if state else job.initialise(model, reporter.message)
         if state:
-            model.load_state_dict(state["model"])
+            fill(model, state["model"], folder.path)
         if fabric.device.type == "cpu":
             spare_memory(model)
         self.model = model.train()

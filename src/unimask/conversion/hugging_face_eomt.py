@@ -1,0 +1,88 @@
+"""The `config.json` of EoMT in Hugging Face transformers, in both directions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from unimask.checkpoints.images import ModelFile
+from unimask.config.images import EomtConfig
+from unimask.conversion.architecture import Stated
+from unimask.conversion.hugging_face_values import Json, check_fixed, heads_in, part_of
+from unimask.errors import WeightsError
+
+# What the file may say where our model has no choice; where it says nothing, this is what it means.
+_FIXED: Mapping[str, Mapping[str, object]] = {
+    "eomt": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "mlp_ratio": 4,
+        "use_swiglu_ffn": False,
+        "hidden_dropout_prob": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "eomt_dinov3": {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "use_gated_mlp": False,
+        "query_bias": True,
+        "key_bias": False,
+        "value_bias": True,
+        "proj_bias": True,
+        "mlp_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_dropout": 0.0,
+        "rope_theta": 100.0,
+    },
+}
+_ROTARY_FIXED: Mapping[str, object] = {"rope_theta": 100.0, "rope_type": "default"}
+
+
+def read_eomt(path: Path, config: Json) -> Stated:
+    """Return what the file says of an EoMT.
+
+    Raises:
+        WeightsError: it asks for what our model does not have.
+    """
+    check_fixed(path, config, _FIXED[str(config["model_type"])])
+    check_fixed(path, part_of(config, "rope_parameters"), _ROTARY_FIXED, "rope_parameters.")
+    size = config.get("image_size", 640)
+    if type(size) is not int:
+        raise WeightsError(path, f"image_size is {size!r}; only squares can be converted")
+    return Stated(heads=heads_in(path, config, "num_attention_heads"), size=size)
+
+
+def write_eomt(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
+    """Return what the file says of an EoMT, but for its categories."""
+    model, losses = model_file.experiment.model, model_file.experiment.losses
+    assert isinstance(model, EomtConfig)
+    backbone = model.backbone
+    dinov3 = backbone.kind == "dinov3"
+    name = "EomtDinov3" if dinov3 else "Eomt"
+    fixed = dict(_FIXED["eomt_dinov3" if dinov3 else "eomt"])
+    if dinov3:
+        del fixed["rope_theta"]  # today it is one of the parameters
+        fixed |= {"rope_parameters": dict(_ROTARY_FIXED), "intermediate_size": backbone.feedforward_channels}
+    else:
+        fixed["mlp_ratio"] = backbone.feedforward_channels // backbone.channels
+    return {
+        "architectures": [f"{name}ForUniversalSegmentation"],
+        "model_type": "eomt_dinov3" if dinov3 else "eomt",
+        "hidden_size": backbone.channels,
+        "num_hidden_layers": backbone.blocks,
+        "num_attention_heads": backbone.heads,
+        "image_size": backbone.size,
+        "patch_size": backbone.patch,
+        "num_register_tokens": backbone.registers,
+        "num_queries": model.queries,
+        "num_blocks": model.query_blocks,
+        "num_upscale_blocks": sum(key.endswith("conv1.weight") for key in tensors),
+        "no_object_weight": losses.no_object_weight,
+        "class_weight": losses.class_weight,
+        "mask_weight": losses.mask_weight,
+        "dice_weight": losses.dice_weight,
+        "train_num_points": losses.points,
+        "oversample_ratio": losses.oversampling,
+        "importance_sample_ratio": losses.importance,
+        **fixed,
+    }

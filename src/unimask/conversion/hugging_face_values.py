@@ -1,0 +1,78 @@
+"""Values of the JSON files of Hugging Face transformers, checked as they are taken."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from unimask.conversion.architecture import HEADS
+from unimask.errors import WeightsError
+from unimask.files import read_json
+
+Json = dict[str, object]
+
+
+def read_object(path: Path) -> Json:
+    """Return the JSON object in a file.
+
+    Raises:
+        WeightsError: it cannot be read, or is none.
+    """
+    content = read_json(path, WeightsError)
+    if not isinstance(content, dict):
+        raise WeightsError(path, "must be a JSON object")
+    return content
+
+
+def part_of(config: Json, name: str) -> Json:
+    """Return the object under a name; an empty one where there is none."""
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def check_fixed(path: Path, given: Json, fixed: Mapping[str, object], where: str = "") -> None:
+    """Check that a part of a configuration says nothing that differs from `fixed`.
+
+    Raises:
+        WeightsError: it does; the message names the key below `where`.
+    """
+    for key, value in fixed.items():
+        if given.get(key, value) != value:
+            raise WeightsError(path, f"{where}{key} is {given[key]!r}; only {value!r} can be converted")
+
+
+def heads_in(path: Path, given: Json, key: str) -> int:
+    """Return the attention heads under a key.
+
+    Raises:
+        WeightsError: the value is no number of heads.
+    """
+    heads = given.get(key, HEADS)
+    if type(heads) is not int or heads < 1:
+        raise WeightsError(path, f"{key} is {heads!r}; it must be a number of attention heads")
+    return heads
+
+
+def share_in(path: Path, given: Json, key: str, usual: float) -> float:
+    """Return the share under a key, `usual` where there is none.
+
+    Raises:
+        WeightsError: the value is not in [0, 1).
+    """
+    share = given.get(key, usual)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise WeightsError(path, f"{key} is {share!r}; it must be from 0 to below 1")
+    return float(share)
+
+
+def names_in(path: Path, config: Json) -> tuple[str, ...]:
+    """Return the name of each label in `id2label`, "" for a label that has none; () where none has one.
+
+    Raises:
+        WeightsError: the keys are not the labels 0, 1, 2, ...
+    """
+    labels = part_of(config, "id2label")
+    if set(labels) != {str(label) for label in range(len(labels))}:
+        reason = f"id2label must name the labels from 0 to {len(labels) - 1}, each once"
+        raise WeightsError(path, f"{reason}; it names {', '.join(sorted(labels)[:5])}, ...")
+    names = (str(labels[str(label)]).strip() for label in range(len(labels)))
+    found = tuple("" if name in (f"LABEL_{label}", "N/A") else name for label, name in enumerate(names))
+    return found if any(found) else ()
