@@ -239,6 +239,21 @@ def read_bytes(
         raise error(path, f"cannot be read ({first_line(reason)})") from None
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is something; False also for what can be no path, such as a name too long."""
+    return os.path.exists(path)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; see `exists`."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder; see `exists`."""
+    return os.path.isdir(path)
+
+
 def first_bytes(path: Path, count: int) -> bytes:
     """Return how a file begins, to tell its format; nothing where it is no regular file or cannot be read."""
     try:

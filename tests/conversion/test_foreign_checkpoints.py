@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +148,37 @@ def test_a_checkpoint_without_weights_says_what_it_holds(tmp_path: Path) -> None
         read_foreign(tmp_path / "a.pth")
 
 
+NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "not finite": lambda tensor: torch.full_like(tensor, float("nan")),
+    "not finite (NaN or infinity)": lambda tensor: torch.full_like(tensor, float("-inf")),
+    "int64": lambda tensor: tensor.long(),
+    "bool": lambda tensor: tensor > 0,
+    "complex64": lambda tensor: tensor.to(torch.complex64),
+    "float8_e4m3fn": lambda tensor: tensor.to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("message", NUMBERS)
+@pytest.mark.parametrize("kind", ["pth", "pkl", "safetensors"])
+def test_numbers_that_no_weight_has_are_refused(
+    kind: str, message: str, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    source = tmp_path / f"a.{kind}"
+    tensors = {**weights, "input_proj.weight": NUMBERS[message](weights["input_proj.weight"])}
+    if kind == "safetensors":
+        save_tensors(source, tensors)
+    elif kind == "pth":
+        torch.save({"model": tensors}, source)
+    elif message in ("complex64", "float8_e4m3fn"):
+        return  # arrays of such numbers are refused while they are unpickled (test_foreign_files.py)
+    else:
+        source.write_bytes(pickle.dumps({"model": {key: one.numpy() for key, one in tensors.items()}}))
+    with pytest.raises(WeightsError, match=re.escape(message)) as caught:
+        convert(source, tmp_path / "found")
+    assert "input_proj.weight" in str(caught.value)
+    assert not (tmp_path / "found").exists()
+
+
 # folders of transformers
 
 
@@ -155,6 +188,16 @@ def folder(weights: dict[str, Tensor], tmp_path: Path) -> Path:
     convert(tmp_path / "a.pth", tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "theirs", to="transformers")
     return tmp_path / "theirs"
+
+
+def test_numbers_of_a_folder_are_refused_too(folder: Path, tmp_path: Path) -> None:
+    tensors = load_tensors(folder / "model.safetensors")
+    key = "model.input_projection.weight"
+    for message, change in NUMBERS.items():
+        save_tensors(folder / "model.safetensors", {**tensors, key: change(tensors[key])})
+        with pytest.raises(WeightsError, match=re.escape(message)) as caught:
+            convert(folder, tmp_path / "found")
+        assert key in str(caught.value)
 
 
 def split(folder: Path, listed: bool) -> None:

@@ -123,6 +123,23 @@ def test_load_predicts_as_the_model_does(exports: Exports, onnx_file: Path) -> N
                 assert torch.equal(mine.prediction.labels, theirs.prediction.labels)
 
 
+@pytest.mark.parametrize("onnx_file", ONNX[:1], indirect=True)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_in_a_file_that_are_not_finite_are_refused(
+    onnx_file: Path, value: float, tmp_path: Path
+) -> None:
+    import onnx
+
+    file = onnx.load(onnx_file)
+    tensor = next(one for one in file.graph.initializer if len(one.dims) == 4)
+    numbers = onnx.numpy_helper.to_array(tensor).copy()
+    numbers[0, 0, 0, 0] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(numbers, tensor.name))
+    onnx.save(file, tmp_path / "broken.onnx")
+    with pytest.raises(WeightsError, match=rf"not finite \(NaN or infinity\), in {tensor.name}"):
+        load(tmp_path / "broken.onnx", "cpu")
+
+
 @pytest.mark.parametrize("onnx_file", ["detr"], indirect=True)
 def test_load_detects_as_the_model_does(exports: Exports, onnx_file: Path, tmp_path: Path) -> None:
     """Pictures of different sizes in one batch too: their padding is hidden."""

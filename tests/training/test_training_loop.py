@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_a_finished_run_resumes_to_its_result_and_can_be_made_longer(tmp_path: P
     longer = run(tmp_path, resume=True, training__steps=5, training__evaluate_every=3)
     assert longer.steps == 5
     assert [line["step"] for line in lines(tmp_path, "evaluation")] == [3, 5]
+    state = torch.load(tmp_path / "checkpoints/step_5/state.pt", weights_only=True)
+    next(value for value in state["model"].values() if value.is_floating_point()).flatten()[0] = math.nan
+    torch.save(state, tmp_path / "checkpoints/step_5/state.pt")
+    with pytest.raises(WeightsError, match="not finite"):
+        run(tmp_path, resume=True, training__steps=6, training__evaluate_every=3)
 
 
 def test_another_run_is_neither_overwritten_nor_mixed(tmp_path: Path) -> None:

@@ -14,10 +14,14 @@ from unimask.config.values import (
     Count,
     CountOrNone,
     Factor,
+    Layers,
+    LayersOrNone,
     NotNegative,
     Positive,
     Share,
     Size,
+    Width,
+    WidthOrNone,
     settings_from_dict,
     settings_to_dict,
 )
@@ -50,13 +54,13 @@ class PixelDecoderConfig:
     # deformable: deformable attention over several maps, then a pyramid; pyramid: dense attention over the
     # coarsest map alone (`layers` may be 0), then a pyramid (MaskFormer, Sec. 4.1; Table 4e here)
     kind: Literal["deformable", "pyramid"] = "deformable"
-    channels: Count = 256  # width of the encoder and of the maps it gives
-    mask_channels: Count = 256  # width of the mask features (per-pixel embedding) at stride 4
+    channels: Width = 256  # width of the encoder and of the maps it gives
+    mask_channels: Width = 256  # width of the mask features (per-pixel embedding) at stride 4
     strides: tuple[int, ...] = (32, 16, 8)  # maps that the encoder refines, from low to high resolution
-    layers: CountOrNone = 6  # encoder layers
-    heads: Count = 8  # attention heads
-    points: Count = 4  # sampling points per head and level; of deformable attention
-    feedforward_channels: Count = 1024  # hidden width of the encoder's feed-forward
+    layers: LayersOrNone = 6  # encoder layers
+    heads: Width = 8  # attention heads
+    points: Width = 4  # sampling points per head and level; of deformable attention
+    feedforward_channels: Width = 1024  # hidden width of the encoder's feed-forward
     dropout: Below1 = 0.0  # in the encoder; 0.1 in MaskFormer
     # octaves of waves that tell the mask features their place, for images full of objects that look alike; 0
     # as in the paper. Waves of more than 10 octaves are finer than the cells of any map
@@ -67,11 +71,11 @@ class PixelDecoderConfig:
 class QueryDecoderConfig:
     """The masked-attention decoder (Sec. 3.2). Its settings are the ablation axes of the paper's Table 4."""
 
-    queries: Count = 100  # 200 for Swin-L panoptic and instance
-    channels: Count = 256  # width of queries and memory
-    heads: Count = 8  # attention heads
-    feedforward_channels: Count = 2048  # hidden width of the feed-forward
-    layers: CountOrNone = 9  # three rounds over three strides
+    queries: Width = 100  # 200 for Swin-L panoptic and instance
+    channels: Width = 256  # width of queries and memory
+    heads: Width = 8  # attention heads
+    feedforward_channels: Width = 2048  # hidden width of the feed-forward
+    layers: LayersOrNone = 9  # three rounds over three strides
     dropout: Below1 = 0.0  # the paper takes dropout out (Sec. 3.2.3, Table 4b)
     memory_strides: tuple[int, ...] = (32, 16, 8)  # the memory of each layer, in turn (Sec. 3.2.2, Table 4d)
     level_embedding: bool = True  # a learned vector per stride is added to the memory (Sec. 3.2.2)
@@ -100,13 +104,13 @@ class DetrConfig:
 
     kind: Literal["detr"] = "detr"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    channels: Count = 256  # width of the transformer (Sec. A.4)
-    heads: Count = 8  # attention heads
-    feedforward_channels: Count = 2048  # hidden width of the feed-forwards
+    channels: Width = 256  # width of the transformer (Sec. A.4)
+    heads: Width = 8  # attention heads
+    feedforward_channels: Width = 2048  # hidden width of the feed-forwards
     dropout: Below1 = 0.1  # in encoder and decoder (Sec. 4)
-    encoder_layers: Count = 6  # over the map of the last stage (Sec. 4, Table 2)
-    decoder_layers: Count = 6  # each of them is supervised
-    queries: Count = 100  # the most objects that an image can have
+    encoder_layers: Layers = 6  # over the map of the last stage (Sec. 4, Table 2)
+    decoder_layers: Layers = 6  # each of them is supervised
+    queries: Width = 100  # the most objects that an image can have
     mask_head: bool = False  # attention maps and a small feature pyramid (Sec. 4.2)
     stride: Literal[8, 16, 32] = 32  # of the backbone's map that the encoder takes; finer for small images
     # where cells are told their place: in queries and keys of each attention, as in the paper, or also once
@@ -121,12 +125,12 @@ class VisionTransformerConfig:
     name: str = "vit_large_patch14_reg4_dinov2"  # timm's name of the weights that a training starts from
     # dinov2: learned positions, for images of one size; dinov3: rotary ones, for any, and keys without bias
     kind: Literal["dinov2", "dinov3"] = "dinov2"
-    channels: Count = 1024  # width of the tokens
-    blocks: Count = 24
-    heads: Count = 16  # attention heads
-    feedforward_channels: Count = 4096  # hidden width of the feed-forwards
+    channels: Width = 1024  # width of the tokens
+    blocks: Layers = 24
+    heads: Width = 16  # attention heads
+    feedforward_channels: Width = 4096  # hidden width of the feed-forwards
     patch: int = 16  # side of the square of pixels that becomes a token
-    registers: CountOrNone = 4  # tokens beside the class token that stand for nothing in the image
+    registers: WidthOrNone = 4  # tokens beside the class token that stand for nothing in the image
     size: int = 640  # side of the square images that learned positions are for
     image_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet
     image_std: tuple[Spread, Spread, Spread] = (58.395, 57.12, 57.375)  # RGB, 0..255
@@ -139,8 +143,8 @@ class EomtConfig:
 
     kind: Literal["eomt"] = "eomt"
     backbone: VisionTransformerConfig = field(default_factory=VisionTransformerConfig)
-    queries: Count = 200  # 100 for semantic segmentation
-    query_blocks: Count = 4  # the last blocks, which queries take part in; 3 for S and B (Table 7)
+    queries: Width = 200  # 100 for semantic segmentation
+    query_blocks: Layers = 4  # the last blocks, which queries take part in; 3 for S and B (Table 7)
     # annealed: masked at first, block by block less, and open when trained; masked: as Mask2Former, in
     # predictions too; open: never masked, and supervised after the last block only (Sec. 3.3, Table 3)
     attention: Literal["open", "masked", "annealed"] = "annealed"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimask.config.images import TrainingConfig
-from unimask.config.values import Below1, Count, Factor, settings_from_dict, settings_to_dict
+from unimask.config.values import Below1, Factor, Width, settings_from_dict, settings_to_dict
 from unimask.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ class SequenceModelConfig:
 
     channels: Annotated[int, Field(ge=2, le=65_536)] = 512  # width of tokens
     heads: Annotated[int, Field(ge=1, le=4096)] = 8  # attention heads
-    feedforward_channels: Count = 2048  # hidden width of the feed-forward
+    feedforward_channels: Width = 2048  # hidden width of the feed-forward
     encoder_layers: Annotated[int, Field(ge=1, le=1000)] = 6
     decoder_layers: Annotated[int, Field(ge=1, le=1000)] = 6
     dropout: Below1 = 0.1  # of what each sublayer adds, and of embedding + position (Sec. 5.4)

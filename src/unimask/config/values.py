@@ -12,6 +12,10 @@ from unimask.errors import ConfigError
 Settings = TypeVar("Settings")
 
 Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=16_384)]  # of a tensor: channels, heads, queries
+WidthOrNone = Annotated[int, Field(ge=0, le=16_384)]
+Layers = Annotated[int, Field(ge=1, le=1_000)]
+LayersOrNone = Annotated[int, Field(ge=0, le=1_000)]
 CountOrNone = Annotated[int, Field(ge=0)]  # 0 where there may be none
 Size = Annotated[int, Field(ge=1, le=100_000)]  # in pixels or tokens
 Share = Annotated[float, Field(ge=0, le=1)]

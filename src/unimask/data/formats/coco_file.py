@@ -149,7 +149,9 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
 def used_categories(entries: Sequence[Record]) -> frozenset[int]:
     """The category ids that occur in annotations."""
     return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int)) | frozenset(
-        int(c) for entry in entries if isinstance(c := entry.get("category_id"), str) and c.isdecimal()
+        int(c)
+        for entry in entries
+        if isinstance(c := entry.get("category_id"), str) and c.isdecimal() and len(c) < 20
     )
 
 

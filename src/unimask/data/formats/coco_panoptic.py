@@ -29,6 +29,7 @@ from unimask.data.naming import Folders, spellings
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import read_panoptic_ids, stated_size
 from unimask.errors import DataError, some_of
+from unimask.files import is_file
 from unimask.ops.id_maps import MOST_SEGMENTS, renumber
 from unimask.structures import Sample, Segments
 
@@ -136,7 +137,7 @@ def _find_pngs(path: Path, entries: Sequence[Record]) -> Path:
     folders = list(dict.fromkeys(root / name for root in (here, here.parent) for name in inside))
     folders += [folder / split_of(path) for folder in folders] + [here]
     for folder in folders:
-        if any((folder / name).is_file() for name in names):
+        if any(is_file(folder / name) for name in names):
             return folder
     packed = path.with_suffix(".zip")
     help_ = f"; unzip {packed.name}" if packed.is_file() else ""

@@ -24,7 +24,7 @@ from unimask.data.drawn import (
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, find_image
 from unimask.data.sources import Format, Source, Sources, split_of_word
-from unimask.errors import DataError, some_of
+from unimask.errors import DataError, first_line, some_of
 from unimask.files import first_bytes, read_bytes
 from unimask.structures import Size
 
@@ -100,6 +100,8 @@ def read_cvat(path: Path) -> CvatFile:
         raise DataError(
             path, f"line {error.lineno}: is no valid XML ({expat.ErrorString(error.code)}); export it again"
         ) from None
+    except (LookupError, ValueError) as error:  # an encoding that there is not
+        raise DataError(path, f"is no valid XML ({first_line(error)}); save it as UTF-8") from None
     if not images:
         raise DataError(path, "has no images; expected an export of kind 'CVAT for images 1.1'")
     used = {shape.attributes["label"] for image in images for shape in image.shapes}

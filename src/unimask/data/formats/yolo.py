@@ -14,7 +14,7 @@ from unimask.data.naming import images_below
 from unimask.data.read import numbered_lines
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
-from unimask.files import read_text
+from unimask.files import exists, is_file, is_folder, read_text
 
 _MOST_BYTES = 10_000_000  # of a file of names
 NAMES_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")
@@ -95,7 +95,7 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _is_absent(path: Path, base: Path, listed: Sequence[object]) -> bool:
     """Whether nothing is at the places of a part, as with the test images of many a set."""
-    return not any(place.exists() for text in listed for place in _tried(path, base, str(text)))
+    return not any(exists(place) for text in listed for place in _tried(path, base, str(text)))
 
 
 def _tried(path: Path, base: Path, text: str) -> list[Path]:
@@ -107,7 +107,7 @@ def _place(path: Path, base: Path, key: str, text: str) -> Path:
     """Where the images of a part are."""
     tried = _tried(path, base, text)
     for place in tried:
-        if place.is_dir() or (place.suffix == ".txt" and place.is_file()):
+        if is_folder(place) or (place.suffix == ".txt" and is_file(place)):
             return place
     raise DataError(path, f"{key} is {text!r}, which is no folder here; looked for {some_of(tried)}")
 
