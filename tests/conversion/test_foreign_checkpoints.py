@@ -15,10 +15,19 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.checkpoints.tensors import load_tensors, save_tensors
-from unimask.config.images import BackboneConfig, DetrConfig, EomtConfig, ModelConfig
+from unimask.config.images import (
+    BackboneConfig,
+    DataConfig,
+    DetrConfig,
+    EomtConfig,
+    ModelConfig,
+    Scale,
+    Tiles,
+)
 from unimask.conversion import convert, original
 from unimask.conversion.data_sets import categories_for, made_up_categories, with_stuff
 from unimask.conversion.foreign_files import read_foreign, unwrapped
+from unimask.conversion.hugging_face_pixels import written_processor
 from unimask.data.category_tables import load_categories
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
@@ -287,6 +296,20 @@ def test_frozen_norms_survive_transformers(tmp_path: Path) -> None:
     state = model.state_dict()
     assert state.keys() == back.state_dict().keys()
     assert all(torch.equal(state[key], tensor) for key, tensor in back.state_dict().items())
+
+
+def test_what_transformers_cannot_be_told_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    data = DataConfig(view=Tiles(size=128, overlap=84), resize=Scale(factor=1.25))
+    about = ModelFile(
+        experiment=replace(coco("resnet50"), data=data),
+        task="panoptic",
+        categories=made_up_categories(CLASSES),
+        licence="MIT",
+        provenance="random",
+    )
+    assert not written_processor("Mask2FormerImageProcessor", about)["do_resize"]
+    said = "transformers has no resize by a factor (1.25) and no tiles (128 pixels that share 84)"
+    assert said in caplog.text
 
 
 # names of categories

@@ -5,6 +5,7 @@ What is stated there is taken over to the last pixel, or refused by name.
 Source: `image_processing_*.py` of transformers (Mask2Former, MaskFormer, DETR, EoMT).
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Literal, TypeGuard
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Exact, Experiment, Scale, ShortSide, SlidingWindow, Square, Whole
+from unimask.config.images import Exact, Experiment, Scale, ShortSide, SlidingWindow, Square, Tiles, Whole
 from unimask.conversion.architecture import Channels, Stated
 from unimask.conversion.hugging_face_values import Json, check_fixed, read_object
 from unimask.errors import WeightsError
 from unimask.presets.eomt import LONGEST
+
+_log = logging.getLogger(__name__)
 
 NAME = "preprocessor_config.json"
 _KNOWN = (
@@ -175,8 +178,11 @@ def _data_of_eomt(processor: _Processor) -> dict[str, object]:
 
 
 def written_processor(image_processor: str, model_file: ModelFile) -> Json:
-    """Return the content of `preprocessor_config.json` for a model."""
+    """Return the content of `preprocessor_config.json` for a model; a log message says what has no place."""
     experiment = model_file.experiment
+    lost = _not_written(experiment)
+    if lost:
+        _log.warning("transformers has no %s: images must be prepared before", " and no ".join(lost))
     size = _written_size(experiment)
     return {
         "image_processor_type": image_processor,
@@ -191,6 +197,17 @@ def written_processor(image_processor: str, model_file: ModelFile) -> Json:
         "ignore_index": 255,
         "do_reduce_labels": False,
     }
+
+
+def _not_written(experiment: Experiment) -> list[str]:
+    """Return how the model sees images that transformers has no settings for."""
+    resize, view = experiment.data.resize, experiment.data.view
+    lost = []
+    if isinstance(resize, Scale) and resize.factor != 1:
+        lost.append(f"resize by a factor ({resize.factor:g})")
+    if isinstance(view, Tiles):
+        lost.append(f"tiles ({view.size} pixels that share {view.overlap})")
+    return lost
 
 
 def _written_size(experiment: Experiment) -> Json:
