@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, Scale, Task
+from unimask.config.images import AnyModelConfig, EomtConfig, Exact, Experiment, Scale, Task
 from unimask.config.overrides import override
 from unimask.presets import PRESETS
 
@@ -228,7 +228,7 @@ def _side_asked(experiment: Experiment, asked: Mapping[str, object]) -> int:
         return min(experiment.data.crop)
     resize = experiment.data.resize
     if any(path.startswith("data.resize") for path in asked) and not isinstance(resize, Scale):
-        return resize.size
+        return min(resize.height, resize.width) if isinstance(resize, Exact) else resize.size
     return 0
 
 
