@@ -45,7 +45,7 @@ def test_the_files_of_a_picture_agree(model: Path, tmp_path: Path, task: str) ->
         "predict", tmp_path / "photo.jpg", "--task", task, "--weights", model, "--output", tmp_path / "out"
     )
     assert outcome.code == 0, outcome.err
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    written = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     expected = {"photo.overlay.png", "photo.segments.png", "photo.json"}
     assert written == (expected if task != "instance" else expected - {"photo.segments.png"})
     assert size_of(tmp_path / "out" / "photo.overlay.png") == (61, 47)
@@ -159,7 +159,7 @@ def test_every_kind_of_picture_in_one_folder(model: Path, tmp_path: Path) -> Non
     assert f"error {missing}: no such file" in outcome.err
 
     out = tmp_path / "out"
-    assert len(list(out.iterdir())) == 3 * len(READABLE)
+    assert len(list(out.glob("[!.]*"))) == 3 * len(READABLE)
     stems = [Path(name).stem for name in READABLE]
     for name, (_, size) in READABLE.items():
         path = Path(name)
@@ -200,7 +200,7 @@ def test_a_second_run_replaces_the_first_and_takes_no_result_for_a_picture(
         assert (
             unimask("predict", tmp_path, "--weights", model, "--output", tmp_path, "--task", task).code == 0
         )
-        assert len(list(tmp_path.iterdir())) == 1 + count
+        assert len(list(tmp_path.glob("[!.]*"))) == 1 + count
         assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["task"] == task
 
 
@@ -277,7 +277,7 @@ def test_a_disk_that_is_full(model: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("os.replace", fail)
     message = refused("predict", tmp_path / "a.png", "--weights", model, "--output", tmp_path / "out")
     assert f"{tmp_path / 'out'}: results cannot be written here (No space left on device)" in message
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").glob("[!.]*")) == []
 
 
 def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(

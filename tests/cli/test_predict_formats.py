@@ -14,6 +14,7 @@ from unimask.data.open import open_dataset
 from unimask.inference.run import output_names, predict
 from unimask.inference.segmenter import Segmenter, load
 from unimask.results.folder import PARTS
+from unimask.results.ledger import LEDGER_NAME
 from unimask.results.writing import FORMATS
 
 
@@ -43,7 +44,7 @@ def test_every_format_at_once(model: Path, tmp_path: Path) -> None:
     each = ("{}.overlay.png", "{}.json", "{}.geojson", "{}.rois.zip", "labelme/{}.json", "yolo/labels/{}.txt")
     whole = {"segments.csv", "images.csv", "coco.json", "label_studio.json", "yolo/data.yaml"}
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert written == whole | {one.format(index) for one in each for index in range(3)}
+    assert written - {LEDGER_NAME} == whole | {one.format(index) for one in each for index in range(3)}
 
     records = [json.loads((out / f"{index}.json").read_text())["segments"] for index in range(3)]
     rows = rows_in(out / "segments.csv")
@@ -93,7 +94,7 @@ def test_panoptic_segments_as_coco(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = ("predict", folder_of(tmp_path, 2), "--weights", model, "--task", "panoptic", "--output", out)
     assert unimask(*given, "--format", "coco").code == 0
-    assert {path.name for path in out.iterdir()} == {"coco.json", "0.segments.png", "1.segments.png"}
+    assert {path.name for path in out.glob("[!.]*")} == {"coco.json", "0.segments.png", "1.segments.png"}
     content = json.loads((out / "coco.json").read_text())
     assert [one["image_id"] for one in content["annotations"]] == [1, 2]
     for one in content["annotations"]:
@@ -112,16 +113,16 @@ def test_files_of_the_folder_are_the_same_after_a_stop(
             raise KeyboardInterrupt
 
     predict(segmenter, [photos], out, "instance", formats=["csv", "coco"])
-    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    whole = {path.name: path.read_bytes() for path in out.glob("[!.]*")}
     assert whole.keys() == {"segments.csv", "images.csv", "coco.json"}
     for path in out.iterdir():
         path.unlink()
     with pytest.raises(KeyboardInterrupt):
         predict(segmenter, [photos], out, "instance", stop, formats=["csv", "coco"], batch_size=1)
-    assert [path.name for path in out.iterdir()] == [PARTS]
+    assert {path.name for path in out.iterdir()} == {PARTS, LEDGER_NAME}
     assert {"0.csv", "0.coco.json", "1.csv", "1.coco.json"} <= {one.name for one in (out / PARTS).iterdir()}
     predict(segmenter, [photos], out, "instance", formats=["csv", "coco"])
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+    assert {path.name: path.read_bytes() for path in out.glob("[!.]*")} == whole
 
 
 def test_images_without_segments_are_counted(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -164,8 +165,8 @@ def test_several_processes_make_one_file(
         monkeypatch.setattr("unimask.processes.Team.speaks", rank == 0)
         predict(segmenter, [photos], out, "instance", formats=["csv"])
     alone = tmp_path / "alone"
-    assert {one.name: one.read_bytes() for one in out.iterdir()} == {
-        one.name: one.read_bytes() for one in alone.iterdir()
+    assert {one.name: one.read_bytes() for one in out.glob("[!.]*")} == {
+        one.name: one.read_bytes() for one in alone.glob("[!.]*")
     }
 
 

@@ -16,7 +16,6 @@ ENTRY_POINTS = {
     "unimask.checkpoints.text": "unimask evaluate: whether a model is one of images or of text",
     "unimask.config.images": "unimask check: a preset of images or of text",
     "unimask.config.values": "unimask presets NAME: every setting",
-    "unimask.data.open": "unimask evaluate: a path becomes a Dataset",
     "unimask.data.read": "unimask export: arguments become image files",
     "unimask.data.text.pairs": "a file or standard input becomes lines",
     "unimask.exporting.parity": "unimask export: its report is printed by kind",

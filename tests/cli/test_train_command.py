@@ -391,6 +391,20 @@ def test_measuring_that_cannot_work(measure: tuple[object, ...], model: Path, tm
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_the_data_hold_is_looked_at_before_it_is_measured_on(model: Path, tmp_path: Path) -> None:
+    save_coco_instances(tmp_path / "instances_val.json", tmp_path / "images", 2)
+    save_picture(tmp_path / "images" / "unused.png", 13, 11)
+    given = ("evaluate", "--weights", model, "--data", tmp_path, "--task", "instance", "--device", "cpu")
+    outcome = unimask(*given, "--json")
+    assert outcome.code == 0, outcome.err
+    assert "warning: val: 2 images have the same pixels" in outcome.err or "warning: val: " in outcome.err
+    assert outcome.json()["pictures"] == 2
+    content = coco_instances(2)
+    content["annotations"] = content["annotations"][2:3]  # a crowd
+    save_json(tmp_path / "instances_val.json", content)
+    assert "val: all 1 objects are crowd, so there is nothing to find" in refused(*given)
+
+
 def test_categories_that_the_model_does_not_know(model: Path, tmp_path: Path) -> None:
     content = coco_instances(2)
     content["categories"][0]["name"] = "lion"

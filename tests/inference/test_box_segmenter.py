@@ -14,6 +14,7 @@ from unimask.errors import ConfigError, DataError
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.presets.detr import detr_tiny
+from unimask.results.found import save_result, text_writer
 from unimask.results.result import Result
 from unimask.structures import Categories
 
@@ -70,10 +71,10 @@ def test_panoptic_segments_cover_the_picture(segmenter: Segmenter) -> None:
 
 def test_results_are_written_and_fit_coco(segmenter: Segmenter, tmp_path: Path) -> None:
     result = segmenter.predict(pictures()[1], task="detection", threshold=0.1)
-    (tmp_path / "a.segments.png").write_bytes(b"of an earlier result")
+    save_result(tmp_path, "a", {"a.segments.png": text_writer("of an earlier result")})
     names = sorted(path.name for path in result.save(tmp_path, "a"))
     assert names == ["a.json", "a.overlay.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == names
     stored = json.loads((tmp_path / "a.json").read_text())
     assert (stored["task"], stored["height"], stored["width"]) == ("detection", 70, 50)
     assert [category["id"] for category in stored["categories"]] == [4, 9, 2]

@@ -225,7 +225,7 @@ def test_saved_files_of_a_panoptic_result(tmp_path: Path):
     result = example("panoptic")
     paths = result.save(tmp_path / "new" / "folder")
     assert [path.name for path in paths] == ["leaf.overlay.png", "leaf.segments.png", "leaf.json"]
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").glob("[!.]*")) == sorted(
         p.name for p in paths
     )
     assert np.asarray(Image.open(paths[0])).shape == (37, 53, 3)
@@ -250,7 +250,7 @@ def test_saved_files_of_an_instance_result(tmp_path: Path):
     example("panoptic").save(tmp_path, "x")
     paths = example("instance").save(tmp_path, "x")
     assert (
-        sorted(path.name for path in tmp_path.iterdir())
+        sorted(path.name for path in tmp_path.glob("[!.]*"))
         == ["x.json", "x.overlay.png"]
         == sorted(p.name for p in paths)
     )

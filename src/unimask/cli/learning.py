@@ -141,7 +141,6 @@ def evaluate(
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
     from unimask.checkpoints.text import is_sequence_model
-    from unimask.data.open import open_dataset
 
     if output is not None:
         if output.is_dir():
@@ -153,11 +152,16 @@ def evaluate(
         return
     with naming(data):
         segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
-        background = segmenter.model_file.experiment.data.background
-        asked = task.value if task else segmenter.task
-        dataset = open_dataset(data, split, asked, background, follow_outside=follow_outside)
         with show.progress("evaluating") as progress:
-            evaluation = unimask.evaluate(segmenter, dataset, asked, progress)
+            evaluation = unimask.evaluate(
+                segmenter,
+                data,
+                task.value if task else None,
+                progress,
+                split=split,
+                follow_outside=follow_outside,
+                message=show.errors.print,
+            )
     if output is not None:
         evaluation.save(output)
     if as_json:

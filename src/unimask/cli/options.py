@@ -151,6 +151,23 @@ Augment = Annotated[
         help="Test-time augmentation: flip, scales, or both (flip,scales). Better results, 2, 3 or 6 passes.",
     ),
 ]
+ResumePrediction = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        metavar="",
+        help="Leave out images whose results are complete in the output folder, made by the same model with "
+        "the same settings.",
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        metavar="",
+        help="Replace also files of the same names that are no results, or that were changed since.",
+    ),
+]
 BatchSize = Annotated[
     int,
     typer.Option(

@@ -44,6 +44,8 @@ def predict(
     formats: options.ResultFormats = None,
     pixel_size: options.PixelSize = None,
     every: options.Every = 1,
+    resume: options.ResumePrediction = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
     """Segment images, or find boxes in them.
@@ -55,6 +57,9 @@ def predict(
 
     Of a video it writes NAME.overlay.mp4 and NAME.json, with a record for each frame; --every 5 takes each
     fifth frame.
+
+    Results of an earlier time are replaced; a file that is no result, or that was changed since, never is,
+    unless --overwrite says so. --resume goes on where a prediction was stopped, also with torchrun.
 
     An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
@@ -91,6 +96,8 @@ def predict(
             formats=options.names_in(formats),
             pixel_size=pixel_size,
             every=every,
+            overwrite=overwrite,
+            resume=resume,
         )
     if predicted.first_process:
         _show(predicted, output, as_json)
@@ -108,6 +115,8 @@ def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
     elif predicted.kept and not errors:
         show.show_pictures(predicted.kept)
         show.show_line(f"results are in {output}{os.sep}")
+    if predicted.complete:
+        show.errors.print(f"{predicted.complete} of {predicted.images} pictures had complete results before")
     for message in (*failed, *errors):
         show.show_error(message)
     if failed:

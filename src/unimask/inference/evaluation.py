@@ -10,12 +10,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.images import Experiment, Task
+from unimask.data.check import check_datasets
+from unimask.data.formats.shapes import is_generated
 from unimask.data.open import open_dataset
 from unimask.data.views import match_categories
 from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
 from unimask.inference.batches import ahead
+from unimask.inference.segmenter import Segmenter
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.confusion import BoxConfusion, Confusion, ConfusionState, SegmentConfusion
 from unimask.metrics.matched_precision import MatchedPrecision
@@ -25,6 +28,8 @@ from unimask.metrics.panoptic_quality import PanopticQuality
 from unimask.ops.id_maps import renumber
 from unimask.results.album import Album
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
+
+LOOKS = 10.0  # seconds for looking at data before they are measured on; of a large set a part is looked at
 
 Progress = Callable[[int, int], object]
 """Called after each image with the number of images done and of all images."""
@@ -166,6 +171,10 @@ def _nothing(index: int, sample: Sample, found: Truth, quality: float) -> None:
     """Look at no image."""
 
 
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
 class TaskMetrics:
     """All metrics of a task as one state that adds: processes can count images of their own and merge."""
 
@@ -252,6 +261,7 @@ def evaluate(
     batch_size: int = 4,
     follow_outside: bool = False,
     pictures: str | Path | None = None,
+    message: Callable[[str], object] = _silent,
 ) -> Evaluation:
     """Return the measures of the task over a data set, each image at its own size.
 
@@ -263,9 +273,12 @@ def evaluate(
     folder. At most `batch_size` images or tiles go through the model together. In the folder `pictures` each
     image appears with its truth beside its prediction, and `worst.png`, `confusion.png` and `confusion.json`.
 
+    Files of data are looked at first, for ten seconds at most: `message` gets what `unimask.check` warns of.
+
     Raises:
-        DataError: there is no image, one cannot be read, a category is unknown to the segmenter, a
-            prediction is not finite, or the folder cannot be written to.
+        DataError: there is no image, the data are of no use (see `unimask.check`), an image cannot be read, a
+            category is unknown to the segmenter, a prediction is not finite, or the folder cannot be written
+            to.
     """
     start = time.perf_counter()
     task = task or segmenter.task
@@ -273,6 +286,8 @@ def evaluate(
     if isinstance(dataset, str | Path):
         background = segmenter.background
         dataset = open_dataset(dataset, split, task, background, follow_outside=follow_outside)
+        if not is_generated(str(data)):
+            _look_at(dataset, split, task, _experiment_of(segmenter), str(data), message)
     album = None if pictures is None else Album(Path(pictures), segmenter.categories, QUALITY[task])
     seen = _nothing if album is None else album.add
     metrics = measure(
@@ -284,6 +299,30 @@ def evaluate(
     if album is not None:
         album.finish(evaluation.confusion)
     return evaluation
+
+
+def _experiment_of(segmenter: Finder) -> Experiment:
+    """Return how the model sees images, and how many objects it can find; of any other finder the usual."""
+    return segmenter.model_file.experiment if isinstance(segmenter, Segmenter) else Experiment()
+
+
+def _look_at(
+    dataset: Dataset,
+    split: str,
+    task: Task,
+    experiment: Experiment,
+    data: str,
+    message: Callable[[str], object],
+) -> None:
+    """Tell what may be wrong with a data set.
+
+    Raises:
+        DataError: it is no use to measure on it.
+    """
+    checked = check_datasets({split: dataset}, task, experiment, data=data, seconds=LOOKS)
+    checked.refuse()
+    for sentence in checked.warnings:
+        message(f"warning: {sentence}")
 
 
 def measure(

@@ -63,12 +63,14 @@ def segment_large(
     pixel_size: float | None = None,
     threshold: float | None = None,
     batch_size: int = 8,
+    overwrite: bool = False,
+    made_with: str = "",
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> LargeResult:
     """Segment an image in the segmenter's tiles; write NAME.segments.tif and NAME.json into the folder.
 
     With `table`, what is measured about the segments is left where `results.folder.join_parts` takes it from;
-    `pixel_size` is as for `Result.to_table`.
+    `pixel_size` is as for `Result.to_table`, `overwrite` and `made_with` as for `results.found.save_result`.
 
     The TIFF is the id map, in tiles of 32-bit numbers; where instances overlap, it shows the one of the best
     score. Segments are joined by the rules of `stitching.Stitcher`. Both files appear when they are complete.
@@ -104,7 +106,7 @@ def segment_large(
         if table:
             measured = table_of(name, records, id_map.measured(image, len(records)), pixel_size)
             files[f"{PARTS}/{name}{JOINED['csv'].part}"] = text_writer(as_csv(measured))
-        map_file, _ = save_result(folder, name, files)
+        map_file, _ = save_result(folder, name, files, overwrite=overwrite, made_with=made_with)
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
     finally:

@@ -1,7 +1,8 @@
 """Image files in, files of results out: what `unimask predict` does."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -13,6 +14,14 @@ from unimask.data.read import image_files
 from unimask.data.video import is_video
 from unimask.errors import ConfigError, UnimaskError
 from unimask.inference.evaluation import Progress
+from unimask.inference.resuming import (
+    left_of,
+    made_with,
+    made_with_all,
+    refuse_foreign,
+    settings_digest,
+    shared_again,
+)
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.stream import (
     AnyResult,
@@ -26,6 +35,7 @@ from unimask.inference.stream import (
 from unimask.inference.video import VideoResult
 from unimask.processes import Team, find_team, gather, meeting
 from unimask.results.folder import JOINED, join_parts
+from unimask.results.ledger import ledger_of
 from unimask.results.writing import check_formats
 
 Keep = Callable[[Path, str, AnyResult], object]
@@ -37,16 +47,18 @@ class Predicted:
     """What came of predicting many image files, in all processes that shared them."""
 
     images: int  # that were asked for
+    complete: int  # of them had their results before
     kept: tuple[Any, ...]  # of each image that was segmented, in the order of the images
     failed: tuple[str, ...]  # a message for each image that was not
     errors: tuple[str, ...]  # what kept one of several processes from its share
     first_process: bool  # whether this process is the one that says so
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Share:
     """What a process tells the others: plain data."""
 
+    asked: list[str] = field(default_factory=list)  # the names of results that it is to make
     kept: dict[str, object] = field(default_factory=dict)  # by the name of the results
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
     failed: list[str] = field(default_factory=list)
@@ -67,6 +79,8 @@ def predict(
     formats: Sequence[str] = (),
     pixel_size: float | None = None,
     every: int = 1,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Predicted:
     """Segment image files and videos, or find boxes in them, and write results into the folder `output`.
 
@@ -92,25 +106,39 @@ def predict(
             is one file for all images (csv, coco, label-studio) is joined at the end, in their order.
         pixel_size: how many micrometres a pixel is wide, for the columns of the table.
         every: of a video every n-th frame is segmented.
+        overwrite: replace also files in `output` that are no results, or that somebody changed since.
+        resume: leave out images whose results are complete in `output`, made by the same model with the same
+            settings.
 
     Raises:
-        DataError: nothing is given, or a folder has no image; an image that fails is in `Predicted.failed`.
+        DataError: nothing is given, a folder has no image, or `output` has files of the results' names that
+            are no results; an image that fails is in `Predicted.failed`.
         ConfigError: the model does not have the task, the threshold is not from 0 to 1, or there is no such
             format, or it has no room for results of the task.
     """
-    team = find_team()
+    team, share = find_team(), _Share()
     named: list[Named] = []
+    left: list[Named] = []
+    work: Work | None = None
+    settings, joined_before, numbers = "", False, count(1)
+
+    def advance() -> None:
+        if team.speaks:
+            progress(next(numbers), len(left))
+
     with meeting(team):
-        try:
+        with _told(team, share):
             if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
                 raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
             files = list(dict.fromkeys(image_files(images)))
             named = list(zip(files, output_names(files, reserved(formats)), strict=True))
             model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
             chosen = task or model.task
-            if formats:
-                check_formats(formats, chosen)
-            share = _Share()
+            written = check_formats(formats, chosen)
+            if not overwrite:
+                refuse_foreign(Path(output), [name for _, name in named], written)
+            more = {"threshold": threshold, "formats": written, "pixel_size": pixel_size, "every": every}
+            settings = settings_digest(model, chosen, **more)
             work = Work(
                 segmenter=model,
                 task=chosen,
@@ -120,27 +148,66 @@ def predict(
                 formats=tuple(formats),
                 pixel_size=pixel_size,
                 every=every,
+                overwrite=overwrite,
+                made_with=partial(made_with, settings),
                 done=partial(_done, share, keep),
-                advance=_counted(team, len(team.share(named)), progress),
+                advance=advance,
             )
-            _segment(work, team.share(named))
-            share.failed.extend(map(str, work.failed))
-        except UnimaskError as error:
-            if team.size == 1:
-                raise
-            share = _Share(error=str(error))
+            left = team.share(named)
+            if resume:
+                ledger = ledger_of(Path(output))
+                whole = made_with_all(settings, named) if reserved(formats) else ""
+                joined_before = ledger.is_complete(whole)
+                left = [] if joined_before else left_of(left, ledger, settings)
+        if resume:
+            left = shared_again(team, named, left)
+        share.asked.extend(name for _, name in left)
+        if work is not None and not share.error:
+            with _told(team, share):
+                if team.speaks:
+                    progress(0, len(left))
+                _segment(work, left)
+                share.failed.extend(map(str, work.failed))
         shares = gather(share)
-    errors = tuple(dict.fromkeys(share.error for share in shares if share.error))
+    found = _together(named, shares, team.speaks)
+    if team.speaks and not found.errors and not joined_before and reserved(formats):
+        parts: dict[str, tuple[str, ...]] = {name: (name,) for _, name in named}
+        parts |= {name: () for one in shares for name in one.asked}
+        parts |= {name: some for one in shares for name, some in one.parts.items()}
+        join_parts(
+            Path(output),
+            [part for _, name in named for part in parts[name]],
+            formats,
+            overwrite=overwrite,
+            made_with="" if found.failed else made_with_all(settings, named),
+            keep=bool(found.failed),
+        )
+    return found
+
+
+@contextmanager
+def _told(team: Team, share: _Share) -> Iterator[None]:
+    """Keep an error inside for the first of several processes to tell; of a single one it is raised."""
+    try:
+        yield
+    except UnimaskError as error:
+        if team.size == 1:
+            raise
+        share.error = str(error)
+
+
+def _together(named: Sequence[Named], shares: Sequence[_Share], speaks: bool) -> Predicted:
+    """Return what all processes have done."""
     kept = {name: one for share in shares for name, one in share.kept.items()}
-    if team.speaks and not errors:
-        parts = {name: found for share in shares for name, found in share.parts.items()}
-        join_parts(Path(output), [part for _, name in named for part in parts.get(name, ())], formats)
+    asked = {name for share in shares for name in share.asked}
+    errors = tuple(dict.fromkeys(share.error for share in shares if share.error))
     return Predicted(
         images=len(named),
+        complete=0 if errors else len(named) - len(asked),
         kept=tuple(kept[name] for _, name in named if name in kept),
         failed=tuple(message for share in shares for message in share.failed),
         errors=errors,
-        first_process=team.speaks,
+        first_process=speaks,
     )
 
 
@@ -148,19 +215,6 @@ def _done(share: _Share, keep: Keep, named: Named, result: AnyResult) -> None:
     """Keep what is to be kept of a result that has been written."""
     share.kept[named[1]] = keep(*named, result)
     share.parts[named[1]] = result.frames if isinstance(result, VideoResult) else (named[1],)
-
-
-def _counted(team: Team, total: int, progress: Progress) -> Callable[[], None]:
-    """Return what is called after each image, in whichever thread, and tells the progress."""
-    numbers = count(1)
-
-    def advance() -> None:
-        if team.speaks:
-            progress(next(numbers), total)
-
-    if team.speaks:
-        progress(0, total)
-    return advance
 
 
 def _segment(work: Work, named: Sequence[Named]) -> None:

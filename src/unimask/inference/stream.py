@@ -51,6 +51,8 @@ class Work:
     every: int  # frame of a video
     done: Callable[[Named, AnyResult], object]
     advance: Callable[[], None]
+    overwrite: bool  # files that are no results
+    made_with: Callable[[Path], str]  # what is noted with the results of an image
     failed: list[UnimaskError] = field(default_factory=list)
 
 
@@ -89,6 +91,8 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
                 pixel_size=work.pixel_size,
                 threshold=work.threshold,
                 batch_size=work.batch_size,
+                overwrite=work.overwrite,
+                made_with=work.made_with(file),
             )
             work.done((file, name), result)
         work.advance()
@@ -115,6 +119,8 @@ def segment_videos(work: Work, videos: Sequence[Named]) -> None:
                 every=work.every,
                 threshold=work.threshold,
                 batch_size=work.batch_size,
+                overwrite=work.overwrite,
+                made_with="" if of_frames else work.made_with(file),
                 write=write,
             )
             work.done((file, name), result)
@@ -177,15 +183,18 @@ def _find(work: Work, images: Iterable[Image], batch_size: int) -> Iterator[Segm
 
 def _write(work: Work, named: Named, result: Result) -> None:
     with collected(work.failed, named[0]):
-        _save(work, result, named[1], str(named[0]), work.formats)
+        _save(work, result, named[1], str(named[0]), work.formats, work.made_with(named[0]))
         work.done(named, result)
     work.advance()
 
 
-def _save(work: Work, result: Result, name: str, image: str, formats: Sequence[str]) -> None:
+def _save(
+    work: Work, result: Result, name: str, image: str, formats: Sequence[str], made_with: str = ""
+) -> None:
     """Write the files of an image or a frame; those that are joined for the folder become parts."""
     place = Place(folder=work.output, name=name, image=image, pixel_size=work.pixel_size)
-    save_result(work.output, name, files_of(result, formats, place, parts=True))
+    files = files_of(result, formats, place, parts=True)
+    save_result(work.output, name, files, overwrite=work.overwrite, made_with=made_with)
 
 
 @contextmanager

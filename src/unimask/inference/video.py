@@ -11,9 +11,9 @@ from torch import Tensor
 from unimask.config.images import Task
 from unimask.data.video import Frame, Video, open_video
 from unimask.errors import DataError
-from unimask.files import complete_files
 from unimask.inference.segmenter import Segmenter
 from unimask.results.found import Record
+from unimask.results.ledger import result_files
 from unimask.results.result import Result
 from unimask.results.video import AnnotatedVideo, FrameRecords
 from unimask.structures import Size
@@ -68,6 +68,8 @@ def segment_video(
     every: int = 1,
     threshold: float | None = None,
     batch_size: int = 4,
+    overwrite: bool = False,
+    made_with: str = "",
     write: Callable[[Result], object] = lambda result: None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[VideoResult, DataError | None]:
@@ -81,11 +83,15 @@ def segment_video(
         DataError: the video cannot be opened, holds no frame, or the files cannot be written.
         MissingPackageError: PyAV is not installed.
     """
-    targets = {one: folder / f"{name}{ENDINGS[one]}" for one in formats if one in ENDINGS}
+    targets = {one: f"{name}{ENDINGS[one]}" for one in formats if one in ENDINGS}
     with open_video(file) as video:
         summary = _Summary(task)
         try:
-            with complete_files(list(targets.values())) as temporary, ExitStack() as stack:
+            files = list(targets.values())
+            with (
+                result_files(folder, files, overwrite=overwrite, made_with=made_with) as temporary,
+                ExitStack() as stack,
+            ):
                 paths = dict(zip(targets, temporary, strict=True))
                 consumers = _consumers(paths, video, every, stack)
                 for frame, result in _results(segmenter, video, task, name, every, threshold, batch_size):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from unimask.errors import DataError
-from unimask.files import complete_files, json_text, remove
+from unimask.files import json_text, remove
+from unimask.results.ledger import result_files
 
 PARTS = ".parts"
 """The folder, in that of the results, of the files per image until they are joined."""
@@ -115,10 +116,19 @@ JOINED: Mapping[str, Joined] = {
 """By the name of the format."""
 
 
-def join_parts(folder: Path, names: Sequence[str], formats: Sequence[str]) -> tuple[Path, ...]:
+def join_parts(
+    folder: Path,
+    names: Sequence[str],
+    formats: Sequence[str],
+    *,
+    overwrite: bool = False,
+    made_with: str = "",
+    keep: bool = False,
+) -> tuple[Path, ...]:
     """Join the parts of the images of these names, in their order; return the new files.
 
-    They are complete when they appear. All parts are removed afterwards.
+    They are complete when they appear. All parts are removed afterwards, unless `keep` says that more of them
+    will come. `overwrite` and `made_with` are as for `found.save_result`.
 
     Raises:
         DataError: the files cannot be written.
@@ -126,11 +136,11 @@ def join_parts(folder: Path, names: Sequence[str], formats: Sequence[str]) -> tu
     made: list[Path] = []
     try:
         for joined in (JOINED[one] for one in formats if one in JOINED):
-            targets = [folder / file for file in joined.files]
-            with complete_files(targets) as temporary:
+            with result_files(folder, joined.files, overwrite=overwrite, made_with=made_with) as temporary:
                 joined.join([folder / PARTS / f"{name}{joined.part}" for name in names], temporary)
-            made += targets
+            made += [folder / file for file in joined.files]
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
-    remove(folder / PARTS)
+    if not keep:
+        remove(folder / PARTS)
     return tuple(made)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.errors import DataError
-from unimask.files import complete_files, json_text
+from unimask.files import json_text
 from unimask.ops.outlines import Ring
+from unimask.results.ledger import ledger_of, result_files
 from unimask.structures import Categories, Size
 
 Record = dict[str, object]  # of JSON
@@ -108,26 +109,30 @@ def text_writer(text: str) -> Writer:
     return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def save_result(folder: str | Path, name: str, files: Files) -> tuple[Path, ...]:
+def save_result(
+    folder: str | Path, name: str, files: Files, *, overwrite: bool = False, made_with: str = ""
+) -> tuple[Path, ...]:
     """Write files, by their paths in the folder, for a result of a name; return their paths.
 
-    All files are complete before the first one takes its name. Where NAME.json is among them, images of an
-    earlier result of this name that are not are removed: their segments have other ids.
+    All files are complete before the first one takes its name, and noted in the ledger of the folder with
+    what they were made with. Where NAME.json is among them, images of an earlier result of this name that are
+    not are removed: their segments have other ids.
 
     Raises:
-        DataError: the folder cannot be made or written to, or the name is none.
+        DataError: the folder cannot be made or written to, the name is none, or a file is there that is no
+            earlier result, and `overwrite` is off.
     """
     if not name or name in (".", "..") or {"/", os.sep, "\0"} & set(name):
         raise DataError(name, "is not a name for files; give one without folders")
     folder = Path(folder)
     paths = tuple(folder / file for file in files)
     try:
-        with complete_files(paths) as temporary:
+        with result_files(folder, list(files), overwrite=overwrite, made_with=made_with) as temporary:
             for part, write in zip(temporary, files.values(), strict=True):
                 write(part)
         for image in (f"{name}.{ending}" for ending in IMAGES if f"{name}.json" in files):
-            if image not in files:
-                (folder / image).unlink(missing_ok=True)
+            if image not in files and ledger_of(folder).owns(image):
+                (folder / image).unlink()
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
     return paths

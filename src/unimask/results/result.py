@@ -383,6 +383,7 @@ class Result:
         *,
         image: str = "",
         pixel_size: float | None = None,
+        overwrite: bool = False,
     ) -> tuple[Path, ...]:
         """Write the files of some formats (`writing.FORMATS`) into a folder; return their paths.
 
@@ -398,16 +399,18 @@ class Result:
             formats: which files.
             image: the path or address of the image, for formats that name it.
             pixel_size: how many micrometres a pixel is wide, for the columns of the CSV.
+            overwrite: replace also files that are no earlier results, or that were changed since.
 
         Raises:
-            DataError: the folder cannot be made or written to, or the name is none.
+            DataError: the folder cannot be made or written to, the name is none, or a file of one of the
+                names is there and is no earlier result.
             ConfigError: there is no such format, or it has no room for the task.
             MissingPackageError: a format needs a package that is not installed.
         """
         from unimask.results.writing import Place, files_of  # which imports this file
 
         place = Place(folder=Path(folder), name=name or self.name, image=image, pixel_size=pixel_size)
-        return save_result(folder, place.name, files_of(self, formats, place))
+        return save_result(folder, place.name, files_of(self, formats, place), overwrite=overwrite)
 
 
 def _boxes_in(segments: Segments) -> Iterator[tuple[ndarray, int, tuple[slice, slice]]]:

@@ -1,0 +1,92 @@
+"""Which image files of a prediction are done already: each result is noted with what it was made with."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from unimask.checkpoints.images import model_file_text
+from unimask.config.images import Task
+from unimask.files import json_text
+from unimask.inference.segmenter import Segmenter
+from unimask.processes import Team, gather
+from unimask.results.ledger import Ledger, foreign_files, ledger_of
+
+Named = tuple[Path, str]
+"""An image, and the name of its results."""
+
+_END = 1 << 14  # bytes at the start and at the end of a file that tell it from others of its size
+_ENDINGS = {"overlay": ".overlay.png", "png": ".segments.png", "json": ".json"}
+
+
+def settings_digest(segmenter: Segmenter, task: Task, **more: object) -> str:
+    """Return a digest of all that decides what is found in an image and what is written of it.
+
+    The model is told by its `config.json`: settings, categories, and where its weights are from. The device
+    is left out, as are the sizes of batches.
+    """
+    about = {
+        "model": model_file_text(segmenter.model_file),
+        "view": repr(segmenter.view),
+        "tta": repr(segmenter.tta),
+        "precision": segmenter.precision,
+        "task": task,
+        **more,
+    }
+    return _digest(json_text(about).encode())
+
+
+def made_with(settings: str, image: Path) -> str:
+    """Return a digest of the settings and of an image: its name, its size, and both ends of its file.
+
+    It is empty where the file cannot be read; what is wrong is said when it is segmented.
+    """
+    try:
+        size = image.stat().st_size
+        with image.open("rb") as file:
+            ends = file.read(_END)
+            file.seek(max(len(ends), size - _END))
+            ends += file.read(_END)
+    except OSError:
+        return ""
+    return _digest(f"{settings} {size} {image.name}\0".encode(errors="surrogateescape") + ends)
+
+
+def made_with_all(settings: str, named: Sequence[Named]) -> str:
+    """Return a digest of the settings and all images, for what is one file for all of them."""
+    return _digest(" ".join([settings, *(made_with(settings, file) for file, _ in named)]).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def left_of(named: Sequence[Named], ledger: Ledger, settings: str) -> list[Named]:
+    """Return the images whose results are not all in the folder, made with these settings."""
+    return [one for one in named if not ledger.is_complete(made_with(settings, one[0]))]
+
+
+def shared_again(team: Team, named: Sequence[Named], left: Sequence[Named]) -> list[Named]:
+    """Return this process's share of all that is left, given what is left of its share of all images.
+
+    Where the processes cannot meet, each keeps to its own share. All of those that can must call it.
+    """
+    if not team.meets:
+        return list(left)
+    names = {name for one in gather(list(left)) for _, name in one}
+    return team.share([one for one in named if one[1] in names])
+
+
+def refuse_foreign(folder: Path, names: Sequence[str], formats: Sequence[str]) -> None:
+    """Check before the work that it would replace nothing but results.
+
+    Only sizes are compared, and files of the formats that images are usually written in; `result_files` looks
+    again, at every file and its content.
+
+    Raises:
+        DataError: it would.
+    """
+    files = [f"{name}{_ENDINGS[one]}" for name in names for one in formats if one in _ENDINGS]
+    there = [file for file in files if (folder / file).exists()]
+    ledger = ledger_of(folder) if there else None
+    if ledger is not None and (foreign := [file for file in there if not ledger.knows(file)]):
+        raise foreign_files(folder, foreign)

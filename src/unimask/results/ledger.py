@@ -1,0 +1,148 @@
+"""Which files of a folder are results that this library wrote: a line for each result in `.unimask.jsonl`.
+
+A line names the files of a result with their sizes and digests, and what it was made with. It is written
+before the files get their names, so that a kill in between leaves none that nobody knows. Whoever changes a
+file makes it his own: its digest is another one then. Several processes may add lines to one ledger.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from unimask.errors import DataError
+from unimask.files import complete_files, json_text, to_disk
+
+LEDGER_NAME = ".unimask.jsonl"
+_PART = 1 << 20  # bytes that are read at a time
+
+
+def digest_of(path: Path) -> str:
+    """Return a digest of the content of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def note(folder: Path, files: Mapping[str, Path], made_with: str) -> None:
+    """Write a line for a result whose files, complete under other paths, are about to get names in a folder.
+
+    Raises:
+        OSError: the ledger cannot be written.
+    """
+    about = {name: [path.stat().st_size, digest_of(path)] for name, path in files.items()}
+    line = json_text({"files": about, "made_with": made_with}, None, ascii_only=True)
+    path = folder / LEDGER_NAME
+    ledger = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        # in one piece, beside those of other processes; and after what a power cut may have cut off
+        os.write(ledger, f"\n{line}\n".encode("ascii"))
+    finally:
+        os.close(ledger)
+    to_disk(path)
+
+
+class Ledger:
+    """What the ledger of a folder says; lines that a kill cut off say nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read = 0  # bytes
+        self._files: dict[str, set[tuple[int, str]]] = {}
+        self._made: dict[str, dict[str, int]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has been added since."""
+        path = self.folder / LEDGER_NAME
+        size = path.stat().st_size if path.is_file() else 0
+        if size < self._read:  # it is another one
+            self._read, self._files, self._made = 0, {}, {}
+        if size > self._read:
+            with path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read += len(whole)
+            for line in whole.splitlines():
+                self._add(line)
+
+    def _add(self, line: bytes) -> None:
+        try:
+            said = json.loads(line)
+            files = {str(name): (int(size), str(digest)) for name, (size, digest) in said["files"].items()}
+            made_with = str(said["made_with"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return
+        for name, known in files.items():
+            self._files.setdefault(name, set()).add(known)
+        if made_with:
+            self._made[made_with] = {name: size for name, (size, _) in files.items()}
+
+    def knows(self, name: str) -> bool:
+        """Return whether a file of the folder is as long as one of this name that was written here."""
+        path = self.folder / name
+        return path.is_file() and any(size == path.stat().st_size for size, _ in self._files.get(name, ()))
+
+    def owns(self, name: str) -> bool:
+        """Return whether a file of the folder is, to the last byte, one that was written here."""
+        if not self.knows(name):
+            return False
+        found = digest_of(self.folder / name)
+        return any(digest == found for _, digest in self._files[name])
+
+    def is_complete(self, made_with: str) -> bool:
+        """Return whether a result that was made with this is here, with all of its files."""
+        files = self._made.get(made_with, {})
+        paths = {self.folder / name: size for name, size in files.items()}
+        return bool(files) and all(
+            path.is_file() and path.stat().st_size == size for path, size in paths.items()
+        )
+
+
+@cache
+def _ledger_at(folder: Path) -> Ledger:
+    return Ledger(folder)
+
+
+def ledger_of(folder: Path) -> Ledger:
+    """Return what the ledger of a folder says now; it is read once, and then what is added."""
+    ledger = _ledger_at(folder.absolute())
+    ledger.refresh()
+    return ledger
+
+
+@contextmanager
+def result_files(
+    folder: Path, names: Sequence[str], *, overwrite: bool = False, made_with: str = ""
+) -> Iterator[tuple[Path, ...]]:
+    """Yield a temporary path for each file of a result, as `files.complete_files`, and note them.
+
+    A file that is there is replaced where it is a result of an earlier time, and any other one where
+    `overwrite` is on.
+
+    Raises:
+        DataError: it is not a result, or somebody has changed it since.
+    """
+    there = [] if overwrite else [name for name in names if os.path.lexists(folder / name)]
+    for name in there:
+        if not ledger_of(folder).owns(name):
+            raise foreign_files(folder, [name])
+    with complete_files([folder / name for name in names]) as temporary:
+        yield temporary
+        note(folder, dict(zip(names, temporary, strict=True)), made_with)
+
+
+def foreign_files(folder: Path, names: Sequence[str]) -> DataError:
+    """Return the error of files that are not replaced."""
+    others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
+    return DataError(
+        folder / names[0],
+        f"is there{others} and was not written by unimask, or was changed since; name another folder with "
+        "--output, or replace it with --overwrite",
+    )
