@@ -22,6 +22,7 @@ from unimask.presets.detr import detr_tiny
 from unimask.presets.own_data import tiny
 from unimask.serve.app import create_app
 from unimask.serve.gate import Access
+from unimask.serve.label_studio import LabelStudio
 from unimask.serve.limits import Limits
 from unimask.structures import BoxPrediction, Categories, MaskPrediction
 
@@ -155,10 +156,11 @@ def served(
     limits: Limits = USUAL,
     access: Access = ANYBODY,
     batch_size: int = 4,
+    label_studio: LabelStudio | None = None,
 ) -> Iterator[TestClient]:
     """A client of a server with these models: first, second, ..."""
     names = ("first", "second", "third")
     models = dict(zip(names, segmenters or (color_segmenter(),)))
-    app = create_app(models, limits, access, batch_size=batch_size)
+    app = create_app(models, limits, access, batch_size=batch_size, label_studio=label_studio)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

@@ -495,6 +495,14 @@ AllowedOrigins = Annotated[
         help="A site whose pages may ask, as https://example.org; repeatable.",
     ),
 ]
+LabelStudioAddress = Annotated[
+    str,
+    typer.Option(
+        "--label-studio",
+        metavar="URL",
+        help="Be a backend of this Label Studio; the variable LABEL_STUDIO_TOKEN holds a token of it.",
+    ),
+]
 Megabytes = Annotated[
     int, typer.Option(min=1, metavar="NUMBER", help="The largest file that is accepted, in MiB.")
 ]

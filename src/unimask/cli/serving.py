@@ -7,6 +7,7 @@ from unimask.cli import output as show
 from unimask.errors import needs_extra
 
 TOKEN_VARIABLE = "UNIMASK_TOKEN"
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_TOKEN"
 
 
 def serve(
@@ -18,6 +19,7 @@ def serve(
     examples: options.Examples = None,
     allow_host: options.AllowedHosts = None,
     allow_origin: options.AllowedOrigins = None,
+    label_studio: options.LabelStudioAddress = "",
     batch_size: options.ServedBatch = 0,
     megabytes: options.Megabytes = 32,
     megapixels: options.Megapixels = 16.0,
@@ -32,6 +34,7 @@ def serve(
     Examples:
       unimask serve
       unimask serve --weights runs/first/best --examples my_pictures --port 9000
+      unimask serve --weights runs/first/best --label-studio http://localhost:8080
       curl -F picture=@photo.jpg -F task=instance http://127.0.0.1:8000/v1/segment
     """
     with needs_extra("serve", "unimask serve"):
@@ -48,6 +51,8 @@ def serve(
         names=allow_host or (),
         origins=allow_origin or (),
         examples=examples,
+        label_studio=label_studio,
+        label_studio_token=os.environ.get(LABEL_STUDIO_VARIABLE, ""),
         batch_size=batch_size,
         limits=Limits(
             bytes=megabytes * 2**20, pixels=int(megapixels * 1e6), waiting=waiting, seconds=seconds

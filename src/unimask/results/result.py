@@ -24,7 +24,13 @@ from unimask.ops.outlines import outlines
 from unimask.results.box_drawing import overlay_boxes
 from unimask.results.drawing import overlay
 from unimask.results.formats.geojson import PIXELS, Transform, as_geojson
-from unimask.results.formats.label_studio import as_label_studio, brush_of, rectangle_of
+from unimask.results.formats.label_studio import (
+    Labels,
+    as_label_studio,
+    brush_of,
+    polygons_of,
+    rectangle_of,
+)
 from unimask.results.formats.labelme import as_labelme, with_image
 from unimask.results.formats.supervision import as_supervision
 from unimask.results.formats.table import Table, table_of
@@ -334,21 +340,37 @@ class Result:
         return content if image else with_image(content, self.image.numpy())
 
     def to_label_studio(
-        self, image: str = "", *, model: str = "unimask", from_name: str = "label", to_name: str = "image"
+        self,
+        image: str = "",
+        *,
+        labels: Labels | None = None,
+        model: str = "unimask",
+        from_name: str = "label",
+        to_name: str = "image",
     ) -> dict[str, object]:
-        """Return a task for Label Studio's import: predicted brushes, exact to the pixel, or rectangles.
+        """Return a task for Label Studio's import: what was found, as a prediction.
 
-        `image` is the address of the image as Label Studio sees it (by default the result's name).
-        `from_name` and `to_name` are those of the BrushLabels (RectangleLabels) and of the Image in the
-        labelling interface.
+        `image` is the address of the image as Label Studio sees it (by default the result's name). `labels`:
+        brushes are exact to the pixel, polygons have no holes, and boxes can only be rectangles; by default
+        the first that there is. `from_name` and `to_name` are those of the BrushLabels (PolygonLabels,
+        RectangleLabels) and of the Image in the labelling interface.
+
+        Raises:
+            ConfigError: the result is of `detection`, and labels are not rectangles.
         """
         size = (self.height, self.width)
-        if isinstance(self.prediction, Detections):
-            kind, values = "rectanglelabels", [rectangle_of(one, size) for one in self.segments]
+        boxes = isinstance(self.prediction, Detections)
+        kind = labels or ("rectangle" if boxes else "brush")
+        values: list[list[Record]]
+        if kind == "rectangle":
+            values = [[rectangle_of(one, size)] for one in self.segments]
+        elif kind == "brush":
+            values = [[brush_of(mask)] for mask in self.masks]
         else:
-            kind, values = "brushlabels", [brush_of(mask) for mask in self.masks]
+            self._as_segments("polygon labels")
+            values = [polygons_of(parts, size) for parts in self.polygons]
         names = {"image": image or self.name, "model": model, "from_name": from_name, "to_name": to_name}
-        return as_label_studio(self.segments, values, kind, size, **names)
+        return as_label_studio(self.segments, values, f"{kind}labels", size, **names)
 
     def to_geojson(self, transform: Transform = PIXELS, *, crs: str = "") -> dict[str, object]:
         """Return a GeoJSON FeatureCollection of the polygons, which QuPath imports as annotations.

@@ -24,6 +24,7 @@ from unimask.serve.connections import Answering
 from unimask.serve.engine import Engine, full
 from unimask.serve.gate import Access, Gate, refused
 from unimask.serve.images import png
+from unimask.serve.label_studio import LabelStudio, label_studio_router
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.page_routes import page_router
 from unimask.serve.service import Service
@@ -41,11 +42,12 @@ def create_app(
     batch_size: int = 0,
     examples: tuple[Path, ...] = (),
     reports: Mapping[str, Path] = MappingProxyType({}),
+    label_studio: LabelStudio | None = None,
 ) -> FastAPI:
     """The application: an engine of its own, which ends with it. The first model is the default.
 
     `examples` are images of the server's own that the page offers; `reports` are the pages about the runs
-    that models come from, by the names of models.
+    that models come from, by the names of models. With `label_studio` it is a backend of that.
     """
     engine = Engine(segmenters, limits, batch_size)
 
@@ -66,6 +68,8 @@ def create_app(
     service = Service(engine, reports)
     _interface(app, service)
     app.include_router(page_router(service, examples))
+    if label_studio is not None:
+        app.include_router(label_studio_router(service, label_studio))
     _errors(app)
     app.add_middleware(Gate, access=access, limits=limits, full=lambda: full(engine.retry_after()))
     if access.origins:

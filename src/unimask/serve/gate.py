@@ -1,6 +1,7 @@
 """What every request passes first: who may ask, how much, how long; nothing of it reaches the models."""
 
 import asyncio
+import base64
 import hmac
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unimask.serve.limits import Limits, Refusal
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-WORKING = ("/v1/segment", "/page/pictures")  # what counts as a request that waits for the models
+WORKING = ("/v1/segment", "/page/pictures", "/predict")  # what counts as a request that waits for the models
+# without the token there is no answer; the last four are Label Studio's
+CLOSED = ("/v1/", "/page/", "/metrics", "/predict", "/setup", "/webhook", "/train")
 OPEN = frozenset({"/healthz", "/favicon.svg"})  # beside the files of the page: without a token
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -79,14 +82,13 @@ class Gate:
         foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign and working and headers.get("origin", "") not in self._access.origins:
             return Refusal(403, "Requests from pages of other sites are not answered.")
-        if self._access.token and _needs_token(path):
-            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-            if not hmac.compare_digest(given.encode(), self._access.token.encode()):
-                return Refusal(
-                    401,
-                    "This server wants the token it showed at its start (`Authorization: Bearer TOKEN`).",
-                    {"WWW-Authenticate": "Bearer"},
-                )
+        token = self._access.token
+        if token and _needs_token(path) and not _same(_token_given(headers), token):
+            return Refusal(
+                401,
+                "This server wants the token it showed at its start (`Authorization: Bearer TOKEN`).",
+                {"WWW-Authenticate": "Bearer"},
+            )
         if working and self._inside >= self._limits.waiting:
             return self._full()
         length = headers.get("content-length", "0")
@@ -96,7 +98,23 @@ class Gate:
 
 
 def _needs_token(path: str) -> bool:
-    return path.startswith(("/v1/", "/page/", "/metrics")) and path not in OPEN
+    return path.startswith(CLOSED) and path not in OPEN
+
+
+def _token_given(headers: Headers) -> str:
+    """Return the token of a request: `Bearer TOKEN`, or the password of `Basic`, which other tools send."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return given.strip() if kind.lower() == "bearer" else ""
+    try:
+        return base64.b64decode(given, validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts are equal, in a time that does not tell how far."""
+    return hmac.compare_digest(one.encode(), other.encode())
 
 
 def _too_long(limits: Limits) -> Refusal:

@@ -16,6 +16,7 @@ from unimask.serve.app import create_app
 from unimask.serve.connections import Connections
 from unimask.serve.examples import examples_in, shipped_examples
 from unimask.serve.gate import LOOPBACK_NAMES, Access
+from unimask.serve.label_studio import LabelStudio
 from unimask.serve.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,6 +34,8 @@ def serve(
     names: Sequence[str] = (),
     origins: Sequence[str] = (),
     examples: Path | None = None,
+    label_studio: str = "",
+    label_studio_token: str = "",
     batch_size: int = 0,
     limits: Limits,
     ready: Callable[[str], object] = lambda sentence: None,
@@ -41,10 +44,11 @@ def serve(
 
     Beyond this machine a `token` is needed, and made up where none is given. `names` are what the server may
     be called in an address, beside localhost; `origins` are pages of other sites that may ask. `examples` is
-    a folder of images that the page offers, by default those of the package.
+    a folder of images that the page offers, by default those of the package. `label_studio` is the address of
+    one that this is a backend of, and `label_studio_token` an access token of it.
 
     Raises:
-        ConfigError: the address cannot be used, or the device or precision does not exist.
+        ConfigError: an address cannot be used, or the device or precision does not exist.
         WeightsError: a model cannot be loaded, or is given twice.
         DataError: `examples` is no folder.
     """
@@ -60,6 +64,7 @@ def serve(
             batch_size=batch_size,
             examples=_examples(examples),
             reports=reports_of(dict(zip(models, weights, strict=True))),
+            label_studio=_label_studio(label_studio, label_studio_token),
         )
         address = f"http://{'[' + host + ']' if ':' in host else host}:{listening.getsockname()[1]}/"
         ready(f"unimask serves {', '.join(models)} on {address}{'#token=' + token if token else ''}")
@@ -116,3 +121,13 @@ def _examples(folder: Path | None) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise DataError(folder, "is no folder; name one with images after --examples")
     return examples_in(folder)
+
+
+def _label_studio(address: str, token: str) -> LabelStudio | None:
+    if not address:
+        return None
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(
+            "--label-studio", f"must be an address such as http://localhost:8080; got {address!r}"
+        )
+    return LabelStudio(address=address, token=token)

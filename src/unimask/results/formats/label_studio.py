@@ -1,19 +1,29 @@
 """Label Studio: a task whose prediction is corrected by hand."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
 from unimask.data.formats.label_studio import pack_brush
-from unimask.results.found import Found, Record
+from unimask.results.found import Found, Polygons, Record
 from unimask.structures import Size
+
+Labels = Literal["brush", "polygon", "rectangle"]
+"""What a segment becomes in Label Studio."""
 
 
 def brush_of(mask: Bool[ndarray, "height width"]) -> Record:
     """Return the value of a brush, exact to the pixel."""
     return {"format": "rle", "rle": pack_brush(np.repeat(mask.ravel(), 4))}
+
+
+def polygons_of(parts: Polygons, size: Size) -> list[Record]:
+    """Return the values of polygons, one for each part, in percent of the image; holes are filled."""
+    scale = 100 / np.array([size[1], size[0]])
+    return [{"points": (rings[0] * scale).tolist(), "closed": True} for rings in parts]
 
 
 def rectangle_of(one: Found, size: Size) -> Record:
@@ -31,7 +41,7 @@ def rectangle_of(one: Found, size: Size) -> Record:
 
 def as_label_studio(
     found: Sequence[Found],
-    values: Sequence[Record],
+    values: Sequence[Sequence[Record]],
     kind: str,
     size: Size,
     *,
@@ -42,13 +52,13 @@ def as_label_studio(
 ) -> Record:
     """Return a task with a prediction, ready for Label Studio's import.
 
-    `values` are brushes (`kind` is `brushlabels`) or rectangles (`rectanglelabels`). `image` is the image's
-    address as Label Studio sees it. `from_name` and `to_name` are the names of the labels and of the Image in
-    the labelling interface.
+    `values` are the regions of each: brushes (`kind` is `brushlabels`), polygons (`polygonlabels`) or
+    rectangles (`rectanglelabels`). `image` is the image's address as Label Studio sees it. `from_name` and
+    `to_name` are the names of the labels and of the Image in the labelling interface.
     """
     results = [
         {
-            "id": f"segment_{one.id}",
+            "id": f"segment_{one.id}" + f"_{part}" * (part > 0),
             "type": kind,
             "from_name": from_name,
             "to_name": to_name,
@@ -58,7 +68,8 @@ def as_label_studio(
             "score": one.score,
             "value": {**value, kind: [one.category]},
         }
-        for one, value in zip(found, values, strict=True)
+        for one, regions in zip(found, values, strict=True)
+        for part, value in enumerate(regions)
     ]
     score = sum(one.score for one in found) / len(found) if found else 0.0
     return {
