@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from unimask.conversion.publish import push
     from unimask.conversion.run import convert
     from unimask.data.check import check
+    from unimask.data.own import make_categories, make_sample
     from unimask.exporting.run import export
     from unimask.inference.evaluation import evaluate
     from unimask.inference.run import predict
@@ -32,6 +33,8 @@ __all__ = [
     "export",
     "load",
     "load_translator",
+    "make_categories",
+    "make_sample",
     "override",
     "plan",
     "predict",
@@ -51,6 +54,8 @@ _MODULES = {
     "export": "unimask.exporting.run",
     "load": "unimask.inference.segmenter",
     "load_translator": "unimask.inference.translator",
+    "make_categories": "unimask.data.own",
+    "make_sample": "unimask.data.own",
     "override": "unimask.config.overrides",
     "plan": "unimask.training.plan",
     "predict": "unimask.inference.run",

@@ -154,7 +154,12 @@ class Sample:
 
 @runtime_checkable  # the tests check argument types at run time
 class Dataset(Protocol):
-    """Samples by index, at the size of their files: what readers and views return."""
+    """Samples by index, at the size of their files: what readers return, and what you may write.
+
+    Anything with `categories`, a length and samples by index is one (`make_categories`, `make_sample`); it
+    need not inherit from this. A sample is asked for more than once, by several processes in any order, and
+    must be the same each time.
+    """
 
     @property
     def categories(self) -> Categories:

@@ -77,13 +77,15 @@ def test_the_coco_file_is_data_to_train_on(model: Path, tmp_path: Path) -> None:
     """Corrected results are the ground truth of the next training; so they are read back as they are."""
     photos, out = folder_of(tmp_path, 1), tmp_path / "out"
     given = ("predict", photos, "--weights", model, "--task", "instance", "--output", out)
-    assert unimask(*given, "--format", "coco,yolo").code == 0
+    assert unimask(*given, "--format", "coco,yolo,labelme").code == 0
     coco = COCO(str(out / "coco.json"))
     (photos / "instances.json").write_text((out / "coco.json").read_text())
     sample = open_dataset(photos / "instances.json", "all", "instance")[0]
     masks = sample.truth.masks().numpy()
     assert len(masks) == len(coco.anns) > 0
     assert (masks == np.stack([coco.annToMask(one) > 0 for one in coco.anns.values()])).all()
+    drawn = open_dataset(out / "labelme", "all", "instance", follow_outside=True)[0].truth.masks().numpy()
+    assert (drawn == masks).all()
     (out / "yolo" / "images").mkdir()
     (photos / "0.png").rename(out / "yolo" / "images" / "0.png")
     read = open_dataset(out / "yolo", "train", "instance")[0].truth.masks().numpy()

@@ -21,6 +21,8 @@ FUNCTIONS = (
     "export",
     "load",
     "load_translator",
+    "make_categories",
+    "make_sample",
     "override",
     "plan",
     "predict",

@@ -22,7 +22,7 @@ def run(name: str, *arguments: str, folder: Path) -> str:
 def test_every_script_is_run_here() -> None:
     text = Path(__file__).read_text("utf-8")
     files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")]
-    assert len(files) == 7
+    assert len(files) == 8
     listed = (EXAMPLES / "README.md").read_text("utf-8")
     assert [file.name for file in files if f'"{file.name}"' not in text or file.name not in listed] == []
 
@@ -50,6 +50,12 @@ def test_train_and_evaluate(labelled: Path, tmp_path: Path) -> None:
     weights = str(tmp_path / "runs" / "example" / "best")
     measured = run("evaluate.py", str(labelled), "--task", "semantic", "--weights", weights, folder=tmp_path)
     assert "mIoU" in measured
+
+
+def test_own_dataset(tmp_path: Path) -> None:
+    said = run("own_dataset.py", "--steps", "2", folder=tmp_path)
+    assert "after 2 steps: AP " in said
+    assert (tmp_path / "runs" / "own_dataset" / "model").is_dir()
 
 
 def test_export_and_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures that do not fit into memory, against the same picture seen at once."""
 
+import csv
 import json
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli.command_line import CATEGORIES, save_tiny_model, unimask
+from cli.command_line import CATEGORIES, refused, save_tiny_model, unimask
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from unimask.inference.storage import DiskStorage
 from unimask.inference.tiles import tiling_of
 from unimask.ops.id_maps import pack_masks
 from unimask.presets.own_data import tiny
+from unimask.results.folder import join_parts
+from unimask.results.measures import MEASURES, measure_layers
 from unimask.structures import Segments
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
@@ -139,6 +142,24 @@ def test_tiffs_of_other_pixels_are_refused(tmp_path: Path) -> None:
         open_large(tmp_path / "b.tif").__enter__()
 
 
+def test_a_table_of_an_image_larger_than_memory(tmp_path: Path) -> None:
+    """It is measured in the id map a few rows at a time, as one that fits is measured at once."""
+    image = spots(307, 401)
+    segment_large(
+        Blobs().with_tiles(128, 48), InMemory(image), "instance", tmp_path, "map", table=True, pixel_size=0.5
+    )
+    ids = tifffile.imread(tmp_path / "map.segments.tif").astype(np.int64)
+    join_parts(tmp_path, ["map"], ["csv"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "map.segments.tif", "map.json", "segments.csv", "images.csv"
+    }  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "segments.csv").read_text().splitlines()))
+    measured = measure_layers(ids[None], image.numpy(), len(rows))
+    for row, column in zip(rows, measured.T, strict=True):
+        assert [float(row[name]) for name in MEASURES] == pytest.approx(column.tolist(), abs=1e-5)
+        assert float(row["perimeter_um"]) == pytest.approx(float(row["perimeter"]) / 2, abs=1e-5)
+
+
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_the_command_line_takes_large_tiffs(
     tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
@@ -160,6 +181,11 @@ def test_the_command_line_takes_large_tiffs(
     assert numbers.shape == image.shape[:2] == (about["height"], about["width"])
     areas = np.bincount(numbers.ravel(), minlength=len(about["segments"]) + 1)
     assert [one["area"] for one in about["segments"]] == areas[1:].tolist()
+    refusal = refused(
+        "predict", tmp_path / "slide.tif", "--weights", model, "--output", tmp_path / "other",
+        "--task", task, "--tile", 96, "--overlap", 32, "--format", "csv,geojson",
+    )  # fmt: skip
+    assert "slide.tif: is too large for --format geojson; there are png,json,csv" in refusal
     if task == "semantic":
         names = [one["category"] for one in about["segments"]]
         assert len(set(names)) == len(names)

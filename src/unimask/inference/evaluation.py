@@ -14,7 +14,8 @@ from unimask.config.images import Experiment, Task
 from unimask.data.check import check_datasets
 from unimask.data.formats.shapes import is_generated
 from unimask.data.open import open_dataset
-from unimask.data.views import match_categories
+from unimask.data.own import checked
+from unimask.data.views import match_categories, view
 from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
 from unimask.inference.batches import ahead
@@ -266,12 +267,13 @@ def evaluate(
     """Return the measures of the task over a data set, each image at its own size.
 
     `task` is the segmenter's own unless another is named.
-    `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or a data set with ground
-    truth of the task. Its categories are matched by name to the segmenter's; a category that only the
-    segmenter has counts as wrong where it is predicted. `progress` is called after each image with the number
-    of images done and of all images. `follow_outside` allows names and links of the data to lead out of its
-    folder. At most `batch_size` images or tiles go through the model together. In the folder `pictures` each
-    image appears with its truth beside its prediction, and `worst.png`, `confusion.png` and `confusion.json`.
+    `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or your own `Dataset`,
+    which is taken as ground truth of the task. Its categories are matched by name to the segmenter's; a
+    category that only the segmenter has counts as wrong where it is predicted. `progress` is called after
+    each image with the number of images done and of all images. `follow_outside` allows names and links of
+    the data to lead out of its folder. At most `batch_size` images or tiles go through the model together. In
+    the folder `pictures` each image appears with its truth beside its prediction, and `worst.png`,
+    `confusion.png` and `confusion.json`.
 
     Files of data are looked at first, for ten seconds at most: `message` gets what `unimask.check` warns of.
 
@@ -283,11 +285,13 @@ def evaluate(
     start = time.perf_counter()
     task = task or segmenter.task
     dataset = data
+    background = segmenter.background
     if isinstance(dataset, str | Path):
-        background = segmenter.background
         dataset = open_dataset(dataset, split, task, background, follow_outside=follow_outside)
         if not is_generated(str(data)):
             _look_at(dataset, split, task, _experiment_of(segmenter), str(data), message)
+    else:
+        dataset = view(checked(dataset), task, background=background)
     album = None if pictures is None else Album(Path(pictures), segmenter.categories, QUALITY[task])
     seen = _nothing if album is None else album.add
     metrics = measure(

@@ -106,7 +106,7 @@ def segment_large(
         if table:
             measured = table_of(name, records, id_map.measured(image, len(records)), pixel_size)
             files[f"{PARTS}/{name}{JOINED['csv'].part}"] = text_writer(as_csv(measured))
-        map_file, _ = save_result(folder, name, files, overwrite=overwrite, made_with=made_with)
+        map_file, *_ = save_result(folder, name, files, overwrite=overwrite, made_with=made_with)
     except OSError as error:
         raise DataError(folder, f"results cannot be written here ({error.strerror or error})") from None
     finally:

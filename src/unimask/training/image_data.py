@@ -7,7 +7,8 @@ from pathlib import Path
 
 from unimask.config.images import Experiment, Task
 from unimask.data.open import open_dataset
-from unimask.data.views import match_categories
+from unimask.data.own import checked, name_of, split_own
+from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.structures import Categories, Dataset
@@ -43,14 +44,21 @@ class TrainingTask:
         return "  ".join(f"{name} {value:.4f}" for name, value in measured.items())
 
 
-def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingTask:
+def open_task(
+    data: str | Path | Dataset, task: Task, experiment: Experiment, validation: Dataset | None = None
+) -> TrainingTask:
     """Open the train and val splits of the data, with the categories of the train split.
 
-    With `training.evaluate_every` = 0 the val split is not needed.
+    With `training.evaluate_every` = 0 the val split is not needed. Of a data set that somebody wrote, and no
+    other for validation, about one sample in ten is held out.
 
     Raises:
         DataError: a split is missing, empty or broken, or lacks a category of the other.
     """
+    if not isinstance(data, str | Path):
+        return _own_task(data, validation, task, experiment)
+    if validation is not None:
+        raise DataError(data, "has a val split of its own; `validation` goes with a Dataset")
     opened = partial(
         open_dataset,
         data,
@@ -72,3 +80,20 @@ def open_task(data: str | Path, task: Task, experiment: Experiment) -> TrainingT
     if len(validation) == 0:
         raise DataError(data, "the val split holds no images (training.evaluate_every=0 trains without it)")
     return TrainingTask(task=task, data=str(data), training=training, validation=validation)
+
+
+def _own_task(data: Dataset, validation: Dataset | None, task: Task, experiment: Experiment) -> TrainingTask:
+    """Return the task of data sets that somebody wrote."""
+    given: Dataset = checked(data)
+    if validation is None and experiment.training.evaluate_every > 0:
+        given, validation = split_own(data)
+    elif validation is not None:
+        validation = checked(validation)
+    background = experiment.data.background
+    training = view(given, task, background=background)
+    if len(training) == 0:
+        raise DataError(name_of(data), "holds no samples")
+    measured = training
+    if validation is not None:
+        measured = match_categories(view(validation, task, background=background), training.categories)
+    return TrainingTask(task=task, data=name_of(data), training=training, validation=measured)

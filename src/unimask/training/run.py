@@ -7,6 +7,8 @@ from types import MappingProxyType
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import Experiment, Task, check_task
 from unimask.config.text import TranslationExperiment
+from unimask.errors import ConfigError
+from unimask.structures import Dataset
 from unimask.training.checks import check_model, check_view
 from unimask.training.image_data import open_task
 from unimask.training.image_job import MaskJob
@@ -21,9 +23,10 @@ from unimask.training.text_job import SequenceJob
 
 def train(
     experiment: Experiment | TranslationExperiment,
-    data: str | Path,
+    data: str | Path | Dataset,
     output: str | Path,
     *,
+    validation: Dataset | None = None,
     task: Task = "panoptic",
     resume: bool = False,
     initial: str | Path | None = None,
@@ -40,7 +43,9 @@ def train(
     Args:
         experiment: the settings; `unimask.presets` has named ones, `unimask.override` changes some of them.
         data: what `unimask train --data` takes: a folder or file of labelled images, or `shapes`; for a
-            `TranslationExperiment` a folder of line pairs, or `glyphs`.
+            `TranslationExperiment` a folder of line pairs, or `glyphs`. Or your own `Dataset`.
+        validation: the `Dataset` to measure on, where `data` is one; without it about one sample in ten is
+            held out of the training.
         output: a folder for the run, which all processes see.
         task: what the model learns to do with images; a translation has no task.
         resume: go on with the run in `output` after a stop or a kill at any moment, exactly as if it had
@@ -82,10 +87,12 @@ def train(
 
     def open_job() -> AnyJob:
         if isinstance(experiment, Experiment):
-            opened = open_task(data, task, experiment)
+            opened = open_task(data, task, experiment, validation)
             return MaskJob(
                 experiment=experiment, task=opened, initial=initial, renamed=renamed, licence=licence
             )
+        if not isinstance(data, str | Path):
+            raise ConfigError("data", "a translation is trained on a folder of line pairs, not on a Dataset")
         known = Path(output) / VOCABULARY_NAME if resume else None
         pairs = open_sequences(data, experiment, known)
         return SequenceJob(experiment=experiment, data=pairs, initial=initial, licence=licence)
