@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from unimask.checkpoints import images as checkpoint
@@ -314,3 +315,13 @@ def test_coco_tables_agree_with_official_files(shared_data: Path) -> None:
     assert panoptic.names == tuple(entry["name"] for entry in official)
     assert panoptic.is_thing == tuple(bool(entry["isthing"]) for entry in official)
     assert load_categories("coco_instance").names == panoptic.names[:80]
+
+
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("unimask.checkpoints.tensors.save_file", full)
+    with pytest.raises(WeightsError, match=r"a.safetensors: cannot be written .*No space left.*make room"):
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)})
+    assert list(tmp_path.iterdir()) == []

@@ -9,18 +9,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unimask.errors import WeightsError, some_of
+from unimask.errors import WeightsError, first_line, some_of
 from unimask.files import complete_file
 
 
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Write a safetensors file that is complete when it appears."""
+    """Write a safetensors file that is complete when it appears.
+
+    Raises:
+        WeightsError: it cannot be written; the disk may be full.
+    """
     # Cloned, because safetensors refuses tensors that share memory.
     copies = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-    with complete_file(path) as temporary:
-        save_file(copies, temporary, dict(metadata))
+    try:
+        with complete_file(path) as temporary:
+            save_file(copies, temporary, dict(metadata))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(path, f"cannot be written ({first_line(error)}); make room for it") from None
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
