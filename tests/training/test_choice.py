@@ -146,3 +146,7 @@ def test_a_model_keeps_how_it_sees_images() -> None:
     assert (found.experiment.training.steps, found.experiment.training.batch_size) == (1500, 8)
     assert found.experiment.training.accumulate == 8  # of 1024 x 1024 pixels one fits
     assert found.initial == "models/coco"
+    assert found.experiment.training.learning_rate == 2e-5  # a fifth: what it knows is not to be lost
+    assert "training.learning_rate=2e-05" in found.lines[2].flags
+    asked = choose(SEEN, CPU, {"training.learning_rate": 0.003}, given=given)
+    assert asked.experiment.training.learning_rate == 0.003

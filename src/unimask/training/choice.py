@@ -23,6 +23,7 @@ IN_A_TILE = 50  # objects that a tile should have, where a whole image has more 
 BATCH = 8
 TIMES_SEEN = 60  # how often a training from ImageNet's weights sees each image
 FROM_A_MODEL, OF_BOXES = 0.5, 3.0  # times as long: what is trained already, and DETR, which learns slowly
+GENTLE = 0.2  # of the learning rate, where a model is trained already
 FEWEST_STEPS, MOST_STEPS_CPU, MOST_STEPS_GPU = 1500, 8000, 20_000
 USED = 0.7  # of the free memory
 _VIEW = ("data.view", "data.crop", "data.resize", "data.jitter")  # settings that go with tiles
@@ -107,6 +108,8 @@ def choose(
         if "training.steps" in asked
         else _steps(seen, here, experiment, trained=base.keep_data)
     )
+    if base.keep_data:
+        steps["training.learning_rate"] = _gentle(base.experiment.training.learning_rate)
     batch |= _passes(here, experiment)
     experiment = _with(experiment, steps | batch, asked)
     times = experiment.training.steps * experiment.training.batch_size / max(1, seen.images)
@@ -290,6 +293,11 @@ def _steps(seen: Seen, here: Here, experiment: Experiment, *, trained: bool) -> 
     most = MOST_STEPS_GPU if here.gpu else MOST_STEPS_CPU
     steps = min(max(wanted, FEWEST_STEPS * share), most * share)
     return _bookkeeping(max(100, round(steps / 100) * 100))
+
+
+def _gentle(rate: float) -> float:
+    """Return the rate with which a trained model goes on: what it knows is not to be lost at the start."""
+    return float(f"{GENTLE * rate:.2g}")
 
 
 def _bookkeeping(steps: int) -> dict[str, object]:

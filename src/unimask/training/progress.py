@@ -103,7 +103,7 @@ class PlainReporter:
 
     def step(self, report: StepReport) -> None:
         """Show a line of the first step, with an estimate, and where the log has one too."""
-        if self._first:
+        if self._first and report.step < report.steps:
             self.message(estimate(report))
         if self._first or report.logged:
             self.message(describe(report))
@@ -149,7 +149,7 @@ class RichReporter:
             f"{duration(report.seconds_left)} left"
         )
         self._progress.update(self._training, completed=report.step, details=details)
-        if self._first:
+        if self._first and report.step < report.steps:
             self.message(estimate(report))
         self._first = False
 
