@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from training.small_runs import run
 
 from unimask.errors import ConfigError, MissingPackageError
 from unimask.training import image_job
-from unimask.training.display import categories_table, loss_terms, results_table
+from unimask.training.curves import categories_table, loss_terms, results_table
 from unimask.training.progress import SilentReporter
+from unimask.training.report import report
+from unimask.training.run_folder import RunFolder
 
 SETTINGS: dict[str, object] = {"training__steps": 4, "training__evaluate_every": 2, "training__log_every": 1}
 
@@ -101,6 +104,54 @@ def test_images_of_each_evaluation(folder: Path) -> None:
     assert sum(map(sum, confusion["matrix"])) == sum(
         sum(outcomes.values()) for outcomes in confusion["by_size"].values()
     )
+
+
+class Addresses(HTMLParser):
+    """What a page would load, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_one_file_with_everything_in_it(folder: Path) -> None:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    found = Addresses()
+    found.feed(page)
+    assert len(found.loaded) == 2 * 2 + 2  # two halves of the images of two evaluations and of the worst ones
+    assert all(address.startswith("data:image/webp;base64,") for address in found.loaded)
+    assert page.count("http") == page.count("http://www.w3.org/2000/svg") == page.count("<svg")
+    assert "@import" not in page
+    assert "url(" not in page
+    for words in ("first finished, 4 steps", "panoptic segmentation on shapes", "best PQ", "training.seed=0"):
+        assert words in " ".join(found.text.split())
+    for words in ("circle", "missed", "segments by size", "learning rate"):
+        assert words in found.text
+
+
+def test_names_are_text_on_the_page(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a <b> & c")
+    experiment: dict[str, object] = {"training": {"steps": 10}}
+    folder.begin({"task": "semantic", "data": "<i>", "pictures": 3, "experiment": experiment}, resume=False)
+    folder.append_metrics({"kind": "skipped", "step": 2, "problems": ["mask of <s>.png"]})
+    values = {"mIoU": None, "pixel_accuracy": 0.5}
+    per_category = {"<script>": {"IoU": 0.25}}
+    folder.append_metrics(
+        {"kind": "evaluation", "step": 5, "seconds": 1.0, "values": values, "per_category": per_category}
+    )
+    page = report(folder)
+    assert "&lt;script&gt;" in page
+    for raw in ("<b>", "<i>", "<s>"):
+        assert raw not in page.replace("<b>0", "")
+    assert page.count("<script>") == 1  # the page's own
+    assert "step 5 of 10" in page
 
 
 def test_a_logger_of_ones_own_is_told_everything(folder: Path, kept: Kept) -> None:

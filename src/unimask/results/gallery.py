@@ -18,6 +18,7 @@ from unimask.structures import Categories, Detections, Sample, Segments, Truth
 
 MOST = 8  # of the same images, and of the worst ones
 SIDE = 480  # pixels of the longer side of what is kept
+MOST_ENLARGED = 4  # times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,10 @@ def spread(count: int, most: int = MOST) -> list[int]:
 
 
 def shrink(sample: Sample, side: int = SIDE) -> Sample:
-    """Return an image with its ground truth, its longer side at most `side`; it is never enlarged."""
+    """Return an image with its ground truth, its longer side at most `side`.
+
+    Where it is less than half as long, the image is enlarged by a whole number, so that names can be written.
+    """
     size = _small_size(sample.image, side)
     return replace(sample, image=_resize(sample.image, size), truth=shrink_truth(sample.truth, sample, side))
 
@@ -106,7 +110,8 @@ def shrink_truth(truth: Truth, sample: Sample, side: int = SIDE) -> Truth:
 
 def _small_size(image: Tensor, side: int) -> tuple[int, int]:
     height, width = int(image.shape[1]), int(image.shape[2])
-    scale = min(1.0, side / max(height, width))
+    scale = side / max(height, width)
+    scale = scale if scale < 1 else min(MOST_ENLARGED, int(scale))
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 
@@ -116,5 +121,6 @@ def _resize(
     if size == tuple(image.shape[1:]):
         return image
     pixels: UInt8[ndarray, "_height _width 3"] = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
-    small = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX, reducing_gap=2.0)
+    method = Image.Resampling.BOX if size[0] < image.shape[1] else Image.Resampling.NEAREST
+    small = Image.fromarray(pixels).resize(size[::-1], method)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)

@@ -86,7 +86,10 @@ def _ticks(highest: Number, most: int = 5) -> list[Number]:
 
 
 def _number(value: Number, ceiling: Number) -> str:
-    return f"{value:g}" if ceiling >= 0.001 or not value else f"{value:.2g}".replace("e-0", "e-")
+    if ceiling >= 0.001 or not value:
+        return f"{value:g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def _legend(curves: Sequence[Curve], width: int) -> Part:
