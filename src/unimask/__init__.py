@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unimask.inference.translator import load_translator
     from unimask.results.result import Result
     from unimask.structures import Dataset, Sample
+    from unimask.training.compare import compare
     from unimask.training.plan import plan
     from unimask.training.run import train
 
@@ -28,6 +29,7 @@ __all__ = [
     "Segmenter",
     "__version__",
     "check",
+    "compare",
     "convert",
     "evaluate",
     "export",
@@ -49,6 +51,7 @@ _MODULES = {
     "Sample": "unimask.structures",
     "Segmenter": "unimask.inference.segmenter",
     "check": "unimask.data.check",
+    "compare": "unimask.training.compare",
     "convert": "unimask.conversion.run",
     "evaluate": "unimask.inference.evaluation",
     "export": "unimask.exporting.run",

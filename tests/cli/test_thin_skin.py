@@ -19,11 +19,13 @@ ENTRY_POINTS = {
     "unimask.data.read": "unimask export: arguments become image files",
     "unimask.data.text.pairs": "a file or standard input becomes lines",
     "unimask.exporting.parity": "unimask export: its report is printed by kind",
+    "unimask.inference.evaluation": "unimask train: the main measures of a task",
     "unimask.inference.text_evaluation": "unimask evaluate, of a translator",
     "unimask.inference.video": "unimask predict: a result is printed by kind",
     "unimask.reproduction": "unimask reproduce",
     "unimask.results.sheets": "unimask check: its picture",
     "unimask.serve": "unimask serve",
+    "unimask.training.compare": "unimask compare: its picture",
     "unimask.training.ablation.run": "unimask ablate",
     "unimask.training.progress": "how a duration is written",
 }

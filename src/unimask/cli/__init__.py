@@ -15,6 +15,7 @@ from typer.core import TyperArgument, TyperGroup
 from unimask import __version__
 from unimask.cli import output as show
 from unimask.cli.checking import check
+from unimask.cli.comparing import compare
 from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets, push
@@ -109,6 +110,7 @@ COMMANDS = (
     check,
     train,
     evaluate,
+    compare,
     translate,
     convert,
     push,

@@ -31,6 +31,7 @@ def train(
     devices: options.Devices = 1,
     nodes: options.Nodes = 1,
     licence: options.Licence = "not stated",
+    loggers: options.LoggerNames = None,
     follow_outside: options.FollowOutside = False,
     as_json: options.Json = False,
 ) -> None:
@@ -40,8 +41,8 @@ def train(
     and shown as options to copy. With --initial MODEL the model decides; with --preset nothing is chosen.
 
     The best model goes to OUTPUT/best, the last one to OUTPUT/model, what was measured to
-    OUTPUT/results.json. Stop it at any moment: the same command with --resume goes on as if nothing had
-    happened.
+    OUTPUT/results.json; OUTPUT/report.html shows how it goes. Stop it at any moment: the same command with
+    --resume goes on as if nothing had happened.
 
     Examples:
       unimask train --data my_data
@@ -50,6 +51,8 @@ def train(
       unimask train --preset small --data my_data --output runs/second --initial imagenet
       unimask train --preset small --data my_data --output runs/second --resume
     """
+    from unimask.inference.evaluation import MAIN_MEASURES
+
     asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
     categories = parse_renamed(renamed or [])
     folder = _run_folder(output, data, resume=resume, processes=devices * nodes)
@@ -80,6 +83,7 @@ def train(
             devices=devices,
             nodes=nodes,
             licence=licence,
+            loggers=loggers or (),
         )
     if not result.first_process:
         return
@@ -89,7 +93,10 @@ def train(
         show.show_json(shown)
     else:
         if result.best:
-            show.show_values(result.best, f"best evaluation: after step {result.best_step} of {result.steps}")
+            main = {name: result.best[name] for name in MAIN_MEASURES[plan.task] if name in result.best}
+            title = f"best evaluation: after step {result.best_step} of {result.steps}"
+            show.show_values(main or result.best, title)
+            show.show_line(f"all of it: {result.output / 'report.html'}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
             trial = f"predict IMAGE --weights {result.output}"
@@ -120,6 +127,7 @@ def evaluate(
     task: options.ModelTask = None,
     split: options.Split = "val",
     output: options.EvaluationFile = None,
+    pictures: options.Pictures = None,
     device: options.Device = "auto",
     precision: options.Precision = options.PrecisionName.full,
     tile: options.Tile = 0,
@@ -137,7 +145,7 @@ def evaluate(
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
-      unimask evaluate --weights nuclei --data my_data --output measured.json
+      unimask evaluate --weights nuclei --data my_data --output measured.json --pictures seen
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
     from unimask.checkpoints.text import is_sequence_model
@@ -146,6 +154,8 @@ def evaluate(
         if output.is_dir():
             raise DataError(output, "is a folder; name a file for the results with --output")
         check_folder(output.absolute().parent)
+    if pictures is not None:
+        check_folder(pictures)
     if is_sequence_model(weights):
         with naming(data):
             evaluate_translator(weights, data, split, output, device, as_json)
@@ -160,6 +170,7 @@ def evaluate(
                 progress,
                 split=split,
                 follow_outside=follow_outside,
+                pictures=pictures,
                 message=show.errors.print,
             )
     if output is not None:

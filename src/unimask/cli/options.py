@@ -328,6 +328,29 @@ Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Of sampling: another 
 Split = Annotated[
     str, typer.Option(metavar="SPLIT", help="The part of the data to measure on: train, val, test or all.")
 ]
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="RUN", help="Folders of trainings (`unimask train --output`).")
+]
+ComparisonPicture = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The curves, as PNG or SVG; compare.png here, and none with --json."),
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Also write each image here, its truth beside what was found, and the worst ones and what was "
+        "found as what.",
+    ),
+]
+LoggerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--logger",
+        metavar="NAME",
+        help="Log there too, beside the output folder and TensorBoard: wandb, mlflow; repeat for more.",
+    ),
+]
 EvaluationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the results to this JSON file.")
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from unimask.files import json_text
@@ -24,13 +24,16 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
     from unimask.inference.stream import AnyResult
+    from unimask.training.compare import Comparison
     from unimask.training.plan import Plan
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
 
 MOST_PICTURES = 40  # that get rows of their own
-MOST_CATEGORIES = 40  # in the table of an evaluation
+MOST_CATEGORIES = 40  # in the table of a check
+MOST_RANKED = 6  # of the best and of the worst categories of an evaluation
+MOST_CONFUSED = 6
 LONGEST_NAME = 24
 
 
@@ -180,15 +183,58 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
 
 
 def show_evaluation(evaluation: "Evaluation", data: str) -> None:
-    """The measures, and those of each category where there are several."""
-    show_values(evaluation.values, f"{evaluation.task}, {evaluation.pictures} pictures of {data}")
-    categories = evaluation.per_category
-    if not 1 < len(categories) <= MOST_CATEGORIES:
-        return
-    measures = list(dict.fromkeys(name for numbers in categories.values() for name in numbers))
+    """The main measures, the best and the worst categories, and what is most often wrong."""
+    show_values(evaluation.main, f"{evaluation.task}, {evaluation.pictures} pictures of {data}")
+    ranked = evaluation.ranked_categories()
+    if len(ranked) > 1:
+        _show_categories(ranked)
+    confused = evaluation.confusion.most_confused(MOST_CONFUSED)
+    if confused:
+        unit = evaluation.confusion.unit
+        table = _table(("true", "found as"), (unit,))
+        for true, found, count in confused:
+            as_what = found or ("(void)" if unit == "pixels" else "(missed)")
+            table.add_row(true or "(nothing there)", as_what, f"{count:,}")
+        show_line("most often wrong")
+        screen.print(table)
+    show_line("all measures and counts: --json, or --output FILE; the images: --pictures FOLDER")
+
+
+def show_comparison(found: "Comparison") -> None:
+    """What differs between runs, a column for each, and what came out of them."""
+    tables: dict[str, tuple[Mapping[str, tuple[object, ...]], Callable[[object], str]]] = {
+        "settings": (found.settings, lambda value: json_text(value, None)),
+        "data": (found.data, str),
+        "results": (found.results, _result),
+    }
+    for title, (rows, text) in tables.items():
+        if not rows:
+            show_line(f"{title}: no difference")
+            continue
+        table = _table((), tuple(run.name for run in found.runs))
+        table.columns.insert(0, Column(title, no_wrap=True))
+        for name, values in rows.items():
+            table.add_row(name, *("-" if value is None else text(value) for value in values))
+        screen.print(table)
+    for path in found.skipped:
+        errors.print(f"{path}: no run, left out")
+
+
+def _result(value: object) -> str:
+    """A share with four digits, a large number with as many as matter."""
+    return _number(value) if isinstance(value, float) and abs(value) <= 1 else f"{value:,.5g}"
+
+
+def _show_categories(ranked: Mapping[str, Mapping[str, float]]) -> None:
+    """All categories, or the best and the worst ones of many."""
+    measures = list(dict.fromkeys(name for numbers in ranked.values() for name in numbers))
+    names, cut = list(ranked), len(ranked) > 2 * MOST_RANKED
+    shown = [*names[:MOST_RANKED], "", *names[-MOST_RANKED:]] if cut else names
+    show_line(f"the best and the worst of {len(names)} categories" if cut else "categories, the best first")
     table = _table(("category",), tuple(measures))
-    for category, numbers in categories.items():
-        table.add_row(category, *(_number(numbers[name]) if name in numbers else "" for name in measures))
+    for name in shown:
+        numbers = ranked.get(name, {})
+        table.add_row(name or "...", *(_number(numbers[one]) if one in numbers else "" for one in measures))
     screen.print(table)
 
 

@@ -150,6 +150,15 @@ class Evaluation:
     seconds: float  # for reading, predicting and measuring
     confusion: Confusion  # what was taken for what; instances and boxes from the segmenter's threshold on
 
+    @property
+    def main(self) -> dict[str, float | None]:
+        """The measures to look at first."""
+        return {name: self.values[name] for name in MAIN_MEASURES[self.task]}
+
+    def ranked_categories(self) -> dict[str, Mapping[str, float]]:
+        """Return `per_category`, the best category first, by the first measure that it has."""
+        return dict(sorted(self.per_category.items(), key=lambda one: -next(iter(one[1].values()))))
+
     def to_json(self) -> dict[str, object]:
         """Return all fields as plain values; a measure of nothing is None."""
         values = {name: None if value == NOT_MEASURED else value for name, value in self.values.items()}

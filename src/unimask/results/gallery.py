@@ -79,7 +79,8 @@ def _order(example: Example) -> tuple[float, int]:
 
 def spread(count: int, most: int = MOST) -> list[int]:
     """Return up to `most` indices of `count` images, evenly spread."""
-    return sorted({round(place * (count - 1) / max(1, most - 1)) for place in range(min(most, count))})
+    shown = min(most, count)
+    return sorted({round(place * (count - 1) / max(1, shown - 1)) for place in range(shown)})
 
 
 def shrink(sample: Sample, side: int = SIDE) -> Sample:

@@ -41,7 +41,7 @@ def panel(title: str, curves: Sequence[Curve], steps: Number, width: int = WIDTH
     legend = _legend([curve for curve in shown if curve.name], width)
     top = 34 + legend.height
     right, bottom = width - RIGHT, top + PANEL
-    values, rounds = _ticks(highest), _ticks(steps, 3 if width < 500 else 6)
+    values, rounds = _ticks(highest), _ticks(steps, 4 if width < 500 else 6)
     ceiling = values[-1] if values[-1] >= highest else values[-1] + values[1]
     elements: list[Element] = [Text((LEFT, 18), title, bold=True), *legend.elements]
     for value in sorted({*values, ceiling}):

@@ -1,0 +1,40 @@
+"""`unimask compare`."""
+
+from pathlib import Path
+
+import unimask
+from unimask.cli import options
+from unimask.cli import output as show
+from unimask.cli.failures import check_folder
+from unimask.errors import DataError
+
+
+def compare(
+    runs: options.Runs,
+    output: options.ComparisonPicture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what differs between trainings: settings, data, results; compare.png has their curves.
+
+    Folders that hold no run are left out, so that all of a folder can be named. Runs may still be going on.
+
+    Examples:
+      unimask compare runs/*
+      unimask compare runs/first runs/second --output curves.svg
+    """
+    picture = output or (None if as_json else Path("compare.png"))
+    if picture is not None:
+        if picture.is_dir():
+            raise DataError(picture, "is a folder; name a file for the curves with --output")
+        check_folder(picture.absolute().parent)
+    found = unimask.compare(runs)
+    if as_json:
+        show.show_json(found.to_json())
+    else:
+        show.show_comparison(found)
+    if picture is not None:
+        from unimask.training.compare import save_curves
+
+        save_curves(found, picture)
+        if not as_json:
+            show.show_line(f"curves: {picture}")
