@@ -116,7 +116,10 @@ class MlflowLogger:
     def __init__(self, run: LoggedRun) -> None:
         with needs_extra("mlflow", "the log for MLflow"):
             import mlflow
-        place = os.environ.get("MLFLOW_TRACKING_URI") or (run.folder / "mlruns").absolute().as_uri()
+        place = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not place:
+            place = (run.folder / "mlruns").absolute().as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs far more packages
         self._metric = mlflow.entities.Metric
         try:
             self._client = mlflow.MlflowClient(tracking_uri=place)
