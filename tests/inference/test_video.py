@@ -133,7 +133,7 @@ def test_a_video_becomes_a_video_and_a_record_per_frame(segmenter: Segmenter, tm
         write=found.append,
     )
     assert damage is None
-    assert {one.name for one in (tmp_path / "out").iterdir()} == {"clip.overlay.mp4", "clip.json"}
+    assert {one.name for one in (tmp_path / "out").glob("[!.]*")} == {"clip.overlay.mp4", "clip.json"}
     content = json.loads((tmp_path / "out" / "clip.json").read_text(encoding="utf-8"))
     assert list(content) == ["task", "height", "width", "categories", "frames"]
     assert [frame["frame"] for frame in content["frames"]] == [0, 2, 4, 6, 8]
@@ -188,7 +188,7 @@ def test_the_command_takes_videos_beside_images(segmenter: Segmenter, tmp_path: 
     given = ("predict", *files, "--weights", model, "--task", "instance", "--output", out, "--every", 3)
     outcome = unimask(*given)
     assert outcome.code == 2
-    assert {one.name for one in out.iterdir()} == {
+    assert {one.name for one in out.glob("[!.]*")} == {
         "a.overlay.mp4", "a.json", "b.overlay.mp4", "b.json", "d.overlay.png", "d.json"
     }  # fmt: skip
     assert "64 x 48, 2 frames" in outcome.out
