@@ -15,6 +15,7 @@ from unimask.errors import NotFiniteError
 from unimask.files import json_text, write_json
 from unimask.inference.evaluation import Evaluation, measure
 from unimask.inference.segmenter import Segmenter, load
+from unimask.metrics.confusion import Confusion
 from unimask.structures import BoxMaskPrediction, BoxPrediction, ImageBatch, MaskPrediction, Prediction
 
 SOURCE = Path(unimask.__file__).parent
@@ -102,7 +103,12 @@ def test_json_has_null_where_there_is_no_number(tmp_path: Path) -> None:
 
 def test_measures_of_nothing_are_null(tmp_path: Path) -> None:
     measured = Evaluation(
-        task="instance", values={"AP": 0.5, "APl": -1.0}, per_category={}, pictures=3, seconds=1.0
+        task="instance",
+        values={"AP": 0.5, "APl": None},
+        per_category={},
+        pictures=3,
+        seconds=1.0,
+        confusion=Confusion(unit="segments", names=(), matrix=((0,),), by_size={}),
     )
     measured.save(tmp_path / "a.json")
     written = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ class DataError(UnimaskError):
 
     def __init__(self, path: str | Path, reason: str) -> None:
         reason = shown(reason)
-        super().__init__(f"{_printable(str(path))}: {reason}")
+        super().__init__(f"{_place(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
 
@@ -71,7 +71,7 @@ class WeightsError(UnimaskError):
             for name, keys in groups.items()
             if keys
         ]
-        super().__init__("\n  ".join([f"{_printable(str(path))}: {reason}", *details]))
+        super().__init__("\n  ".join([f"{_place(path)}: {reason}", *details]))
         self.path = str(path)
         self.reason = reason
         self.missing = missing
@@ -121,6 +121,12 @@ def shown(text: str) -> str:
         return text
     end = 250  # what to do stands at the end of a sentence
     return f"{text[: _LONGEST_REASON - end]} ... {text[-end:]}"
+
+
+def _place(path: str | Path) -> str:
+    """The path as a message names it: longer ones than any file system takes are cut."""
+    text = _printable(str(path))
+    return text if len(text) <= 1000 else f"{text[:300]}...{text[-200:]}"
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,6 @@
 """`unimask reproduce`."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder, naming
 from unimask.errors import ConfigError
-from unimask.files import write_text
+from unimask.files import write_json
 from unimask.reproduction.table import PUBLISHED, Row, Zoo, read_zoo
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def _measure(
     for measure, one in zip(plain["measures"], found.measures, strict=True):
         measure |= {"reproduced": one.reproduced, "found": one.found if one.found == one.found else None}
     if output is not None:
-        write_text(output, json.dumps(plain, indent=1) + "\n")
+        write_json(output, plain)
     if as_json:
         show.show_json(plain)
     else:

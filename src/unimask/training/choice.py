@@ -3,13 +3,13 @@
 The rules stand in docs/guide/choice.md, with the reason for each. Nothing is chosen that was set.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unimask.config.images import AnyModelConfig, EomtConfig, Exact, Experiment, Scale, Task
 from unimask.config.overrides import override
+from unimask.files import json_text
 from unimask.presets import PRESETS
 
 NUCLEI = ("nucleus", "nuclei")  # what the shipped model of that name finds
@@ -196,7 +196,7 @@ def _flags(chosen: Mapping[str, object], asked: Mapping[str, object]) -> tuple[s
     return tuple(
         word
         for path, value in _not_asked(chosen, asked).items()
-        for word in ("--set", f"{path}={json.dumps(value, separators=(',', ':'))}")
+        for word in ("--set", f"{path}={json_text(value, None).replace(' ', '')}")
     )
 
 

@@ -1,12 +1,11 @@
 """What is said before the first step: what the data holds, and which settings can hardly be meant."""
 
-import json
 from pathlib import Path
 
 from unimask.config.images import Experiment, warnings_of_settings
 from unimask.data.check import DataCheck, check_datasets
 from unimask.data.formats.shapes import is_generated
-from unimask.files import complete_file, write_text
+from unimask.files import complete_file, write_json
 from unimask.results.sheets import sample_sheet
 from unimask.training.image_data import TrainingTask
 from unimask.training.run_folder import RunFolder
@@ -44,7 +43,7 @@ def say_at_start(
 
 def keep_check(checked: DataCheck, folder: RunFolder) -> None:
     """Write `check.json` and, where there is an image to show, `check.png`."""
-    write_text(folder.check, json.dumps(checked.as_json(), indent=1, ensure_ascii=False) + "\n")
+    write_json(folder.check, checked.as_json())
     if checked.samples:
         with complete_file(folder.samples) as temporary:
             sample_sheet(checked.samples, checked.categories).save(temporary, format="PNG")
