@@ -61,14 +61,14 @@ def nuclei() -> Experiment:
             vertical_flip=0.5,
             color=0.5,
             resize=Scale(factor=1.25),
-            view=Tiles(size=128, overlap=84),
+            view=Tiles(size=128, overlap=32),
         ),
         postprocess=PostprocessConfig(
             max_instances=80,
             duplicate_iou=0.5,
             object_threshold=0.5,
             overlap_threshold=0.5,
-            instance_threshold=0.7,
+            instance_threshold=0.75,
         ),
         training=TrainingConfig(
             steps=10_000,
