@@ -28,6 +28,7 @@ from unimask.conversion.run import import_original
 from unimask.data.category_tables import load_categories
 from unimask.data.numbered import select_numbers
 from unimask.data.open import open_dataset
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError
 from unimask.inference.evaluation import evaluate
 from unimask.inference.segmenter import Segmenter
@@ -100,6 +101,7 @@ class Known:
     numbers: np.ndarray  # 255: nothing
     instance_threshold: float = 0.5
     background: bool = True
+    set_reading: Reading = PLAIN
     task: Task = "semantic"
 
     def find(

@@ -7,10 +7,11 @@ import torch
 from unimask.data.items import ItemDataset
 from unimask.data.open import FORMATS, LAYOUTS
 from unimask.data.rasterise import truth_segments
+from unimask.data.reading import PLAIN, Reading
 from unimask.data.views import view
 from unimask.errors import DataError
 from unimask.ops.boxes import boxes_around
-from unimask.structures import Categories, Sample
+from unimask.structures import Categories, Sample, Size
 
 CATEGORIES = Categories(names=("cat",), is_thing=(True,), file_ids=(1,), colors=((0, 0, 0),))
 
@@ -24,7 +25,10 @@ class Counted:
     reads: list[int] = field(default_factory=list)
     files: tuple[Path, ...] = ()
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        return ()
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         self.reads.append(1)
         segments = truth_segments(torch.ones((1, 3, 5), dtype=torch.int16), [0], [False])
         truth = boxes_around(segments) if self.of_boxes else segments

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from unimask.data.read import image_files, read_image, read_labels, read_panoptic_ids
+from unimask.data.reading import Reading
 from unimask.errors import DataError
 
 
@@ -36,7 +37,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     a = np.arange(6).reshape(2, 3) * 40
     upright = [a, a[:, ::-1], a[::-1, ::-1], a[::-1], a.T, np.rot90(a, -1), a[::-1, ::-1].T, np.rot90(a)]
     assert np.array_equal(image, upright[orientation - 1])
-    assert np.array_equal(read_image(tmp_path / "a.png", rotate=False)[0].numpy(), a)
+    assert np.array_equal(read_image(tmp_path / "a.png", Reading(orientation="stored"))[0].numpy(), a)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unimask.config.images import TASKS, Task
 from unimask.data.formats.shapes import shapes_dataset
+from unimask.data.reading import PLAIN
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import Evaluation, TaskMetrics, evaluate, measure
@@ -29,6 +30,7 @@ class Known:
     """Gives the truth back, found by the picture; or nothing at all."""
 
     background = True
+    set_reading = PLAIN
 
     def __init__(self, dataset: Dataset, task: Task, categories: Categories, blind: bool = False) -> None:
         self.task: Task = task
@@ -195,7 +197,7 @@ def test_matched_precision_counts_from_the_threshold_on_and_ap_counts_all() -> N
 class KnownBoxes:
     """Answers with the truth, moved by some pixels."""
 
-    background, instance_threshold = True, 0.5
+    background, instance_threshold, set_reading = True, 0.5, PLAIN
     task: Task = "detection"
 
     def __init__(self, dataset: Dataset, shift: float) -> None:

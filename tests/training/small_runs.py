@@ -17,6 +17,7 @@ from torch import Tensor
 from unimask.config.images import Experiment, Task
 from unimask.config.overrides import override
 from unimask.data.formats.shapes import shapes_dataset
+from unimask.data.reading import PLAIN
 from unimask.losses.build import build_criterion
 from unimask.presets.own_data import tiny
 from unimask.structures import Losses
@@ -56,6 +57,7 @@ def small_task(task: Task = "panoptic", count: int = 7, most: int = 6) -> Traini
         data="shapes",
         training=shapes_dataset(size=(64, 64), count=count, seed=0, most=most),
         validation=shapes_dataset(size=(53, 67), count=3, seed=1),
+        reading=PLAIN,
     )
 
 

@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import sys
+import warnings
 from typing import Annotated, NoReturn
 
 import typer
@@ -42,6 +43,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold anything
+    # Pillow's warning of large images; the limit here is `data/pillow.py:MOST_PIXELS`
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     try:
         _command()()
     except UnimaskError as error:

@@ -133,6 +133,9 @@ def evaluate(
     tile: options.Tile = 0,
     overlap: options.Overlap = 128,
     tta: options.Augment = "",
+    depth: options.Depth = "",
+    page: options.Page = "",
+    channel: options.Channel = "",
     follow_outside: options.FollowOutside = False,
     as_json: options.Json = False,
 ) -> None:
@@ -161,7 +164,17 @@ def evaluate(
             evaluate_translator(weights, data, split, output, device, as_json)
         return
     with naming(data):
-        segmenter = load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
+        segmenter = load_as_asked(
+            weights,
+            device,
+            precision.value,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            depth=depth,
+            page=page,
+            channel=channel,
+        )
         with show.progress("evaluating") as progress:
             evaluation = unimask.evaluate(
                 segmenter,

@@ -143,6 +143,28 @@ Tile = Annotated[
 Overlap = Annotated[
     int, typer.Option(metavar="PIXELS", help="What neighbouring tiles share; as wide as most objects.")
 ]
+Depth = Annotated[
+    str,
+    typer.Option(
+        metavar="BITS",
+        help="Bits of the camera where images have 16 a channel: 8 to 16, or auto (by the brightest of all); "
+        "by default as the model was made for.",
+    ),
+]
+Page = Annotated[
+    str,
+    typer.Option(
+        metavar="NUMBER",
+        help="Which image of a file with several, or max for the largest value of all; by default the first.",
+    ),
+]
+Channel = Annotated[
+    str,
+    typer.Option(
+        metavar="NUMBER",
+        help="Read only this channel, or max for the largest value of all; by default colours.",
+    ),
+]
 Augment = Annotated[
     str,
     typer.Option(
@@ -553,6 +575,11 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal()):
         raise ConfigError("size", f"expected HEIGHTxWIDTH, such as 640x640; got {text!r}")
     return int(height), int(width)
+
+
+def parse_word_or_number(text: str) -> str | int | None:
+    """Return `3` as a number, a word as it is, and None for nothing."""
+    return int(text) if text.isdecimal() and len(text) < 7 else text or None
 
 
 def _value(text: str) -> object:

@@ -42,6 +42,11 @@ def show_error(message: object, title: str = "error") -> None:
     errors.print(Text.assemble((title, "bold red"), f" {message}"))
 
 
+def show_warning(message: object) -> None:
+    """A message on standard error, that something may be wrong."""
+    errors.print(Text.assemble(("warning", "bold yellow"), f" {message}"))
+
+
 def show_json(value: object) -> None:
     """JSON on standard output, in ASCII: it survives every pipe."""
     typer.echo(json_text(value, 2, ascii_only=True))
@@ -289,7 +294,7 @@ def show_check(said: "DataCheck") -> None:
         )
     screen.print(table)
     for sentence in said.warnings:
-        errors.print(Text.assemble(("warning", "bold yellow"), f" {sentence}"))
+        show_warning(sentence)
     for sentence in said.errors:
         show_error(sentence)
     if not said.warnings and not said.errors:

@@ -18,10 +18,25 @@ if TYPE_CHECKING:
 
 
 def load_as_asked(
-    weights: str, device: str, precision: str, *, tile: int, overlap: int, tta: str
+    weights: str,
+    device: str,
+    precision: str,
+    *,
+    tile: int,
+    overlap: int,
+    tta: str,
+    depth: str = "",
+    page: str = "",
+    channel: str = "",
 ) -> "Segmenter":
-    """Return the model that the options name; `tile` 0 and `tta` "" change nothing."""
+    """Return the model that the options name; `tile` 0 and texts that are empty change nothing."""
     segmenter = unimask.load(weights, device=device, precision=precision)
+    if depth or page or channel:
+        segmenter = segmenter.with_reading(
+            depth=options.parse_word_or_number(depth),
+            page=options.parse_word_or_number(page),
+            channel=options.parse_word_or_number(channel),
+        )
     if tile:
         segmenter = segmenter.with_tiles(tile, overlap)
     if tta:
@@ -40,6 +55,9 @@ def predict(
     tile: options.Tile = 0,
     overlap: options.Overlap = 128,
     tta: options.Augment = "",
+    depth: options.Depth = "",
+    page: options.Page = "",
+    channel: options.Channel = "",
     batch_size: options.BatchSize = 4,
     formats: options.ResultFormats = None,
     pixel_size: options.PixelSize = None,
@@ -69,13 +87,24 @@ def predict(
       unimask predict photo.jpg --weights runs/first/best
       unimask predict photos/ --task instance --format csv,geojson --pixel-size 0.32
       unimask predict clip.mp4 --every 5
+      unimask predict stack.tif --page max --depth 12
       unimask predict slide.tif --tile 1024 --overlap 128
       torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
 
     def load(device: str) -> "Segmenter":
         check_folder(output)
-        return load_as_asked(weights, device, precision.value, tile=tile, overlap=overlap, tta=tta)
+        return load_as_asked(
+            weights,
+            device,
+            precision.value,
+            tile=tile,
+            overlap=overlap,
+            tta=tta,
+            depth=depth,
+            page=page,
+            channel=channel,
+        )
 
     def keep(file: Path, name: str, result: "AnyResult") -> object:
         if as_json:
@@ -117,6 +146,8 @@ def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
         show.show_line(f"results are in {output}{os.sep}")
     if predicted.complete:
         show.errors.print(f"{predicted.complete} of {predicted.images} pictures had complete results before")
+    for note in predicted.notes:
+        show.show_warning(note)
     for message in (*failed, *errors):
         show.show_error(message)
     if failed:

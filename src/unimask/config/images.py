@@ -4,6 +4,7 @@ The defaults are those of Mask2Former with ResNet-50 on COCO panoptic (arXiv 211
 Modules take modules and numbers; a config is read where things are built, opened and started.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -158,6 +159,13 @@ def tasks_of(model: ModelConfig | EomtConfig | DetrConfig) -> tuple[Task, ...]:
         # pixels that choose a category each tell no objects apart
         return TASKS if model.classification == "masks" else ("semantic",)
     return ("panoptic", "instance", "detection") if model.mask_head else ("detection",)
+
+
+def queries_of(model: ModelConfig | EomtConfig | DetrConfig) -> int:
+    """Return the most objects that a model finds in a view; for pixels that choose a category, any number."""
+    if not isinstance(model, ModelConfig):
+        return model.queries
+    return model.query_decoder.queries if model.classification == "masks" else sys.maxsize
 
 
 def check_task(task: str) -> None:
@@ -319,6 +327,17 @@ class DataConfig:
     padding: Literal["mean", "black"] = "mean"  # its color: the mean of all images; black in EoMT
     background: bool = True  # data without stuff gets a category "background" for panoptic and semantic
     follow_outside: bool = False  # read files outside of the data folder that names or links lead to
+    # of images with an EXIF orientation. exif: turned as it says; stored: as the pixels lie in the file;
+    # auto: whichever has the sizes that the labels state, decided once for a set
+    orientation: Literal["auto", "exif", "stored"] = "auto"
+    # bits of the camera where files have 16 a channel: its largest value becomes 255. auto: 8, 12 or 16 by
+    # the brightest of a set or a run; a model keeps what its training set had
+    depth: Literal["auto"] | Annotated[int, Field(ge=8, le=16)] = "auto"
+    # of files with several images (stacks, animations): which one, or the largest value of all
+    page: Literal["first", "max"] | Annotated[int, Field(ge=1)] = "first"
+    # colors: RGB or grey, of other files the first channel; else the number of one, or the largest value of
+    # all
+    channel: Literal["colors", "max"] | Annotated[int, Field(ge=1)] = "colors"
 
 
 @dataclass(frozen=True, kw_only=True)

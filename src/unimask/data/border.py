@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from unimask.data.items import ItemDataset
@@ -70,9 +71,7 @@ def check_files(dataset: ItemDataset, border: Border, *, follow_outside: bool) -
     if not follow_outside:
         raise refusal(outside, border)
     sentence = f"{len(outside)} files lie outside of the data folder and are read, the first is {outside[0]}"
-    return ItemDataset(
-        categories=dataset.categories, items=dataset.items, left_out=(*dataset.left_out, sentence)
-    )
+    return replace(dataset, left_out=(*dataset.left_out, sentence))
 
 
 def refusal(outside: Sequence[Path], border: Border) -> DataError:

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.config.images import DataConfig, Experiment, ModelConfig, Task, Tiles, warnings_of_settings
+from unimask.config.images import DataConfig, Experiment, Task, Tiles, queries_of, warnings_of_settings
 from unimask.data.loader import placement_for
 from unimask.data.open import labelled_task, open_splits
-from unimask.data.views import left_out_of, view
+from unimask.data.reading import reading_of
+from unimask.data.views import decided_of, left_out_of, view
 from unimask.errors import DataError, some_of
 from unimask.ops.boxes import boxes_around
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments
@@ -44,6 +44,7 @@ class SplitCheck:
     left_out: tuple[str, ...]  # what the folder holds and nothing reads
     broken: tuple[str, ...]  # a sentence per file
     duplicates: tuple[tuple[str, str], ...]  # images with the same pixels
+    decided: tuple[str, ...]  # how images are read, and why
 
     @property
     def whole(self) -> bool:
@@ -105,6 +106,7 @@ class DataCheck:
                 "left_out": list(one.left_out),
                 "broken": list(one.broken),
                 "duplicates": [list(pair) for pair in one.duplicates],
+                "decided": list(one.decided),
             }
             for name, one in self.splits.items()
         }
@@ -150,9 +152,12 @@ def check(
     task = task or labelled_task(data, follow_outside=experiment.data.follow_outside)
     errors: list[str] = []
     datasets: dict[str, Dataset] = {}
+    reading = reading_of(experiment.data)
     for name, opener in open_splits(data, task, follow_outside=experiment.data.follow_outside).items():
         try:
-            datasets[name] = view(opener(), task, background=experiment.data.background)
+            items = replace(opener(), reading=reading)
+            reading = items.decided.reading  # of the other splits, too
+            datasets[name] = view(items, task, background=experiment.data.background)
         except DataError as error:
             errors.append(str(error))
     checked = check_datasets(datasets, task, experiment, data=data, seconds=seconds, progress=progress)
@@ -190,24 +195,16 @@ def check_datasets(
             if len(samples) < SHOWN and len(sample.truth):
                 samples.append(sample)
             progress(name, done, len(dataset))
-        splits[name] = tally.result(len(dataset), left_out_of(dataset))
+        splits[name] = tally.result(len(dataset), left_out_of(dataset), decided_of(dataset))
     return DataCheck(
         data=str(data),
         task=task,
         categories=next((one.categories for one in datasets.values()), _NO_CATEGORIES),
         splits=splits,
         errors=_errors(splits),
-        warnings=_warnings(splits, _most_found(experiment)),
+        warnings=_warnings(splits, queries_of(experiment.model)),
         samples=tuple(samples),
     )
-
-
-def _most_found(experiment: Experiment) -> int:
-    """The most objects that the model can find in a view; for pixels that choose a category, any number."""
-    model = experiment.model
-    if not isinstance(model, ModelConfig):
-        return model.queries
-    return model.query_decoder.queries if model.classification == "masks" else sys.maxsize
 
 
 def _spread(count: int) -> list[int]:
@@ -265,7 +262,7 @@ class _Tally:
             self.duplicates.append((self.same[digest], sample.image_id))
         self.same.setdefault(digest, sample.image_id)
 
-    def result(self, images: int, left_out: tuple[str, ...]) -> SplitCheck:
+    def result(self, images: int, left_out: tuple[str, ...], decided: tuple[str, ...]) -> SplitCheck:
         """Return the sums, of a split of so many images."""
         sides = torch.cat(self.sides) if self.sides else torch.empty(0)
         shares = {"10 %": 0.1, "50 %": 0.5, "90 %": 0.9}
@@ -284,6 +281,7 @@ class _Tally:
             left_out=left_out,
             broken=tuple(self.broken),
             duplicates=tuple(self.duplicates),
+            decided=decided,
         )
 
 
@@ -355,7 +353,7 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
         if one.duplicates:
             pairs = [f"{first} = {second}" for first, second in one.duplicates]
             say(f"{name}: {len(pairs)} images have the same pixels as another: {some_of(pairs, 3)}")
-        found += [f"{name}: {sentence}" for sentence in one.left_out]
+        found += [f"{name}: {sentence}" for sentence in (*one.decided, *one.left_out)]
     known = {name: set(one.objects) for name, one in splits.items()}
     first = next(iter(known.values()), set())
     for name, here in known.items():

@@ -15,6 +15,7 @@ from unimask.data.category_tables import default_color
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import LayerPainter, shape_pixels, truth_segments
 from unimask.data.read import read_annotated_image, read_image
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Detections, Sample, Segments, Size
 
@@ -130,25 +131,32 @@ class DrawnImage:
         """The image and the annotation file."""
         return self.image, self.source
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        """What the annotation file states."""
+        return self.size
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         """Read the image and fill its shapes; objects that cover no pixel are left out, others may overlap.
 
         Raises:
             DataError: the image cannot be read or is not of the size that was drawn on, or a shape does not
                 fit.
         """
-        image = self.pixels()
+        image = self.pixels(reading)
         return Sample(
             image=image, truth=self._filled((image.shape[1], image.shape[2])), image_id=self.image_id
         )
 
-    def pixels(self) -> UInt8[Tensor, "3 height width"]:
+    def pixels(self, reading: Reading) -> UInt8[Tensor, "3 height width"]:
         """Read the image.
 
         Raises:
             DataError: it cannot be read or is not of the size that was drawn on.
         """
-        image = read_annotated_image(self.image, self.size[0]) if self.size else read_image(self.image)
+        if self.size:
+            image = read_annotated_image(self.image, self.size[0], reading)
+        else:
+            image = read_image(self.image, reading)
         size = (image.shape[1], image.shape[2])
         if self.size and size != self.size[0]:
             height, width = self.size[0]
@@ -195,13 +203,17 @@ class DrawnBoxes:
         """The image and the annotation file."""
         return self.drawn.files
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        """What the annotation file states."""
+        return self.drawn.size
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         """Read the image; objects without an area in it are left out.
 
         Raises:
             DataError: as for `DrawnImage`.
         """
-        image = self.drawn.pixels()
+        image = self.drawn.pixels(reading)
         found = []
         for one in self.drawn.objects:
             try:

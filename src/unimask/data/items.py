@@ -1,11 +1,14 @@
 """Data sets as lists of annotated images, whose files are read when a sample is asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from unimask.structures import Categories, Sample
+from unimask.data.decisions import Decided, decide_for_set
+from unimask.data.reading import PLAIN, Reading
+from unimask.structures import Categories, Sample, Size
 
 
 @runtime_checkable  # the tests check argument types at run time
@@ -20,8 +23,11 @@ class Item(Protocol):
     def files(self) -> tuple[Path, ...]:
         """What is read for it: the image, and the files of ground truth that are its own."""
 
-    def read(self) -> Sample:
-        """Read the image and its ground truth.
+    def stated_size(self) -> tuple[Size, ...]:
+        """(height, width) that its ground truth is of, as told without reading pixels; none if unknown."""
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
+        """Read the image as `reading` says, and its ground truth.
 
         Raises:
             DataError: a file cannot be used.
@@ -35,6 +41,19 @@ class ItemDataset:
     categories: Categories
     items: tuple[Item, ...]
     left_out: tuple[str, ...] = ()  # what lies beside them and is not read: a sentence each
+    reading: Reading = PLAIN  # how its images are read, as far as that is asked for
+    whole: tuple[Item, ...] = ()  # what this is a part of: all of it decides how images are read
+
+    @cached_property
+    def decided(self) -> Decided:
+        """How all of its images are read; files are looked at when this is first asked for.
+
+        Raises:
+            DataError: as `decide_for_set`.
+        """
+        having = [(item.files[0], item) for item in self.whole or self.items if item.files]
+        paths = [path for path, _ in having]
+        return decide_for_set(paths, lambda index: having[index][1].stated_size(), self.reading)
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -45,9 +64,9 @@ class ItemDataset:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.items[index].read()
+        return self.items[index].read(self.decided.reading)
 
     def part(self, indices: Sequence[int]) -> "ItemDataset":
         """Some of the samples, in the order of `indices`."""
         items = tuple(self.items[index] for index in indices)
-        return ItemDataset(categories=self.categories, items=items, left_out=self.left_out)
+        return replace(self, items=items, whole=self.whole or self.items)

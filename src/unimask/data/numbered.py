@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from unimask.data.items import ItemDataset
+from unimask.data.pillow import stated_size
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import read_annotated_image, read_labels, stated_size
+from unimask.data.read import read_annotated_image, read_labels
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
-from unimask.structures import Categories, Sample, Segments
+from unimask.structures import Categories, Sample, Segments, Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,11 @@ class NumberedItem:
         """The image and its label map."""
         return self.pair.image, self.pair.labels
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        """That of its label map."""
+        return size_of_labels(self.pair)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         """Read the image and one segment for each number.
 
         Raises:
@@ -75,7 +81,7 @@ class NumberedItem:
         """
         check_sizes(self.pair)
         numbers = self.read_numbers(self.pair.labels)
-        image = image_of_pair(self.pair, numbers.shape)
+        image = image_of_pair(self.pair, numbers.shape, reading)
         truth = segments_of_numbers(numbers, self.pair.labels, self.scheme)
         return Sample(image=image, truth=truth, image_id=self.image_id)
 
@@ -130,13 +136,21 @@ def check_sizes(pair: LabelPair) -> None:
         raise _sizes_differ(pair, of_labels, of_image)
 
 
-def image_of_pair(pair: LabelPair, size: tuple[int, ...]) -> UInt8[Tensor, "3 height width"]:
+def size_of_labels(pair: LabelPair) -> tuple[Size, ...]:
+    """The size that the head of the label map states; none where it cannot be read."""
+    size = stated_size(pair.labels, (0, 0))
+    return () if 0 in size else (size,)
+
+
+def image_of_pair(
+    pair: LabelPair, size: tuple[int, ...], reading: Reading = PLAIN
+) -> UInt8[Tensor, "3 height width"]:
     """Read the image of a pair whose label map is of `size`.
 
     Raises:
         DataError: it cannot be read, or has another size (height, width) than its labels.
     """
-    image = read_annotated_image(pair.image, (size[0], size[1]))
+    image = read_annotated_image(pair.image, (size[0], size[1]), reading)
     if tuple(image.shape[1:]) != size:
         raise _sizes_differ(pair, size, tuple(image.shape[1:]))
     return image

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from unimask.data.formats.voc import VOC
 from unimask.data.formats.voc_xml import VOC_XML
 from unimask.data.formats.yolo import YOLO
 from unimask.data.items import ItemDataset
+from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError, some_of
@@ -63,6 +64,7 @@ def open_dataset(
     background: bool = True,
     *,
     follow_outside: bool = False,
+    reading: Reading = PLAIN,
 ) -> Dataset:
     """Open one split with the ground truth of a task; `LAYOUTS` lists what `path` can be.
 
@@ -75,23 +77,49 @@ def open_dataset(
     of the file name: the same ones every time and on every machine, also after images have been added.
 
     All files lie in the folder of the data: names and links that lead out of it are refused, unless
-    `follow_outside` is on.
+    `follow_outside` is on. How images are read is decided once for the set, where `reading` leaves it open.
 
     Raises:
         DataError: no format is recognised, or the split is not there, or the annotations cannot be used, or
             two of their entries have the same image.
     """
-    dataset = open_items(path, split, task, follow_outside=follow_outside)
+    opened = open_set(path, split, task, background, follow_outside=follow_outside, reading=reading)
+    return opened.dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSet:
+    """A split with the ground truth of a task, and the items that it is made of."""
+
+    dataset: Dataset
+    items: ItemDataset
+
+
+def open_set(
+    path: str | Path,
+    split: str,
+    task: Task,
+    background: bool = True,
+    *,
+    follow_outside: bool = False,
+    reading: Reading = PLAIN,
+) -> OpenSet:
+    """Open one split as `open_dataset`; its items know how the images are read."""
+    items = open_items(path, split, task, follow_outside=follow_outside, reading=reading)
     try:
-        return view(dataset, task, background=background)
+        dataset = view(items, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
+    return OpenSet(dataset=dataset, items=items)
 
 
-def open_items(path: str | Path, split: str, task: Task, *, follow_outside: bool = False) -> ItemDataset:
+def open_items(
+    path: str | Path, split: str, task: Task, *, follow_outside: bool = False, reading: Reading = PLAIN
+) -> ItemDataset:
     """Open one split with the ground truth as its files state it; else as `open_dataset`."""
     root = Path(path)
-    return _choose(root, split, _sources(root, task), task, follow_outside)
+    items = _choose(root, split, _sources(root, task), task, follow_outside)
+    return replace(items, reading=reading)
 
 
 def labelled_task(path: str | Path, *, follow_outside: bool = False) -> Task:
@@ -144,7 +172,7 @@ def open_splits(
     """Return what opens each split that the data has, by name; "all" is a set that stands alone,
     as that of a single image does.
 
-    `follow_outside` is as for `open_dataset`.
+    `follow_outside` is as for `open_dataset`. How the images are read is still to be decided.
 
     Raises:
         DataError: no format is recognised.

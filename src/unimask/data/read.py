@@ -1,202 +1,242 @@
 """Read images, label maps and lists: 8-bit RGB whatever the file holds, or one clear error."""
 
-import warnings
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Int32, UInt8
 from numpy import ndarray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import decode_png
 
+from unimask.data.pillow import (
+    SIXTEEN_BIT,
+    check_file,
+    check_pixels,
+    frames_in,
+    is_cut,
+    of_pillow,
+    one_sentence,
+    open_image,
+    opened,
+)
+from unimask.data.pixels import Layout, Read, to_rgb
+from unimask.data.reading import PLAIN, Reading
+from unimask.data.tiff import open_tiff
 from unimask.errors import DataError
 from unimask.files import read_bytes
 from unimask.structures import Size
 
-AnyImage = str | Path | Image.Image | ndarray | Tensor
-"""What can be read as an image: a file, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W)."""
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """A file that is open in binary mode, or what reads like one."""
+
+    def read(self) -> bytes:
+        """Return what is left of it."""
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What numpy takes for an array."""
+
+    def __array__(self) -> ndarray: ...
+
+
+AnyImage = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | ByteStream
+    | Image.Image
+    | ndarray
+    | Tensor
+    | ArrayLike
+)
+"""What can be read as an image: a path, the bytes of a file or a stream of them, a PIL image, an array
+(H,W[,C]) or a tensor ([C,]H,W)."""
+
+Channels = Literal["rgb", "bgr"]
+"""The order of the colours in arrays and tensors; OpenCV's is bgr."""
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".jp2"}
     | {".avif"}
 )
 RESULT_ENDINGS = (".overlay.png", ".segments.png")  # of images that `Result.save` writes
-MOST_PIXELS = 178_000_000  # more is refused: a decompression bomb, or an image to cut into tiles
-_SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_image(image: AnyImage, *, rotate: bool = True) -> UInt8[Tensor, "3 height width"]:
+def read_image(
+    image: AnyImage, reading: Reading = PLAIN, *, channels: Channels = "rgb"
+) -> UInt8[Tensor, "3 height width"]:
     """Read an image as 8-bit RGB.
 
-    The EXIF orientation is applied (unless `rotate` is off). Transparent images are laid on white.
-    Palettes become colours, grey becomes three equal channels, CMYK is converted. 16-bit grey is scaled by
-    the depth of the camera, guessed from the brightest pixel: below 256 the values are taken as they are,
-    below 4096 they are 12-bit, otherwise 16-bit; so images of one camera are scaled alike, however bright
-    they are. Only the first of several frames is read.
+    The EXIF orientation is applied. Transparent images are laid on white. Palettes become colours, grey
+    becomes three equal channels, CMYK is converted. Values of 16 bits are scaled by the depth of the camera,
+    by default guessed from the brightest one: below 256 they are taken as they are, below 4096 they are
+    12-bit, otherwise 16-bit. Of several images in a file the first one is read, of channels that are no
+    colours the first. `reading` says otherwise. Arrays and tensors have the order of `channels`.
 
     Raises:
         DataError: the file is missing, empty, damaged, not an image, too large, or of floating-point pixels.
+        MissingPackageError: the packages for such a TIFF are not installed.
     """
-    if isinstance(image, str | Path):
-        return _to_tensor(open_image(Path(image), rotate=rotate), str(image))
+    return read(image, reading, channels=channels).pixels
+
+
+def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb") -> Read:
+    """Read an image as `read_image`, and return with it what is to be said: what is left out or was guessed.
+
+    Raises:
+        DataError: also where it is nothing that can be an image.
+    """
+    if isinstance(image, str | os.PathLike):
+        return _read_file(Path(image), os.fspath(image), reading)
     if isinstance(image, Image.Image):
         name = (str(image.filename) if isinstance(image, ImageFile.ImageFile) else "") or "PIL image"
-        return _to_tensor(_load(image, Path(name), rotate), name)
+        with one_sentence(name):
+            return of_pillow(image, name, reading)
     if isinstance(image, Tensor):
-        if image.is_floating_point():
+        if image.is_floating_point() or image.is_complex():
             raise DataError("tensor", f"holds {image.dtype} values; expected integers from 0 to 255 (uint8)")
         array = image.detach().cpu().numpy()
-        return _from_array(array.transpose(1, 2, 0) if array.ndim == 3 else array, "tensor", "([C,]H,W)")
-    return _from_array(image, "array", "(H,W[,C])")
+        shaped = array.transpose(1, 2, 0) if array.ndim == 3 else array
+        return _of_array(shaped, "tensor", "([C,]H,W)", reading, channels)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _read_file(bytes(image), "bytes", reading)
+    if callable(getattr(image, "read", None)):
+        name = getattr(image, "name", "")
+        name = name if isinstance(name, str) and name else "stream"
+        return _read_file(_bytes_of(image, name), name, reading)
+    if isinstance(image, ndarray):
+        return _of_array(image, "array", "(H,W[,C])", reading, channels)
+    if isinstance(image, ArrayLike):
+        return _of_array(np.asarray(image), type(image).__name__, "(H,W[,C])", reading, channels)
+    if image is None:
+        raise DataError("image", "is None, as cv2.imread returns it for a file that it cannot read")
+    raise DataError(
+        "image",
+        f"is of type {type(image).__name__}; expected a path, bytes, a stream, a PIL image, an array or a "
+        "tensor",
+    )
 
 
-def read_annotated_image(path: Path, size: Size) -> UInt8[Tensor, "3 height width"]:
+def is_one_image(image: object) -> bool:
+    """Whether something is to be read as one image, though it may be possible to iterate over it."""
+    kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ndarray | Tensor | ArrayLike
+    return isinstance(image, kinds) or callable(getattr(image, "read", None))
+
+
+def image_name(image: object, number: int) -> str:
+    """Return the name of an image: the stem of its file, or its number among several."""
+    if isinstance(image, str | os.PathLike):
+        return Path(image).stem
+    name = getattr(image, "name", "") if callable(getattr(image, "read", None)) else ""
+    return (Path(name).stem if isinstance(name, str) else "") or f"picture_{number}"
+
+
+def _bytes_of(stream: Any, name: str) -> bytes:
+    try:
+        content = stream.read()
+    except (OSError, ValueError) as error:  # closed, or not open for reading
+        raise DataError(name, f"the stream cannot be read ({error})") from None
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise DataError(name, f"is a stream of {type(content).__name__}; open the file in binary mode ('rb')")
+    return bytes(content)
+
+
+def read_annotated_image(path: Path, size: Size, reading: Reading = PLAIN) -> UInt8[Tensor, "3 height width"]:
     """Read an image whose annotations are of `size`; the caller checks that it has that size.
 
-    Where a file has an EXIF orientation and only its stored pixels fit the size, it is not rotated: the
-    annotations were then made without regard to the orientation.
+    Where a file has an EXIF orientation, nothing has been decided about the set (`orientation` "auto"), and
+    only its stored pixels fit the size, it is not turned: the annotations were then made without regard to
+    the orientation.
 
     Raises:
         DataError: as `read_image`.
     """
-    image = read_image(path)
-    return image if tuple(image.shape[1:]) == size else read_image(path, rotate=False)
+    image = read_image(path, reading)
+    if tuple(image.shape[1:]) == size or reading.orientation != "auto":
+        return image
+    return read_image(path, replace(reading, orientation="stored"))
 
 
-def open_image(path: Path, *, rotate: bool) -> Image.Image:
-    """Decode a file with PIL.
+def _read_file(source: Path | bytes, name: str, reading: Reading) -> Read:
+    if isinstance(source, Path):
+        check_file(source)
+    elif not source:
+        raise DataError(name, "holds nothing (0 bytes); a stream that was read begins again with seek(0)")
+    with one_sentence(name):
+        try:
+            with opened(source) as image:
+                if not (image.format == "TIFF" and _is_for_tifffile(image, reading)):
+                    return of_pillow(image, name, reading, source)
+        except UnidentifiedImageError:
+            if not _head(source).startswith(_TIFF_HEADS):
+                raise
+        with open_tiff(_stream(source), name, reading) as tiff:
+            check_pixels(*tiff.size, name)
+            return tiff.read(slice(0, tiff.size[0]), slice(0, tiff.size[1]), reading)
 
-    Raises:
-        DataError: the file is missing, empty, damaged, not an image, or too large.
-    """
+
+def _stream(source: Path | bytes) -> Path | BytesIO:
+    return source if isinstance(source, Path) else BytesIO(source)
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:4]
+    with source.open("rb") as file:
+        return file.read(4)
+
+
+def _is_for_tifffile(image: Image.Image, reading: Reading) -> bool:
+    """Whether Pillow reads a part of it only, or wrongly."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if frames_in(image) > 1 or reading.channel != "colors":
+        return _has_tifffile()  # Pillow reads pages and colours, too
+    white_is_zero = tags.get(262) == 0 and image.mode in SIXTEEN_BIT
+    dropped = 0 in tuple(tags.get(338, ()))  # channels that are no colours
+    is_stack = str(tags.get(270, "")).startswith("ImageJ=") and "\nimages=" in str(tags.get(270))
+    return white_is_zero or is_cut(image) or is_stack or (dropped and _has_tifffile())
+
+
+def _has_tifffile() -> bool:
     try:
-        if path.is_dir():
-            raise DataError(path, "is a folder, not an image")
-        if not path.exists():
-            raise DataError(path, "no such file")
-        if not path.is_file():
-            raise DataError(path, "is no regular file (a pipe or a device)")
-        if path.stat().st_size == 0:
-            raise DataError(path, "the file is empty (0 bytes); copy it again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of large images (the limit here is MOST_PIXELS)
-            with Image.open(path) as image:
-                is_png = image.format == "PNG"
-                loaded = _load(image, path, rotate)
-        if is_png and not _all_rows_there(loaded, path):
-            raise _damaged(path, EOFError("rows are missing"))
-        return loaded
-    except Image.DecompressionBombError:
-        raise DataError(path, f"more than {MOST_PIXELS:,} pixels; cut it into tiles") from None
-    except UnidentifiedImageError:
-        raise DataError(path, "is not an image in a known format; save it as PNG, JPEG or TIFF") from None
-    except PermissionError:
-        raise DataError(path, "may not be read; check its permissions") from None
-    except MemoryError:
-        raise DataError(path, "does not fit into memory; cut it into tiles") from None
-    except Exception as error:  # decoders raise all kinds of errors on damaged files
-        if isinstance(error, DataError):
-            raise
-        raise _damaged(path, error) from None
-
-
-def stated_size(path: Path, default: Size) -> Size:
-    """Return the size in the head of an image file, `default` where that cannot be read.
-
-    So a file of the wrong size is told before its pixels take any memory.
-    """
-    try:
-        if not path.is_file():
-            return default
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # decoders raise all kinds of errors; what is wrong is said where the file is read
-        return default
-
-
-def _load(image: Image.Image, path: Path, rotate: bool) -> Image.Image:
-    if image.width * image.height > MOST_PIXELS:
-        raise DataError(
-            path, f"{image.width} x {image.height} is more than {MOST_PIXELS:,} pixels; cut it into tiles"
-        )
-    if image.width == 0 or image.height == 0:
-        raise DataError(path, f"has no pixels ({image.width} x {image.height})")
-    try:
-        image.load()
-        if rotate:
-            image = ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise DataError(path, "does not fit into memory; cut it into tiles") from None
-    except Exception as error:
-        raise _damaged(path, error) from None
-    return image
-
-
-def _all_rows_there(image: Image.Image, path: Path) -> bool:
-    """Whether a PNG has data for each row that its head promises; Pillow leaves missing rows black.
-
-    The file is only decoded a second time, with a decoder that complains, where the last row is black.
-    """
-    if np.asarray(image.crop((0, image.height - 1, image.width, image.height))).any():
-        return True
-    try:
-        decode_png(torch.frombuffer(bytearray(read_bytes(path)), dtype=torch.uint8))
-    except RuntimeError as error:
-        return "Internal error" not in str(error)  # of libpng: it has told which
+        import tifffile  # noqa: F401
+        import zarr  # noqa: F401
+    except ModuleNotFoundError:
+        return False
     return True
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = str(error) or type(error).__name__
-    return DataError(path, f"the image is damaged or cut off ({reason}); copy or save it again")
-
-
-def _to_tensor(image: Image.Image, name: str) -> UInt8[Tensor, "3 height width"]:
-    if image.mode in _SIXTEEN_BIT:
-        return _from_array(np.asarray(image), name, "")
-    if image.mode == "F":
-        raise DataError(name, "has floating-point pixels; save it with 8 or 16 bits a channel")
-    mode = image.mode
-    try:
-        if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        pixels = np.array(image.convert("RGB"))
-    except ValueError as error:  # some modes have no way to RGB
-        raise DataError(name, f"is of mode {mode} ({error}); save it as RGB, for instance as PNG") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _from_array(array: ndarray, name: str, layout: str) -> UInt8[Tensor, "3 height width"]:
+def _of_array(array: ndarray, name: str, form: str, reading: Reading, channels: Channels) -> Read:
     shaped = array[..., None] if array.ndim == 2 else array
-    if shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4):
-        raise DataError(name, f"has shape {array.shape}; expected an image {layout} of 1, 3 or 4 channels")
+    if shaped.ndim != 3 or (shaped.shape[2] not in (1, 3, 4) and reading.channel == "colors"):
+        raise DataError(
+            name,
+            f"has shape {array.shape}; expected an image {form} of 1, 3 or 4 channels (of others choose one)",
+        )
     if shaped.size == 0:
         raise DataError(name, f"has no pixels (shape {array.shape})")
-    if shaped.dtype == bool:
-        shaped = shaped.astype(np.uint8) * 255
-    if not np.issubdtype(shaped.dtype, np.integer):
-        raise DataError(name, f"holds {array.dtype} values; expected integers from 0 to 255 (uint8)")
-    if shaped.dtype != np.uint8:
-        shaped = _to_8_bits(shaped, name)
-    if shaped.shape[2] == 4:
-        return _to_tensor(Image.fromarray(np.ascontiguousarray(shaped)), name)
-    pixels = torch.from_numpy(np.array(shaped)).permute(2, 0, 1)
-    return pixels.expand(3, -1, -1).contiguous()
-
-
-def _to_8_bits(pixels: ndarray, name: str) -> ndarray:
-    lowest, highest = int(pixels.min()), int(pixels.max())
-    if lowest < 0 or highest > 65535:
-        raise DataError(name, f"has values from {lowest} to {highest}; expected 8 or 16 bits (0 to 65535)")
-    if highest < 256:
-        return pixels.astype(np.uint8)
-    full = 4095 if highest < 4096 else 65535
-    return np.round(pixels.astype(np.float32) * (255 / full)).astype(np.uint8)
+    count = shaped.shape[2]
+    if channels == "bgr" and count in (3, 4):
+        shaped = shaped[..., [2, 1, 0, 3][:count]]
+    elif channels not in ("rgb", "bgr"):
+        raise DataError(name, f"has channels {channels!r}; expected 'rgb' or 'bgr'")
+    layout = Layout(
+        colors="rgb" if count in (3, 4) else "grey",
+        alpha="straight" if count == 4 else "none",
+        bits=8 if shaped.dtype == np.uint8 else 16,
+    )
+    return to_rgb(shaped, layout, reading, name)
 
 
 def read_labels(path: Path) -> Int32[ndarray, "height width"]:
@@ -206,7 +246,7 @@ def read_labels(path: Path) -> Int32[ndarray, "height width"]:
         DataError: as `open_image`, or the image has colours instead of one number per pixel.
     """
     image = open_image(path, rotate=False)
-    if image.mode not in ("1", "L", "P", *_SIXTEEN_BIT):
+    if image.mode not in ("1", "L", "P", *SIXTEEN_BIT):
         raise DataError(
             path,
             f"is a label map of mode {image.mode}; expected one number per pixel (8- or 16-bit grey, "
@@ -252,6 +292,29 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
             raise DataError(path, f"no images in this folder (looked for {kinds}, not in subfolders)")
         files.extend(found)
     return files
+
+
+def left_out_of(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    """Say of each folder among the paths what in it is no image: a count, and the first of them.
+
+    What `Result.save` wrote beside the images does not count, nor do hidden files.
+    """
+    found = []
+    for folder in (path for path in map(Path, paths) if path.is_dir()):
+        images = images_in(folder)
+        known, stems = set(images), {path.stem for path in images}
+        others = sorted(
+            path
+            for path in folder.iterdir()
+            if path not in known
+            and not path.name.startswith(".")
+            and not path.name.endswith((*RESULT_ENDINGS, ".segments.tif"))
+            and not (path.suffix == ".json" and path.stem in stems)
+        )
+        if others:
+            kind = f"{len(others)} files and folders are no images" if len(others) > 1 else "one is no image"
+            found.append(f"{folder}: {kind} and left out, the first is {others[0].name}")
+    return tuple(found)
 
 
 def images_in(folder: Path) -> list[Path]:

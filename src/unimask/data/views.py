@@ -34,6 +34,11 @@ class TaskView:
         """What lies beside the data and is not read: a sentence each."""
         return left_out_of(self._dataset)
 
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """What was decided about reading its images: a sentence each."""
+        return decided_of(self._dataset)
+
     def __len__(self) -> int:
         return len(self._dataset)
 
@@ -45,6 +50,13 @@ class TaskView:
 def left_out_of(dataset: Dataset) -> tuple[str, ...]:
     """Return what lies beside a data set of files and is not read, a sentence each; of others nothing."""
     return dataset.left_out if isinstance(dataset, ItemDataset | TaskView) else ()
+
+
+def decided_of(dataset: Dataset) -> tuple[str, ...]:
+    """Return what was decided about reading the images of a data set of files; of others nothing."""
+    if isinstance(dataset, ItemDataset):
+        return dataset.decided.said
+    return dataset.decided if isinstance(dataset, TaskView) else ()
 
 
 def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:

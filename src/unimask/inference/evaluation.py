@@ -15,6 +15,7 @@ from unimask.data.check import check_datasets
 from unimask.data.formats.shapes import is_generated
 from unimask.data.open import open_dataset
 from unimask.data.own import checked
+from unimask.data.reading import Reading
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
@@ -56,6 +57,10 @@ class Finder(Protocol):
     @property
     def background(self) -> bool:
         """Whether data without stuff get a category "background" for panoptic and semantic segments."""
+
+    @property
+    def set_reading(self) -> Reading:
+        """How images of a labelled set are read; what it leaves open the set decides."""
 
     @property
     def instance_threshold(self) -> float:
@@ -296,7 +301,9 @@ def evaluate(
     dataset = data
     background = segmenter.background
     if isinstance(dataset, str | Path):
-        dataset = open_dataset(dataset, split, task, background, follow_outside=follow_outside)
+        dataset = open_dataset(
+            dataset, split, task, background, follow_outside=follow_outside, reading=segmenter.set_reading
+        )
         if not is_generated(str(data)):
             _look_at(dataset, split, task, _experiment_of(segmenter), str(data), message)
     else:

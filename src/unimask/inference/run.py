@@ -1,7 +1,7 @@
 """Image files in, files of results out: what `unimask predict` does."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from unimask.config.images import Task
-from unimask.data.read import image_files
+from unimask.data.decisions import decide_for_run
+from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
-from unimask.errors import ConfigError, UnimaskError
+from unimask.errors import ConfigError, UnimaskError, some_of
 from unimask.inference.evaluation import Progress
 from unimask.inference.resuming import (
     left_of,
@@ -50,6 +51,7 @@ class Predicted:
     complete: int  # of them had their results before
     kept: tuple[Any, ...]  # of each image that was segmented, in the order of the images
     failed: tuple[str, ...]  # a message for each image that was not
+    notes: tuple[str, ...]  # what was not read of them, or guessed, or may be missing: a sentence each
     errors: tuple[str, ...]  # what kept one of several processes from its share
     first_process: bool  # whether this process is the one that says so
 
@@ -62,6 +64,7 @@ class _Share:
     kept: dict[str, object] = field(default_factory=dict)  # by the name of the results
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
     failed: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)  # sentence -> names of images
     error: str = ""  # what kept it from its share
 
 
@@ -121,6 +124,7 @@ def predict(
     left: list[Named] = []
     work: Work | None = None
     settings, joined_before, numbers = "", False, count(1)
+    said: tuple[str, ...] = ()
 
     def advance() -> None:
         if team.speaks:
@@ -137,8 +141,9 @@ def predict(
             written = check_formats(formats, chosen)
             if not overwrite:
                 refuse_foreign(Path(output), [name for _, name in named], written)
+            reading, said = decide_for_run([one for one in files if not is_video(one)], model.reading)
             more = {"threshold": threshold, "formats": written, "pixel_size": pixel_size, "every": every}
-            settings = settings_digest(model, chosen, **more)
+            settings = settings_digest(model, chosen, reading=repr(reading), **more)
             work = Work(
                 segmenter=model,
                 task=chosen,
@@ -150,6 +155,7 @@ def predict(
                 every=every,
                 overwrite=overwrite,
                 made_with=partial(made_with, settings),
+                reading=reading,
                 done=partial(_done, share, keep),
                 advance=advance,
             )
@@ -168,8 +174,9 @@ def predict(
                     progress(0, len(left))
                 _segment(work, left)
                 share.failed.extend(map(str, work.failed))
+                share.notes.update(work.notes)
         shares = gather(share)
-    found = _together(named, shares, team.speaks)
+    found = _together(named, shares, team.speaks, (*left_out_of(images), *said))
     if team.speaks and not found.errors and not joined_before and reserved(formats):
         parts: dict[str, tuple[str, ...]] = {name: (name,) for _, name in named}
         parts |= {name: () for one in shares for name in one.asked}
@@ -196,7 +203,9 @@ def _told(team: Team, share: _Share) -> Iterator[None]:
         share.error = str(error)
 
 
-def _together(named: Sequence[Named], shares: Sequence[_Share], speaks: bool) -> Predicted:
+def _together(
+    named: Sequence[Named], shares: Sequence[_Share], speaks: bool, said: tuple[str, ...]
+) -> Predicted:
     """Return what all processes have done."""
     kept = {name: one for share in shares for name, one in share.kept.items()}
     asked = {name for share in shares for name in share.asked}
@@ -206,8 +215,23 @@ def _together(named: Sequence[Named], shares: Sequence[_Share], speaks: bool) ->
         complete=0 if errors else len(named) - len(asked),
         kept=tuple(kept[name] for _, name in named if name in kept),
         failed=tuple(message for share in shares for message in share.failed),
+        notes=(*said, *_joined(share.notes for share in shares)),
         errors=errors,
         first_process=speaks,
+    )
+
+
+def _joined(notes: Iterable[Mapping[str, Sequence[str]]]) -> tuple[str, ...]:
+    """The sentences of all processes, each with the images that it is about."""
+    about: dict[str, list[str]] = {}
+    for one in notes:
+        for sentence, names in one.items():
+            about.setdefault(sentence, []).extend(names)
+    return tuple(
+        f"{some_of(dict.fromkeys(names), 3)}: {sentence}"
+        if len(names) <= 3
+        else f"{len(names)} images ({some_of(dict.fromkeys(names), 3)}): {sentence}"
+        for sentence, names in about.items()
     )
 
 

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -22,14 +22,18 @@ from unimask.config.images import (
     Task,
     Tiles,
     check_task,
+    queries_of,
     tasks_of,
     why_not_joined,
 )
+from unimask.config.overrides import override
 from unimask.conversion.hub import find_model
 from unimask.data.loader import batch_images
-from unimask.data.read import AnyImage, read_image
+from unimask.data.read import AnyImage, Channels
+from unimask.data.reading import Reading, reading_of
 from unimask.errors import ConfigError, NotFiniteError
 from unimask.inference.batches import batches
+from unimask.inference.given import Given, Speaker, as_given, read_given
 from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles
 from unimask.inference.predictions import TilePrediction, final_of
 from unimask.inference.tiles import Tile, framed, tile_placement, tiling_of
@@ -44,7 +48,7 @@ from unimask.inference.tta import (
 )
 from unimask.models.build import Model
 from unimask.models.optimize import prepare_for_inference
-from unimask.postprocess.tasks import postprocess
+from unimask.postprocess.tasks import nearly_full, postprocess
 from unimask.results.result import Result
 from unimask.structures import (
     Categories,
@@ -57,6 +61,8 @@ from unimask.structures import (
 )
 
 _log = logging.getLogger(__name__)
+Tell = Callable[[int, str], object]
+"""Called with the index of an image and what is to be said about it."""
 SegmentTask = Literal["panoptic", "instance", "semantic"]
 Image = UInt8[Tensor, "3 _height _width"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -83,14 +89,14 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
                 "precision", f"is {precision!r}; an exported model has the one it was made with"
             )
         network, model_file = load_exported(Path(name_or_folder).expanduser(), device)
-        return Segmenter(network, model_file)
+        return Segmenter(network, model_file, name=str(name_or_folder))
     chosen = find_device(device)
     model, model_file = load_model(find_model(name_or_folder), chosen)
     if "-NC" in model_file.licence.upper():
         _log.warning(
             "%s: these weights are for non-commercial use only (%s)", name_or_folder, model_file.licence
         )
-    return Segmenter(model, model_file, chosen, precision)
+    return Segmenter(model, model_file, chosen, precision, name=str(name_or_folder))
 
 
 def find_device(name: str) -> torch.device:
@@ -127,6 +133,8 @@ class Segmenter:
         device: torch.device | str = "cpu",
         precision: str = "32-true",
         tta: Sequence[Augmentation] = (PLAIN,),
+        *,
+        name: str = "in memory",
     ) -> None:
         """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/optimize.py`).
 
@@ -147,6 +155,35 @@ class Segmenter:
         self.model_file = model_file
         self.own_view = model_file.experiment.data.view  # which `with_tiles` may put another in place of
         self.tta = tuple(tta)
+        self.name = name
+
+    def __repr__(self) -> str:
+        """Return name, kind, task, number of categories, view, device and precision."""
+        kind, view = self.model_file.experiment.model.kind, self.view.kind
+        return (
+            f"<Segmenter {self.name}: {kind}, {self.task}, {len(self.categories)} categories, sees {view}, "
+            f"{self.device}, {self.precision}>"
+        )
+
+    def with_reading(
+        self,
+        *,
+        depth: str | int | None = None,
+        page: str | int | None = None,
+        channel: str | int | None = None,
+        orientation: str | None = None,
+    ) -> "Segmenter":
+        """Return the same model that reads images in another way (`data/reading.py:Reading`).
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        given = {"depth": depth, "page": page, "channel": channel, "orientation": orientation}
+        asked = {f"data.{name}": value for name, value in given.items() if value is not None}
+        other = copy.copy(self)
+        experiment = override(self.model_file.experiment, asked)
+        other.model_file = dataclasses.replace(self.model_file, experiment=experiment)
+        return other
 
     def with_tiles(self, size: int, overlap: int) -> "Segmenter":
         """Return the same model that sees images in overlapping tiles, whose segments are joined.
@@ -209,6 +246,19 @@ class Segmenter:
         return self.model_file.experiment.data.view
 
     @property
+    def reading(self) -> Reading:
+        """How it reads images: as those that it was trained on."""
+        return reading_of(self.model_file.experiment.data)
+
+    @property
+    def set_reading(self) -> Reading:
+        """How it reads images with labels: whether they are turned is for the labels to tell, if they can."""
+        reading = self.reading
+        if reading.orientation == "auto":
+            return reading
+        return dataclasses.replace(reading, orientation="auto", undecided=reading.orientation)
+
+    @property
     def background(self) -> bool:
         """Whether data without stuff get a category "background" for panoptic and semantic segments."""
         return self.model_file.experiment.data.background
@@ -226,30 +276,50 @@ class Segmenter:
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
+        channels: Channels = ...,
     ) -> Result: ...
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a sequence can be iterated over, too
         self,
         image: Sequence[AnyImage],
         task: Task | None = ...,
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
+        channels: Channels = ...,
     ) -> list[Result]: ...
+
+    @overload
+    def predict(
+        self,
+        image: Iterable[AnyImage],
+        task: Task | None = ...,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
+        channels: Channels = ...,
+    ) -> Iterator[Result]: ...
 
     def predict(
         self,
-        image: AnyImage | Sequence[AnyImage],
+        image: object,
         task: Task | None = None,
         *,
         threshold: float | None = None,
         batch_size: int = 8,
-    ) -> Result | list[Result]:
+        channels: Channels = "rgb",
+    ) -> Result | list[Result] | Iterator[Result]:
         """Return what is in an image, or for a list or tuple of images a list of what is in each.
 
         `task` is that of the model (`task`) unless another is named.
-        An image is a path, a PIL image, an array (H,W[,C]) or a tensor ([C,]H,W) of 8-bit values.
+        An image is a path, the bytes of a file or a stream of them, a PIL image, an array (H,W[,C]) or a
+        tensor ([C,]H,W) of integers. Colours of arrays and tensors are red, green, blue; those of OpenCV are
+        `channels="bgr"`. A generator, or whatever else images can be taken from one by one, gives an iterator
+        of results, which holds a few batches in memory. What of a file is not read (other pages, other
+        channels), and what was guessed about it, is a warning of the logger `unimask.inference.given`;
+        `with_reading` says otherwise.
+
         `threshold` replaces the model's own lowest score: of a query in panoptic segmentation, of an instance
         in instance segmentation, of a box in detection. Semantic segmentation has none. `batch_size` is that
         of `see`; results are those of each image alone, up to rounding.
@@ -259,20 +329,35 @@ class Segmenter:
             ConfigError: the model does not have the task, or the threshold is not from 0 to 1.
         """
         task = task or self.task
-        several = isinstance(image, list | tuple)
-        given: list[AnyImage] = list(image) if several else [image]  # type: ignore[arg-type, list-item]
+        given = as_given(image)
         self._settings(task, threshold)
-        images = [read_image(one) for one in given]
-        names = [
-            Path(one).stem if isinstance(one, str | Path) else f"picture_{index}"
-            for index, one in enumerate(given)
-        ]
-        found = self.find(images, task, threshold=threshold, batch_size=batch_size)
+        results = self._predict_given(given, task, threshold, batch_size, channels)
+        if given.form == "stream":
+            return results
+        found = list(results)
+        return found if given.form == "list" else found[0]
+
+    def _predict_given(
+        self, given: Given, task: Task, threshold: float | None, batch_size: int, channels: Channels
+    ) -> Iterator[Result]:
+        """Yield the results of images; those that are under way are kept."""
+        waiting: dict[int, tuple[str, Image]] = {}
+        speaker = Speaker()
+
+        def pixels() -> Iterator[Image]:
+            for number, (name, one) in enumerate(read_given(given, self.reading, channels, speaker)):
+                waiting[number] = (name, one.pixels)
+                yield one.pixels
+
+        def tell(number: int, sentence: str) -> None:
+            speaker(waiting[number][0], sentence)
+
         try:
-            results = [self.result(*one, task) for one in zip(names, images, found, strict=True)]
+            found = self.find(pixels(), task, threshold=threshold, batch_size=batch_size, tell=tell)
+            for number, one in enumerate(found):
+                yield self.result(*waiting.pop(number), one, task)
         except NotFiniteError as error:
-            raise error.of(names[error.image]) from None
-        return results if several else results[0]
+            raise error.of(waiting[error.image][0]) from None
 
     def result(self, name: str, image: Image, found: Segments | Detections, task: Task) -> Result:
         """Return what was found in an image together with the image."""
@@ -286,6 +371,7 @@ class Segmenter:
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
+        tell: Tell = ...,
     ) -> Iterator[Segments]: ...
 
     @overload
@@ -296,11 +382,18 @@ class Segmenter:
         *,
         threshold: float | None = ...,
         batch_size: int = ...,
+        tell: Tell = ...,
     ) -> Iterator[Detections]: ...
 
     @overload
     def find(
-        self, images: Iterable[Image], task: Task, *, threshold: float | None = ..., batch_size: int = ...
+        self,
+        images: Iterable[Image],
+        task: Task,
+        *,
+        threshold: float | None = ...,
+        batch_size: int = ...,
+        tell: Tell = ...,
     ) -> Iterator[Segments | Detections]: ...
 
     def find(
@@ -310,11 +403,13 @@ class Segmenter:
         *,
         threshold: float | None = None,
         batch_size: int = 8,
+        tell: Tell = lambda image, sentence: None,
     ) -> Iterator[Segments] | Iterator[Detections] | Iterator[Segments | Detections]:
         """Yield the segments or boxes of each image, in the order of the images, on the CPU.
 
         Images are taken from the iterable as they are needed, a few batches ahead of what is yielded.
-        Segments have the size of the image; boxes are in its pixels, by falling score. Otherwise as
+        Segments have the size of the image; boxes are in its pixels, by falling score. `tell` is called with
+        the index of an image and a sentence where so much is found that more may be missing. Otherwise as
         `predict`.
 
         Raises:
@@ -322,16 +417,16 @@ class Segmenter:
                 it, or the threshold is not from 0 to 1.
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
-        return self._find(images, task, self._settings(task, threshold), batch_size)
+        return self._find(images, task, self._settings(task, threshold), batch_size, tell)
 
     def _find(
-        self, images: Iterable[Image], task: Task, settings: PostprocessConfig, batch_size: int
+        self, images: Iterable[Image], task: Task, settings: PostprocessConfig, batch_size: int, tell: Tell
     ) -> Iterator[Segments | Detections]:
         joiners: dict[int, Joiner] = {}
         done: dict[int, Segments | Detections] = {}
         following = 0
         for one in self.see(images, batch_size=batch_size):
-            joiners.setdefault(one.image, self._joiner(task, settings)).add(one)
+            joiners.setdefault(one.image, self._joiner(task, settings, tell)).add(one)
             if one.is_last:
                 done[one.image] = joiners.pop(one.image).result()
             while following in done:
@@ -373,21 +468,29 @@ class Segmenter:
             joiner.add(one)
         return joiner.result()
 
-    def _joiner(self, task: Task, settings: PostprocessConfig) -> Joiner:
+    def _joiner(
+        self, task: Task, settings: PostprocessConfig, tell: Tell = lambda image, sentence: None
+    ) -> Joiner:
         """Return what makes one result of the parts of an image."""
         if isinstance(self.view, SlidingWindow):
             return AveragedWindows()
         return StitchedTiles(
-            lambda one: self._of_tile(one, task, settings),
+            lambda one: self._of_tile(one, task, settings, tell),
             categories_united(self.categories, task),
             overlapping=task == "instance",
         )
 
-    def _of_tile(self, one: TilePrediction, task: Task, settings: PostprocessConfig) -> Segments | Detections:
+    def _of_tile(
+        self, one: TilePrediction, task: Task, settings: PostprocessConfig, tell: Tell
+    ) -> Segments | Detections:
         if len(self.tta) > 1:
             duplicate_iou = min(settings.duplicate_iou, DUPLICATE_IOU)
             settings = dataclasses.replace(settings, duplicate_iou=duplicate_iou)
-        return postprocess(one.prediction, 0, one.placement, self.categories, settings, task).cpu()
+        found = postprocess(one.prediction, 0, one.placement, self.categories, settings, task).cpu()
+        experiment = self.model_file.experiment
+        if said := nearly_full(found, task, experiment.postprocess, queries_of(experiment.model)):
+            tell(one.image, said)
+        return found
 
     def _settings(self, task: Task, threshold: float | None) -> PostprocessConfig:
         """Return the thresholds for a task, checked."""

@@ -13,12 +13,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.config.images import Task, Tiles
-from unimask.data.read import MOST_PIXELS, read_image
+from unimask.data.pillow import MOST_PIXELS
+from unimask.data.pixels import Read
+from unimask.data.read import read
+from unimask.data.reading import Reading
 from unimask.data.windows import open_large, pixels_in
 from unimask.errors import DataError, MissingPackageError, NotFiniteError, UnimaskError, is_out_of_memory
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
-from unimask.inference.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter, Tell
 from unimask.inference.video import ENDINGS, VideoResult, segment_video
 from unimask.results.found import save_result
 from unimask.results.result import Result
@@ -53,7 +56,13 @@ class Work:
     advance: Callable[[], None]
     overwrite: bool  # files that are no results
     made_with: Callable[[Path], str]  # what is noted with the results of an image
+    reading: Reading  # of all images of the run
     failed: list[UnimaskError] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)  # what is to be said, and about which images
+
+    def tell(self, file: Path, sentence: str) -> None:
+        """Keep a sentence about an image."""
+        self.notes.setdefault(sentence, []).append(file.name)
 
 
 def segment_all(work: Work, pictures: Sequence[Named]) -> None:
@@ -77,7 +86,9 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
     The other formats are those of `OF_LARGE`; where more are asked for, that is an error of the image.
     """
     for file, name in images:
-        with collected(work.failed, file), open_large(file) as image:
+        with collected(work.failed, file), open_large(file, work.reading) as image:
+            for note in image.notes:
+                work.tell(file, note)
             if missing := [one for one in work.formats if one not in OF_LARGE]:
                 reason = f"is too large for --format {','.join(missing)}; there are {','.join(OF_LARGE)}"
                 raise DataError(file, reason)
@@ -140,9 +151,15 @@ Image = UInt8[Tensor, "3 _height _width"]
 
 def _read(work: Work, pictures: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
     """Yield the images that can be read, the next ones read meanwhile."""
-    for named, future in ahead(lambda named: read_image(named[0]), pictures, work.batch_size, threads=2):
-        for image in _collected(work, named, future.result):
-            yield named, image
+
+    def read_one(named: Named) -> Read:
+        return read(named[0], work.reading)
+
+    for named, future in ahead(read_one, pictures, work.batch_size, threads=2):
+        for one in _collected(work, named, future.result):
+            for note in one.notes:
+                work.tell(named[0], note)
+            yield named, one.pixels
 
 
 def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]:
@@ -156,15 +173,21 @@ def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]
 def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tuple[Named, Result]]:
     """Yield the results in order; where a batch fails, the images that are under way go one by one."""
     waiting: deque[tuple[Named, Image]] = deque()
+    files: list[Path] = []  # of this round, by the index that `find` knows
 
     def taken() -> Iterator[Image]:
         for one in images:
             waiting.append(one)
+            files.append(one[0][0])
             yield one[1]
 
+    def tell(index: int, sentence: str) -> None:
+        work.tell(files[index], sentence)
+
     while True:
+        files.clear()
         try:
-            for found in _find(work, taken(), work.batch_size):
+            for found in _find(work, taken(), work.batch_size, tell):
                 named, image = waiting.popleft()
                 yield named, work.segmenter.result(named[0].stem, image, found, work.task)
             return
@@ -173,12 +196,19 @@ def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tupl
                 raise
         while waiting:
             named, image = waiting.popleft()
-            for found in _collected(work, named, partial(next, _find(work, [image], 1))):
+            alone = _find(work, [image], 1, partial(_tell_of, work, named[0]))
+            for found in _collected(work, named, partial(next, alone)):
                 yield named, work.segmenter.result(named[0].stem, image, found, work.task)
 
 
-def _find(work: Work, images: Iterable[Image], batch_size: int) -> Iterator[Segments | Detections]:
-    return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size)
+def _tell_of(work: Work, file: Path, index: int, sentence: str) -> None:
+    work.tell(file, sentence)
+
+
+def _find(
+    work: Work, images: Iterable[Image], batch_size: int, tell: Tell
+) -> Iterator[Segments | Detections]:
+    return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size, tell=tell)
 
 
 def _write(work: Work, named: Named, result: Result) -> None:

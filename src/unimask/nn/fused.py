@@ -59,6 +59,18 @@ class FusedLinear(nn.Module):
         other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: the weight in the usual order, a packed one is of this process."""
+        plain = copy.deepcopy(self) if self.weight.is_mkldnn else self
+        return {**plain.__dict__, "was_packed": self.weight.is_mkldnn}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of another process, and pack the weight again if it was packed there."""
+        was_packed = state.pop("was_packed")
+        super().__setstate__(state)
+        if was_packed:
+            self.pack()
+
 
 class FusedConvolution(nn.Module):
     """A convolution and its activation."""

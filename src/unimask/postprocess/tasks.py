@@ -13,6 +13,28 @@ from unimask.structures import (
     Segments,
 )
 
+NEARLY_ALL = 0.95  # of the queries: so many objects in a view are taken for a sign that there are more
+
+
+def nearly_full(found: Segments | Detections, task: Task, config: PostprocessConfig, queries: int) -> str:
+    """Return a sentence where a view holds about as many objects as can be found in it, else nothing.
+
+    Objects count from the score on that `config` has for the task.
+    """
+    threshold = config.object_threshold if task == "panoptic" else config.instance_threshold
+    count = int((found.scores >= threshold).sum())
+    if task == "instance" and count >= config.max_instances:
+        return (
+            f"a view has {config.max_instances} objects, and no more are kept (postprocess.max_instances): "
+            "some may be missing; let the model see smaller tiles (--tile), or raise the number"
+        )
+    if task != "semantic" and count >= NEARLY_ALL * queries:
+        return (
+            f"{count} of the {queries} queries of the model have found something in one view: objects may be "
+            "missing; let it see smaller tiles (--tile), or train one with more queries"
+        )
+    return ""
+
 
 def postprocess(
     prediction: Prediction,

@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Experiment, Task
-from unimask.data.open import open_dataset
+from unimask.data.open import open_set
 from unimask.data.own import checked, name_of, split_own
+from unimask.data.reading import Reading, reading_of
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
 from unimask.inference.evaluation import MAIN_MEASURES
@@ -25,6 +26,7 @@ class TrainingTask:
     data: str
     training: Dataset
     validation: Dataset
+    reading: Reading  # of the images, as decided for the training split
 
     @property
     def categories(self) -> Categories:
@@ -50,7 +52,8 @@ def open_task(
     """Open the train and val splits of the data, with the categories of the train split.
 
     With `training.evaluate_every` = 0 the val split is not needed. Of a data set that somebody wrote, and no
-    other for validation, about one sample in ten is held out.
+    other for validation, about one sample in ten is held out. What is decided about reading the images of the
+    train split holds for those of the val split.
 
     Raises:
         DataError: a split is missing, empty or broken, or lacks a category of the other.
@@ -60,26 +63,28 @@ def open_task(
     if validation is not None:
         raise DataError(data, "has a val split of its own; `validation` goes with a Dataset")
     opened = partial(
-        open_dataset,
+        open_set,
         data,
         task=task,
         background=experiment.data.background,
         follow_outside=experiment.data.follow_outside,
     )
-    training = opened(split="train")
+    first = opened(split="train", reading=reading_of(experiment.data))
+    training, reading = first.dataset, first.items.decided.reading
     if len(training) == 0:
         raise DataError(data, "the train split holds no images")
     if experiment.training.evaluate_every <= 0:
-        return TrainingTask(task=task, data=str(data), training=training, validation=training)
+        return TrainingTask(
+            task=task, data=str(data), training=training, validation=training, reading=reading
+        )
     try:
-        validation = opened(split="val")
-        validation = match_categories(validation, training.categories)
+        validation = match_categories(opened(split="val", reading=reading).dataset, training.categories)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
         raise DataError(error.path, way_out) from None
     if len(validation) == 0:
         raise DataError(data, "the val split holds no images (training.evaluate_every=0 trains without it)")
-    return TrainingTask(task=task, data=str(data), training=training, validation=validation)
+    return TrainingTask(task=task, data=str(data), training=training, validation=validation, reading=reading)
 
 
 def _own_task(data: Dataset, validation: Dataset | None, task: Task, experiment: Experiment) -> TrainingTask:
@@ -96,4 +101,7 @@ def _own_task(data: Dataset, validation: Dataset | None, task: Task, experiment:
     measured = training
     if validation is not None:
         measured = match_categories(view(validation, task, background=background), training.categories)
-    return TrainingTask(task=task, data=name_of(data), training=training, validation=measured)
+    reading = reading_of(experiment.data)
+    return TrainingTask(
+        task=task, data=name_of(data), training=training, validation=measured, reading=reading
+    )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import Experiment, Task, check_task
 from unimask.config.text import TranslationExperiment
+from unimask.data.reading import with_reading
 from unimask.errors import ConfigError
 from unimask.structures import Dataset
 from unimask.training.checks import check_model, check_view
@@ -88,9 +89,8 @@ def train(
     def open_job() -> AnyJob:
         if isinstance(experiment, Experiment):
             opened = open_task(data, task, experiment, validation)
-            return MaskJob(
-                experiment=experiment, task=opened, initial=initial, renamed=renamed, licence=licence
-            )
+            settled = with_reading(experiment, opened.reading)
+            return MaskJob(experiment=settled, task=opened, initial=initial, renamed=renamed, licence=licence)
         if not isinstance(data, str | Path):
             raise ConfigError("data", "a translation is trained on a folder of line pairs, not on a Dataset")
         known = Path(output) / VOCABULARY_NAME if resume else None

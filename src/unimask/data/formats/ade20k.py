@@ -17,7 +17,8 @@ from unimask.data.formats.coco_panoptic import open_panoptic
 from unimask.data.formats.folders import CLASSES_FILE, pair_up
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import NumberScheme, numbered_dataset
-from unimask.data.read import open_image, read_labels
+from unimask.data.pillow import open_image
+from unimask.data.read import read_labels
 from unimask.data.sources import Format, Source, Sources, refused
 from unimask.errors import DataError
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from unimask.data.category_tables import color_or_default
 from unimask.data.naming import Folders, spellings
-from unimask.data.read import MOST_PIXELS, read_annotated_image
+from unimask.data.pillow import MOST_PIXELS
+from unimask.data.read import read_annotated_image
+from unimask.data.reading import Reading
 from unimask.errors import DataError, some_of
 from unimask.files import read_json
 from unimask.structures import Categories, Size
@@ -269,13 +271,13 @@ def split_of(path: Path) -> str:
     return stem
 
 
-def read_coco_image(path: Path, image: CocoImage) -> UInt8[Tensor, "3 height width"]:
+def read_coco_image(path: Path, image: CocoImage, reading: Reading) -> UInt8[Tensor, "3 height width"]:
     """Read the image of an entry, at the size that the JSON states.
 
     Raises:
         DataError: the image cannot be read or has another size.
     """
-    pixels = read_annotated_image(image.path, image.size)
+    pixels = read_annotated_image(image.path, image.size, reading)
     if tuple(pixels.shape[1:]) != image.size:
         height, width = image.size
         raise DataError(

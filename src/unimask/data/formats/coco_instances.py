@@ -24,6 +24,7 @@ from unimask.data.formats.coco_file import (
 )
 from unimask.data.items import Item, ItemDataset
 from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError
 from unimask.ops.boxes import clip_boxes
 from unimask.structures import Detections, Sample, Size
@@ -111,8 +112,11 @@ class _WithMasks:
     def files(self) -> tuple[Path, ...]:
         return (self.image.path,)
 
-    def read(self) -> Sample:
-        image = read_coco_image(self.source, self.image)
+    def stated_size(self) -> tuple[Size, ...]:
+        return (self.image.size,)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
+        image = read_coco_image(self.source, self.image, reading)
         painter = LayerPainter(self.image.size)
         kept = []
         for instance in self.instances:
@@ -230,7 +234,10 @@ class _WithBoxes:
     def files(self) -> tuple[Path, ...]:
         return (self.image.path,)
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        return (self.image.size,)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         truth = Detections(
             boxes=torch.tensor([box.corners for box in self.boxes], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([box.label for box in self.boxes], dtype=torch.int64),
@@ -238,7 +245,8 @@ class _WithBoxes:
             areas=torch.tensor([box.area for box in self.boxes], dtype=torch.float32),
             is_crowd=torch.tensor([box.is_crowd for box in self.boxes], dtype=torch.bool),
         )
-        return Sample(image=read_coco_image(self.source, self.image), truth=truth, image_id=self.image_id)
+        image = read_coco_image(self.source, self.image, reading)
+        return Sample(image=image, truth=truth, image_id=self.image_id)
 
 
 def _with_boxes(path: Path, image: CocoImage, entries: Entries) -> Item:

@@ -26,12 +26,14 @@ from unimask.data.formats.coco_file import (
 )
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, spellings
+from unimask.data.pillow import stated_size
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import read_panoptic_ids, stated_size
+from unimask.data.read import read_panoptic_ids
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError, some_of
 from unimask.files import is_file
 from unimask.ops.id_maps import MOST_SEGMENTS, renumber
-from unimask.structures import Sample, Segments
+from unimask.structures import Sample, Segments, Size
 
 _IDS = 256**3  # what three channels can hold
 
@@ -90,8 +92,11 @@ class _PanopticItem:
     def files(self) -> tuple[Path, ...]:
         return self.image.path, self.png
 
-    def read(self) -> Sample:
-        image = read_coco_image(self.source, self.image)
+    def stated_size(self) -> tuple[Size, ...]:
+        return (self.image.size,)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
+        image = read_coco_image(self.source, self.image, reading)
         return Sample(image=image, truth=self._segments(), image_id=self.image_id)
 
     def _segments(self) -> Segments:

@@ -30,12 +30,15 @@ from unimask.data.numbered import (
     numbers_of_colors,
     pack_color,
     select_numbers,
+    size_of_labels,
 )
-from unimask.data.read import IMAGE_SUFFIXES, open_image, read_labels
+from unimask.data.pillow import open_image
+from unimask.data.read import IMAGE_SUFFIXES, read_labels
+from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
 from unimask.ops.id_maps import MOST_SEGMENTS
-from unimask.structures import Categories, Sample, Segments
+from unimask.structures import Categories, Sample, Segments, Size
 
 CLASSES_FILE = "classes.json"
 EXAMPLE = '{"kind": "semantic", "classes": [{"id": 0, "name": "road"}, ...], "ignore_label": 255}'
@@ -114,10 +117,13 @@ class _InstanceItem:
     def files(self) -> tuple[Path, ...]:
         return self.pair.image, self.pair.labels
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        return size_of_labels(self.pair)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         check_sizes(self.pair)
         numbers = read_labels(self.pair.labels)
-        image = image_of_pair(self.pair, numbers.shape)
+        image = image_of_pair(self.pair, numbers.shape, reading)
         return Sample(image=image, truth=self._instances(numbers), image_id=self.image_id)
 
     def _instances(self, numbers: ndarray) -> Segments:

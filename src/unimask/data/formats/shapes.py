@@ -13,6 +13,7 @@ from torch import Tensor
 from unimask.config.images import Task
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
+from unimask.data.reading import PLAIN, Reading
 from unimask.data.seeds import seeded_generator
 from unimask.data.sources import Format, Source, Sources
 from unimask.errors import DataError
@@ -54,7 +55,11 @@ class _ShapesItem:
     def files(self) -> tuple[Path, ...]:
         return ()
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        return (self.size,)
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
+        """Draw it: no file is read."""
         generator = seeded_generator(self.seed, self.index)
         image, surface = _scenery(self.size, generator)
         labels, layer = [], torch.zeros(self.size, dtype=torch.int16)

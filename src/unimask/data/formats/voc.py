@@ -17,12 +17,14 @@ from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, find_image
-from unimask.data.numbered import LabelPair, check_sizes, numbers_of_colors, pack_color
+from unimask.data.numbered import LabelPair, check_sizes, numbers_of_colors, pack_color, size_of_labels
+from unimask.data.pillow import open_image
 from unimask.data.rasterise import truth_segments
-from unimask.data.read import numbered_lines, open_image, read_image, read_labels
+from unimask.data.read import numbered_lines, read_annotated_image, read_labels
+from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import Format, Source, Sources, split_of_word
 from unimask.errors import DataError, some_of
-from unimask.structures import Categories, Sample, Segments
+from unimask.structures import Categories, Sample, Segments, Size
 
 CLASSES, OBJECTS = "SegmentationClass", "SegmentationObject"
 LISTS = "ImageSets/Segmentation"
@@ -126,14 +128,17 @@ class _VocItem:
     def files(self) -> tuple[Path, ...]:
         return self.photo, *(self.folder / name / f"{self.image_id}.png" for name in (CLASSES, OBJECTS))
 
-    def read(self) -> Sample:
+    def stated_size(self) -> tuple[Size, ...]:
+        return size_of_labels(LabelPair(image=self.photo, labels=self.files[1]))
+
+    def read(self, reading: Reading = PLAIN) -> Sample:
         stem = self.image_id
         photo, class_path, object_path = self.files
         for labels in (class_path, object_path):
             check_sizes(LabelPair(image=photo, labels=labels))
         classes = _read_classes(class_path, self.scheme.numbers_of_colors)
         objects = _read_objects(object_path)
-        image = read_image(photo)
+        image = read_annotated_image(photo, (classes.shape[0], classes.shape[1]), reading)
         sizes = {classes.shape, objects.shape, tuple(image.shape[1:])}
         if len(sizes) > 1:
             raise DataError(

@@ -1,0 +1,49 @@
+"""How the files of images become 8-bit RGB: one decision for a set or a run, not one for each image."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from unimask.config.images import DataConfig, Experiment
+
+Orientation = Literal["auto", "exif", "stored"]
+Depth = Literal["auto"] | int
+Page = Literal["first", "max"] | int
+Channel = Literal["colors", "max"] | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read of a file, and how; the fields are those of `DataConfig`.
+
+    With `orientation` "auto" an image is turned as its EXIF orientation says, but for annotated images whose
+    stored pixels alone have the size of the labels. With `depth` "auto" an image of 16 bits is scaled by its
+    own brightest value: a set or a run decides first (`data/decisions.py`).
+    """
+
+    orientation: Orientation = "auto"
+    undecided: Literal["exif", "stored"] = "exif"  # what "auto" becomes where the labels of a set do not tell
+    depth: Depth = "auto"  # bits of the camera, 8 to 16: the value 2^depth - 1 becomes 255
+    page: Page = "first"  # of a file of several images: its number, or the largest value of all of them
+    channel: Channel = "colors"  # number of the only channel to read, or the largest value of all of them
+
+
+PLAIN = Reading()
+
+
+def reading_of(config: DataConfig) -> Reading:
+    """Return what the settings say about reading."""
+    return Reading(
+        orientation=config.orientation, depth=config.depth, page=config.page, channel=config.channel
+    )
+
+
+def with_reading(experiment: Experiment, reading: Reading) -> Experiment:
+    """Return the experiment with what was decided about reading, so that it travels with the model."""
+    data = replace(
+        experiment.data,
+        orientation=reading.orientation,
+        depth=reading.depth,
+        page=reading.page,
+        channel=reading.channel,
+    )
+    return replace(experiment, data=data)
