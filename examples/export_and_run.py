@@ -1,4 +1,4 @@
-"""Export a model to ONNX and run it without PyTorch: `python examples/export_and_run.py`.
+"""Export a model to ONNX and run it with and without unimask: `python examples/export_and_run.py`.
 
 Needs the extra `export` (pip install 'unimask[export]').
 """
@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+from onnx_in_numpy import Model, segment
 from PIL import Image
 
 import unimask
@@ -27,12 +27,6 @@ unimask.export(given.weights, given.output, images=[read_image(given.image)[:, :
 result = unimask.load(given.output).predict(given.image, task="instance")
 print(f"unimask with the ONNX file: {len(result.segments)} instances")
 
-# without unimask: normalised pixels in, class logits, mask embeddings and mask features out
-session = onnxruntime.InferenceSession(given.output, providers=["CPUExecutionProvider"])
-pixels = np.asarray(Image.open(given.image).convert("RGB").resize((128, 128)), dtype=np.float32)
-pixels = ((pixels - 127.5) / 127.5).transpose(2, 0, 1)[
-    None
-]  # mean and deviation: backbone.image_mean, image_std
-names = [one.name for one in session.get_outputs()]
-for name, value in zip(names, session.run(None, {session.get_inputs()[0].name: pixels}), strict=True):
-    print(f"{name}: {value.shape}")
+# without it: numpy and onnxruntime alone
+found = segment(Model(given.output), np.asarray(Image.open(given.image).convert("RGB")), "instance")
+print(f"numpy and onnxruntime: {len(found)} instances")

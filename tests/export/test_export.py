@@ -86,6 +86,20 @@ def test_every_batch_height_and_width(exports: Exports, onnx_file: Path) -> None
             assert torch.allclose(one, other, atol=1e-3)
 
 
+@pytest.mark.parametrize("onnx_file", ["mask2former"], indirect=True)
+def test_openvino_reads_the_file(onnx_file: Path) -> None:
+    openvino = pytest.importorskip(
+        "openvino", reason="openvino is not installed (group dev, Linux on x86-64)"
+    )
+    network, _ = load_exported(onnx_file, "cpu")
+    compiled = openvino.Core().compile_model(onnx_file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for shape in SHAPES[:2]:
+        pixels, valid = inputs(shape)
+        found = compiled({"pixels": pixels.numpy()})
+        for name, expected in zip(network.signature.outputs, outputs(network, pixels, valid), strict=True):
+            assert torch.allclose(torch.from_numpy(found[name]), expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("onnx_file", ONNX, indirect=True)
 def test_the_file_is_standard_and_names_its_sizes(onnx_file: Path) -> None:
     import onnx

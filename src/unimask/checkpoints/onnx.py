@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ONNX_SUFFIX = ".onnx"
 DESCRIPTION_KEY = "unimask"  # the entry of the file's metadata that holds the text of a `config.json`
+JOINING_KEY = "unimask.joining"  # the entry with the numbers by which segments of tiles are joined
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

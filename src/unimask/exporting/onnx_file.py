@@ -8,8 +8,10 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import ExportedProgram
 
-from unimask.checkpoints.onnx import DESCRIPTION_KEY, Signature
+from unimask.checkpoints.onnx import DESCRIPTION_KEY, JOINING_KEY, Signature
 from unimask.errors import WeightsError
+from unimask.files import json_text
+from unimask.inference.tiles import SAME, SEEN
 
 OPSET = 20  # the first whose GridSample has the modes of PyTorch
 DIMENSIONS = {
@@ -50,9 +52,10 @@ def save_onnx(program: ExportedProgram, path: Path, description: str, signature:
 
 
 def describe(model: onnx.ModelProto, description: str) -> None:
-    """Write the description into the metadata, and nothing else."""
+    """Write the description and the numbers for joining tiles into the metadata, and nothing else."""
     del model.metadata_props[:]
-    for key, value in ((DESCRIPTION_KEY, description),):
+    joining = json_text({"same": SAME, "seen": SEEN})
+    for key, value in ((DESCRIPTION_KEY, description), (JOINING_KEY, joining)):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
 
