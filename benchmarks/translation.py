@@ -19,7 +19,7 @@ from transformers import MarianConfig, MarianMTModel
 
 from unimask.conversion.marian import import_tensors, read_settings
 from unimask.losses.tokens import TokenCriterion
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.decoding import beam_search, decode
 from unimask.models.seq2seq import Seq2Seq
 from unimask.presets.transformer import transformer_tiny_multi30k

@@ -22,7 +22,7 @@ from unimask.conversion import convert, eomt
 from unimask.conversion.imagenet import load_imagenet, vision_transformer_from_timm
 from unimask.conversion.rules import to_ours, to_theirs
 from unimask.errors import WeightsError
-from unimask.models.build import build_eomt, build_vision_transformer
+from unimask.models.build_eomt import build_eomt, build_vision_transformer
 from unimask.presets.eomt import published_model
 
 CLASS_OF = {"dinov2": EomtForUniversalSegmentation, "dinov3": EomtDinov3ForUniversalSegmentation}

@@ -34,7 +34,7 @@ from unimask.data.text.words import join_words, split_words
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.inference.text_evaluation import evaluate_lines
 from unimask.inference.translator import Translator, load_translator
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.presets import TRANSLATION_PRESETS
 from unimask.training import run as training

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.config.text import SequenceModelConfig
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
 

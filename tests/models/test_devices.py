@@ -23,7 +23,9 @@ from unimask.config.overrides import override
 from unimask.losses import matcher
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.tokens import TokenCriterion
-from unimask.models.build import build_eomt, build_model, build_sequence_model
+from unimask.models.build import build_model
+from unimask.models.build_eomt import build_eomt
+from unimask.models.build_text import build_sequence_model
 from unimask.models.eomt import AnnealedAttention
 from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
 from unimask.postprocess.masks import postprocess_masks

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unimask.config.images import VisionTransformerConfig
-from unimask.models.build import build_vision_transformer
+from unimask.models.build_eomt import build_vision_transformer
 from unimask.nn.vit import RandomScale, VisionTransformer, unrotated
 
 TINY = {"channels": 48, "blocks": 3, "heads": 4, "feedforward_channels": 192}

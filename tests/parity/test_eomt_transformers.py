@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unimask.config.images import LossConfig
 from unimask.losses.build import build_criterion
-from unimask.models.build import build_eomt
+from unimask.models.build_eomt import build_eomt
 from unimask.models.eomt import AnnealedAttention, Eomt
 from unimask.structures import Segments
 

@@ -18,7 +18,7 @@ from unimask.data.text.casing import AS_WRITTEN, Casing, casing_from_dict
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.files import json_text, read_json, write_json, write_text
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
 

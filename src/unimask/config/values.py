@@ -129,3 +129,13 @@ def with_changes(values: dict[str, object], changes: Mapping[str, object]) -> di
         assert isinstance(place, dict)
         place[last] = value
     return values
+
+
+def check_divisible(number: int, parts: int, path: str, what: str) -> None:
+    """Check that a number of channels can be divided into parts.
+
+    Raises:
+        ConfigError: it cannot; `what` says what the parts are.
+    """
+    if number % parts:
+        raise ConfigError(path, f"{number} channels cannot be divided by {parts} ({what})")

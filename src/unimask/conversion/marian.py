@@ -23,7 +23,7 @@ from unimask.conversion.rules import Rule, to_ours, to_theirs
 from unimask.data.text.casing import AS_WRITTEN
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import DataError, WeightsError
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
 

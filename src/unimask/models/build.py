@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import cast, overload
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from unimask.config.images import (
     DetrConfig,
@@ -15,15 +12,14 @@ from unimask.config.images import (
     ModelConfig,
     PixelDecoderConfig,
     QueryDecoderConfig,
-    VisionTransformerConfig,
 )
-from unimask.config.text import SequenceModelConfig
-from unimask.config.values import check_values
+from unimask.config.values import check_divisible, check_values
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
+from unimask.models.build_eomt import build_eomt
 from unimask.models.detr import Detr, with_positions, without_positions
 from unimask.models.detr_masks import GROUPS, DetrWithMasks, MaskPyramid, QueryAttentionMaps
-from unimask.models.eomt import Eomt, Upscaling, masked_attention, open_attention
+from unimask.models.eomt import Eomt
 from unimask.models.heads import BoxHeads, MaskHeads
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.per_pixel import CategoryEmbeddings, CategoryHeads
@@ -35,40 +31,21 @@ from unimask.models.pixel_decoders import (
     PyramidPixelDecoder,
 )
 from unimask.models.query_decoder import QueryDecoder, full_visibility, masked_visibility
-from unimask.models.seq2seq import Seq2Seq, TokenEmbedding, TokenSource, VectorSource
 from unimask.models.transformer_encoder import TransformerEncoder, encoder_layer
-from unimask.nn.attention import Attention, SelfAttention
+from unimask.nn.attention import Attention
 from unimask.nn.layers import NORM_GROUPS, ConstantEmbedding, pointwise_convolution
 from unimask.nn.transformer import (
-    CausalSublayer,
     CrossSublayer,
     DecoderLayer,
-    EncoderLayer,
     FeedForward,
     FeedForwardSublayer,
-    PreNormResidual,
     Residual,
     SelfSublayer,
-)
-from unimask.nn.vit import (
-    Block,
-    KeylessBias,
-    LearnedPositions,
-    RotaryPositions,
-    TokenAttention,
-    VisionTransformer,
-    kept,
-    recomputed,
 )
 
 ENCODER_INPUT = {"attention": without_positions, "input_and_attention": with_positions}
 VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
-
-NORM_EPS = {"dinov2": 1e-6, "dinov3": 1e-5}
-RUN_BLOCK = {False: kept, True: recomputed}
-PREDICTED_WITH = {"open": open_attention, "masked": masked_attention, "annealed": open_attention}
-"""How queries attend in predictions, by `EomtConfig.attention`."""
 
 Model = MaskClassifier | Eomt | Detr | DetrWithMasks
 """The models there are: each takes normalised pixels and which of them are valid."""
@@ -137,8 +114,8 @@ def build_pixel_decoder(
     """
     path = "model.pixel_decoder"
     check_values(config, path)
-    _check_divisible(config.channels, NORM_GROUPS, f"{path}.channels", "groups of its norms")
-    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
+    check_divisible(config.channels, NORM_GROUPS, f"{path}.channels", "groups of its norms")
+    check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
     _check_strides(config.strides, in_channels, f"{path}.strides", "the backbone gives")
     octaves = config.position_octaves
     mask_positions = MapPositions(octaves, config.mask_channels) if octaves else nn.Identity()
@@ -174,7 +151,7 @@ def _pyramid_decoder(
     if config.strides != (coarsest,):
         reason = f"a pyramid's encoder refines the coarsest map only, ({coarsest},); got {config.strides}"
         raise ConfigError(f"{path}.strides", reason)
-    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
+    check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
     encoder: nn.Module = nn.Identity()
     if config.layers:
         projection = pointwise_convolution(in_channels[coarsest], config.channels)
@@ -266,8 +243,8 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
     )
     if not config.mask_head:
         return detr
-    _check_divisible(config.channels + config.heads, GROUPS, "model.channels", "groups of the mask head")
-    _check_divisible(config.channels, 16 * GROUPS, "model.channels", "groups of the mask head's last norm")
+    check_divisible(config.channels + config.heads, GROUPS, "model.channels", "groups of the mask head")
+    check_divisible(config.channels, 16 * GROUPS, "model.channels", "groups of the mask head's last norm")
     pyramid = MaskPyramid(
         channels=config.channels,
         heads=config.heads,
@@ -275,73 +252,6 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
         in_channels=tuple(in_channels[stride] for stride in (16, 8, 4) if stride < config.stride),
     )
     return DetrWithMasks(detr, QueryAttentionMaps(config.channels, config.heads), pyramid)
-
-
-def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
-    """EoMT, with the attention rule of predictions.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
-    check_values(config, "model")
-    if config.query_blocks > config.backbone.blocks:
-        reason = f"{config.query_blocks} of {config.backbone.blocks} blocks (model.backbone.blocks)"
-        raise ConfigError("model.query_blocks", reason)
-    backbone = build_vision_transformer(config.backbone)
-    channels = config.backbone.channels
-    return Eomt(
-        backbone=backbone,
-        queries=config.queries,
-        query_blocks=config.query_blocks,
-        upscaling=[Upscaling(channels) for _ in range(_doublings(config.backbone.patch))],
-        heads=MaskHeads(channels, channels, num_classes, functional.gelu),
-        rule=PREDICTED_WITH[config.attention],
-    )
-
-
-def _doublings(patch: int) -> int:
-    """How many times the size of a map of patches doubles on the way to stride 4."""
-    steps = (patch // MASK_STRIDE).bit_length() - 1
-    if steps < 0 or MASK_STRIDE * 2**steps != patch:
-        raise ConfigError("model.backbone.patch", f"must be 4, 8, 16 or 32, not {patch}")
-    return steps
-
-
-def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransformer:
-    """The transformer of an EoMT.
-
-    Raises:
-        ConfigError: see `build_model`.
-    """
-    path, channels = "model.backbone", config.channels
-    check_values(config, path)
-    _check_divisible(channels, config.heads, f"{path}.channels", "heads")
-    if config.patch < 1 or config.size < 1 or config.size % config.patch:
-        reason = f"must be a multiple of the patch, {config.patch}; got {config.size}"
-        raise ConfigError(f"{path}.size", reason)
-    eps = NORM_EPS[config.kind]
-    head_channels, grid = channels // config.heads, config.size // config.patch
-    inputs: Callable[[], nn.Linear | KeylessBias]
-    positions: LearnedPositions | RotaryPositions
-    if config.kind == "dinov3":
-        _check_divisible(head_channels, 4, f"{path}.channels", "parts of a rotation, per head")
-        inputs, positions = partial(KeylessBias, channels), RotaryPositions(head_channels)
-    else:
-        inputs = partial(nn.Linear, channels, 3 * channels)
-        positions = LearnedPositions((grid, grid), channels)
-    blocks = [
-        Block(TokenAttention(inputs(), channels, config.heads), channels, config.feedforward_channels, eps)
-        for _ in range(config.blocks)
-    ]
-    return VisionTransformer(
-        patch=config.patch,
-        registers=config.registers,
-        channels=channels,
-        positions=positions,
-        blocks=blocks,
-        norm_eps=eps,
-        run=RUN_BLOCK[config.recompute],
-    )
 
 
 def _query_decoder(
@@ -386,13 +296,8 @@ def _projection(in_channels: int, out_channels: int) -> nn.Module:
 
 def _check_transformer(config: QueryDecoderConfig | DetrConfig, path: str) -> None:
     check_values(config, path)
-    _check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
-    _check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
-
-
-def _check_divisible(channels: int, parts: int, path: str, what: str) -> None:
-    if channels % parts:
-        raise ConfigError(path, f"{channels} channels cannot be divided by {parts} ({what})")
+    check_divisible(config.channels, config.heads, f"{path}.channels", "heads")
+    check_divisible(config.channels, 4, f"{path}.channels", "parts of a sine position")
 
 
 def _check_strides(strides: tuple[int, ...], given: Mapping[int, int], path: str, who: str) -> None:
@@ -401,56 +306,3 @@ def _check_strides(strides: tuple[int, ...], given: Mapping[int, int], path: str
         raise ConfigError(
             path, f"{strides} must be different strides out of those that {who}: {sorted(given)}"
         )
-
-
-# sequences
-
-ACTIVATIONS = {"relu": torch.relu_, "silu": functional.silu, "gelu": functional.gelu}
-RESIDUALS: Mapping[str, type[Residual] | type[PreNormResidual]] = {"post": Residual, "pre": PreNormResidual}
-
-
-def build_sequence_model(config: SequenceModelConfig, vocabulary: int) -> Seq2Seq:
-    """A Transformer with random weights that writes tokens of a vocabulary of this size."""
-    channels, pre_norm = config.channels, config.norm == "pre"
-    return Seq2Seq(
-        source_input=(
-            VectorSource(config.source_features, channels) if config.source == "vectors" else TokenSource()
-        ),
-        embedding=TokenEmbedding(vocabulary, channels, bias=config.output_bias),
-        encoder_layers=[_sequence_encoder_layer(config) for _ in range(config.encoder_layers)],
-        decoder_layers=[_sequence_decoder_layer(config) for _ in range(config.decoder_layers)],
-        encoder_norm=nn.LayerNorm(channels) if pre_norm else nn.Identity(),
-        decoder_norm=nn.LayerNorm(channels) if pre_norm else nn.Identity(),
-        dropout=config.dropout,
-        halves=config.position_layout == "halves",
-    )
-
-
-def _sequence_encoder_layer(config: SequenceModelConfig) -> EncoderLayer:
-    return EncoderLayer(
-        SelfAttention(config.channels, config.heads, config.attention_dropout),
-        config.channels,
-        config.feedforward_channels,
-        config.dropout,
-        residual=RESIDUALS[config.norm],
-        hidden_dropout=config.hidden_dropout,
-        activation=ACTIVATIONS[config.activation],
-    )
-
-
-def _sequence_decoder_layer(config: SequenceModelConfig) -> DecoderLayer:
-    channels, residual = config.channels, RESIDUALS[config.norm]
-    feedforward = FeedForward(
-        channels, config.feedforward_channels, config.hidden_dropout, ACTIVATIONS[config.activation]
-    )
-
-    def attention() -> Attention:
-        return Attention(channels, config.heads, config.attention_dropout)
-
-    return DecoderLayer(
-        {
-            "self": CausalSublayer(attention(), residual(channels, config.dropout)),
-            "cross": CrossSublayer(attention(), residual(channels, config.dropout)),
-            "feedforward": FeedForwardSublayer(feedforward, residual(channels, config.dropout)),
-        }
-    )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.models.heads import MaskHeads
-from unimask.nn.vit import VisionTransformer
+from unimask.nn.vit import Scale, VisionTransformer
 from unimask.ops.dispatch import resize_maps
 from unimask.structures import MaskPrediction, Size, Uniform
 
@@ -136,10 +136,15 @@ class Eomt(nn.Module):
         """
         return self.predict(pixels, self.rule)
 
-    def predict(self, pixels: Float[Tensor, "batch 3 height width"], rule: AttentionRule) -> MaskPrediction:
-        """Return what `forward` does under another attention rule, per prediction in order of depth."""
+    def predict(
+        self, pixels: Float[Tensor, "batch 3 height width"], rule: AttentionRule, scale: Scale = 1.0
+    ) -> MaskPrediction:
+        """Return what `forward` does under another attention rule, per prediction in order of depth.
+
+        `scale` is that of rotary positions.
+        """
         backbone = self.backbone
-        tokens, rotate, grid = backbone.embed(pixels)
+        tokens, rotate, grid = backbone.embed(pixels, scale)
         for block in backbone.blocks[: self.first_query_block]:
             tokens = backbone.run(block, tokens, rotate)
         queries = self.queries.weight.to(tokens.dtype).expand(tokens.shape[0], -1, -1)

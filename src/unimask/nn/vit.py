@@ -24,6 +24,10 @@ Rotate = Callable[[Tensor], Tensor]
 """Rotates queries and keys (batch, heads, tokens, head_channels) by the positions of their tokens."""
 
 
+Scale = float | Float[Tensor, "1"]
+"""How large the image is to rotary positions; 1 in predictions."""
+
+
 def unrotated(tokens: Float[Tensor, "batch heads tokens head_channels"]) -> Tensor:
     """Return the tokens as they are: their positions were added before the first block."""
     return tokens
@@ -65,9 +69,9 @@ class LearnedPositions(nn.Module):
         nn.init.trunc_normal_(self.embedding, std=0.02)
 
     def forward(
-        self, patches: Float[Tensor, "batch patches channels"], grid: Size
+        self, patches: Float[Tensor, "batch patches channels"], grid: Size, scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch patches channels"], Rotate]:
-        """Return the patches with their positions added, and a rotation that does nothing.
+        """Return the patches with their positions, which have no scale, and a rotation that does nothing.
 
         Raises:
             ValueError: there are other patches than those the positions are for.
@@ -77,39 +81,21 @@ class LearnedPositions(nn.Module):
         return patches + self.embedding, unrotated
 
 
-class RandomScale(nn.Module):
-    """In training, numbers are multiplied by a random one from 1 / `largest` to `largest`, the same for all.
-
-    Its logarithm is uniform. As dropout, it does nothing to a model that predicts.
-    """
-
-    def __init__(self, largest: float) -> None:
-        super().__init__()
-        self.largest = largest
-
-    def forward(self, numbers: Float[Tensor, "*numbers"]) -> Float[Tensor, "*numbers"]:
-        """Return the numbers, scaled."""
-        if not self.training:
-            return numbers
-        return numbers * self.largest ** (2 * torch.rand(1, device=numbers.device) - 1)
-
-
 class RotaryPositions(nn.Module):
     """Rotates queries and keys by the places of their patches, for images of any size.
 
-    The image spans [-1, 1] in both directions; in training, a bit more or less of it.
+    The image spans [-1, 1] in both directions, times the scale: a training may draw one for each step.
     """
 
-    def __init__(self, head_channels: int, rescale: float = 2.0) -> None:
+    def __init__(self, head_channels: int) -> None:
         super().__init__()
         self.head_channels = head_channels
-        self.rescale = RandomScale(rescale)
 
     def forward(
-        self, patches: Float[Tensor, "batch patches channels"], grid: Size
+        self, patches: Float[Tensor, "batch patches channels"], grid: Size, scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch patches channels"], Rotate]:
         """Return the patches as they are, and the rotation of their places."""
-        places = self.rescale(2 * cell_centers(*grid, device=patches.device).flip(1) - 1)  # (y, x)
+        places = scale * (2 * cell_centers(*grid, device=patches.device).flip(1) - 1)  # (y, x)
         exponents = torch.arange(0, 1, 4 / self.head_channels, device=patches.device)
         angles = 2 * math.pi * places[:, :, None] * ROTARY_BASE**-exponents
         angles = angles.flatten(1).tile(2)
@@ -296,11 +282,11 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(tokens, std=0.02)
 
     def embed(
-        self, pixels: Float[Tensor, "batch 3 height width"]
+        self, pixels: Float[Tensor, "batch 3 height width"], scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch tokens channels"], Rotate, Size]:
         """Return the tokens before the first block, how blocks rotate them, and (rows, columns) of patches.
 
-        The order is class token, registers, patches row by row.
+        The order is class token, registers, patches row by row. `scale` is that of rotary positions.
 
         Raises:
             ValueError: a side of the image is no multiple of the patch, or positions are for another size.
@@ -309,7 +295,7 @@ class VisionTransformer(nn.Module):
         if height % self.patch or width % self.patch:
             raise ValueError(f"sides of images are multiples of {self.patch}, not {height} x {width} pixels")
         grid = (height // self.patch, width // self.patch)
-        patches, rotate = self.positions(self.patches(pixels).flatten(2).transpose(1, 2), grid)
+        patches, rotate = self.positions(self.patches(pixels).flatten(2).transpose(1, 2), grid, scale)
         prefix = torch.cat((self.class_token, self.registers), dim=1).expand(patches.shape[0], -1, -1)
         return torch.cat((prefix.to(patches.dtype), patches), dim=1), rotate, grid
 

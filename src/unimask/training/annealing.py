@@ -1,16 +1,22 @@
-"""How masked attention ends during a training: a function of the step, so that nothing has to be kept."""
+"""How an EoMT is called in a training step: a function of the step, so that nothing has to be kept.
+
+Masked attention ends during the training, and rotary positions have a random scale.
+"""
 
 from functools import partial
 
 from unimask.config.images import EomtConfig, Experiment
 from unimask.models.build import Model
+from unimask.models.build_eomt import PREDICTED_WITH
 from unimask.models.eomt import AnnealedAttention, AttentionRule, Eomt
+from unimask.nn.vit import Scale
 from unimask.structures import ImageBatch, Prediction, Uniform
 from unimask.training.step import Forward, as_predicted
 
 FIRST, LAST = 1 / 6, 2 / 3  # where the annealing of the first and of the last block begins
 LENGTH = 1 / 6
 POWER = 0.9
+LARGEST_SCALE = 2.0  # of rotary positions
 """Shares of the run, and the exponent.
 
 Source: the configurations of EoMT. They give steps, and these shares of their runs: four blocks that follow
@@ -30,14 +36,23 @@ def mask_chances(step: int, steps: int, blocks: int) -> tuple[float, ...]:
 
 
 def forward_in_step(experiment: Experiment, step: int, uniform: Uniform) -> Forward:
-    """Return how the model is called in a training step: an annealed one with the chances of that step."""
+    """Return how the model is called in a training step: an annealed one with the chances of that step.
+
+    Rotary positions are scaled by a random number from 1/2 to 2, whose logarithm is uniform.
+
+    Source: DINOv3, whose positions are trained so; EoMT keeps it.
+    """
     model = experiment.model
-    if not isinstance(model, EomtConfig) or model.attention != "annealed":
+    if not isinstance(model, EomtConfig):
         return as_predicted
-    chances = mask_chances(step, experiment.training.steps, model.query_blocks)
-    return partial(_with_rule, AnnealedAttention(chances=chances, uniform=uniform))
+    rule: AttentionRule = PREDICTED_WITH[model.attention]
+    if model.attention == "annealed":
+        chances = mask_chances(step, experiment.training.steps, model.query_blocks)
+        rule = AnnealedAttention(chances=chances, uniform=uniform)
+    scale = LARGEST_SCALE ** (2 * uniform((1,)) - 1) if model.backbone.kind == "dinov3" else 1.0
+    return partial(_with_rule, rule, scale)
 
 
-def _with_rule(rule: AttentionRule, model: Model, images: ImageBatch) -> Prediction:
+def _with_rule(rule: AttentionRule, scale: Scale, model: Model, images: ImageBatch) -> Prediction:
     assert isinstance(model, Eomt)
-    return model.predict(images.pixels, rule)
+    return model.predict(images.pixels, rule, scale)

@@ -25,7 +25,7 @@ from unimask.inference.translator import greedy, write_all
 from unimask.losses.criterion import Average
 from unimask.losses.tokens import TokenCriterion
 from unimask.metrics.bleu import LineMetrics
-from unimask.models.build import build_sequence_model
+from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.results.gallery import spread
 from unimask.structures import SequenceBatch
