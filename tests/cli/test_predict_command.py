@@ -76,7 +76,7 @@ def test_the_files_of_a_picture_agree(model: Path, tmp_path: Path, task: str) ->
         assert (top, top + height) == (rows.min(), rows.max() + 1)
     assert "photo" in outcome.out
     assert "results are in" in outcome.out
-    assert "pictures/s" in outcome.err
+    assert "images/s" in outcome.err
 
 
 def exif_sideways() -> bytes:

@@ -58,7 +58,7 @@ def test_two_processes_give_what_one_gives(model: Path, tmp_path: Path) -> None:
     assert [one["name"] for one in json.loads(out)] == ["0", "1", "2", "3", "4"]
     assert other_out == ""
     assert errors.count("3b.png: ") == 1
-    assert "1 of 6 pictures could not be segmented" in errors
+    assert "1 of 6 images could not be segmented" in errors
     assert "3b.png" not in other_errors  # the first process says it, whoever read the picture
     one, two = ({path.name: path for path in (tmp_path / name).glob("[!.]*")} for name in ("one", "two"))
     assert one.keys() == two.keys()

@@ -357,9 +357,9 @@ def measure(run: Path, instances: Path) -> tuple[object, ...]:
 def test_measures_on_the_screen_as_json_and_in_a_file(measure: tuple[object, ...], tmp_path: Path) -> None:
     outcome = unimask(*measure)
     assert outcome.code == 0, outcome.err
-    assert "instance, 2 pictures of" in outcome.out
+    assert "instance, 2 images of" in outcome.out
     assert {"AP", "AP50", "AP@0.50", "cat", "dog"} <= set(outcome.out.replace("│", " ").split())
-    assert "pictures/s" in outcome.err
+    assert "images/s" in outcome.err
     file = tmp_path / "new" / "measured.json"
     outcome = unimask(*measure, "--json", "--output", file)
     found, written = outcome.json(), json.loads(file.read_text(encoding="utf-8"))

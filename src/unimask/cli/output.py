@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from unimask.files import json_text
-from unimask.training.progress import duration
+from unimask.training.progress import duration, progress_bars
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
@@ -59,17 +59,11 @@ def show_line(text: str) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with speed and time left; gives a function to call with the pictures done and all pictures.
+    """A bar with speed and time left; gives a function to call with the images done and all images.
 
     Until its first call there is no bar.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[details]}"),
-    )
-    bars = Progress(*columns, console=errors)
+    bars = progress_bars(errors)
     bar = bars.add_task(label, details="")
     started = time.monotonic()
 
@@ -77,7 +71,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         bars.start()
         seconds = time.monotonic() - started
         left = f"{duration(seconds / done * (total - done))} left" if done else ""
-        details = f"{done / max(seconds, 1e-3):.2f} pictures/s  " if done else ""
+        details = f"{done / max(seconds, 1e-3):.2f} images/s  " if done else ""
         details += left if done < total else f"in {duration(seconds)}"
         bars.update(bar, completed=done, total=total, details=details)
 
@@ -148,7 +142,7 @@ def show_pictures(pictures: Sequence[PictureSummary]) -> None:
 
 
 def _by_picture(pictures: Sequence[PictureSummary]) -> Table:
-    table = _table(("picture", "size", "category"), ("segments", "score", "area"))
+    table = _table(("image", "size", "category"), ("segments", "score", "area"))
     for picture in pictures:
         name, size = shorten(picture.name), picture.size
         for one in picture.found:
@@ -160,7 +154,7 @@ def _by_picture(pictures: Sequence[PictureSummary]) -> Table:
 
 
 def _by_category(pictures: Sequence[PictureSummary]) -> Table:
-    table = _table(("category",), ("pictures", "segments", "score"))
+    table = _table(("category",), ("images", "segments", "score"))
     found = [one for picture in pictures for one in picture.found]
     for category in sorted({one.category for one in found}):
         members = [one for one in found if one.category == category]
@@ -189,7 +183,7 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
 
 def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     """The main measures, the best and the worst categories, and what is most often wrong."""
-    show_values(evaluation.main, f"{evaluation.task}, {evaluation.pictures} pictures of {data}")
+    show_values(evaluation.main, f"{evaluation.task}, {evaluation.pictures} images of {data}")
     ranked = evaluation.ranked_categories()
     if len(ranked) > 1:
         _show_categories(ranked)
@@ -343,7 +337,7 @@ def show_parity(report: "ParityReport", path: str) -> None:
     for one in report.differences:
         table.add_row(one.output, f"{one.difference:.1e}", f"{one.largest:.1f}")
     screen.print(table)
-    table = _table(("task", "pictures"), ("same pixels", "same segments or boxes", "corners differ by"))
+    table = _table(("task", "images"), ("same pixels", "same segments or boxes", "corners differ by"))
     for found in report.agreement:
         cells = (
             (f"{found.pixels:.2%}", f"{found.segments:.2%}", "")

@@ -151,6 +151,6 @@ def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
     for message in (*failed, *errors):
         show.show_error(message)
     if failed:
-        show.errors.print(f"{len(failed)} of {predicted.images} pictures could not be segmented")
+        show.errors.print(f"{len(failed)} of {predicted.images} images could not be segmented")
     if failed or errors:
         raise typer.Exit(BAD_INPUT)

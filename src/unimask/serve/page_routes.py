@@ -35,7 +35,7 @@ REPORT_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-popups"
 )
 """A report is one self-contained file of a run folder: it may run what it holds, and reach nothing else."""
-READERS = 2  # results that are read at the same time
+READERS = 2  # results that are postprocessed at the same time
 WATCHED = 4  # views whose layers are kept
 
 
@@ -102,7 +102,7 @@ def _reports(router: APIRouter, service: Service) -> None:
 
 
 class Desk:
-    """Reads results about the images that are kept; a few at a time, outside the engine's thread."""
+    """Results about the images that are kept; a few at a time, outside the engine's thread."""
 
     def __init__(self, service: Service, store: Store) -> None:
         self.service = service

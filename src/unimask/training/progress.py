@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +128,22 @@ class PlainReporter:
         """Show nothing."""
 
 
+def progress_bars(console: Console, *first: ProgressColumn) -> Progress:
+    """Return bars of a label, the share that is done, counts, and the text of the field `details`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[details]}"),
+    )
+    return Progress(*first, *columns, console=console)
+
+
 class RichReporter:
     """Show a bar with loss, speed and time left, and a second one while an evaluation runs."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            console=console or Console(stderr=True),
-        )
+        self._progress = progress_bars(console or Console(stderr=True), SpinnerColumn())
         self._training = TaskID(0)
         self._evaluation: TaskID | None = None
         self._first = True
