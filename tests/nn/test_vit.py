@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unimask.config.images import VisionTransformerConfig
 from unimask.models.build_eomt import build_vision_transformer
-from unimask.nn.vit import RandomScale, VisionTransformer, unrotated
+from unimask.nn.vit import RotaryPositions, VisionTransformer, unrotated
 
 TINY = {"channels": 48, "blocks": 3, "heads": 4, "feedforward_channels": 192}
 
@@ -133,13 +133,10 @@ def test_images_of_other_sizes_are_refused() -> None:
         model(torch.zeros(1, 3, 96, 100))
 
 
-def test_places_are_stretched_in_training_only() -> None:
-    scale = RandomScale(2.0)
-    numbers = torch.tensor([-1.0, 0.5])
-    torch.manual_seed(0)
-    factors = torch.stack([scale(numbers) / numbers for _ in range(200)])
-    assert torch.allclose(factors[:, 0], factors[:, 1])
-    assert 0.5 <= factors.min() < 0.6
-    assert 1.8 < factors.max() <= 2.0
-    assert abs(factors.log().mean()) < 0.1
-    assert torch.equal(scale.eval()(numbers), numbers)
+def test_a_scale_multiplies_the_angles_of_rotary_positions() -> None:
+    positions = RotaryPositions(16)
+    patches = torch.zeros(1, 12, 32)
+    _, once = positions(patches, (3, 4))
+    _, twice = positions(patches, (3, 4), torch.tensor([2.0]))
+    torch.testing.assert_close(twice.cos, 2 * once.cos**2 - 1, atol=1e-5, rtol=0)
+    torch.testing.assert_close(twice.sin, 2 * once.sin * once.cos, atol=1e-5, rtol=0)

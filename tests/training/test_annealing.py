@@ -1,6 +1,7 @@
 """Mask annealing, layer-wise decay and the two-stage warm-up of EoMT."""
 
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 import torch
@@ -70,6 +71,28 @@ def test_a_step_is_a_function_of_its_number() -> None:
     assert not torch.equal(between, logits(45, seed=4))
     plain = logits(0, attention="open")  # what predictions do
     torch.testing.assert_close(late, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["open", "masked", "annealed"])
+def test_rotary_positions_have_a_random_scale_in_training(attention: str) -> None:
+    experiment = override(eomt_tiny(), {"model.attention": attention})
+    model = build_model(experiment.model, 5)
+    generator = torch.Generator().manual_seed(0)
+    said = model(images(experiment).pixels)
+    with mock.patch.object(type(model), "predict", return_value=said) as predict:
+        for _ in range(200):
+            step = forward_in_step(experiment, 3, lambda shape: torch.rand(shape, generator=generator))
+            step(model, images(experiment))
+        model(images(experiment).pixels)
+    scales = torch.cat([call.args[2] for call in predict.call_args_list[:-1]])
+    assert 0.5 <= scales.min() < 0.6
+    assert 1.8 < scales.max() <= 2.0
+    assert abs(scales.log().mean()) < 0.1
+    assert len(predict.call_args.args) == 2  # a prediction has none
+    learned = override(experiment, {"model.backbone.kind": "dinov2"})
+    with mock.patch.object(type(model), "predict", return_value=said) as predict:
+        forward_in_step(learned, 3, torch.rand)(model, images(experiment))
+    assert predict.call_args.args[2] == 1.0
 
 
 @pytest.mark.parametrize("recompute", [False, True])
