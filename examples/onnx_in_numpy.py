@@ -159,7 +159,7 @@ def bilinear(inputs, outputs):
 
 def sigmoid(values):
     """Probabilities of logits."""
-    return 1 / (1 + np.exp(-values))
+    return np.exp(-np.logaddexp(0, -values))
 
 
 def softmax(values):

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from serve.served import (
 
 from unimask.config.images import TASKS, Tiles
 from unimask.inference.segmenter import Segmenter
+from unimask.results.writing import FORMATS
 from unimask.serve.cached import predict_cached
 from unimask.serve.examples import shipped_examples
 from unimask.serve.layers import describe, on_canvas, query_of, watch
@@ -88,7 +90,7 @@ def test_downloads(client: TestClient, tmp_path: Path) -> None:
     place = upload(client)
     for task in ("instance", "detection"):
         path = tmp_path / f"{task}.json"
-        path.write_text(client.get(f"{place}/coco.json", params={"task": task}).text)
+        path.write_text(client.get(f"{place}/files/coco", params={"task": task}).text)
         coco = COCO(str(path))
         assert len(coco.getAnnIds(imgIds=[1])) == 2
         assert {coco.cats[one["category_id"]]["name"] for one in coco.anns.values()} == {"red", "green"}
@@ -96,15 +98,32 @@ def test_downloads(client: TestClient, tmp_path: Path) -> None:
     masks = color_segmenter(Tiles(size=48, overlap=24)).predict(PICTURE, "instance").prediction.masks()
     for number, mask in enumerate(masks.numpy(), start=1):
         assert np.array_equal(instances.annToMask(instances.anns[number]) > 0, mask)
-    panoptic = json.loads(client.get(f"{place}/coco.json").text)
-    with Image.open(io.BytesIO(client.get(f"{place}/ids.png").content)) as image:
-        ids = np.array(image)[..., 0]
+    answer = client.get(f"{place}/files/coco")
+    assert answer.headers["Content-Disposition"].endswith("''a.coco.zip")
+    with ZipFile(io.BytesIO(answer.content)) as archive:
+        panoptic = json.loads(archive.read("a.coco.json"))
+        with Image.open(archive.open(panoptic["annotations"][0]["file_name"])) as image:
+            ids = np.array(image)[..., 0]
     (annotation,) = panoptic["annotations"]
     areas = {one["id"]: one["area"] for one in annotation["segments_info"]}
     assert {one: int((ids == one).sum()) for one in areas} == areas
-    assert client.get(f"{place}/ids.png", params={"task": "detection"}).status_code == 422
+    refused = client.get(f"{place}/files/png", params={"task": "detection"})
+    assert (refused.status_code, "may overlap" in refused.json()["error"]) == (422, True)
+    assert "does not exist" in client.get(f"{place}/files/nonsense").json()["error"]
     with Image.open(io.BytesIO(client.get(f"{place}/picture.png").content)) as image:
         assert np.array_equal(np.array(image), PICTURE)
+
+
+def test_every_format_that_is_offered_can_be_saved(client: TestClient) -> None:
+    place, offered = upload(client), client.get("/page/formats").json()
+    names = {task: [one["name"] for one in formats] for task, formats in offered.items()}
+    assert set(names["panoptic"]) == set(FORMATS) - {"overlay"}
+    assert set(names["instance"]) == set(FORMATS) - {"overlay", "png"}
+    for task in names:
+        for name in names[task]:
+            answer = client.get(f"{place}/files/{name}", params={"task": task})
+            assert answer.status_code == 200, (task, name, answer.text)
+            assert answer.content
 
 
 def test_the_surest_instance_shows_in_the_id_map(client: TestClient) -> None:
@@ -114,7 +133,9 @@ def test_the_surest_instance_shows_in_the_id_map(client: TestClient) -> None:
     assert found["layers"] > 1
     layers = unpacked(found["map"], "<i2").reshape(found["layers"], *PICTURE.shape[:2]).astype(int)
     expected = np.where(layers == 0, 10**6, layers).min(axis=0) % 10**6
-    with Image.open(io.BytesIO(client.get(f"{place}/ids.png", params=question).content)) as image:
+    form = {"task": "instance", "threshold": "0", "model": "second", "output": "ids"}
+    answer = client.post("/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, data=form)
+    with Image.open(io.BytesIO(answer.content)) as image:
         assert np.array_equal(np.array(image)[..., 0] + 256 * np.array(image)[..., 1].astype(int), expected)
 
 
@@ -199,7 +220,7 @@ def test_a_model_of_boxes(tmp_path: Path) -> None:
             assert refused.json() == {"error": "This model finds boxes, not masks."}
         refused = client.get(f"{place}/layers", params={"segment": 1, "task": "detection"})
         assert "This model finds boxes" in refused.json()["error"]
-        (tmp_path / "a.json").write_text(client.get(f"{place}/coco.json", params={"task": "detection"}).text)
+        (tmp_path / "a.json").write_text(client.get(f"{place}/files/coco", params={"task": "detection"}).text)
         coco = COCO(str(tmp_path / "a.json"))
         assert [one["bbox"] for one in coco.anns.values()] == [[*one.bbox] for one in expected]
         answer = client.post(

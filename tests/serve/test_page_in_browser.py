@@ -175,13 +175,15 @@ def test_the_whole_way(browser: Any, address: str) -> None:
 
 
 def _downloads(visit: Visit) -> None:
-    name, content = visit.saved("#save-coco")
+    assert "png" not in visit.page.locator("#format option").all_text_contents()  # instances may overlap
+    visit.page.select_option("#format", "coco")
+    name, content = visit.saved("#save-format")
     assert name == "two boxes.coco.json"
     assert [one["area"] for one in json.loads(content)["annotations"]] == [*AREAS.values()]
-    name, content = visit.saved("#save-ids")
-    assert name == "two boxes.segments.png"
-    with Image.open(io.BytesIO(content)) as image:
-        assert (np.array(image)[..., 0] > 0).sum() == sum(AREAS.values())
+    visit.page.select_option("#format", "geojson")
+    assert "two boxes.geojson: polygons" in visit.page.text_content("#format-help")
+    name, content = visit.saved("#save-format")
+    assert (name, len(json.loads(content)["features"])) == ("two boxes.geojson", 2)
     name, content = visit.saved("#save-overlay")
     assert name == "two boxes.overlay.png"
     with Image.open(io.BytesIO(content)) as image:
@@ -324,15 +326,14 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     visit.expect_text("#list-title", f"{kept} boxes")
     assert kept == 2
     assert page.is_hidden("#overlap-field")
-    name, content = visit.saved("#save-coco")
+    page.select_option("#format", "coco")
+    name, content = visit.saved("#save-format")
     assert name == "two boxes.coco.json"
     annotations = json.loads(content)["annotations"]
     assert [one["bbox"] for one in annotations] == [[*box.bbox] for box in result.segments[:kept]]
     name, content = visit.saved("#save-overlay")
     with Image.open(io.BytesIO(content)) as image:
         assert image.width % PICTURE.shape[1] == image.height % PICTURE.shape[0] == 0
-    assert page.is_disabled("#save-ids")
-    assert page.is_visible("#no-ids")
     page.select_option("#model", "colors")
     playwright.expect(page.locator("#tasks-off")).to_be_hidden()
     visit.expect_text("#list-title", "2 boxes")  # around its instances

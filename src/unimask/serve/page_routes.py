@@ -4,6 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from threading import Lock
 from typing import Annotated
+from urllib.parse import quote
 
 import torch
 from anyio import CapacityLimiter, to_thread
@@ -12,13 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Bool
 from torch import Tensor
 
-from unimask.files import json_text
+from unimask.config.images import ALL_TASKS
 from unimask.inference.predictions import TilePrediction
 from unimask.results.result import Result
-from unimask.results.writing import coco_document
-from unimask.serve.answers import id_map, page_answer
+from unimask.serve.answers import page_answer
 from unimask.serve.cached import CachedPrediction, result_of
-from unimask.serve.images import encode, png
+from unimask.serve.downloads import download, formats_of
+from unimask.serve.images import encode
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
 from unimask.serve.service import Service
@@ -177,6 +178,10 @@ def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> in
 def _pictures(router: APIRouter, desk: Desk) -> None:
     service = desk.service
 
+    @router.get("/page/formats")
+    async def formats() -> JSONResponse:
+        return JSONResponse({task: formats_of(task) for task in ALL_TASKS})
+
     def about(name: str, model: str, seen: CachedPrediction) -> JSONResponse:
         height, width = seen.image.shape[1:]
         return JSONResponse(
@@ -218,27 +223,16 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         _, drawn = await to_thread.run_sync(desk.result, name, task, score, overlap, limiter=desk.limiter)
         return JSONResponse(drawn)
 
-    @router.get("/page/pictures/{name}/coco.json")
-    async def coco(
-        name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
+    @router.get("/page/pictures/{name}/files/{form}")
+    async def file(
+        name: str, form: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> Response:
-        def write() -> str:
-            found, _ = desk.result(name, task, score, overlap)
-            return json_text(coco_document(found, png=f"{found.name}.segments.png"), None)
+        def write() -> tuple[str, bytes]:
+            return download(desk.result(name, task, score, overlap)[0], form)
 
-        return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="application/json")
-
-    @router.get("/page/pictures/{name}/ids.png")
-    async def ids(
-        name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
-    ) -> Response:
-        def write() -> bytes:
-            found, _ = desk.result(name, task, score, overlap)
-            if found.task == "detection":
-                raise Refusal(422, "Boxes have no id map. Switch to panoptic, instance or semantic.")
-            return png(id_map(found))
-
-        return Response(await to_thread.run_sync(write, limiter=desk.limiter), media_type="image/png")
+        saved_as, content = await to_thread.run_sync(write, limiter=desk.limiter)
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(saved_as)}"}
+        return Response(content, media_type="application/octet-stream", headers=headers)
 
     @router.get("/page/pictures/{name}/layers")
     async def layers(

@@ -3,7 +3,7 @@
 
 import { Beside } from "./beside.js";
 import { Inside } from "./inside.js";
-import { blob, json, onTokenWanted } from "./net.js";
+import { blob, json, onTokenWanted, request } from "./net.js";
 import { counted, css, sceneOf, Stage } from "./stage.js";
 
 const find = (id) => document.getElementById(id);
@@ -12,7 +12,7 @@ const THEMES = [["", "as the system", "◐"], ["light", "light", "☀"], ["dark"
 const percent = (value) => `${Math.round(value * 100)} %`;
 const exact = (value) => `${(value * 100).toFixed(1)} %`;
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
-const state = { models: [], limits: {}, picture: null, bitmap: null, task: "", thresholds: {}, scene: null, pending: null };
+const state = { models: [], limits: {}, formats: {}, picture: null, bitmap: null, task: "", thresholds: {}, scene: null, pending: null };
 
 const stage = new Stage(find("view"), find("glow"), find("stage"));
 const inside = new Inside(fail);
@@ -136,10 +136,7 @@ async function receive(found, asked) {
   stage.show(state.scene);
   list();
   sliders();
-  const ids_off = state.scene.boxes;
-  find("save-ids").disabled = ids_off;
-  find("no-ids").hidden = !ids_off;
-  find("save-ids").title = !ids_off && state.task === "instance" ? "Where instances overlap, the surest one" : "";
+  offerFormats();
   follow(0, asked);
   find("facts").textContent = `${width} × ${height}` + (state.picture.views > 1 ? ` · seen in ${state.picture.views} tiles` : "");
   say(`${state.task}: ${counted(found.segments, state.scene.boxes)}`);
@@ -323,16 +320,33 @@ function step(by) {
 
 // downloads
 
-function save(content, ending) {
+function save(content, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(content);
-  link.download = `${state.picture.name}.${ending}`;
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   say(`Saved ${link.download}`);
 }
 
-const fetched = (what) => blob(`page/pictures/${state.picture.id}/${what}?${new URLSearchParams(question())}`);
+/** Those that have room for results of the task; the chosen one stays chosen where it can. */
+function offerFormats() {
+  const offered = state.formats[state.task] ?? [], chosen = find("format").value;
+  find("format").replaceChildren(...offered.map(({ name }) => new Option(name, name, false, name === chosen)));
+  explainFormat();
+}
+
+function explainFormat() {
+  const one = (state.formats[state.task] ?? []).find(({ name }) => name === find("format").value);
+  find("format-help").textContent = one?.help.replaceAll("NAME", state.picture.name) ?? "";
+}
+
+/** Saves the result in the chosen format, under the name that the server gives the file. */
+async function saveFormat() {
+  const answer = await request(`page/pictures/${state.picture.id}/files/${find("format").value}?${new URLSearchParams(question())}`);
+  const name = decodeURIComponent(answer.headers.get("Content-Disposition").split("''")[1]);
+  save(await answer.blob(), name);
+}
 
 // wiring
 
@@ -351,9 +365,9 @@ for (const name of ["opacity", "outlines", "labels"]) {
     beside.look(looks());
   });
 }
-find("save-overlay").addEventListener("click", () => trying(async () => save(await stage.picture(), "overlay.png")));
-find("save-ids").addEventListener("click", () => trying(async () => save(await fetched("ids.png"), "segments.png")));
-find("save-coco").addEventListener("click", () => trying(async () => save(await fetched("coco.json"), "coco.json")));
+find("save-overlay").addEventListener("click", () => trying(async () => save(await stage.picture(), `${state.picture.name}.overlay.png`)));
+find("save-format").addEventListener("click", () => trying(saveFormat));
+find("format").addEventListener("change", explainFormat);
 
 find("view").addEventListener("pointermove", (event) => {
   if (state.scene && find("busy").hidden) light(stage.at(stage.pixel(event)), [event.clientX, event.clientY]);
@@ -433,7 +447,7 @@ onTokenWanted(
 async function begin() {
   find("opacity-value").textContent = percent(Number(find("opacity").value));
   const { models, limits } = await json("v1/models");
-  Object.assign(state, { models, limits });
+  Object.assign(state, { models, limits, formats: await json("page/formats") });
   find("model").replaceChildren(...models.map(({ name }) => new Option(name)));
   find("model-field").hidden = models.length < 2;
   find("allowed").textContent = `PNG, JPEG, WebP, TIFF and others, up to ${limits.bytes / 2 ** 20} MiB and ${(limits.pixels / 1e6).toFixed(0)} megapixels`;
