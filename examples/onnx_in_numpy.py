@@ -79,15 +79,35 @@ def spread(length, side, overlap):
     return list(zip([(start, start + side) for start in starts], zip([0, *middles], [*middles, length])))
 
 
-def resized_size(size, resize):
-    """The size at which the model sees a tile."""
-    if resize["kind"] == "scale":
-        factor = resize["factor"]
-    elif resize["kind"] == "square":
-        factor = resize["size"] / max(size)
+def placed(size, resize, divisor):
+    """The size at which the model sees a tile, and the canvas around it."""
+
+    def rounded_up(sides):
+        return tuple(-(-side // divisor) * divisor for side in sides)
+
+    def scaled(factor):
+        return tuple(max(1, int(side * factor + 0.5)) for side in size)
+
+    if resize["kind"] == "square":
+        return scaled(resize["size"] / max(size)), (resize["size"],) * 2
+    if resize["kind"] == "exact":
+        resized = resize["height"], resize["width"]
+    elif resize["kind"] == "scale":
+        resized = scaled(resize["factor"])
+    elif resize["fit"] == "stretch":
+        resized = rounded_up(rounded_down(size, resize["size"], resize["longest"]))
     else:
-        factor = min(resize["size"] / min(size), resize["longest"] / max(size))
-    return tuple(max(1, int(side * factor + 0.5)) for side in size)
+        resized = scaled(min(resize["size"] / min(size), resize["longest"] / max(size)))
+    return resized, rounded_up(resized)
+
+
+def rounded_down(size, shortest, longest):
+    """The size with the short side as wanted and the long side rounded down, as transformers has it."""
+    short, long = min(size), max(size)
+    wanted = longest * short / long if long / short * shortest > longest else shortest
+    longer = long if round(wanted) == short else int(wanted * long / short)
+    sides = max(1, round(wanted)), max(1, longer)
+    return sides if size[0] <= size[1] else sides[::-1]
 
 
 def grouped(model, image, tiles):
@@ -96,10 +116,7 @@ def grouped(model, image, tiles):
     for tile in tiles:
         top, bottom, left, right = tile[0]
         pixels = image[top:bottom, left:right]
-        resized = resized_size(pixels.shape[:2], model.data["resize"])
-        canvas = tuple(-(-side // model.data["divisor"]) * model.data["divisor"] for side in resized)
-        if model.data["resize"]["kind"] == "square":
-            canvas = (model.data["resize"]["size"],) * 2
+        resized, canvas = placed(pixels.shape[:2], model.data["resize"], model.data["divisor"])
         groups.setdefault(canvas, []).append((tile, pixels, resized))
     for canvas, members in groups.items():
         for start in range(0, len(members), TILES_AT_ONCE):

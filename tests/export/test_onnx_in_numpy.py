@@ -14,6 +14,8 @@ from unimask.inference.segmenter import load
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_in_numpy.py"
 VIEWS: dict[str, dict[str, object]] = {
     "whole": {"data.resize": {"kind": "short_side", "size": 96, "longest": 200}},
+    "stretched": {"data.resize": {"kind": "short_side", "size": 70, "longest": 85, "fit": "stretch"}},
+    "exact": {"data.resize": {"kind": "exact", "height": 96, "width": 64}},
     "tiles": {
         "data.view": {"kind": "tiles", "size": 40, "overlap": 24},
         "data.resize": {"kind": "scale", "factor": 1.25},

@@ -37,7 +37,7 @@ def test_a_model_is_fine_tuned_by_the_names_of_categories(tmp_path: Path) -> Non
     first = tmp_path / "first" / "model"
     train(short(1), "shapes", tmp_path / "second", task="semantic", device="cpu", initial=first)
     _, about = load_model(tmp_path / "second" / "model")
-    assert "the model model (" in about.provenance
+    assert "the model first (" in about.provenance
 
 
 def test_a_run_that_breaks_off_while_masks_are_annealed_resumes_to_the_same_weights(tmp_path: Path) -> None:
