@@ -29,7 +29,7 @@ def run(name: str, *arguments: str, folder: Path) -> str:
 def test_every_script_is_run_here() -> None:
     text = Path(__file__).read_text("utf-8")
     files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")]
-    assert len(files) == 8
+    assert len(files) == 9
     listed = (EXAMPLES / "README.md").read_text("utf-8")
     assert [file.name for file in files if f'"{file.name}"' not in text or file.name not in listed] == []
 
