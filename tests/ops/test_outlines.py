@@ -50,3 +50,13 @@ def test_one_ring_covers_the_same_pixels(seed: int) -> None:
     ring = one_ring([ring for part in outlines(mask) for ring in part])
     assert signed_area(ring) == mask.sum()
     assert (filled(ring, mask.shape) != mask).mean() < 0.02  # pycocotools rounds slanted bridges
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_part_is_a_valid_polygon(seed: int) -> None:
+    """Also where pixels of a part, or of its holes, meet at a corner."""
+    shapely = pytest.importorskip("shapely", reason="shapely is not installed")
+    generator = np.random.default_rng(seed)
+    mask = generator.random(generator.integers(2, 25, 2)) < 0.7
+    for outer, *holes in outlines(mask):
+        assert shapely.is_valid(shapely.Polygon(outer, holes))

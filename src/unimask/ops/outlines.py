@@ -18,14 +18,32 @@ def outlines(mask: Bool[ndarray, "height width"]) -> list[list[Ring]]:
     """For each part of the mask (pixels that share sides) its outer ring, and then the rings of its holes.
 
     The mask lies to the right of every ring: outer rings run clockwise on the screen, holes counterclockwise.
-    Rings do not cross; they may touch themselves or each other at corners.
+    Rings neither cross nor touch themselves, so each part is a valid polygon; they may touch each other at
+    corners.
     """
     parts, count = ndimage.label(mask)
     found: list[list[Ring]] = [[] for _ in range(count)]
-    for ring, (row, column) in _rings(mask):
+    for closed, (row, column) in _rings(mask):
         group = found[parts[row, column] - 1]
-        group.insert(0 if signed_area(ring) > 0 else len(group), ring)
+        for ring in _split(closed):
+            group.insert(0 if signed_area(ring) > 0 else len(group), ring)
     return found
+
+
+def _split(ring: Ring) -> Iterator[Ring]:
+    """Yield the rings that a ring consists of which meets itself at corners."""
+    corners: list[tuple[float, float]] = []
+    places: dict[tuple[float, float], int] = {}
+    for x, y in ring.tolist():
+        if (x, y) in places:
+            start = places[x, y]
+            yield np.array(corners[start:], dtype=np.float64)
+            for corner in corners[start:]:
+                del places[corner]
+            del corners[start:]
+        places[x, y] = len(corners)
+        corners.append((x, y))
+    yield np.array(corners, dtype=np.float64)
 
 
 def signed_area(ring: Ring) -> float:
