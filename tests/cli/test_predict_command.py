@@ -151,7 +151,7 @@ def test_every_kind_of_picture_in_one_folder(model: Path, tmp_path: Path) -> Non
     assert "Traceback" not in outcome.err
 
     last = outcome.err.splitlines()
-    assert f"{len(BROKEN) + 1} of {len(READABLE) + len(BROKEN) + 1} pictures could not be" in last[-1]
+    assert f"{len(BROKEN) + 1} of {len(READABLE) + len(BROKEN) + 1} images could not be" in last[-1]
     for name, (_, message) in BROKEN.items():
         (line,) = [line for line in last if f"{name}:" in line]
         assert line.startswith(f"error {folder / name}: ")
