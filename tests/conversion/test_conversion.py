@@ -328,6 +328,16 @@ def test_other_backbones_are_not_exported() -> None:
     assert caught.value.unexpected
 
 
+def test_a_resnet_of_basic_blocks_is_refused_by_name(tmp_path: Path) -> None:
+    experiment = override(EXPERIMENT, {"model.backbone.name": "resnet18"})
+    save_model(
+        tmp_path / "ours", build_model(experiment.model, 19), replace(MODEL_FILE, experiment=experiment)
+    )
+    with pytest.raises(WeightsError, match="resnet18: is made of basic blocks"):
+        convert(tmp_path / "ours", tmp_path / "theirs", "transformers")
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_a_failed_export_leaves_nothing(ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(content: object, file: object) -> None:
         raise OSError("no space left on device")

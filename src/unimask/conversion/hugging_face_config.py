@@ -259,13 +259,23 @@ def _write_detr(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
 
 
 def _backbone(tensors: Mapping[str, Tensor], swin: str, config: BackboneConfig) -> Json:
-    """Return the backbone's part of the file; `swin` is where a Swin lies in the encoder."""
+    """Return the backbone's part of the file; `swin` is where a Swin lies in the encoder.
+
+    Raises:
+        WeightsError: it is a ResNet of another kind than the releases have.
+    """
     encoder = "model.pixel_level_module.encoder"
     stem = f"{encoder}.embedder.embedder.convolution.weight"
     if stem in tensors:
         last = [
             f"{encoder}.encoder.stages.{stage}.layers.{{}}.layer.2.convolution.weight" for stage in range(4)
         ]
+        if last[0].format(0) not in tensors:
+            raise WeightsError(
+                config.name,
+                "is made of basic blocks of two convolutions; only ResNets of bottlenecks (resnet50 and "
+                "deeper) and Swins can be written for transformers",
+            )
         return {
             "model_type": "resnet",
             "embedding_size": tensors[stem].shape[0],
