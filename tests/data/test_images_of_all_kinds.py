@@ -1,14 +1,13 @@
 """Everything that can be read as an image, and TIFF files: a window equals the same part of the whole."""
 
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from data.deep_png import png16
 from numpy import ndarray
 from PIL import Image
 
@@ -127,17 +126,6 @@ def test_frames_of_an_animation(tmp_path: Path) -> None:
     assert int(read_image(tmp_path / "a.gif", Reading(page="max")).min()) == 200
 
 
-def _png16(values: ndarray, color_type: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
-    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 @pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2), (6, 4)])
 def test_colours_of_16_bits_keep_their_low_byte(tmp_path: Path, color_type: int, channels: int) -> None:
     """Pillow cuts them to the high byte: of a 12-bit camera 16 levels were left."""
@@ -146,7 +134,7 @@ def test_colours_of_16_bits_keep_their_low_byte(tmp_path: Path, color_type: int,
         values[..., -1] = 65535
     colors = values[..., : 3 if channels > 2 else 1]
     expected = np.broadcast_to((colors * (255 / 4095)).round(), (20, 30, 3))
-    (tmp_path / "a.png").write_bytes(_png16(values, color_type))
+    (tmp_path / "a.png").write_bytes(png16(values, color_type))
     for image in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
         found = read(image)
         assert np.abs(found.pixels.permute(1, 2, 0).numpy() - expected).max() <= 1

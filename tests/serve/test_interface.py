@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from data.deep_png import png16
 from fastapi.testclient import TestClient
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -54,6 +55,16 @@ def test_json_is_what_predict_says(client: TestClient, task: str) -> None:
     for got, wanted in zip(answer["segments"], result.segments):
         assert (got["id"], got["category"], got["score"]) == (wanted.id, wanted.category, wanted.score)
         assert np.array_equal(coco_mask.decode(got["segmentation"]) > 0, masks[got["id"] - 1])
+
+
+def test_images_are_read_as_the_model_wants_them() -> None:
+    """Colours of a 12-bit camera in 16 bits, which would be nearly black by their high bytes."""
+    segmenter = color_segmenter().with_reading(depth=12)
+    content = png16((PICTURE.astype(np.int64) * 4095 + 127) // 255, 2)
+    with served(segmenter) as client:
+        answer = send(client, content, task="semantic").json()
+    expected = color_segmenter().predict(PICTURE, "semantic")
+    assert [one["area"] for one in answer["segments"]] == [one.area for one in expected]
 
 
 def test_boxes_around_instances(client: TestClient) -> None:

@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unimask.data.read import read_image
+from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError
 from unimask.serve.limits import Limits, Refusal
 
@@ -14,8 +15,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # no
 LONGEST_NAME = 80
 
 
-def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
-    """Return the image in the bytes of a file, as `read_image` reads it.
+def decode(content: bytes, limits: Limits, reading: Reading = PLAIN) -> UInt8[Tensor, "3 height width"]:
+    """Return the image in the bytes of a file, as `read_image` reads it for a model with this `reading`.
 
     Its size is read from the file's head and checked before a pixel is decoded.
 
@@ -28,7 +29,7 @@ def decode(content: bytes, limits: Limits) -> UInt8[Tensor, "3 height width"]:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > limits.pixels:
                 raise _too_large(f"{image.width:,} x {image.height:,} pixels", limits)
-            return read_image(image)
+        return read_image(content, reading)
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise Refusal(415, f"This is not an image in a format that is read here ({known}).") from None

@@ -248,8 +248,8 @@ async def _predicted(
         if not isinstance(address, str) or not address:
             raise Refusal(422, f"Task {task.get('id')} has no address of an image under {interface.key!r}.")
         content = await studio.fetch(address, service.limits)
-        image = await run_in_threadpool(decode, content, service.limits)
         segmenter, asked = service.engine.segmenters[model], _task(service, model, interface)
+        image = await run_in_threadpool(decode, content, service.limits, segmenter.reading)
         thresholds = service.question(model, asked, None, None)
 
         def finish(seen: CachedPrediction) -> Record:

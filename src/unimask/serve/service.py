@@ -82,7 +82,8 @@ class Service:
             Refusal: it is no good image, there is no room for it, or the time is up.
         """
         content = await upload.read()
-        image = await run_in_threadpool(decode, content, self.limits)
+        reading = self.engine.segmenters[model].reading
+        image = await run_in_threadpool(decode, content, self.limits, reading)
         del content
         return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
 
