@@ -16,6 +16,7 @@ from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
 
 FUNCTIONS = (
     "check",
+    "compare",
     "convert",
     "evaluate",
     "export",

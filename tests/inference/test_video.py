@@ -194,7 +194,7 @@ def test_the_command_takes_videos_beside_images(segmenter: Segmenter, tmp_path: 
     assert "64 x 48, 2 frames" in outcome.out
     assert outcome.err.count("b.mp4: is damaged or cut off after") == 1
     assert outcome.err.count("c.mp4: cannot be opened as a video") == 1
-    assert "2 of 4 pictures could not be segmented" in outcome.err
+    assert "2 of 4 images could not be segmented" in outcome.err
     frames = json.loads((out / "b.json").read_text())["frames"]
     assert len(frames) == len(shown_in(out / "b.overlay.mp4")) >= 2
 

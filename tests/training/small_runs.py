@@ -65,7 +65,7 @@ def small_task(task: Task = "panoptic", count: int = 7, most: int = 6) -> Traini
 def small_data(count: int = 7, most: int = 6) -> Iterator[None]:
     """`train` uses `small_task` here, whatever data it is given."""
     with mock.patch.object(
-        training_run, "open_task", lambda data, task, experiment: small_task(task, count, most)
+        training_run, "open_task", lambda data, task, *rest: small_task(task, count, most)
     ):
         yield
 

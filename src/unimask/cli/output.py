@@ -66,8 +66,11 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     bars = progress_bars(errors)
     bar = bars.add_task(label, details="")
     started = time.monotonic()
+    begun = False
 
     def advance(done: int, total: int) -> None:
+        nonlocal begun
+        begun = True
         bars.start()
         seconds = time.monotonic() - started
         left = f"{duration(seconds / done * (total - done))} left" if done else ""
@@ -78,7 +81,8 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield advance
     finally:
-        bars.stop()
+        if begun:  # else it would leave an empty line where there is no terminal
+            bars.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
