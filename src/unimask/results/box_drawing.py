@@ -9,11 +9,11 @@ from unimask.results.drawing import (
     Box,
     draw_label,
     font_size,
-    label_font,
     label_size,
     segment_colors,
     short_name,
 )
+from unimask.results.fonts import drawable, label_font
 from unimask.structures import Categories, Detections
 
 
@@ -39,7 +39,8 @@ def overlay_boxes(
             draw.rectangle((left, top, right - 1, bottom - 1), outline=color, width=thickness)
     taken: list[Box] = []
     for index in reversed(order):
-        text = f"{short_name(categories.names[labels[index]])} {scores[index]:.0%}"
+        name = drawable(short_name(categories.names[labels[index]]), labels[index])
+        text = f"{name} {scores[index]:.0%}"
         _name(picture, corners[index], text, tuple(colors[index]), taken)
     return picture
 
@@ -50,7 +51,7 @@ def _name(
     size = font_size((picture.height, picture.width))
     if size < 8:
         return
-    font = label_font(size)
+    font = label_font(size, text)
     width, height = label_size(text, font)
     left = min(max(0, corners[0]), picture.width - width)
     top = min(max(0, corners[1]), picture.height - height)

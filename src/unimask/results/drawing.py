@@ -1,15 +1,15 @@
 """Segments drawn on their image: filled, outlined, and named where there is room."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, UInt8
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
+from unimask.results.fonts import Font, drawable, label_font
 from unimask.structures import Categories, Segments, Size
 
 Color = tuple[int, int, int]
@@ -35,7 +35,7 @@ def overlay(
     colors = segment_colors(labels, categories)
     painted = paint(pixels, layers, colors)
     picture = Image.fromarray(painted)
-    texts = [short_name(categories.names[label]) for label in labels]
+    texts = [drawable(short_name(categories.names[label]), label) for label in labels]
     if scores:
         texts = [f"{text} {score:.0%}" for text, score in zip(texts, segments.scores.tolist(), strict=True)]
     _Annotator(picture, colors).annotate(layers, labels, texts, categories)
@@ -140,12 +140,6 @@ def font_size(size: Size) -> int:
     return int(min(max(10, 0.022 * side), 0.08 * min(size) + 4))
 
 
-@cache
-def label_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font of names, so many pixels high."""
-    return ImageFont.load_default(size)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
     """A line of the legend."""
@@ -196,7 +190,7 @@ class _Annotator:
 
     @staticmethod
     def _entry(label: int, count: int, categories: Categories) -> _Entry:
-        name = short_name(categories.names[label])
+        name = drawable(short_name(categories.names[label]), label)
         text = f"{name} ({count})" if categories.is_thing[label] and count > 1 else name
         return _Entry(text=text, color=categories.colors[label])
 
@@ -204,7 +198,7 @@ class _Annotator:
         self, mask: Bool[ndarray, "rows columns"], box: tuple[slice, slice], text: str, index: int
     ) -> bool:
         """Put a name into a segment, if its largest piece has room for it."""
-        font = label_font(self._font_size)
+        font = label_font(self._font_size, text)
         width, height = label_size(text, font)
         center = inner_point(mask, (height, width))
         if center is None:
@@ -220,8 +214,7 @@ class _Annotator:
         return True
 
     def _legend(self, entries: list[_Entry]) -> None:
-        """Return a box in the corner where it covers the fewest names."""
-        font = label_font(self._font_size)
+        """Draw a box in the corner where it covers the fewest names."""
         line = round(self._font_size * 1.45)
         room = int(0.45 * self._picture.height) // line
         if len(entries) > room:
@@ -230,7 +223,9 @@ class _Annotator:
         if not entries or room < 1:
             return
         margin, chip = line // 3, round(self._font_size * 0.8)
-        width = 3 * margin + chip + max(round(font.getlength(entry.text)) for entry in entries)
+        fonts = [label_font(self._font_size, entry.text) for entry in entries]
+        lengths = [font.getlength(entry.text) for font, entry in zip(fonts, entries, strict=True)]
+        width = 3 * margin + chip + round(max(lengths))
         height = 2 * margin + line * len(entries)
         place = self._corner(width, height, margin)
         if place is None:
@@ -248,7 +243,11 @@ class _Annotator:
                 max(1, chip // 4),
             )
             draw.text(
-                (left + chip + margin, middle), entry.text, font=font, fill=(255, 255, 255), anchor="lm"
+                (left + chip + margin, middle),
+                entry.text,
+                font=fonts[number],
+                fill=(255, 255, 255),
+                anchor="lm",
             )
 
     def _corner(self, width: int, height: int, margin: int) -> Box | None:
@@ -277,7 +276,7 @@ def inner_point(mask: Bool[ndarray, "rows columns"], room: Size) -> tuple[int, i
     return (int(row) - 1) * step, (int(column) - 1) * step
 
 
-def label_size(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+def label_size(text: str, font: Font) -> tuple[int, int]:
     """Return width and height of a name with the space around it."""
     _, top, _, bottom = font.getbbox("Ag")
     line = bottom - top
@@ -302,7 +301,7 @@ def draw_label(
     picture: Image.Image,
     place: Box,
     text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: Font,
     color: Color,
 ) -> None:
     """Draw a name on a rounded box of a colour, in black or white, whichever is easier to read."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from unimask.results.drawing import label_font
+from unimask.results.fonts import label_font
 
 INK, FAINT, LIGHT, PAPER = "#24292f", "#d0d7de", "#f0f2f5", "#ffffff"  # a page gives them colours of its own
 FONT = 12  # pixels
@@ -165,7 +165,7 @@ _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
 def _draw_text(picture: Image.Image, text: Text) -> None:
-    font = label_font(FONT * _SCALE)
+    font = label_font(FONT * _SCALE, text.text)
     x, y = text.place[0] * _SCALE, text.place[1] * _SCALE
     bold = 0.6 if text.bold else 0.0
     if not text.upright:
@@ -185,4 +185,4 @@ def _draw_text(picture: Image.Image, text: Text) -> None:
 
 def text_width(text: str) -> float:
     """Return about how wide a text is, in units."""
-    return float(label_font(FONT * _SCALE).getlength(text)) / _SCALE
+    return float(label_font(FONT * _SCALE, text).getlength(text)) / _SCALE

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from unimask.results.box_drawing import overlay_boxes
-from unimask.results.drawing import label_font, overlay
+from unimask.results.drawing import overlay
+from unimask.results.fonts import Font, label_font
 from unimask.structures import Categories, Detections, Sample, Segments
 
 _PAPER, _INK, _FRAME = (250, 250, 250), (30, 30, 34), (214, 214, 218)
@@ -29,7 +30,6 @@ def draw_sheet(cells: Sequence[tuple[str, Image.Image]], *, columns: int, width:
     An image keeps its proportions, is at most as high as wide, and is not enlarged more than fourfold. Of a
     caption that is too long the end is shown.
     """
-    font = label_font(_TEXT)
     pictures = [_fitted(picture, width) for _, picture in cells]
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
@@ -43,6 +43,7 @@ def draw_sheet(cells: Sequence[tuple[str, Image.Image]], *, columns: int, width:
         for column, picture in enumerate(rows[row]):
             left = _GAP + column * (width + _GAP)
             caption = cells[row * (len(rows[0])) + column][0]
+            font = label_font(_TEXT, caption)
             draw.text((left, top), _cut(caption, width, font), font=font, fill=_INK)
             place = (left + (width - picture.width) // 2, top + line + (height - picture.height) // 2)
             sheet.paste(picture, place)
@@ -82,7 +83,7 @@ def _fitted(picture: Image.Image, width: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
 
 
-def _cut(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(text: str, width: int, font: Font) -> str:
     """The text, or as much of its end as fits into the width: ends are where names differ."""
     if font.getlength(text) <= width:
         return text
