@@ -21,7 +21,7 @@ MODULES = {
     "mlflow": ("mlflow",),
     "pandas": ("pandas",),
     "roi": ("roifile",),
-    "serve": ("fastapi", "uvicorn", "python_multipart"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx"),
     "supervision": ("supervision",),
     "tensorboard": ("tensorboard",),
     "text": ("tokenizers", "sacrebleu"),
@@ -32,10 +32,11 @@ MODULES = {
 
 
 def hide(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make the imports of these modules fail, and forget the module of ours that has imported them."""
+    """Make the imports of these modules fail, and forget the modules of ours that have imported them."""
     for name in names:
         patch.setitem(sys.modules, name, None)
-    patch.delitem(sys.modules, "unimask.serve.app", raising=False)
+    for name in [name for name in sys.modules if name.startswith("unimask.serve.")]:
+        patch.delitem(sys.modules, name)
 
 
 def sentence(what: str, package: str, extra: str) -> str:

@@ -107,7 +107,9 @@ def test_a_failed_save_leaves_the_old_model(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(tensors_file, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(
+        WeightsError, match="cannot be written \\(no space left on device\\); make room for it"
+    ):
         save_model(folder, model, MODEL_FILE)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
