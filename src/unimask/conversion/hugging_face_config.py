@@ -21,6 +21,7 @@ from unimask.conversion.hugging_face_values import (
     part_of,
     read_object,
     share_in,
+    written_losses,
 )
 from unimask.errors import WeightsError
 
@@ -187,13 +188,7 @@ def _write_mask2former(tensors: Mapping[str, Tensor], model_file: ModelFile) -> 
         "dropout": queries.dropout,
         "dim_feedforward": queries.feedforward_channels,
         "num_queries": queries.queries,
-        "no_object_weight": losses.no_object_weight,
-        "class_weight": losses.class_weight,
-        "mask_weight": losses.mask_weight,
-        "dice_weight": losses.dice_weight,
-        "train_num_points": losses.points,
-        "oversample_ratio": losses.oversampling,
-        "importance_sample_ratio": losses.importance,
+        **written_losses(losses),
         **_MASK2FORMER_FIXED,
     }
 

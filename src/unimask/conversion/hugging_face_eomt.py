@@ -8,7 +8,7 @@ from torch import Tensor
 from unimask.checkpoints.images import ModelFile
 from unimask.config.images import EomtConfig
 from unimask.conversion.architecture import Stated
-from unimask.conversion.hugging_face_values import Json, check_fixed, heads_in, part_of
+from unimask.conversion.hugging_face_values import Json, check_fixed, heads_in, part_of, written_losses
 from unimask.errors import WeightsError
 
 # What the file may say where our model has no choice; where it says nothing, this is what it means.
@@ -77,12 +77,6 @@ def write_eomt(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
         "num_queries": model.queries,
         "num_blocks": model.query_blocks,
         "num_upscale_blocks": sum(key.endswith("conv1.weight") for key in tensors),
-        "no_object_weight": losses.no_object_weight,
-        "class_weight": losses.class_weight,
-        "mask_weight": losses.mask_weight,
-        "dice_weight": losses.dice_weight,
-        "train_num_points": losses.points,
-        "oversample_ratio": losses.oversampling,
-        "importance_sample_ratio": losses.importance,
+        **written_losses(losses),
         **fixed,
     }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from unimask.config.images import LossConfig
 from unimask.conversion.architecture import HEADS
 from unimask.errors import WeightsError
 from unimask.files import read_json
@@ -76,3 +77,16 @@ def names_in(path: Path, config: Json) -> tuple[str, ...]:
     names = (str(labels[str(label)]).strip() for label in range(len(labels)))
     found = tuple("" if name in (f"LABEL_{label}", "N/A") else name for label, name in enumerate(names))
     return found if any(found) else ()
+
+
+def written_losses(losses: LossConfig) -> Json:
+    """Return the settings of losses on sampled points, in the names of Mask2Former and EoMT."""
+    return {
+        "no_object_weight": losses.no_object_weight,
+        "class_weight": losses.class_weight,
+        "mask_weight": losses.mask_weight,
+        "dice_weight": losses.dice_weight,
+        "train_num_points": losses.points,
+        "oversample_ratio": losses.oversampling,
+        "importance_sample_ratio": losses.importance,
+    }

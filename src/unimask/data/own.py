@@ -1,5 +1,6 @@
 """Data sets that users write in Python: samples from arrays, and checks of what they give."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -56,7 +57,7 @@ def make_sample(
         DataError: the image cannot be read, or there are not as many masks or boxes as labels, or a mask has
             another size than the image.
     """
-    name = name or (str(image) if isinstance(image, str) or hasattr(image, "__fspath__") else "image")
+    name = name or (str(image) if isinstance(image, str | os.PathLike) else "image")
     pixels = read_image(image)
     numbers = torch.as_tensor(np.asarray(labels, dtype=np.int64).reshape(-1))
     if (masks is None) == (boxes is None):

@@ -1,6 +1,6 @@
 """Image files as Pillow reads them, turned into 8-bit RGB, or one clear error."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torchvision.io import decode_png
 
 from unimask.data.pixels import (
@@ -56,6 +56,11 @@ def open_image(path: Path, *, rotate: bool) -> Image.Image:
         return _loaded(image, path, str(path), rotate)
 
 
+def tags_of(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF by their numbers; none of other files."""
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+
+
 @contextmanager
 def opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open an image file without decoding it.
@@ -64,8 +69,7 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
     sides of the turned image.
     """
     with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
-        tags: Any = getattr(image, "tag_v2", {})
-        if isinstance(source, bytes) or not swaps_sides(tags.get(_ORIENTATION, 1)):
+        if isinstance(source, bytes) or not swaps_sides(tags_of(image).get(_ORIENTATION, 1)):
             yield image
             return
     with Image.open(BytesIO(read_bytes(source))) as image:
@@ -179,8 +183,7 @@ def _loaded(image: Image.Image, source: Path | bytes | None, name: str, rotate: 
     """Decode the pixels of an image that was opened from `source`, turned or as they are stored."""
     check_pixels(image.height, image.width, name)
     is_png = image.format == "PNG" and source is not None
-    tags: Any = getattr(image, "tag_v2", {})
-    stored = int(tags.get(_ORIENTATION, 1)) if image.format == "TIFF" and not rotate else 1
+    stored = int(tags_of(image).get(_ORIENTATION, 1)) if image.format == "TIFF" and not rotate else 1
     image.load()  # turns a TIFF
     if rotate:
         image = ImageOps.exif_transpose(image)
@@ -222,8 +225,7 @@ def _damaged(name: str, error: Exception) -> DataError:
 def _to_rgb(image: Image.Image, name: str, reading: Reading) -> Read:
     """A loaded image as 8-bit RGB."""
     if image.mode in SIXTEEN_BIT:
-        tags: Any = getattr(image, "tag_v2", {})
-        bits = (*tags.get(258, (16,)), 16)[0]  # 12 where the file says so
+        bits = (*tags_of(image).get(258, (16,)), 16)[0]  # 12 where the file says so
         bits = bits if 8 < bits < 16 else 16
         return to_rgb(np.asarray(image)[..., None], Layout(colors="grey", bits=bits), reading, name)
     if image.mode == "F":

@@ -23,6 +23,7 @@ from unimask.data.pillow import (
     one_sentence,
     open_image,
     opened,
+    tags_of,
 )
 from unimask.data.pixels import Layout, Read, to_rgb
 from unimask.data.reading import PLAIN, Reading
@@ -199,7 +200,7 @@ def _head(source: Path | bytes) -> bytes:
 
 def _is_for_tifffile(image: Image.Image, reading: Reading) -> bool:
     """Whether Pillow reads a part of it only, or wrongly."""
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = tags_of(image)
     if frames_in(image) > 1 or reading.channel != "colors":
         return _has_tifffile()  # Pillow reads pages and colours, too
     white_is_zero = tags.get(262) == 0 and image.mode in SIXTEEN_BIT
