@@ -201,10 +201,14 @@ def test_how_it_saw_it(browser: Any, address: str) -> None:
     page.wait_for_selector("#list .row")
     held: list[Any] = []
     page.route("**/layers?*", lambda route: held.append(route))
-    page.locator("#inside").scroll_into_view_if_needed()
+    with page.expect_request("**/layers?*"):  # the page shows that it waits a moment before it asks
+        page.locator("#inside").scroll_into_view_if_needed()
     page.wait_for_selector("#inside-wait:not([hidden])")
     for hidden in ("#inside-body", "#inside-lead", "#query-field", "#inside-reason"):
         assert page.is_hidden(hidden)
+    deadline = time.monotonic() + 10
+    while not held and time.monotonic() < deadline:  # the request is known before its route is
+        page.wait_for_timeout(20)
     assert held
     page.unroute("**/layers?*")  # and what was held goes on
     page.wait_for_selector("#film button")
