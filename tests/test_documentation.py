@@ -20,7 +20,7 @@ from torch import nn
 import unimask
 from unimask.checkpoints.images import ModelFile, save_model, shipped_models
 from unimask.cli import app
-from unimask.cli.options import parse_settings
+from unimask.cli.options.parsing import parse_settings
 from unimask.config.images import DetrConfig, PostprocessConfig, experiment_to_dict
 from unimask.config.text import translation_to_dict
 from unimask.data.formats.folders import read_scheme

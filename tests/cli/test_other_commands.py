@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import unimask as package
 from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME
-from unimask.cli.options import parse_settings
+from unimask.cli.options.parsing import parse_settings
 from unimask.config.images import experiment_to_dict
 from unimask.config.overrides import override
 from unimask.presets import PRESETS, TRANSLATION_PRESETS

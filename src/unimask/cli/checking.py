@@ -6,22 +6,22 @@ import typer
 
 import unimask
 from unimask import presets
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, check_folder, naming
-from unimask.cli.options import parse_settings
+from unimask.cli.options import checking, shared
+from unimask.cli.options.parsing import parse_settings
 from unimask.config.images import Experiment
 from unimask.errors import ConfigError, DataError
 
 
 def check(
-    data: options.Data,
-    task: options.LabelledTask = None,
-    preset: options.Preset = "small",
-    settings: options.Settings = None,
-    follow_outside: options.FollowOutside = False,
-    output: options.CheckPicture = None,
-    as_json: options.Json = False,
+    data: shared.Data,
+    task: checking.LabelledTask = None,
+    preset: shared.Preset = "small",
+    settings: shared.Settings = None,
+    follow_outside: shared.FollowOutside = False,
+    output: checking.CheckPicture = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Read a data set before anything is learned from it, and say what it holds.
 

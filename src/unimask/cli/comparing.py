@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import unimask
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder
+from unimask.cli.options import comparing, shared
 from unimask.errors import DataError
 
 
 def compare(
-    runs: options.Runs,
-    output: options.ComparisonPicture = None,
-    as_json: options.Json = False,
+    runs: comparing.Runs,
+    output: comparing.ComparisonPicture = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Show what differs between trainings: settings, data, results; compare.png has their curves.
 

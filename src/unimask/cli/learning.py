@@ -8,32 +8,32 @@ import typer
 
 import unimask
 from unimask import presets
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
-from unimask.cli.options import parse_renamed, parse_settings
+from unimask.cli.options import learning, shared
+from unimask.cli.options.parsing import names_in, parse_renamed, parse_settings
 from unimask.cli.prediction import load_as_asked
 from unimask.cli.translation import evaluate_translator
 from unimask.errors import ConfigError, DataError
 
 
 def train(
-    data: options.Data,
-    preset: options.TrainPreset = "",
-    output: options.RunFolder = None,
-    task: options.TrainTask = None,
-    settings: options.Settings = None,
-    epochs: options.Epochs = 0.0,
-    initial: options.Initial = "",
-    renamed: options.Renamed = None,
-    resume: options.Resume = False,
-    device: options.Device = "auto",
-    devices: options.Devices = 1,
-    nodes: options.Nodes = 1,
-    licence: options.Licence = "not stated",
-    loggers: options.LoggerNames = None,
-    follow_outside: options.FollowOutside = False,
-    as_json: options.Json = False,
+    data: shared.Data,
+    preset: learning.TrainPreset = "",
+    output: learning.RunFolder = None,
+    task: learning.TrainTask = None,
+    settings: shared.Settings = None,
+    epochs: learning.Epochs = 0.0,
+    initial: learning.Initial = "",
+    renamed: learning.Renamed = None,
+    resume: learning.Resume = False,
+    device: shared.Device = "auto",
+    devices: learning.Devices = 1,
+    nodes: learning.Nodes = 1,
+    licence: shared.Licence = "not stated",
+    loggers: learning.LoggerNames = None,
+    follow_outside: shared.FollowOutside = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Train a model on labelled images.
 
@@ -122,22 +122,22 @@ def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int)
 
 
 def evaluate(
-    weights: options.Weights,
-    data: options.Data,
-    task: options.ModelTask = None,
-    split: options.Split = "val",
-    output: options.EvaluationFile = None,
-    pictures: options.Pictures = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.full,
-    tile: options.Tile = 0,
-    overlap: options.Overlap = 128,
-    tta: options.Augment = "",
-    depth: options.Depth = "",
-    page: options.Page = "",
-    channel: options.Channel = "",
-    follow_outside: options.FollowOutside = False,
-    as_json: options.Json = False,
+    weights: shared.Weights,
+    data: shared.Data,
+    task: shared.ModelTask = None,
+    split: shared.Split = "val",
+    output: shared.EvaluationFile = None,
+    pictures: learning.Pictures = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = shared.PrecisionName.full,
+    tile: shared.Tile = 0,
+    overlap: shared.Overlap = 128,
+    tta: shared.Augment = "",
+    depth: shared.Depth = "",
+    page: shared.Page = "",
+    channel: shared.Channel = "",
+    follow_outside: shared.FollowOutside = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Measure a model on labelled images, at their own size.
 
@@ -195,18 +195,18 @@ def evaluate(
 
 
 def ablate(
-    data: options.Data,
-    budget: options.Budget,
-    output: options.AblationFolder,
-    task: options.Task = options.TaskName.panoptic,
-    preset: options.Preset = "small",
-    story: options.AblationStory = options.StoryName.add,
-    seeds: options.Seeds = 1,
-    rows: options.Rows = None,
-    settings: options.Settings = None,
-    initial: options.Initial = "none",
-    device: options.Device = "auto",
-    as_json: options.Json = False,
+    data: shared.Data,
+    budget: learning.Budget,
+    output: learning.AblationFolder,
+    task: learning.Task = shared.TaskName.panoptic,
+    preset: shared.Preset = "small",
+    story: learning.AblationStory = learning.StoryName.add,
+    seeds: learning.Seeds = 1,
+    rows: learning.Rows = None,
+    settings: shared.Settings = None,
+    initial: learning.Initial = "none",
+    device: shared.Device = "auto",
+    as_json: shared.Json = False,
 ) -> None:
     """Go from MaskFormer to Mask2Former step by step, on your data; or mask and open an EoMT's attention.
 
@@ -229,7 +229,7 @@ def ablate(
     from unimask.training.ablation.run import ablate as run
     from unimask.training.ablation.run import with_budget
 
-    names = options.names_in(rows)
+    names = names_in(rows)
     base = unimask.override(with_budget(presets.named(preset), budget), parse_settings(settings or []))
     try:
         with naming(data):

@@ -4,21 +4,22 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import unimask
-from unimask.cli import options
 from unimask.cli import output as show
+from unimask.cli.options import models, shared
+from unimask.cli.options.parsing import parse_size
 
 if TYPE_CHECKING:
     from unimask.config.images import AnyModelConfig
 
 
 def convert(
-    source: options.Source,
-    target: options.Target,
-    to: options.To = options.WeightFormat.unimask,
-    licence: options.Licence = "not stated",
-    base: options.Base = None,
-    stuff: options.Stuff = None,
-    as_json: options.Json = False,
+    source: models.Source,
+    target: models.Target,
+    to: models.To = models.WeightFormat.unimask,
+    licence: shared.Licence = "not stated",
+    base: shared.Base = None,
+    stuff: models.Stuff = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Convert weights of other releases (Mask2Former, MaskFormer, EoMT, DETR, Marian) to a folder, and back.
 
@@ -48,12 +49,12 @@ def convert(
 
 
 def push(
-    folder: options.PushedFolder,
-    name: options.HubName,
-    to: options.To = options.WeightFormat.unimask,
-    evaluation: options.PushedEvaluation = None,
-    private: options.Private = False,
-    as_json: options.Json = False,
+    folder: models.PushedFolder,
+    name: models.HubName,
+    to: models.To = models.WeightFormat.unimask,
+    evaluation: models.PushedEvaluation = None,
+    private: models.Private = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Put a model onto the Hugging Face hub, with a card of its data, licence, origin and measures.
 
@@ -76,11 +77,11 @@ def _queries(model: "AnyModelConfig") -> int:
 
 
 def export(
-    weights: options.Weights,
-    output: options.ExportedFile,
-    format: options.ExportedFormat = options.ExportFormat.onnx,
-    pictures: options.ParityPictures = None,
-    as_json: options.Json = False,
+    weights: shared.Weights,
+    output: models.ExportedFile,
+    format: models.ExportedFormat = models.ExportFormat.onnx,
+    pictures: models.ParityPictures = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
 
@@ -101,7 +102,7 @@ def export(
         show.show_parity(report, str(output))
 
 
-def presets(name: options.PresetName = "", as_json: options.Json = False) -> None:
+def presets(name: models.PresetName = "", as_json: shared.Json = False) -> None:
     """List the named experiments, or every setting of one of them.
 
     `unimask train --preset NAME` starts from one of them; --set changes its settings.
@@ -128,15 +129,15 @@ def presets(name: options.PresetName = "", as_json: options.Json = False) -> Non
 
 
 def bench(
-    weights: options.Weights = "nuclei",
-    size: options.Size = "640x640",
-    task: options.ModelTask = None,
-    compare: options.Compare = None,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.full,
-    threads: options.Threads = 0,
-    rounds: options.RoundCount = 10,
-    as_json: options.Json = False,
+    weights: shared.Weights = "nuclei",
+    size: models.Size = "640x640",
+    task: shared.ModelTask = None,
+    compare: models.Compare = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = shared.PrecisionName.full,
+    threads: models.Threads = 0,
+    rounds: models.RoundCount = 10,
+    as_json: shared.Json = False,
 ) -> None:
     """Measure how fast and lean a model is on this machine.
 
@@ -153,7 +154,7 @@ def bench(
 
     found = run(
         weights,
-        size=options.parse_size(size),
+        size=parse_size(size),
         task=task.value if task else None,
         device=device,
         precision=precision.value,

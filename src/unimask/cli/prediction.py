@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import typer
 
 import unimask
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, check_folder
+from unimask.cli.options import prediction, shared
+from unimask.cli.options.parsing import names_in, parse_word_or_number
 
 if TYPE_CHECKING:
     from unimask.inference.run import Predicted
@@ -33,9 +34,9 @@ def load_as_asked(
     segmenter = unimask.load(weights, device=device, precision=precision)
     if depth or page or channel:
         segmenter = segmenter.with_reading(
-            depth=options.parse_word_or_number(depth),
-            page=options.parse_word_or_number(page),
-            channel=options.parse_word_or_number(channel),
+            depth=parse_word_or_number(depth),
+            page=parse_word_or_number(page),
+            channel=parse_word_or_number(channel),
         )
     if tile:
         segmenter = segmenter.with_tiles(tile, overlap)
@@ -45,26 +46,26 @@ def load_as_asked(
 
 
 def predict(
-    images: options.Images,
-    task: options.ModelTask = None,
-    weights: options.Weights = "nuclei",
-    output: options.ResultFolder = Path("output"),
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.full,
-    threshold: options.Threshold = None,
-    tile: options.Tile = 0,
-    overlap: options.Overlap = 128,
-    tta: options.Augment = "",
-    depth: options.Depth = "",
-    page: options.Page = "",
-    channel: options.Channel = "",
-    batch_size: options.BatchSize = 4,
-    formats: options.ResultFormats = None,
-    pixel_size: options.PixelSize = None,
-    every: options.Every = 1,
-    resume: options.ResumePrediction = False,
-    overwrite: options.Overwrite = False,
-    as_json: options.Json = False,
+    images: prediction.Images,
+    task: shared.ModelTask = None,
+    weights: shared.Weights = "nuclei",
+    output: prediction.ResultFolder = Path("output"),
+    device: shared.Device = "auto",
+    precision: shared.Precision = shared.PrecisionName.full,
+    threshold: prediction.Threshold = None,
+    tile: shared.Tile = 0,
+    overlap: shared.Overlap = 128,
+    tta: shared.Augment = "",
+    depth: shared.Depth = "",
+    page: shared.Page = "",
+    channel: shared.Channel = "",
+    batch_size: prediction.BatchSize = 4,
+    formats: prediction.ResultFormats = None,
+    pixel_size: prediction.PixelSize = None,
+    every: prediction.Every = 1,
+    resume: prediction.ResumePrediction = False,
+    overwrite: prediction.Overwrite = False,
+    as_json: shared.Json = False,
 ) -> None:
     """Segment images, or find boxes in them.
 
@@ -122,7 +123,7 @@ def predict(
             threshold=threshold,
             batch_size=batch_size,
             device=device,
-            formats=options.names_in(formats),
+            formats=names_in(formats),
             pixel_size=pixel_size,
             every=every,
             overwrite=overwrite,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Table
 
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder, naming
+from unimask.cli.options import reproduction, shared
 from unimask.errors import ConfigError
 from unimask.files import write_json
 from unimask.reproduction.table import PUBLISHED, Row, Zoo, read_zoo
@@ -22,15 +22,15 @@ _WIDE = 120  # columns of a terminal that has room for licences
 
 
 def reproduce(
-    name: options.RowName = "",
-    data: options.ReproducedData = "",
-    weights: options.ReproducedWeights = "",
-    base: options.Base = None,
-    split: options.Split = "val",
-    device: options.Device = "auto",
-    table: options.ZooFile = PUBLISHED,
-    output: options.EvaluationFile = None,
-    as_json: options.Json = False,
+    name: reproduction.RowName = "",
+    data: reproduction.ReproducedData = "",
+    weights: reproduction.ReproducedWeights = "",
+    base: shared.Base = None,
+    split: shared.Split = "val",
+    device: shared.Device = "auto",
+    table: reproduction.ZooFile = PUBLISHED,
+    output: shared.EvaluationFile = None,
+    as_json: shared.Json = False,
 ) -> None:
     """Reproduce what the papers say: the model zoos of Mask2Former, MaskFormer, DETR and EoMT.
 

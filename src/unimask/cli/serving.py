@@ -2,8 +2,8 @@
 
 import os
 
-from unimask.cli import options
 from unimask.cli import output as show
+from unimask.cli.options import serving, shared
 from unimask.errors import needs_extra
 
 TOKEN_VARIABLE = "UNIMASK_TOKEN"
@@ -11,20 +11,20 @@ LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_TOKEN"
 
 
 def serve(
-    weights: options.ServedWeights = None,
-    host: options.Host = "127.0.0.1",
-    port: options.Port = 8000,
-    device: options.Device = "auto",
-    precision: options.Precision = options.PrecisionName.full,
-    examples: options.Examples = None,
-    allow_host: options.AllowedHosts = None,
-    allow_origin: options.AllowedOrigins = None,
-    label_studio: options.LabelStudioAddress = "",
-    batch_size: options.ServedBatch = 0,
-    megabytes: options.Megabytes = 32,
-    megapixels: options.Megapixels = 16.0,
-    waiting: options.Waiting = 32,
-    seconds: options.Seconds = 60.0,
+    weights: serving.ServedWeights = None,
+    host: serving.Host = "127.0.0.1",
+    port: serving.Port = 8000,
+    device: shared.Device = "auto",
+    precision: shared.Precision = shared.PrecisionName.full,
+    examples: serving.Examples = None,
+    allow_host: serving.AllowedHosts = None,
+    allow_origin: serving.AllowedOrigins = None,
+    label_studio: serving.LabelStudioAddress = "",
+    batch_size: serving.ServedBatch = 0,
+    megabytes: serving.Megabytes = 32,
+    megapixels: serving.Megapixels = 16.0,
+    waiting: serving.Waiting = 32,
+    seconds: serving.Seconds = 60.0,
 ) -> None:
     """Show a page to look at results in the browser, and answer requests over HTTP.
 

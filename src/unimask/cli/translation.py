@@ -5,25 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import unimask
-from unimask.cli import options
 from unimask.cli import output as show
 from unimask.cli.failures import check_folder
+from unimask.cli.options import shared, translation
 from unimask.data.text.pairs import decode_lines, read_lines
 from unimask.errors import DataError
 from unimask.files import complete_file
 
 
 def translate(
-    text: options.Text = None,
-    weights: options.TranslationWeights = "en-de",
-    file: options.TextFile = None,
-    output: options.TranslationFile = None,
-    attention: options.AttentionFolder = None,
-    method: options.Decoding = None,
-    beams: options.Beams = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    as_json: options.Json = False,
+    text: translation.Text = None,
+    weights: translation.TranslationWeights = "en-de",
+    file: translation.TextFile = None,
+    output: translation.TranslationFile = None,
+    attention: translation.AttentionFolder = None,
+    method: translation.Decoding = None,
+    beams: translation.Beams = None,
+    device: shared.Device = "auto",
+    seed: translation.Seed = 0,
+    as_json: shared.Json = False,
 ) -> None:
     """Translate text, line by line: line N of the result is the translation of line N.
 

@@ -1,0 +1,1 @@
+"""The arguments and options of the commands, with their help: `options/X` has those of `cli/X`."""

@@ -1,0 +1,14 @@
+"""The options of `unimask compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="RUN", help="Folders of trainings (`unimask train --output`).")
+]
+ComparisonPicture = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The curves, as PNG or SVG; compare.png here, and none with --json."),
+]
