@@ -20,6 +20,8 @@ MODULES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "mlflow": ("mlflow",),
     "pandas": ("pandas",),
+    "ray": ("ray",),
+    "remote": ("s3fs", "gcsfs"),
     "roi": ("roifile",),
     "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx"),
     "supervision": ("supervision",),
