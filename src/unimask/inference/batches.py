@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from unimask.threads import side_threads
 
 LOOKAHEAD = 4
 """So many batches of later images may be formed before an incomplete batch is run."""
@@ -36,7 +38,7 @@ def ahead(
 ) -> Iterator[tuple[Given, "Future[Made]"]]:
     """Yield everything given with the future of what `make` makes of it; threads work on the next `count`."""
     waiting: deque[tuple[Given, Future[Made]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with side_threads(threads) as pool:
         for one in given:
             waiting.append((one, pool.submit(make, one)))
             if len(waiting) > count:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +27,7 @@ from unimask.results.found import save_result
 from unimask.results.result import Result
 from unimask.results.writing import Place, files_of
 from unimask.structures import Detections, Segments
+from unimask.threads import side_threads
 
 Named = tuple[Path, str]
 """An image, and the name of its results."""
@@ -70,7 +71,7 @@ def segment_all(work: Work, pictures: Sequence[Named]) -> None:
 
     Reading, the model and writing go on at the same time, with at most a few batches in memory.
     """
-    with ThreadPoolExecutor(1) as writer:
+    with side_threads(1) as writer:
         written: deque[Future[None]] = deque()
         for named, result in _results(work, _read(work, pictures)):
             written.append(writer.submit(_write, work, named, result))

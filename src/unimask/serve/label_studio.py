@@ -22,6 +22,7 @@ from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.images import decode, display_name
 from unimask.serve.limits import Limits, Refusal
 from unimask.serve.service import Service
+from unimask.threads import aside
 
 _LOG = logging.getLogger(__name__)
 _CONTROLS: Mapping[str, Labels] = {
@@ -249,7 +250,7 @@ async def _predicted(
             raise Refusal(422, f"Task {task.get('id')} has no address of an image under {interface.key!r}.")
         content = await studio.fetch(address, service.limits)
         segmenter, asked = service.engine.segmenters[model], _task(service, model, interface)
-        image = await run_in_threadpool(decode, content, service.limits, segmenter.reading)
+        image = await run_in_threadpool(aside(decode), content, service.limits, segmenter.reading)
         thresholds = service.question(model, asked, None, None)
 
         def finish(seen: CachedPrediction) -> Record:

@@ -24,6 +24,7 @@ from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
 from unimask.serve.service import Service
 from unimask.serve.store import Kept, Store
+from unimask.threads import aside
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -213,14 +214,18 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
 
     @router.get("/page/pictures/{name}/picture.png")
     async def pixels(name: str) -> Response:
-        content = await to_thread.run_sync(encode, desk.store.get(name).seen.image, limiter=desk.limiter)
+        content = await to_thread.run_sync(
+            aside(encode), desk.store.get(name).seen.image, limiter=desk.limiter
+        )
         return Response(content, media_type="image/png")
 
     @router.get("/page/pictures/{name}/result")
     async def result(
         name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> JSONResponse:
-        _, drawn = await to_thread.run_sync(desk.result, name, task, score, overlap, limiter=desk.limiter)
+        _, drawn = await to_thread.run_sync(
+            aside(desk.result), name, task, score, overlap, limiter=desk.limiter
+        )
         return JSONResponse(drawn)
 
     @router.get("/page/pictures/{name}/files/{form}")
@@ -230,7 +235,7 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         def write() -> tuple[str, bytes]:
             return download(desk.result(name, task, score, overlap)[0], form)
 
-        saved_as, content = await to_thread.run_sync(write, limiter=desk.limiter)
+        saved_as, content = await to_thread.run_sync(aside(write), limiter=desk.limiter)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(saved_as)}"}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -244,6 +249,6 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         query: int = -1,
     ) -> JSONResponse:
         told = await to_thread.run_sync(
-            desk.layers, name, task, score, overlap, segment, query, limiter=desk.limiter
+            aside(desk.layers), name, task, score, overlap, segment, query, limiter=desk.limiter
         )
         return JSONResponse(told)

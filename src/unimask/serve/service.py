@@ -17,6 +17,7 @@ from unimask.serve.cached import CachedPrediction, Offer, Thresholds, offers_of
 from unimask.serve.engine import Engine
 from unimask.serve.images import decode, display_name
 from unimask.serve.limits import Refusal, too_late
+from unimask.threads import aside
 
 
 class Service:
@@ -83,7 +84,7 @@ class Service:
         """
         content = await upload.read()
         reading = self.engine.segmenters[model].reading
-        image = await run_in_threadpool(decode, content, self.limits, reading)
+        image = await run_in_threadpool(aside(decode), content, self.limits, reading)
         del content
         return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
 
