@@ -20,7 +20,7 @@ bench: .venv/ready  ## this library beside transformers; tables and numbers go i
 	$(RUN)python -m benchmarks
 
 docs: .venv/ready  ## the documentation site, into site/; a broken link or reference is an error
-	$(UV) sync --locked --all-extras --group docs --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
+	$(UV) sync --locked --all-extras --no-extra fiftyone --group docs --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
 	NO_MKDOCS_2_WARNING=1 $(RUN)mkdocs build --strict --quiet
 
 figures: .venv/ready  ## the figures of the site, drawn from the models
@@ -54,7 +54,7 @@ clean:
 	rm -rf .venv .uv output .pytest_cache .mypy_cache .ruff_cache
 
 .venv/ready: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --locked --all-extras --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
+	$(UV) sync --locked --all-extras --no-extra fiftyone --quiet --compile-bytecode --no-python-downloads --python $(PYTHON)
 	touch $@
 
 .uv/bin/uv .uv/Scripts/uv.exe:

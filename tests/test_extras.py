@@ -18,6 +18,7 @@ from unimask.inference import stream
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "fiftyone": ("fiftyone",),
     "mlflow": ("mlflow",),
     "pandas": ("pandas",),
     "ray": ("ray",),
@@ -58,7 +59,8 @@ def test_every_extra_is_listed_here() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     assert {*extras} == {*MODULES, "all"}
-    assert extras["all"] == [f"unimask[{','.join(MODULES)}]"]
+    every = [name for name in MODULES if name != "fiftyone"]  # which brings a database
+    assert extras["all"] == [f"unimask[{','.join(every)}]"]
     required = {re.split(r"[<>=]", one)[0] for one in project["dependencies"]}
     assert not {name.replace("_", "-") for names in MODULES.values() for name in names} & required
 
@@ -159,6 +161,17 @@ def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingPackageError) as missing:
         public.load("nuclei", device="cpu").predict(image, task="instance").to_supervision()
     assert str(missing.value) == sentence("to_supervision", "supervision", "supervision")
+
+
+def test_fiftyone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hide(monkeypatch, "fiftyone")
+    result = public.load("nuclei", device="cpu").predict(Image.new("RGB", (40, 30)), task="instance")
+    with pytest.raises(MissingPackageError) as missing:
+        result.to_fiftyone()
+    assert str(missing.value) == sentence("to_fiftyone", "fiftyone", "fiftyone")
+    with pytest.raises(MissingPackageError) as missing:
+        public.fiftyone_dataset(tmp_path, tmp_path)
+    assert str(missing.value) == sentence("fiftyone_dataset", "fiftyone", "fiftyone")
 
 
 def test_pandas_and_rois(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

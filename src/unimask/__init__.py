@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from unimask.data.own import make_categories, make_sample
     from unimask.exporting.run import export
     from unimask.inference.evaluation import evaluate
+    from unimask.inference.fiftyone_dataset import fiftyone_dataset
     from unimask.inference.run import predict
     from unimask.inference.segmenter import Segmenter, load
     from unimask.inference.translator import load_translator
+    from unimask.results.reading import read_result
     from unimask.results.result import Result
     from unimask.structures import Dataset, Sample
     from unimask.training.compare import compare
@@ -33,6 +35,7 @@ __all__ = [
     "convert",
     "evaluate",
     "export",
+    "fiftyone_dataset",
     "load",
     "load_translator",
     "make_categories",
@@ -42,6 +45,7 @@ __all__ = [
     "predict",
     "presets",
     "push",
+    "read_result",
     "train",
 ]
 
@@ -55,6 +59,7 @@ _MODULES = {
     "convert": "unimask.conversion.run",
     "evaluate": "unimask.inference.evaluation",
     "export": "unimask.exporting.run",
+    "fiftyone_dataset": "unimask.inference.fiftyone_dataset",
     "load": "unimask.inference.segmenter",
     "load_translator": "unimask.inference.translator",
     "make_categories": "unimask.data.own",
@@ -63,6 +68,7 @@ _MODULES = {
     "plan": "unimask.training.plan",
     "predict": "unimask.inference.run",
     "push": "unimask.conversion.publish",
+    "read_result": "unimask.results.reading",
     "train": "unimask.training.run",
 }
 

@@ -20,6 +20,7 @@ FUNCTIONS = (
     "convert",
     "evaluate",
     "export",
+    "fiftyone_dataset",
     "load",
     "load_translator",
     "make_categories",
@@ -28,6 +29,7 @@ FUNCTIONS = (
     "plan",
     "predict",
     "push",
+    "read_result",
     "train",
 )
 

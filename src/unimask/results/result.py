@@ -23,6 +23,7 @@ from unimask.ops.id_maps import chosen
 from unimask.ops.outlines import outlines
 from unimask.results.box_drawing import overlay_boxes
 from unimask.results.drawing import overlay
+from unimask.results.formats.fiftyone import as_detections, as_segmentation
 from unimask.results.formats.geojson import PIXELS, Transform, as_geojson
 from unimask.results.formats.label_studio import (
     Labels,
@@ -32,6 +33,7 @@ from unimask.results.formats.label_studio import (
     rectangle_of,
 )
 from unimask.results.formats.labelme import as_labelme, with_image
+from unimask.results.formats.napari import Layer, box_layer, label_layers
 from unimask.results.formats.supervision import as_supervision
 from unimask.results.formats.table import Table, table_of
 from unimask.results.formats.yolo import as_yolo, as_yolo_boxes
@@ -40,6 +42,7 @@ from unimask.results.measures import measure_boxes, measure_layers
 from unimask.structures import Categories, Detections, Segments
 
 if TYPE_CHECKING:
+    import fiftyone
     from pandas import DataFrame
     from supervision import Detections as SupervisionDetections
 
@@ -318,6 +321,36 @@ class Result:
         """
         masks = None if isinstance(self.prediction, Detections) else self.masks
         return as_supervision(self.boxes, masks, self.labels, self.scores, self.categories)
+
+    def to_fiftyone(self) -> "fiftyone.Detections | fiftyone.Segmentation":
+        """Return the label of a FiftyOne sample: `sample["found"] = result.to_fiftyone()`.
+
+        Of semantic segments it is a `Segmentation`, whose mask has at each pixel 1 + the index of the
+        category, 0 for none; else `Detections` with label, confidence, the id as `index`, `area` in pixels
+        and the mask. `unimask.fiftyone_dataset` makes a dataset of the results of a folder.
+
+        Raises:
+            MissingPackageError: fiftyone is not installed (the extra `fiftyone` of unimask).
+        """
+        if isinstance(self.prediction, Segments) and self.task == "semantic":
+            return as_segmentation(self.prediction.layers[0].numpy(), self.prediction.labels.numpy())
+        masks = None if isinstance(self.prediction, Detections) else self.masks
+        return as_detections(self.segments, self.boxes, masks, (self.height, self.width))
+
+    def to_napari(self, pixel_size: float | None = None) -> list[Layer]:
+        """Return layers of napari as (data, keyword arguments, type): `Layer.create(*layer)` makes each.
+
+        Of segments they are `labels`, whose labels are the segments' ids: one layer, or as many as
+        overlapping instances need. Of boxes it is one layer of `shapes`. `features` is `to_table(pixel_size)`
+        with a row for each. No package is needed.
+        """
+        table = self.to_table(pixel_size)
+        name = f"{self.name} {self.task}"
+        about: dict[str, object] = {"task": self.task, "categories": self.categories.names}
+        if isinstance(self.prediction, Detections):
+            colors = [self.categories.colors[label] for label in self.labels.tolist()]
+            return [box_layer(self.boxes, colors, table, name, about)]
+        return label_layers(self.id_maps(), table, name, about)
 
     def to_yolo(self) -> str:
         """Return the text of a YOLO label file: a line for each, `label x1 y1 x2 y2 ...` or, of boxes,
