@@ -14,6 +14,7 @@ from PIL import Image
 import unimask
 from unimask.errors import ConfigError, DataError, UnimaskError, WeightsError
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "nuclei_2.png"
 FUNCTIONS = (
     "check",
     "compare",
@@ -55,6 +56,21 @@ def test_the_public_names_are_imported_when_they_are_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_predicting_imports_nothing_that_only_training_needs(tmp_path: Path) -> None:
+    """In a fresh process: timm, torchvision and torch's compiler take longer to import than an image."""
+    slow = ("timm", "torchvision", "torch._dynamo", "lightning_fabric")
+    code = (
+        "import sys; from unimask.cli import main\n"
+        f"slow = {slow}\n"
+        "try: main()\n"
+        "finally: print([name for name in slow if name in sys.modules])"
+    )
+    arguments = ["predict", str(EXAMPLE), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert (tmp_path / "out" / f"{EXAMPLE.stem}.json").is_file()
 
 
 def test_every_kind_of_picture_gives_the_same(model: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from unimask.config.images import DataConfig, Scale, ScaleJitter, ShortSide
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
-from unimask.data.loader import batch_images, placement_for, training_loader
+from unimask.data.loader import training_loader
+from unimask.data.placing import batch_images, placement_for
 from unimask.data.views import as_panoptic
 from unimask.errors import DataError
 from unimask.structures import Batch, Categories, Dataset, Placement, Sample

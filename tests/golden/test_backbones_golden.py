@@ -13,7 +13,7 @@ from torch.nn import Module
 from unimask.config.images import BackboneConfig
 from unimask.conversion import original
 from unimask.conversion.rules import to_ours
-from unimask.models.backbones import STRIDES, TimmBackbone, build_backbone, freeze_norms
+from unimask.models.backbones import STRIDES, NetworkBackbone, build_backbone, freeze_norms
 from unimask.nn.swin import Swin
 
 
@@ -60,7 +60,7 @@ def test_swin(golden, name):
     assert_equal_maps(backbone, tensors, absolute=2e-5, relative=0)
 
 
-def narrow_resnet() -> TimmBackbone:
+def narrow_resnet() -> NetworkBackbone:
     """timm's ResNet-50 an eighth as wide. timm fixes the width of the stem at 64, so that is put in after."""
     network = timm.create_model("resnet50", features_only=True, channels=(8, 16, 32, 64))
     network.conv1 = nn.Conv2d(3, 8, 7, 2, 3, bias=False)
@@ -71,7 +71,7 @@ def narrow_resnet() -> TimmBackbone:
     freeze_norms(network)
     channels = {stride: 8 * stride for stride in STRIDES}
     outputs = {stride: index for index, stride in enumerate(STRIDES, start=1)}
-    return TimmBackbone(network, channels=channels, outputs=outputs, channels_last=False)
+    return NetworkBackbone(network, channels=channels, outputs=outputs, channels_last=False)
 
 
 def test_resnet(golden):

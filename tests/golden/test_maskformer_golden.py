@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
 from unimask.conversion import original
 from unimask.conversion.rules import Rule, to_ours
-from unimask.models.backbones import STRIDES, TimmBackbone, freeze_norms, set_multi_grid
+from unimask.models.backbones import STRIDES, NetworkBackbone, freeze_norms
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder, memory_channels
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.pixel_decoders import EncodedMap
+from unimask.models.timm_backbone import set_multi_grid
 from unimask.models.transformer_encoder import TransformerEncoder, encoder_layer
 
 PREFIX = "state_dict."
@@ -118,13 +119,15 @@ def test_heads(golden: Path, name: str, predictions: int) -> None:
         torch.testing.assert_close(prediction.mask_logits(index), expected, atol=1e-4, rtol=0)
 
 
-def narrow_resnet() -> TimmBackbone:
+def narrow_resnet() -> NetworkBackbone:
     """timm's ResNet-50 with a deep stem, a sixteenth as wide, and the multi-grid."""
     network = timm.create_model("resnet50s", features_only=True, channels=(4, 8, 16, 32), stem_width=4)
     set_multi_grid(network.layer4)
     freeze_norms(network)
     outputs = {stride: index for index, stride in enumerate(STRIDES, start=1)}
-    return TimmBackbone(network, channels={s: 4 * s for s in STRIDES}, outputs=outputs, channels_last=False)
+    return NetworkBackbone(
+        network, channels={s: 4 * s for s in STRIDES}, outputs=outputs, channels_last=False
+    )
 
 
 @torch.no_grad()

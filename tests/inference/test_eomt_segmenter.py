@@ -6,7 +6,7 @@ import torch
 from unimask.checkpoints.images import ModelFile
 from unimask.config.overrides import override
 from unimask.data.category_tables import load_categories
-from unimask.data.loader import batch_images, placement_for
+from unimask.data.placing import batch_images, placement_for
 from unimask.errors import ConfigError
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import Model, build_model

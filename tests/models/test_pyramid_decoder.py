@@ -9,9 +9,10 @@ from torch.nn import functional
 
 from unimask.config.images import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import ConfigError
-from unimask.models.backbones import MULTI_GRID, build_backbone
+from unimask.models.backbones import build_backbone
 from unimask.models.build import build_model, build_pixel_decoder, memory_channels
 from unimask.models.pixel_decoders import PyramidPixelDecoder
+from unimask.models.timm_backbone import MULTI_GRID
 
 CHANNELS = {4: 3, 8: 5, 16: 7, 32: 11}
 SIZES = {4: (19, 27), 8: (10, 14), 16: (5, 7), 32: (3, 4)}

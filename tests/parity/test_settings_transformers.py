@@ -17,7 +17,7 @@ from unimask.checkpoints.images import load_model
 from unimask.config.images import DataConfig, ShortSide
 from unimask.conversion import convert
 from unimask.conversion.hugging_face_pixels import NAME, read_pixels
-from unimask.data.loader import batch_images, placement_for
+from unimask.data.placing import batch_images, placement_for
 from unimask.errors import WeightsError
 from unimask.inference.segmenter import load
 

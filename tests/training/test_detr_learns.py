@@ -2,8 +2,8 @@
 
 import torch
 
-from unimask.data.loader import batch_images
 from unimask.data.open import open_dataset
+from unimask.data.placing import batch_images
 from unimask.losses.build import build_criterion
 from unimask.metrics.average_precision import BoxAveragePrecision
 from unimask.models.build import build_model

@@ -9,9 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import timm
 import torch
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from unimask.checkpoints.tensors import check_fit
@@ -138,6 +136,8 @@ def vision_transformer_from_timm(
         reason = "is not a Vision Transformer of DINOv2 or DINOv3 in timm's names"
         raise WeightsError(origin, reason, unexpected=renamed.unknown)
     ours = {key.removeprefix("backbone."): tensor for key, tensor in renamed.tensors.items()}
+    from timm.layers import resample_abs_pos_embed, resample_patch_embed  # timm takes long to import
+
     ours["patches.weight"] = resample_patch_embed(ours["patches.weight"], [backbone.patch, backbone.patch])
     if isinstance(backbone.positions, LearnedPositions):
         ours["positions.embedding"] = resample_abs_pos_embed(
@@ -206,6 +206,8 @@ def _from_timm(backbone_name: str, source: ImageNetSource, *, features_only: boo
 
 
 def _create(tag: str, tensors: Mapping[str, Tensor] | None, *, features_only: bool) -> nn.Module:
+    import timm
+
     overlay = None if tensors is None else {"state_dict": dict(tensors)}
     return timm.create_model(
         tag, pretrained=True, pretrained_cfg_overlay=overlay, features_only=features_only or None

@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from unimask.config.images import DataConfig, ScaleJitter
+from unimask.data.placing import resize_image
 from unimask.ops.boxes import box_areas, clip_boxes, scale_of
 from unimask.ops.id_maps import renumber
 from unimask.structures import Sample, Segments, Size, Truth
@@ -137,23 +138,6 @@ def _cut(maps: Tensor, window: CropWindow, *, is_image: bool) -> Tensor:
     if is_image:
         return resize_image(part, window.resized)
     return functional.resize_image(part, list(window.resized), interpolation=InterpolationMode.NEAREST_EXACT)
-
-
-def resize_image(
-    image: UInt8[Tensor, "3 height width"], size: Size
-) -> UInt8[Tensor, "3 new_height new_width"]:
-    """Resize bilinearly with antialiasing, in training and prediction alike.
-
-    A result one pixel wide is made in two steps, height first: in one step torch (2.13) gives wrong values
-    for it, or an internal error.
-    """
-    if tuple(image.shape[1:]) == size:
-        return image
-    if size[1] > 1:
-        return functional.resize_image(image, list(size), antialias=True)
-    wide = image.repeat(1, 1, 2) if image.shape[2] == 1 else image
-    tall = functional.resize_image(wide, [size[0], wide.shape[2]], antialias=True)
-    return functional.resize_image(tall, list(size), antialias=True)
 
 
 def jitter_color(

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unimask.config.images import DataConfig, Experiment, Task, Tiles, queries_of, warnings_of_settings
-from unimask.data.loader import placement_for
 from unimask.data.open import labelled_task, open_splits
+from unimask.data.placing import placement_for
 from unimask.data.reading import reading_of
 from unimask.data.views import decided_of, left_out_of, view
 from unimask.errors import DataError, some_of

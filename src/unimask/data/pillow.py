@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
-from torchvision.io import decode_png
+from torch import Tensor
 
 from unimask.data.pixels import (
     EIGHT_BITS,
@@ -167,11 +167,19 @@ def _of_frame(image: Image.Image, number: int, name: str, reading: Reading) -> R
     return _to_rgb(_loaded(image.copy(), None, name, reading.orientation != "stored"), name, reading)
 
 
+def _decode_png(content: bytes) -> Tensor:
+    """Decode a PNG with libpng, which keeps 16 bits and complains: (channels, height, width)."""
+    from torchvision.io import decode_png  # takes long to import, and few images need it
+
+    decoded: Tensor = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    return decoded
+
+
 def _deep_png(image: Image.Image, source: Path | bytes, name: str, reading: Reading) -> Read:
     """Colours, or grey with alpha, of 16 bits."""
     check_pixels(image.height, image.width, name)
     content = source if isinstance(source, bytes) else read_bytes(source)
-    values = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    values = _decode_png(content).permute(1, 2, 0).numpy()
     if reading.orientation != "stored":
         values = turned(values, image.getexif().get(_ORIENTATION, 1))
     alpha: Literal["straight", "none"] = "straight" if values.shape[2] in (2, 4) else "none"
@@ -211,7 +219,7 @@ def _all_rows_there(image: Image.Image, source: Path | bytes) -> bool:
         return True
     content = source if isinstance(source, bytes) else read_bytes(source)
     try:
-        decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        _decode_png(content)
     except RuntimeError as error:
         return "Internal error" not in str(error)  # of libpng: it has told which
     return True

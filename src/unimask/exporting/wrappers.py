@@ -4,7 +4,6 @@ import copy
 
 import torch
 from jaxtyping import Bool, Float
-from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +11,7 @@ from unimask.checkpoints.onnx import final_tensors
 from unimask.models.detr import Detr
 from unimask.models.detr_masks import DetrWithMasks
 from unimask.models.eomt import Eomt
+from unimask.nn.same import SameAveragePool, SameConvolution, pair_of
 from unimask.nn.vit import LearnedPositions
 from unimask.structures import BoxMaskPrediction, BoxPrediction, Size
 
@@ -77,13 +77,7 @@ def fixed_padding(
     return left, horizontal - left, top, vertical - top
 
 
-def pair_of(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """A size as torch's layers keep it, for rows and columns."""
-    rows, columns = (value, value) if isinstance(value, int) else value
-    return rows, columns
-
-
-def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
+def fixed_convolution(layer: SameConvolution) -> FixedPadding:
     """The convolution with fixed padding."""
     plain = nn.Conv2d(
         layer.in_channels,
@@ -98,7 +92,7 @@ def fixed_convolution(layer: Conv2dSame) -> FixedPadding:
     return FixedPadding(plain, pair_of(layer.dilation))
 
 
-def fixed_pool(layer: AvgPool2dSame) -> FixedPadding:
+def fixed_pool(layer: SameAveragePool) -> FixedPadding:
     """The pool with fixed padding, which counts as zeros."""
     plain = nn.AvgPool2d(layer.kernel_size, layer.stride, ceil_mode=layer.ceil_mode)
     return FixedPadding(plain, (1, 1))
@@ -126,7 +120,7 @@ def smallest_step(model: nn.Module) -> int:
     if not isinstance(model, Detr | DetrWithMasks):
         return CANVAS_STEP
     bound = any(
-        isinstance(module, Conv2dSame) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
+        isinstance(module, SameConvolution) or (isinstance(module, nn.AvgPool2d) and module.ceil_mode)
         for module in model.modules()
     )
     detr = model.detr if isinstance(model, DetrWithMasks) else model
@@ -147,9 +141,9 @@ def _final(model: nn.Module) -> FinalMasks | FinalBoxes:
 
 def _fix_padding(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, Conv2dSame):
+        if isinstance(child, SameConvolution):
             setattr(module, name, fixed_convolution(child))
-        elif isinstance(child, AvgPool2dSame):
+        elif isinstance(child, SameAveragePool):
             setattr(module, name, fixed_pool(child))
         else:
             _fix_padding(child)

@@ -10,6 +10,9 @@ from unimask.threads import side_threads
 LOOKAHEAD = 4
 """So many batches of later images may be formed before an incomplete batch is run."""
 
+Progress = Callable[[int, int], object]
+"""Called after each image with the number of images done and of all images."""
+
 Item = TypeVar("Item")
 Given = TypeVar("Given")
 Made = TypeVar("Made")

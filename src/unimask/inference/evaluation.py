@@ -19,7 +19,7 @@ from unimask.data.reading import Reading
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
-from unimask.inference.batches import ahead
+from unimask.inference.batches import Progress, ahead
 from unimask.inference.segmenter import Segmenter
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.confusion import BoxConfusion, Confusion, ConfusionState, SegmentConfusion
@@ -32,9 +32,6 @@ from unimask.results.album import Album
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
 
 LOOKS = 10.0  # seconds for looking at data before they are measured on; of a large set a part is looked at
-
-Progress = Callable[[int, int], object]
-"""Called after each image with the number of images done and of all images."""
 
 Seen = Callable[[int, Sample, Truth, float], object]
 """Called with each image: its index, itself, what was found in it that counts, and its quality."""

@@ -14,7 +14,7 @@ from unimask.data.decisions import decide_for_run
 from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
 from unimask.errors import ConfigError, UnimaskError, some_of
-from unimask.inference.evaluation import Progress
+from unimask.inference.batches import Progress
 from unimask.inference.resuming import (
     left_of,
     made_with,

@@ -28,7 +28,7 @@ from unimask.config.images import (
 )
 from unimask.config.overrides import override
 from unimask.conversion.hub import find_model
-from unimask.data.loader import batch_images
+from unimask.data.placing import batch_images
 from unimask.data.read import AnyImage, Channels
 from unimask.data.reading import Reading, reading_of
 from unimask.errors import ConfigError, NotFiniteError

@@ -12,8 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unimask.config.images import DataConfig, SlidingWindow, Tiles
-from unimask.data.augmentation import resize_image
-from unimask.data.loader import placement_for
+from unimask.data.placing import placement_for, resize_image
 from unimask.structures import Placement, Segments, Size
 
 SAME = 0.5  # IoU, where both tiles see, from which on two instances are one

@@ -1,24 +1,23 @@
-"""Backbones: pixels become feature maps of strides 4, 8, 16 and 32. A thin skin over timm; Swin is ours."""
+"""Backbones: pixels become feature maps of strides 4, 8, 16 and 32.
 
-import difflib
+Swin and EfficientNet-Lite are ours; every other one is timm's, which takes long to import and is imported
+only where it is asked for.
+"""
+
 import re
 from dataclasses import dataclass
-from typing import cast
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.layers import BatchNormAct2d
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from unimask.config.images import BackboneConfig
 from unimask.errors import ConfigError
+from unimask.nn.efficientnet import EfficientNetLite
 from unimask.nn.swin import Swin
 
 STRIDES = (4, 8, 16, 32)
 NAME = "model.backbone.name"
-PROBE = (64, 96)  # height and width of the image that a new network is tried on
 
 
 class FrozenBatchNorm(nn.Module):
@@ -56,20 +55,25 @@ class FrozenBatchNorm(nn.Module):
         return result
 
 
+def activation_of(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return the activation that a batch norm of ours or of timm's has behind it."""
+    activation = getattr(norm, "act", None)
+    return activation if isinstance(activation, nn.Module) else nn.Identity()
+
+
 def freeze_norms(module: nn.Module) -> None:
     """Every batch norm inside the module becomes a `FrozenBatchNorm`."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            activation = child.act if isinstance(child, BatchNormAct2d) else nn.Identity()
-            setattr(module, name, FrozenBatchNorm(child.num_features, child.eps, activation))
+            setattr(module, name, FrozenBatchNorm(child.num_features, child.eps, activation_of(child)))
         else:
             freeze_norms(child)
 
 
-class TimmBackbone(nn.Module):
-    """A timm feature extractor that answers with a map per stride.
+class NetworkBackbone(nn.Module):
+    """A network that gives a list of maps, as timm's feature extractors do, answers with a map per stride.
 
-    `network` keeps timm's parameter names. `outputs` says for each stride which of the network's maps it is.
+    `outputs` says for each stride which of the network's maps it is.
     `channels_last`: the network gives maps as (batch, height, width, channels).
     """
 
@@ -98,82 +102,6 @@ DEEPLAB = {"resnet50_deeplab": "resnet50s", "resnet101_deeplab": "resnet101s"}
 name of them without the multi-grid. MaskFormer's R101c is one.
 
 Source: DeepLab v3 (1706.05587), Sec. 3.1; detectron2's `build_resnet_deeplab_backbone`."""
-
-MULTI_GRID = (1, 2, 4)
-
-
-def set_multi_grid(blocks: nn.Sequential) -> None:
-    """The 3x3 convolutions of a ResNet's last stage get the dilations `MULTI_GRID`."""
-    for block, dilation in zip(blocks, MULTI_GRID, strict=True):
-        convolution = block.get_submodule("conv2")
-        assert isinstance(convolution, nn.Conv2d)
-        convolution.dilation = convolution.padding = (dilation, dilation)
-
-
-def _create(config: BackboneConfig) -> nn.Module:
-    """The timm feature extractor with random weights; nothing is ever downloaded."""
-    name = DEEPLAB.get(config.name, config.name)
-    if ":" in config.name or not timm.is_model(name):
-        known = [*SWINS, *DEEPLAB, *timm.list_models()]
-        close = difflib.get_close_matches(config.name.split(".")[0], known, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` names what there is"
-        raise ConfigError(NAME, f"no backbone is called {config.name!r}; {hint}")
-    drop_path_rate = config.drop_path_rate or None  # timm leaves out what is None; not every network knows it
-    output_stride = STRIDES[-1] // 2 if config.dilated else None
-    try:
-        network = timm.create_model(
-            name, features_only=True, drop_path_rate=drop_path_rate, output_stride=output_stride
-        )
-    except TypeError as error:
-        settings = {"drop_path_rate": drop_path_rate, "dilated": output_stride, "name": True}
-        path = "model.backbone." + next(name for name, given in settings.items() if given)
-        raise ConfigError(path, f"timm cannot build {config.name!r} with this setting: {error}") from None
-    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(NAME, f"{config.name!r} gives no feature maps: {error}") from None
-    return network
-
-
-def _build_timm(config: BackboneConfig) -> TimmBackbone:
-    network = _create(config)
-    info = cast(FeatureInfo, network.feature_info)
-    strides, widths = list(info.reduction()), info.channels()
-    if config.dilated:
-        strides[-1] *= 2  # its nominal stride: the map takes the place of the one that it would have been
-    if not set(STRIDES) <= set(strides):
-        found = ", ".join(map(str, sorted(set(strides))))
-        raise ConfigError(NAME, f"{config.name!r} has maps of stride {found}; 4, 8, 16 and 32 are needed")
-    if config.name in DEEPLAB:
-        if config.dilated:
-            reason = f"{config.name!r} has dilations of its own; take false"
-            raise ConfigError("model.backbone.dilated", reason)
-        set_multi_grid(cast(nn.Sequential, network.get_submodule("layer4")))
-    if config.freeze_norm:
-        freeze_norms(network)
-    outputs = {stride: index for index, stride in enumerate(strides) if stride in STRIDES}
-    channels = {stride: widths[outputs[stride]] for stride in STRIDES}
-    maps = _probe(network, config.name)
-    height, width = (side // STRIDES[0] for side in PROBE)
-    channels_last = tuple(maps[outputs[STRIDES[0]]].shape) == (1, height, width, channels[STRIDES[0]])
-    backbone = TimmBackbone(network, channels=channels, outputs=outputs, channels_last=channels_last)
-    for stride, index in outputs.items():
-        true_stride = stride // 2 if config.dilated and stride == STRIDES[-1] else stride
-        expected = (1, channels[stride], PROBE[0] // true_stride, PROBE[1] // true_stride)
-        shape = tuple(maps[index].permute(backbone.axes).shape)
-        if shape != expected:
-            raise ConfigError(NAME, f"{config.name!r}: its map of stride {stride} has shape {shape}")
-    return backbone
-
-
-def _probe(network: nn.Module, name: str) -> list[Tensor]:
-    """Return the maps of one small image: some networks take images of one size only."""
-    try:
-        with torch.no_grad():
-            maps: list[Tensor] = network.eval()(torch.zeros(1, 3, *PROBE))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        way_out = "; take swin_tiny, swin_small, swin_base or swin_large" if "swin" in name else ""
-        raise ConfigError(NAME, f"{name!r} does not take images of every size ({error}){way_out}") from None
-    network.train()
-    return maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +147,33 @@ def swin_shape(name: str) -> SwinShape | None:
     return SwinShape(channels=channels, depths=depths, heads=heads, window=window)
 
 
+EFFICIENTNETS = {
+    "tf_efficientnet_lite0": (1.0, 1.0),
+    "tf_efficientnet_lite1": (1.0, 1.1),
+    "tf_efficientnet_lite2": (1.1, 1.2),
+    "tf_efficientnet_lite3": (1.2, 1.4),
+    "tf_efficientnet_lite4": (1.4, 1.8),
+}
+"""timm's name of an EfficientNet-Lite -> how many times the channels and blocks of the smallest it has."""
+
+
+def _efficientnet(config: BackboneConfig) -> NetworkBackbone:
+    width, depth = EFFICIENTNETS[config.name]
+    network = EfficientNetLite(width=width, depth=depth, drop_path_rate=config.drop_path_rate)
+    if config.freeze_norm:
+        freeze_norms(network)
+    outputs = {stride: index for index, stride in enumerate(STRIDES)}
+    return NetworkBackbone(network, channels=network.channels, outputs=outputs, channels_last=False)
+
+
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
 
     `swin_tiny`, `swin_small`, `swin_base`, `swin_large` and `swin_c16_d2-1-3-1_h1-2-4-2_w4` (of any other
     channels, depths, heads and window) are `nn.swin.Swin`, `resnet50_deeplab` and
-    `resnet101_deeplab` are timm's with a multi-grid (`DEEPLAB`); any other name is timm's.
-    With `freeze_norm` the batch norms of a timm network are frozen; layer norms never are. With `dilated` the
+    `resnet101_deeplab` are timm's with a multi-grid (`DEEPLAB`), `tf_efficientnet_lite0` to `lite4` are
+    `nn.efficientnet.EfficientNetLite`; any other name is timm's.
+    With `freeze_norm` the batch norms are frozen; layer norms never are. With `dilated` the
     map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
 
     Raises:
@@ -246,4 +194,10 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
             window=swin.window,
             drop_path_rate=config.drop_path_rate,
         )
-    return _build_timm(config)
+    if config.name in EFFICIENTNETS:
+        if config.dilated:
+            raise ConfigError("model.backbone.dilated", f"{config.name!r} has no dilated form; take a ResNet")
+        return _efficientnet(config)
+    from unimask.models.timm_backbone import build_timm
+
+    return build_timm(config, (*SWINS, *EFFICIENTNETS))

@@ -7,12 +7,10 @@ from itertools import pairwise
 from typing import TypeGuard, cast
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimask.models.backbones import FrozenBatchNorm
+from unimask.models.backbones import FrozenBatchNorm, activation_of
 from unimask.models.detr_masks import DetrWithMasks, MaskPyramid
 from unimask.models.memory import spare_memory
 from unimask.models.pixel_decoders import (
@@ -24,6 +22,7 @@ from unimask.nn.attention import Attention, DeformableAttention
 from unimask.nn.fused import FusedConvolution, FusedLinear, FusedResidual
 from unimask.nn.layers import NormedConvolution
 from unimask.nn.overwriting import OverwritingEncoderLayer, OverwritingGroupNorm, fastest
+from unimask.nn.same import SameConvolution
 from unimask.nn.swin import WindowAttention
 from unimask.nn.transformer import EncoderLayer, FeedForward
 from unimask.nn.vit import KeylessBias, VisionTransformer, kept
@@ -108,7 +107,7 @@ def _width(norm: nn.BatchNorm2d | FrozenBatchNorm) -> int:
 def _activation_behind(norm: nn.BatchNorm2d | FrozenBatchNorm) -> nn.Module:
     if isinstance(norm, FrozenBatchNorm):
         return norm.activation
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    return activation_of(norm)
 
 
 def _fold_pair(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -> None:
@@ -129,7 +128,7 @@ def _fuse(module: nn.Module) -> None:
     before = None  # the layer that nothing has followed yet
     for name, child in list(module.named_children()):
         activation = _activation(child)
-        if isinstance(child, Bottleneck | BasicBlock) and _is_plain(child):
+        if _is_residual(child) and _is_plain(child):
             setattr(module, name, _fused_block(child))
         elif _is_fusible(child) or type(child) is nn.Linear:
             before = _fused(child)
@@ -184,7 +183,7 @@ def _nothing(tokens: Tensor) -> Tensor:
 
 
 def _is_fusible(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    if type(module) is Conv2dSame:
+    if type(module) is SameConvolution:
         return True
     return (
         type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -199,16 +198,23 @@ def _activation(module: nn.Module) -> Activation:
     return "relu" if isinstance(module, nn.ReLU) else "none"
 
 
-def _is_plain(block: Bottleneck | BasicBlock) -> bool:
+_RESIDUAL = ("timm.models.resnet.Bottleneck", "timm.models.resnet.BasicBlock")  # timm may not be imported
+
+
+def _is_residual(module: nn.Module) -> bool:
+    return f"{type(module).__module__}.{type(module).__qualname__}" in _RESIDUAL
+
+
+def _is_plain(block: nn.Module) -> bool:
     """Whether the block has nothing but convolutions and ReLUs, and maybe a convolution in its shortcut."""
     allowed = (nn.Identity, nn.ReLU, nn.Conv2d)
     own = all(type(child) in allowed for name, child in block.named_children() if name != "downsample")
     return own and all(isinstance(c, nn.ReLU) for n, c in block.named_children() if n.startswith("act"))
 
 
-def _fused_block(block: Bottleneck | BasicBlock) -> FusedResidual:
+def _fused_block(block: nn.Module) -> FusedResidual:
     convolutions = [c for n, c in block.named_children() if n != "downsample" and isinstance(c, nn.Conv2d)]
-    shortcut = nn.Identity() if block.downsample is None else block.downsample
+    shortcut = dict(block.named_children()).get("downsample", nn.Identity())
     _fuse(shortcut)
     return FusedResidual([FusedConvolution(one, "relu") for one in convolutions], shortcut)
 

@@ -8,28 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float
-from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
+from unimask.nn.same import SameConvolution, SamePadding, pair_of
 from unimask.ops.cpu.fused import Activation, pack_linear
 from unimask.ops.dispatch import convolve, project
 from unimask.ops.private import fuses
-
-
-class SamePadding(nn.Module):
-    """TensorFlow's "same" padding of a convolution: how much depends on the size of the maps."""
-
-    def __init__(
-        self, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-
-    def forward(
-        self, maps: Float[Tensor, "batch channels _height _width"]
-    ) -> Float[Tensor, "batch channels _padded_height _padded_width"]:
-        """Return the maps with zeros around."""
-        return pad_same(maps, list(self.kernel_size), list(self.stride), list(self.dilation))
 
 
 class FusedLinear(nn.Module):
@@ -83,9 +67,8 @@ class FusedConvolution(nn.Module):
         self.steps = list(stride), list(padding), list(dilation), convolution.groups
         self.activation: Activation = activation
         self.pad: nn.Module = nn.Identity()
-        if isinstance(convolution, Conv2dSame):
-            rows, columns = convolution.kernel_size
-            self.pad = SamePadding((rows, columns), (stride[0], stride[1]), (dilation[0], dilation[1]))
+        if isinstance(convolution, SameConvolution):
+            self.pad = SamePadding(pair_of(convolution.kernel_size), pair_of(stride), pair_of(dilation))
 
     def forward(
         self, maps: Float[Tensor, "batch _in_channels _height _width"]

@@ -39,6 +39,24 @@ class NormedConvolution(nn.Module):
         return result
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training the branch of a residual is left out, image by image.
+
+    What stays is divided by the chance to stay. Source: Huang et al., 1603.09382, Sec. 3.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.drop_prob = rate
+
+    def forward(self, branch: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
+        """Return the branch, with zeros for images that go without."""
+        if not self.training or self.drop_prob == 0:
+            return branch
+        stays = branch.new_empty((len(branch),) + (1,) * (branch.ndim - 1)).bernoulli_(1 - self.drop_prob)
+        return branch * stays.div_(1 - self.drop_prob)
+
+
 class Perceptron(nn.Module):
     """Linear layers with an activation between them."""
 

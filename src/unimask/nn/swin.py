@@ -6,10 +6,10 @@ original code. Feature maps are (batch, height, width, channels) inside this fil
 
 import torch
 from jaxtyping import Float, Int64
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimask.nn.layers import DropPath
 from unimask.nn.transformer import FeedForward
 
 PATCH = 4  # pixels along a side of the patch that becomes a token
