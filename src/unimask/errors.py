@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 _LONGEST_WORD, _LONGEST_REASON = 200, 1200  # characters
@@ -110,6 +111,19 @@ def some_of(things: Iterable[object], most: int = 8) -> str:
     """Return the first few of many, joined by commas: "1, 2, 3, ..."; "none" where there are none."""
     listed = [str(thing) for thing in things]
     return ", ".join(listed[:most] + ["..."] * (len(listed) > most)) or "none"
+
+
+def choices(wrong: str, known: Iterable[str], most: int = 20) -> str:
+    """Return what there is, after the nearest to a wrong name: "is it csv? there are: csv, json"."""
+    names = list(known)
+    return f"{nearest(wrong, names)}there are: {some_of(names, most)}"
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Return a question about the names that a wrong one resembles, with a blank behind; "" for none."""
+    names = {name.casefold(): name for name in known}
+    found = [names[one] for one in get_close_matches(wrong.casefold(), names, 3, 0.6)]
+    return f"is it {' or '.join(found)}? " if found else ""
 
 
 def shown(text: str) -> str:

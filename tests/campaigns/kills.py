@@ -42,7 +42,7 @@ SETTINGS: dict[str, object] = {
     "training__workers": 0,
 }
 NAMES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
-TIMES = ("seconds", "pictures_per_second", "evaluation_seconds")
+TIMES = ("seconds", "images_per_second", "evaluation_seconds")
 COUNTED = "events.txt"  # beside the folder of the run: what happened, a line each
 
 

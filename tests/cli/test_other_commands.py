@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from cli.command_line import picture, refused, unimask
 from safetensors.torch import load_file, save_file
 
 import unimask as package
 from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME
+from unimask.cli import app
 from unimask.cli.options.parsing import parse_settings
 from unimask.config.images import experiment_to_dict
 from unimask.config.overrides import override
 from unimask.presets import PRESETS, TRANSLATION_PRESETS
 
-COMMANDS = ("predict", "train", "evaluate", "convert", "bench", "presets")
+COMMANDS = tuple(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,7 +29,7 @@ def test_help_explains_with_an_example(command: str) -> None:
         outcome = unimask(command, word)
         assert (outcome.code, outcome.err) == (0, "")
         assert f"unimask {command} " in outcome.out.split("Examples:")[1]
-        for raw in ("list[", "<str", "<bool", "<Path", "Optional", "StrEnum"):
+        for raw in ("list[", "<str", "<bool", "<Path", "Optional", "StrEnum", "[default: /"):
             assert raw not in outcome.out
 
 
@@ -36,6 +38,8 @@ def test_the_first_help() -> None:
     assert outcome.code == 0
     assert all(f" {command} " in outcome.out for command in COMMANDS)
     assert "unimask predict photo.jpg" in outcome.out
+    groups = ("Options", "Use a model", "Train a model", "Exchange weights", "Study models")
+    assert [outcome.out.count(f"─ {group} ─") for group in groups] == [1] * len(groups)
     assert unimask("--version").out == f"unimask {package.__version__}\n"
     assert "Did you mean 'predict'?" in unimask("prdict").err
 

@@ -62,7 +62,7 @@ def run(instances: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert f"unimask predict IMAGE --weights {folder}\n" in outcome.out  # the task is the model's
     assert "best evaluation: after step 2 of 2" in outcome.out
     assert "AP50" in outcome.out
-    assert "pictures/s" in outcome.err
+    assert "images/s" in outcome.err
     assert "left" in outcome.err
     return folder
 

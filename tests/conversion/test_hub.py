@@ -1,5 +1,7 @@
 """Models by their id of the Hugging Face hub: a hub of local files, and no network."""
 
+import socket
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -12,6 +14,7 @@ from unimask.config.images import Experiment, ModelConfig
 from unimask.config.overrides import override
 from unimask.conversion import hub
 from unimask.conversion.hub import cache_folder, find_model
+from unimask.conversion.hugging_face_files import answers
 from unimask.conversion.run import convert
 from unimask.data.category_tables import load_categories
 from unimask.errors import WeightsError
@@ -88,6 +91,23 @@ def test_without_network_it_is_one_sentence(local_hub: Path) -> None:
     with pytest.raises(WeightsError, match=f"^{OWNER}/{NAME}: .* could not be had from the Hugging Face hub"):
         find_model(f"{OWNER}/{NAME}")
     assert not list(cache_folder().rglob("*.json"))  # nothing half
+
+
+def test_a_hub_that_is_silent_is_left_after_a_moment(
+    local_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections are taken and never answered, as behind some firewalls."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(
+            huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
+        started = time.monotonic()
+        with pytest.raises(WeightsError, match=r"from the Hugging Face hub \(no answer within 2 seconds\)"):
+            find_model(f"{OWNER}/{NAME}")
+        assert time.monotonic() - started < 3
+        assert not answers(huggingface_hub.constants.ENDPOINT, 0.1)
+    assert answers(huggingface_hub.constants.ENDPOINT, 5.0)  # refused at once: its client says so
 
 
 def test_a_path_is_no_id(local_hub: Path, tmp_path: Path) -> None:

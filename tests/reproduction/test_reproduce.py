@@ -88,6 +88,7 @@ def zoo(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": "Mask2Former, small",
         "weights": "https://example.org/model_final.pkl",
         "licence": "CC0-1.0",
+        "licence_source": "made up",
         "data": "noise",
         "source": "this test",
         "settings": SETTINGS,
@@ -116,7 +117,8 @@ def test_a_row_is_reproduced_or_not_measure_by_measure(zoo: Path, data: Path, tm
 def test_what_a_row_needs_is_said_before_anything_is_done(zoo: Path, data: Path, tmp_path: Path) -> None:
     shown = unimask("reproduce", "small-right", "--table", zoo).out
     for part in (
-        "weights: https://example.org/model_final.pkl (CC0-1.0)",
+        "weights: https://example.org/model_final.pkl",
+        "licence: CC0-1.0; made up",
         "data: noise",
         "tolerance: 0.02",
         "to reproduce: unimask reproduce small-right --data DATA --weights model_final.pkl",
@@ -151,7 +153,7 @@ def test_the_published_zoos_are_listed() -> None:
 def test_every_published_row_can_be_done() -> None:
     zoo = read_zoo()
     assert len(zoo.rows) == 87
-    assert all(row.published and row.licence and row.data for row in zoo.rows)
+    assert all(row.published and row.licence and row.licence_source and row.data for row in zoo.rows)
     for row in zoo.rows:
         experiment = PRESETS[row.preset]() if row.preset else Experiment()
         override(experiment, row.settings)  # all of them exist

@@ -144,7 +144,7 @@ class Rows:
             (folder / "error.txt").unlink(missing_ok=True)
             (folder / "run").mkdir(exist_ok=True)
             lines = [
-                {"kind": "step", "step": 20, "pictures_per_second": 8.0},
+                {"kind": "step", "step": 20, "images_per_second": 8.0},
                 {"kind": "evaluation", "step": 20, "values": {"PQ": 0.25, "mIoU": None}},
                 {"kind": "evaluation", "step": 40, "values": {"PQ": 0.5, "mIoU": 0.5}},
             ]
@@ -313,7 +313,7 @@ def test_memory_is_noted_until_the_first_evaluation(monkeypatch: pytest.MonkeyPa
         terms={},
         learning_rate=0.1,
         speed=1.0,
-        unit="pictures",
+        unit="images",
         seconds_left=0.0,
         logged=True,
     )

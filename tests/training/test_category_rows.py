@@ -42,8 +42,11 @@ def test_a_stated_row_comes_before_that_of_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("renamed", "message"),
     [
-        ({"cat": "dog"}, "the model has no category 'cat'; it has: person, car, dog, traffic light"),
-        ({"car": "cat"}, "the data have no category 'cat'; they have: dog, bus"),
+        (
+            {"cat": "dog"},
+            "the model has no category 'cat'; is it car? there are: person, car, dog",
+        ),
+        ({"car": "cat"}, "the data have no category 'cat'; there are: dog, bus"),
         ({"car": "dog", "person": "dog"}, "a category of the data is named twice"),
     ],
 )

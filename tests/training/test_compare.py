@@ -28,7 +28,7 @@ def write_run(folder: Path, *, rate: float, best: float | None, task: str = "sem
     run.begin(about, resume=False)
     for step in (10, 20):
         run.append_metrics(
-            {"kind": "step", "step": step, "loss": 30 / step, "seconds": step, "pictures_per_second": 2.5}
+            {"kind": "step", "step": step, "loss": 30 / step, "seconds": step, "images_per_second": 2.5}
         )
     if best is not None:
         for step, value in ((10, best), (20, best / 2)):
@@ -58,7 +58,7 @@ def test_only_what_differs_is_listed(runs: Path) -> None:
         "after step": (None, 10),
         "steps done": (20, 20),
         "last loss": (1.5, 1.5),
-        "pictures per second": (2.5, 2.5),
+        "images per second": (2.5, 2.5),
         "seconds": (20, 20),
     }
     assert found.results == results

@@ -14,6 +14,7 @@ from training.small_runs import run
 from unimask.errors import ConfigError, MissingPackageError
 from unimask.training import image_job
 from unimask.training.curves import categories_table, loss_terms, results_table
+from unimask.training.display import Display
 from unimask.training.progress import SilentReporter
 from unimask.training.report import report
 from unimask.training.run_folder import RunFolder
@@ -136,6 +137,16 @@ def test_the_page_is_one_file_with_everything_in_it(folder: Path) -> None:
         assert words in found.text
 
 
+def test_a_run_without_a_line_in_its_log_has_no_curves_and_no_complaint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"task": "instance", "data": "d", "pictures": 3, "experiment": {}}, resume=False)
+    told: list[str] = []
+    Display(folder, 0, told.append).refresh()
+    assert told == []
+    assert (folder.path / "report.html").exists()
+    assert not (folder.path / "curves.png").exists()
+
+
 def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a <b> & c")
     experiment: dict[str, object] = {"training": {"steps": 10}}
@@ -184,7 +195,7 @@ def test_neither_a_drawing_nor_a_logger_that_fails_ends_a_training(
     assert "the images of the evaluation could not be written (ValueError: no paint left)" in shown
     assert shown.count("nothing more is logged there (OSError: the server is gone)") == 1
     assert not (tmp_path / "run" / "worst.png").exists()
-    timeless = ("seconds", "pictures_per_second")
+    timeless = ("seconds", "images_per_second")
     plain = [{k: v for k, v in line.items() if k not in timeless} for line in lines(folder)]
     assert [{k: v for k, v in line.items() if k not in timeless} for line in lines(tmp_path / "run")] == plain
 

@@ -20,10 +20,10 @@ def window() -> Window:
 
 def test_means_speed_and_time_left() -> None:
     config = TrainingConfig(steps=110, batch_size=6, evaluate_every=40)
-    report = report_step(window(), 10, config, 1e-4, 7.0, unit="pictures", logged=True)
+    report = report_step(window(), 10, config, 1e-4, 7.0, unit="images", logged=True)
     assert (report.loss, report.terms, report.speed) == (3.0, {"mask": 0.5}, 4.0)
     assert report.seconds_left == pytest.approx(100 * 6 / 4.0 + 3 * 7.0)  # evaluations after 40, 80 and 110
-    record = window().as_record(1e-4, 2, 99.0, unit="pictures")
+    record = window().as_record(1e-4, 2, 99.0, unit="images")
     assert (record["loss"], record["mask"], record["gradient_norm"], record["skipped_steps"]) == (
         3.0,
         0.5,
@@ -35,8 +35,8 @@ def test_means_speed_and_time_left() -> None:
 def test_a_window_of_skipped_steps_has_no_loss() -> None:
     empty = Window()
     empty.add_time(6, 1.0)
-    assert math.isnan(empty.as_record(1e-4, 1, 1.0, unit="pictures")["loss"])
-    assert report_step(empty, 1, TrainingConfig(), 1e-4, 0.0, unit="pictures", logged=False).terms == {}
+    assert math.isnan(empty.as_record(1e-4, 1, 1.0, unit="images")["loss"])
+    assert report_step(empty, 1, TrainingConfig(), 1e-4, 0.0, unit="images", logged=False).terms == {}
 
 
 def test_a_window_survives_a_checkpoint() -> None:
@@ -49,7 +49,7 @@ def test_plain_lines() -> None:
     reporter = PlainReporter(written.append)
     reporter.start(steps=110, done=9)
     report = report_step(
-        window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, unit="pictures", logged=False
+        window(), 10, TrainingConfig(steps=110, evaluate_every=0), 1e-4, 0.0, unit="images", logged=False
     )
     reporter.step(report)  # the first one is shown at once
     reporter.step(replace(report, step=11))
@@ -63,16 +63,14 @@ def test_plain_lines() -> None:
     assert second == describe(report)
     assert third.startswith("step 12/110")
     assert second.startswith("step 10/110  loss 3.000 (mask 0.500)")
-    assert "4.00 pictures/s" in second
+    assert "4.00 images/s" in second
 
 
 def test_a_bar() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     reporter = RichReporter(console)
     reporter.start(steps=110, done=9)
-    reporter.step(
-        report_step(window(), 10, TrainingConfig(steps=110), 1e-4, 0.0, unit="pictures", logged=True)
-    )
+    reporter.step(report_step(window(), 10, TrainingConfig(steps=110), 1e-4, 0.0, unit="images", logged=True))
     reporter.evaluating(1, 3)
     reporter.evaluating(3, 3)
     reporter.message("evaluation [1]: pq 0.5")
@@ -80,7 +78,7 @@ def test_a_bar() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "10/110" in shown
     assert shown.count("the first step is done; the 100 to come take") == 1
-    assert "4.00 pictures/s" in shown
+    assert "4.00 images/s" in shown
     assert "evaluation [1]: pq 0.5" in shown
 
 

@@ -66,7 +66,7 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 
 def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k not in ("seconds", "pictures_per_second")} for r in records]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records]
 
 
 def test_two_pictures_are_learned_by_heart(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ import torch
 
 from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
 from unimask.config.images import (
-    ALL_TASKS,
     Experiment,
     Task,
+    check_task,
     experiment_from_dict,
     experiment_to_dict,
     tasks_of,
 )
 from unimask.data.category_tables import categories_from_json, categories_to_json
-from unimask.errors import ConfigError, WeightsError
+from unimask.errors import ConfigError, WeightsError, choices
 from unimask.files import json_text, write_text
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
@@ -130,9 +130,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
     if not isinstance(values, dict):
         raise ConfigError("config", "must be a JSON object")
     if values.get("kind") == SEQUENCES:
-        raise ConfigError(
-            "kind", "is a model that writes tokens, not segments; it is for `unimask translate`"
-        )
+        raise ConfigError("kind", "this model translates text; `unimask translate` takes it")
     wrong = sorted((set(values) | {"task"}) ^ set(_CONFIG_KEYS))  # earlier folders do not state the task
     if wrong:
         raise ConfigError(", ".join(wrong), f"the file must have exactly the keys {', '.join(_CONFIG_KEYS)}")
@@ -146,8 +144,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
     experiment = experiment_from_dict(values["experiment"])
     categories = categories_from_json(values["categories"])
     task = values.get("task", usual_task(experiment, categories))
-    if task not in ALL_TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
+    check_task(task)
     return ModelFile(
         experiment=experiment,
         task=task,
@@ -207,9 +204,9 @@ def resolve_weights(name_or_folder: str | Path) -> Path:
         raise WeightsError(
             path, "is a file, not a model folder; `unimask convert FILE FOLDER` makes one of it"
         )
-    names = ", ".join(shipped_models()) or "none"
     raise WeightsError(
         name_or_folder,
-        f"no such folder, and no model of this name is inside the package (there are: {names}); give a "
-        f"folder with {WEIGHTS_NAME} and {CONFIG_NAME}, as `unimask train` and `unimask convert` write it",
+        f"no such folder, and no model of this name is inside the package; "
+        f"{choices(str(name_or_folder), shipped_models())}; or give a folder with {WEIGHTS_NAME} and "
+        f"{CONFIG_NAME}, as `unimask train` and `unimask convert` write it",
     )

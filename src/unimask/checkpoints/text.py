@@ -129,7 +129,7 @@ def _read_config(path: Path) -> dict[str, object]:
     if not isinstance(values, dict):
         raise WeightsError(path, "must be a JSON object")
     if values.get("kind") != SEQUENCES:
-        raise WeightsError(path, "is not of a model that writes tokens; `unimask predict` takes the others")
+        raise WeightsError(path, "is of a model of images, not of text; `unimask predict` takes it")
     return values
 
 

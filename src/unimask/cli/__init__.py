@@ -20,6 +20,7 @@ from unimask.cli.comparing import compare
 from unimask.cli.failures import BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets, push
+from unimask.cli.options import groups
 from unimask.cli.prediction import predict
 from unimask.cli.reproduction import reproduce
 from unimask.cli.serving import serve
@@ -68,6 +69,7 @@ def _command() -> TyperGroup:
         option = command.get_help_option(typer.Context(command, **command.context_settings))
         if option is not None:
             option.metavar = ""
+        command.params.sort(key=lambda one: groups.ORDER.index(getattr(one, "rich_help_panel", None)))
         for parameter in command.params:
             if isinstance(parameter, TyperArgument):
                 parameter.display_type_rich = lambda ctx: ""  # type: ignore[method-assign]
@@ -90,13 +92,14 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """An image becomes segments: Mask2Former for panoptic, instance and semantic segmentation.
+    """Segment images, and train models that do: Mask2Former, MaskFormer, EoMT, and DETR for boxes.
 
     Each command has a --help of its own.
 
     Examples:
       unimask predict photo.jpg
-      unimask train --preset small --data my_data --output runs/first
+      unimask train --data my_data
+      unimask serve
     """
 
 
@@ -108,21 +111,16 @@ def _flowing(text: str) -> str:
     )
 
 
-COMMANDS = (
-    predict,
-    check,
-    train,
-    evaluate,
-    compare,
-    translate,
-    convert,
-    push,
-    export,
-    presets,
-    bench,
-    ablate,
-    reproduce,
-    serve,
-)
-for _each in COMMANDS:
-    app.command(context_settings=HELP_OPTIONS, help=_flowing(inspect.getdoc(_each) or ""))(_each)
+COMMANDS = {
+    "Use a model": (predict, serve, translate, export),
+    "Train a model": (check, train, evaluate, compare, presets),
+    "Exchange weights": (convert, push),
+    "Study models": (bench, ablate, reproduce),
+}
+for _group, _members in COMMANDS.items():
+    for _each in _members:
+        app.command(
+            context_settings=HELP_OPTIONS,
+            help=_flowing(inspect.getdoc(_each) or ""),
+            rich_help_panel=_group,
+        )(_each)

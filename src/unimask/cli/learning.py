@@ -116,7 +116,8 @@ def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int)
         raise ConfigError("resume", "needs the folder of the run that is to go on; name it with --output")
     if processes > 1:
         raise ConfigError("output", "several processes need one folder; name it with --output")
-    name = Path(data.partition(":")[0]).resolve().stem
+    given = Path(data.partition(":")[0])
+    name = given.stem if given.stem not in ("", "..") else given.resolve().stem  # a link keeps its own name
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())
 

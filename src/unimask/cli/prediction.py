@@ -69,28 +69,19 @@ def predict(
 ) -> None:
     """Segment images, or find boxes in them.
 
-    For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found)
-    and, unless instances may overlap, NAME.segments.png (each pixel's segment id = R + 256 G + 65536 B); for
-    boxes only the first two. A TIFF too large for memory is cut into tiles: NAME.segments.tif (segment ids)
-    and NAME.json come out. --format writes other files, also for all images together.
+    For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found) and,
+    unless segments may overlap, NAME.segments.png (the id of each pixel's segment); for a video
+    NAME.overlay.mp4 and NAME.json. --format writes other files.
 
-    Of a video it writes NAME.overlay.mp4 and NAME.json, with a record for each frame; --every 5 takes each
-    fifth frame.
-
-    Results of an earlier time are replaced; a file that is no result, or that was changed since, never is,
-    unless --overwrite says so. --resume goes on where a prediction was stopped, also with torchrun.
-
+    A file that is no result of an earlier time, or was changed since, is never replaced without --overwrite.
     An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
     Examples:
       unimask predict photo.jpg
       unimask predict photos/ --task instance --output found
-      unimask predict photo.jpg --weights runs/first/best
-      unimask predict photos/ --task instance --format csv,geojson --pixel-size 0.32
+      unimask predict photos/ --weights runs/first --format csv,geojson
       unimask predict clip.mp4 --every 5
-      unimask predict stack.tif --page max --depth 12
       unimask predict slide.tif --tile 1024 --overlap 128
-      torchrun --nproc-per-node 4 --no-python unimask predict photos/
     """
 
     def load(device: str) -> "Segmenter":

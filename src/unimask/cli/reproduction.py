@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unimask.reproduction.run import Reproduction
 
 NOT_REPRODUCED = 3  # exit code
-_WIDE = 120  # columns of a terminal that has room for licences
+_WIDE = 120  # columns of a terminal that has room for what the models are
 
 
 def reproduce(
@@ -96,18 +96,20 @@ def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
     """A table for each paper, and what cannot be reproduced."""
     wide = show.screen.width >= _WIDE
     for paper in dict.fromkeys(row.paper for row in zoo.rows):
-        listed = Table(title=paper, title_justify="left")
+        rows = [row for row in zoo.rows if row.paper == paper]
+        licences = ", ".join(dict.fromkeys(row.licence for row in rows))
+        show.show_line(f"{paper}; licence of the weights: {licences}")
+        listed = Table()
         listed.add_column("row", no_wrap=True)
         listed.add_column("published, in percent")
         if wide:
             listed.add_column("model")
-            listed.add_column("licence of the weights", no_wrap=True)
-        for row in zoo.rows:
-            if row.paper == paper:
-                listed.add_row(row.name, _numbers(row), *((row.model, row.licence) if wide else ()))
+        for row in rows:
+            listed.add_row(row.name, _numbers(row), *((row.model,) if wide else ()))
         show.screen.print(listed)
     if whole:
-        left = Table(title="published, and not to be reproduced", title_justify="left")
+        show.show_line("published, and not to be reproduced by anybody with this library")
+        left = Table()
         for title in ("paper", "number", "why"):
             left.add_column(title)
         for one in zoo.unreachable:
@@ -121,7 +123,8 @@ def _show_row(row: Row) -> None:
     found = {
         "row": row.name,
         "model": f"{row.model}; {row.paper}",
-        "weights": f"{row.weights} ({row.licence})",
+        "weights": row.weights,
+        "licence": "; ".join(filter(None, (row.licence, row.licence_source))),
         "base": row.base,
         "data": row.data,
         "published": "; ".join(

@@ -26,7 +26,7 @@ from unimask.config.values import (
     settings_from_dict,
     settings_to_dict,
 )
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, choices
 
 Task = Literal["panoptic", "instance", "semantic", "detection"]
 TASKS: tuple[Task, ...] = ("panoptic", "instance", "semantic")  # whose results are segments
@@ -175,7 +175,7 @@ def check_task(task: str) -> None:
         ConfigError: there is not.
     """
     if task not in ALL_TASKS:
-        raise ConfigError("task", f"{task!r} does not exist; there are: {', '.join(ALL_TASKS)}")
+        raise ConfigError("task", f"{task!r} does not exist; {choices(task, ALL_TASKS)}")
 
 
 AnyModelConfig = Annotated[ModelConfig | EomtConfig | DetrConfig, Field(discriminator="kind")]

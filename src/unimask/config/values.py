@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, nearest
 
 Settings = TypeVar("Settings")
 
@@ -77,7 +77,10 @@ def settings_from_dict(kind: type[Settings], values: dict[str, object]) -> Setti
     settings = _validated(kind, values, "")
     unknown = _unknown_keys(values, settings_to_dict(settings), "")
     if unknown:
-        raise ConfigError(", ".join(unknown), "no such setting; `unimask presets NAME` lists all of them")
+        near = _nearest_path(unknown[0], settings_to_dict(settings))
+        raise ConfigError(
+            ", ".join(unknown), f"no such setting; {near}`unimask presets NAME` lists all of them"
+        )
     return settings
 
 
@@ -123,12 +126,30 @@ def with_changes(values: dict[str, object], changes: Mapping[str, object]) -> di
             if not isinstance(place, dict) or name not in place:
                 known = ", ".join(place) if isinstance(place, dict) else "nothing"
                 where = ".".join(parents[:depth]) or "the experiment"
-                raise ConfigError(path, f"no such setting; {where} has: {known}")
+                raise ConfigError(path, f"no such setting; {_nearest_path(path, values)}{where} has: {known}")
             if depth < len(parents):
                 place = place[name]
         assert isinstance(place, dict)
         place[last] = value
     return values
+
+
+def _nearest_path(wrong: str, values: Mapping[str, object]) -> str:
+    """Return a question about the settings that a wrong path resembles: in whole, or by its last word."""
+    known = _paths(values, "")
+    last = wrong.rpartition(".")[2]
+    same = [path for path in known if path.rpartition(".")[2] == last]
+    return f"is it {' or '.join(same[:3])}? " if same else nearest(wrong, known)
+
+
+def _paths(values: Mapping[str, object], before: str) -> list[str]:
+    """Return the dotted paths of all settings, groups of them too."""
+    found = []
+    for name, value in values.items():
+        found.append(f"{before}{name}")
+        if isinstance(value, Mapping):
+            found += _paths(value, f"{before}{name}.")
+    return found
 
 
 def check_divisible(number: int, parts: int, path: str, what: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
 from unimask.data.category_tables import default_color, load_categories
-from unimask.errors import ConfigError, some_of
+from unimask.errors import ConfigError, choices, some_of
 from unimask.presets import detr, eomt, mask2former, maskformer
 from unimask.structures import Categories
 
@@ -115,8 +115,8 @@ def with_stuff(categories: Categories, stuff: Sequence[str]) -> Categories:
     wanted = {part.strip() for part in given} - {""}
     unknown = sorted(wanted - set(categories.names))
     if unknown:
-        there_are = some_of(categories.names, 200)
-        reason = f"no category is called {some_of(map(repr, unknown))}; there are: {there_are}"
+        there_are = choices(unknown[0], categories.names, 200)
+        reason = f"no category is called {some_of(map(repr, unknown))}; {there_are}"
         raise ConfigError("stuff", reason)
     return replace(categories, is_thing=tuple(name not in wanted for name in categories.names))
 

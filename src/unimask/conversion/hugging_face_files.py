@@ -1,7 +1,11 @@
 """Folders of Hugging Face transformers: recognised, downloaded, read and written."""
 
 import logging
-from collections.abc import Callable, Mapping
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +17,7 @@ from unimask.files import json_text, read_json, write_text
 
 _log = logging.getLogger(__name__)
 
+PATIENCE = 2.0  # seconds
 PICKLE = "pytorch_model.bin"
 OWN_NAMES = r"model\.(pixel_level_module|backbone\.conv_encoder|query_position_embeddings)\.|upscale_block\."
 """How names begin that only files of transformers hold (a regular expression)."""
@@ -32,6 +37,8 @@ def config_mentions(folder: Path, word: str) -> bool:
 def download(name: str) -> Path:
     """Download a model of the Hugging Face hub and return its folder in the local cache.
 
+    Where the hub does not answer at all, the copy in the cache is taken.
+
     Raises:
         WeightsError: it cannot be had, for instance because there is no network or no such model.
     """
@@ -43,17 +50,55 @@ def download(name: str) -> Path:
         "model*.safetensors",
         "model.safetensors.index.json",
     ]
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*patterns[:2], "pytorch_model*"]))
-    except Exception as error:  # the hub's client can fail in many ways, all of them mean the same here
-        raise WeightsError(
-            name,
-            "is no file or folder here, and could not be had from the Hugging Face hub "
-            f"({first_line(error)})",
-        ) from None
+    with patient() as silence:
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+            if not any(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=[*patterns[:2], "pytorch_model*"]))
+        except Exception as error:  # the hub's client can fail in many ways, all of them mean the same here
+            raise WeightsError(
+                name,
+                "is no file or folder here, and could not be had from the Hugging Face hub "
+                f"({silence or first_line(error)})",
+            ) from None
     return folder
+
+
+@contextmanager
+def patient() -> Iterator[str]:
+    """Let the hub's client use nothing but its cache inside where the hub is silent, and say that it is.
+
+    Left to itself it asks a silent hub again and again, for minutes.
+    """
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    silence = "" if offline or answers(constants.ENDPOINT) else f"no answer within {PATIENCE:g} seconds"
+    constants.HF_HUB_OFFLINE = bool(offline or silence)
+    try:
+        yield silence
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def answers(address: str, patience: float = PATIENCE) -> bool:
+    """Return whether anything but silence comes from an address, if only an error, within some seconds."""
+    heard = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=patience).close()
+        except TimeoutError:
+            return
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                return
+        except Exception:  # whatever it is, it came
+            pass
+        heard.set()
+
+    threading.Thread(target=ask, daemon=True).start()  # looking up a name may hang longer than its time-out
+    return heard.wait(patience)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

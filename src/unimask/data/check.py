@@ -341,10 +341,8 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
         if few and name == "train" and one.whole:
             say(f"{name}: in fewer than {FEW_IMAGES} images: {some_of(few)}")
         if one.tiny:
-            say(
-                f"{name}: {one.tiny} objects have at most one pixel as the model sees them; "
-                "enlarge data.resize"
-            )
+            have = "object has" if one.tiny == 1 else "objects have"
+            say(f"{name}: {one.tiny} {have} at most one pixel as the model sees it; enlarge data.resize")
         if one.most_objects > most_found:
             say(
                 f"{name}: a view has {one.most_objects} objects, the model finds at most {most_found}; raise "

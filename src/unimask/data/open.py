@@ -27,7 +27,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
-from unimask.errors import DataError, some_of
+from unimask.errors import DataError, nearest, some_of
 from unimask.structures import Dataset
 
 FORMATS: tuple[Format, ...] = (
@@ -226,7 +226,7 @@ def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside
     whole = sources.get("", sources.get("train"))
     if whole is None or wanted not in ("train", "val"):
         names = ", ".join(repr(name) for name in sources if name) or "one set that is not split ('all')"
-        raise DataError(root, f"has no split {split!r}; it has {names}")
+        raise DataError(root, f"has no split {split!r}; {nearest(split, sources)}it has {names}")
     dataset = _opened(root, whole, task, follow_outside)
     is_val = held_out(dataset.image_ids)
     chosen = [index for index, val in enumerate(is_val) if val == (wanted == "val")]

@@ -119,10 +119,10 @@ MAIN_MEASURES: dict[Task, tuple[str, ...]] = {
 """What is shown first; the first one says which of several models is best."""
 
 QUALITY: dict[Task, str] = {
-    "panoptic": "segments right",
-    "instance": "instances right",
+    "panoptic": "of the segments are right",
+    "instance": "of the instances are right",
     "semantic": "mIoU",
-    "detection": "boxes right",
+    "detection": "of the boxes are right",
 }
 """What `TaskMetrics.update` measures of a single image: of segments right / (right + wrong + missed)."""
 

@@ -13,7 +13,7 @@ from unimask.config.images import Task
 from unimask.data.decisions import decide_for_run
 from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
-from unimask.errors import ConfigError, UnimaskError, some_of
+from unimask.errors import ConfigError, DataError, UnimaskError, some_of
 from unimask.inference.batches import Progress
 from unimask.inference.resuming import (
     left_of,
@@ -23,7 +23,7 @@ from unimask.inference.resuming import (
     settings_digest,
     shared_again,
 )
-from unimask.inference.segmenter import Segmenter
+from unimask.inference.segmenter import Segmenter, check_threshold
 from unimask.inference.stream import (
     AnyResult,
     Named,
@@ -37,7 +37,7 @@ from unimask.inference.video import VideoResult
 from unimask.processes import Team, find_team, gather, meeting
 from unimask.results.folder import JOINED, join_parts
 from unimask.results.ledger import ledger_of
-from unimask.results.writing import check_formats
+from unimask.results.writing import check_formats, check_known
 
 Keep = Callable[[Path, str, AnyResult], object]
 """Returns what is to be kept of a result, given the file of the image and the name of its files."""
@@ -134,7 +134,12 @@ def predict(
         with _told(team, share):
             if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
                 raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
+            check_known(formats)
+            if threshold is not None:
+                check_threshold(threshold)
             files = list(dict.fromkeys(image_files(images)))
+            if not any(file.exists() for file in files):
+                raise DataError(files[0], f"no such file{_nor(files[1:])}")
             named = list(zip(files, output_names(files, reserved(formats)), strict=True))
             model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
             chosen = task or model.task
@@ -190,6 +195,10 @@ def predict(
             keep=bool(found.failed),
         )
     return found
+
+
+def _nor(files: Sequence[Path]) -> str:
+    return f", nor {some_of(files, 3)}" if files else ""
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from unimask.conversion.hub import find_model
 from unimask.data.placing import batch_images
 from unimask.data.read import AnyImage, Channels
 from unimask.data.reading import Reading, reading_of
-from unimask.errors import ConfigError, NotFiniteError
+from unimask.errors import ConfigError, NotFiniteError, choices, first_line
 from unimask.inference.batches import batches
 from unimask.inference.given import Given, Speaker, as_given, read_given
 from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles
@@ -66,6 +66,9 @@ Tell = Callable[[int, str], object]
 SegmentTask = Literal["panoptic", "instance", "semantic"]
 Image = UInt8[Tensor, "3 _height _width"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
@@ -113,9 +116,21 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError("device", f"{name!r} cannot be used ({reason}); try auto or cpu") from None
+        if name.partition(":")[0] not in DEVICES:
+            raise ConfigError("device", f"{name!r} does not exist; {choices(name, DEVICES)}") from None
+        reason = f"cannot be used here ({first_line(error)}); try auto or cpu"
+        raise ConfigError("device", f"{name!r} {reason}") from None
     return device
+
+
+def check_threshold(threshold: float) -> None:
+    """Check that a threshold of scores can be one.
+
+    Raises:
+        ConfigError: it is not from 0 to 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise ConfigError("threshold", f"must be from 0 to 1; got {threshold:g}")
 
 
 class Segmenter:
@@ -144,7 +159,7 @@ class Segmenter:
             ConfigError: the precision does not exist.
         """
         if precision not in _AUTOCAST:
-            raise ConfigError("precision", f"{precision!r} does not exist; there are: {', '.join(_AUTOCAST)}")
+            raise ConfigError("precision", f"{precision!r} does not exist; {choices(precision, _AUTOCAST)}")
         self.device = torch.device(device)
         self.precision = precision
         dtype = _AUTOCAST[precision]
@@ -503,8 +518,7 @@ class Segmenter:
             raise ConfigError("data.view", reason)
         if threshold is None:
             return experiment.postprocess
-        if not 0 <= threshold <= 1:
-            raise ConfigError("threshold", f"must be from 0 to 1; got {threshold}")
+        check_threshold(threshold)
         return dataclasses.replace(
             experiment.postprocess, object_threshold=threshold, instance_threshold=threshold
         )

@@ -13,9 +13,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, choices
 from unimask.structures import MaskPrediction, Placement
 
+KNOWN = ("flip", "scales")
 SCALES = (0.75, 1.25)
 DUPLICATE_IOU = 0.5  # queries of one class that overlap more are the same object, seen in several versions
 
@@ -37,9 +38,9 @@ def augmentations_of(names: Sequence[str]) -> tuple[Augmentation, ...]:
     Raises:
         ConfigError: there is no such name.
     """
-    unknown = sorted(set(names) - {"flip", "scales"})
+    unknown = sorted(set(names) - set(KNOWN))
     if unknown:
-        raise ConfigError("tta", f"{', '.join(unknown)} does not exist; there are: flip, scales")
+        raise ConfigError("tta", f"{', '.join(unknown)} does not exist; {choices(unknown[0], KNOWN)}")
     scales = (1.0, *(SCALES if "scales" in names else ()))
     flips = (False, True) if "flip" in names else (False,)
     return tuple(Augmentation(flip=flip, scale=scale) for scale in scales for flip in flips)

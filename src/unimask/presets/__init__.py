@@ -6,11 +6,10 @@ first line of its docstring.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 
 from unimask.config.images import Experiment
 from unimask.config.text import TranslationExperiment
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, nearest
 from unimask.presets import mask2former, maskformer
 from unimask.presets.detr import DETR_PRESETS
 from unimask.presets.eomt import EOMT_PRESETS
@@ -55,8 +54,8 @@ def named(name: str) -> Experiment | TranslationExperiment:
         ConfigError: there is no such preset; the message names the nearest.
     """
     if name not in _EVERY:
-        near = get_close_matches(name, _EVERY, 3, 0.6) or ["small", "tiny"]
-        raise ConfigError(name, f"no such preset; is it {' or '.join(near)}? `unimask presets` lists them")
+        near = nearest(name, _EVERY) or "is it small or tiny? "
+        raise ConfigError(name, f"no such preset; {near}`unimask presets` lists them")
     return _EVERY[name]()
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, ModelConfig, Task
 from unimask.config.overrides import override
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, choices
 
 Story = Literal["add", "remove"]
 
@@ -150,7 +150,7 @@ def row_experiment(base: Experiment, name: str, story: Story = "add") -> Experim
     rows = rows_of(base.model, story)
     names = [row.name for row in rows]
     if name not in names:
-        raise ConfigError(name, f"no such row; there are {', '.join(names)}")
+        raise ConfigError(name, f"no such row; {choices(name, names)}")
     place = names.index(name)
     if story == "remove":
         return override(base, dict(rows[place].without))

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from unimask.config.images import ALL_TASKS, Task
 from unimask.config.values import settings_from_dict
-from unimask.errors import ConfigError, DataError
+from unimask.errors import ConfigError, DataError, nearest
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -22,6 +21,7 @@ class Row:
     model: str  # in the paper's words
     weights: str  # the address of the file, or an id of the Hugging Face hub
     licence: str  # of the weights
+    licence_source: str = ""  # where it is stated
     data: str  # the set and its split
     published: dict[Task, dict[str, float]]  # task -> measure of `unimask evaluate` -> percent
     source: str  # of the numbers
@@ -75,9 +75,8 @@ class Zoo:
         exact = tuple(row for row in self.rows if row.name == name)
         found = exact or tuple(row for row in self.rows if row.name.startswith(name))
         if not found:
-            near = get_close_matches(name, [row.name for row in self.rows], 3, 0.5)
-            which = f"is it {' or '.join(near)}? " if near else ""
-            raise ConfigError(name, f"no row has this name; {which}`unimask reproduce` lists them")
+            near = nearest(name, [row.name for row in self.rows])
+            raise ConfigError(name, f"no row has this name; {near}`unimask reproduce` lists them")
         return found
 
 

@@ -6,7 +6,7 @@ from unimask.metrics.confusion import Confusion
 from unimask.results.drawing import short_name
 from unimask.results.figure import LIGHT, Element, Number, Part, Rectangle, Text, beside, text_width
 
-MOST_CATEGORIES = 25  # in the table: those with the most errors
+MOST_CATEGORIES = 22  # in the table: those with the most errors
 WIDTH = 760
 _TOP = 46  # of the title and the names of the axes
 _RIGHT, _WRONG = (26, 127, 55), (207, 34, 46)
@@ -42,7 +42,7 @@ def _table(confusion: Confusion, title: str) -> Part:
     upright = any(text_width(column) > room - 4 for column in columns)
     top = _TOP + (round(max(map(text_width, columns))) + 14 if upright else 22)
     note = f"rows: true category, columns: found as; percent of the {confusion.unit} of the row, their number"
-    note += f"; the {len(names)} categories with the most errors" if cut else ""
+    title += f": the {len(names)} categories with the most errors" if cut else ""
     elements: list[Element] = [Text((16, 18), title, bold=True), Text((16, 36), note)]
     for place, title_of_column in enumerate(columns):
         middle = left + (place + 0.5) * room

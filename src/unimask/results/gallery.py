@@ -67,8 +67,8 @@ class Gallery:
 
 
 def gallery_sheet(examples: Sequence[Example], categories: Categories, quality: str) -> Image.Image:
-    """Return a sheet of examples, truth beside prediction, with the value of `quality` that each has."""
-    notes = [f"prediction: {example.quality:.2f} {quality}" for example in examples]
+    """Return a sheet of examples, truth beside prediction, with the share that each has of `quality`."""
+    notes = [f"prediction: {example.quality:.0%} {quality}" for example in examples]
     samples, found = [example.sample for example in examples], [example.found for example in examples]
     return comparison_sheet(samples, found, categories, notes=notes)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unimask.config.images import Task
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, choices
 from unimask.results.folder import JOINED, PARTS
 from unimask.results.formats.imagej import write_imagej
 from unimask.results.formats.table import as_csv
@@ -140,15 +140,24 @@ def default_formats(task: Task) -> tuple[str, ...]:
     return ("overlay", "json") if task in OVERLAPPING else ("overlay", "png", "json")
 
 
+def check_known(formats: Sequence[str]) -> None:
+    """Check that there are such formats.
+
+    Raises:
+        ConfigError: there is one that does not exist.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError("format", f"{name!r} does not exist; {choices(name, FORMATS)}")
+
+
 def check_formats(formats: Sequence[str], task: Task) -> tuple[str, ...]:
     """Return the formats, each once; none stand for the default ones.
 
     Raises:
         ConfigError: there is no such format, or it has no room for results of the task.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise ConfigError("format", f"{name!r} does not exist; there are: {', '.join(FORMATS)}")
+    check_known(formats)
     if "png" in formats and task in OVERLAPPING:
         raise ConfigError("format", f"png holds one segment per pixel, and those of {task} may overlap")
     return tuple(dict.fromkeys(formats)) or default_formats(task)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unimask.errors import ConfigError, some_of
+from unimask.errors import ConfigError, choices, some_of
 from unimask.structures import Categories
 
 NOT_KNOWN = -1  # in `CategoryRows.rows`
@@ -62,13 +62,9 @@ def rows_for(categories: Categories, theirs: Categories, renamed: Mapping[str, s
     """
     for old, new in renamed.items():
         if old not in theirs.names:
-            raise ConfigError(
-                "map", f"the model has no category {old!r}; it has: {some_of(theirs.names, 20)}"
-            )
+            raise ConfigError("map", f"the model has no category {old!r}; {choices(old, theirs.names)}")
         if new not in categories.names:
-            raise ConfigError(
-                "map", f"the data have no category {new!r}; they have: {some_of(categories.names, 20)}"
-            )
+            raise ConfigError("map", f"the data have no category {new!r}; {choices(new, categories.names)}")
     if len(set(renamed.values())) < len(renamed):
         raise ConfigError("map", "a category of the data is named twice; a row of the head comes from one")
     origin = {name: name for name in theirs.names if name in categories.names and name not in renamed}

@@ -12,7 +12,8 @@ from unimask.config.images import (
     why_not_joined,
 )
 from unimask.config.values import check_values
-from unimask.errors import ConfigError
+from unimask.errors import ConfigError, choices
+from unimask.inference.segmenter import DEVICES
 
 
 def check_settings(config: TrainingConfig, processes: int) -> None:
@@ -80,9 +81,7 @@ def check_device(name: str, devices: int, precision: str) -> tuple[str, int | li
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise ConfigError(
-            "device", f"{name!r} does not exist; there are: auto, cpu, cuda, cuda:1 (and so on), mps"
-        )
+        raise ConfigError("device", f"{name!r} does not exist; {choices(name, DEVICES)}")
     if kind == "cuda":
         last = int(number or 0) if devices == 1 else devices - 1
         if last >= torch.cuda.device_count():

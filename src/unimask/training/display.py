@@ -51,7 +51,9 @@ class Display:
             if categories:
                 write_text(self._folder.path / "categories.csv", _as_csv(categories))
             task = str(self._folder.description().get("task", ""))
-            save_image(self._folder.path / "curves.png", as_image(beside(curves(lines, task), columns=2)))
+            panels = curves(lines, task)
+            if panels:  # none before the first line of the log
+                save_image(self._folder.path / "curves.png", as_image(beside(panels, columns=2)))
         with self._reported("report.html"):
             write_text(self._folder.path / "report.html", report(self._folder))
 

@@ -51,7 +51,7 @@ class MaskJob:
     @property
     def unit(self) -> str:
         """Return the unit of speed, as the log names it."""
-        return "pictures"
+        return "images"
 
     @property
     def primary_metric(self) -> str:
@@ -61,7 +61,7 @@ class MaskJob:
     @property
     def source(self) -> str:
         """Return data, task and number of images."""
-        return f"{Path(self.task.data).name} ({self.task.task}, {len(self.task.training)} pictures)"
+        return f"{Path(self.task.data).name} ({self.task.task}, {len(self.task.training)} images)"
 
     def describe(self) -> dict[str, object]:
         """Return what identifies the run, ready for JSON."""

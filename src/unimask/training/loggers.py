@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from unimask.errors import ConfigError, MissingPackageError, first_line, needs_extra
+from unimask.errors import ConfigError, MissingPackageError, choices, first_line, needs_extra
 from unimask.files import read_json, write_json
 from unimask.training.run_folder import flatten
 
@@ -193,7 +193,7 @@ def check_loggers(asked: Sequence[str | Logger]) -> None:
     """
     for one in asked:
         if isinstance(one, str) and one not in SERVICES:
-            raise ConfigError("logger", f"{one!r} does not exist; there are: {', '.join(SERVICES)}")
+            raise ConfigError("logger", f"{one!r} does not exist; {choices(one, SERVICES)}")
         if isinstance(one, str):
             with needs_extra(one, f"the logger {one}"):
                 import_module(one)

@@ -27,7 +27,7 @@ class StepReport:
     terms: Mapping[str, float]  # of the final prediction, not weighted, mean over the same steps
     learning_rate: float
     speed: float  # in training, without evaluations
-    unit: str  # of speed, per second: pictures, tokens
+    unit: str  # of speed, per second: images, tokens
     seconds_left: float
     logged: bool  # this step has a line in the log
 

@@ -22,6 +22,7 @@ from unimask.training.run_folder import RunFolder, flatten
 
 MOST_SHEETS = 8  # of the validation images, over the steps
 MOST_CONFUSED = 12
+MOST_ROWS = 25  # of the table of categories; more are folded away
 QUALITY = 82  # of images on the page
 
 
@@ -167,11 +168,19 @@ def _categories(evaluations: Sequence[Line]) -> str:
         cells = "".join(_bar(numbers.get(name)) for name in measures)
         if before:
             both = first in numbers and first in before.get(category, {})
-            cells += f"<td>{numbers[first] - before[category][first]:+.4f}</td>" if both else "<td></td>"
+            cells += f"<td>{_change(before[category][first], numbers[first])}</td>" if both else "<td></td>"
         rows.append(f"<tr><td>{escape(category)}</td>{cells}</tr>")
     after = f"After step {evaluations[-1]['step']:,}, the best first"
     note = f"{after}; every evaluation is in <code>categories.csv</code>."
-    return _section("Categories", note, f'<div class="wide">{_table(head, rows)}</div>')
+    table = f'<div class="wide">{_table(head, rows[:MOST_ROWS])}</div>'
+    if more := rows[MOST_ROWS:]:
+        folded = f'<div class="wide">{_table(head, more)}</div>'
+        table += f"<details><summary>{len(more)} more</summary>{folded}</details>"
+    return _section("Categories", note, table)
+
+
+def _change(before: float, now: float) -> str:
+    return f"{now - before:+.4f}" if abs(now - before) >= 0.00005 else "0"
 
 
 def _bar(value: float | None) -> str:

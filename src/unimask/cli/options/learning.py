@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unimask.cli.options import groups
 from unimask.cli.options.shared import TaskName
 
 Task = Annotated[
@@ -38,7 +39,10 @@ TrainTask = Annotated[
 Epochs = Annotated[
     float,
     typer.Option(
-        min=0.0, metavar="NUMBER", help="How often each image is seen, in the place of training.steps."
+        min=0.0,
+        metavar="NUMBER",
+        show_default=False,
+        help="How often each image is seen, in the place of training.steps.",
     ),
 ]
 Renamed = Annotated[
@@ -70,12 +74,18 @@ Resume = Annotated[
     typer.Option("--resume", metavar="", help="Go on where the training in the output folder stopped."),
 ]
 Devices = Annotated[
-    int, typer.Option(metavar="NUMBER", help="Processes on this machine, each with a device of its own.")
+    int,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="NUMBER",
+        help="Processes on this machine, each with a device of its own.",
+    ),
 ]
-Nodes = Annotated[int, typer.Option(metavar="NUMBER", help="Machines.")]
+Nodes = Annotated[int, typer.Option(rich_help_panel=groups.MACHINE, metavar="NUMBER", help="Machines.")]
 Pictures = Annotated[
     Path | None,
     typer.Option(
+        rich_help_panel=groups.RESULTS,
         metavar="FOLDER",
         help="Also write each image here, its truth beside what was found, and the worst ones and what was "
         "found as what.",
@@ -85,6 +95,7 @@ LoggerNames = Annotated[
     list[str] | None,
     typer.Option(
         "--logger",
+        rich_help_panel=groups.RESULTS,
         metavar="NAME",
         help="Log there too, beside the output folder and TensorBoard: wandb, mlflow; repeat for more.",
     ),

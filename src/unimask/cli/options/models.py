@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from unimask.cli.options import groups
+
 
 class PeerName(StrEnum):
     """A library to compare a model with."""
@@ -49,7 +51,9 @@ PushedEvaluation = Annotated[
         help="What `unimask evaluate --output FILE` wrote: its measures stand in the card.",
     ),
 ]
-Private = Annotated[bool, typer.Option("--private", help="Only you can see a repository that is made.")]
+Private = Annotated[
+    bool, typer.Option("--private", metavar="", help="Only you can see a repository that is made.")
+]
 Source = Annotated[
     str,
     typer.Argument(
@@ -101,6 +105,11 @@ Compare = Annotated[
     typer.Option(metavar="LIBRARY", help="Measure the same weights there too: transformers."),
 ]
 Threads = Annotated[
-    int, typer.Option(metavar="NUMBER", help="Threads on the CPU; 0 leaves PyTorch its own choice.")
+    int,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="NUMBER",
+        help="Threads on the CPU; 0 leaves PyTorch its own choice.",
+    ),
 ]
 RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="How often each side runs.")]

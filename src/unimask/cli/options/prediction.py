@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from unimask.cli.options import groups
+
 Images = Annotated[
     list[Path],
     typer.Argument(
@@ -27,6 +29,7 @@ ResumePrediction = Annotated[
     bool,
     typer.Option(
         "--resume",
+        rich_help_panel=groups.RESULTS,
         metavar="",
         help="Leave out images whose results are complete in the output folder, made by the same model with "
         "the same settings.",
@@ -36,6 +39,7 @@ Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
+        rich_help_panel=groups.RESULTS,
         metavar="",
         help="Replace also files of the same names that are no results, or that were changed since.",
     ),
@@ -43,13 +47,16 @@ Overwrite = Annotated[
 BatchSize = Annotated[
     int,
     typer.Option(
-        metavar="NUMBER", help="Images or tiles of one size that go through the model together, at most."
+        rich_help_panel=groups.MACHINE,
+        metavar="NUMBER",
+        help="Images or tiles of one size that go through the model together, at most.",
     ),
 ]
 ResultFormats = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
+        rich_help_panel=groups.RESULTS,
         metavar="NAMES",
         help="What to write, with commas between: overlay, png, json (the default), csv (segments.csv with "
         "area, perimeter and more of each segment), coco, geojson (QuPath, maps), imagej-roi (Fiji), "
@@ -59,7 +66,9 @@ ResultFormats = Annotated[
 PixelSize = Annotated[
     float | None,
     typer.Option(
-        metavar="MICROMETRES", help="How wide a pixel is: segments.csv then has micrometres beside pixels."
+        rich_help_panel=groups.RESULTS,
+        metavar="MICROMETRES",
+        help="How wide a pixel is: segments.csv then has micrometres beside pixels.",
     ),
 ]
 Every = Annotated[int, typer.Option(metavar="NUMBER", help="Segment every n-th frame of a video.")]

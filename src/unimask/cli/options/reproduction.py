@@ -20,5 +20,11 @@ ReproducedWeights = Annotated[
     ),
 ]
 ZooFile = Annotated[
-    Path, typer.Option("--table", metavar="FILE", help="Another table of models, of the same form.")
+    Path,
+    typer.Option(
+        "--table",
+        metavar="FILE",
+        show_default="that of the package",
+        help="A table of models, of the same form.",
+    ),
 ]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from unimask.cli.options import groups
+
 
 class TaskName(StrEnum):
     """A task: what is segmented or found."""
@@ -33,14 +35,26 @@ ModelTask = Annotated[
     ),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", metavar="", help="Print the results as JSON on standard output.")
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel=groups.RESULTS,
+        metavar="",
+        help="Print the results as JSON on standard output.",
+    ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="DEVICE", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
+    str,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="DEVICE",
+        help="Where to compute: auto, cpu, cuda, cuda:1, mps.",
+    ),
 ]
 Precision = Annotated[
     PrecisionName,
     typer.Option(
+        rich_help_panel=groups.MACHINE,
         metavar="PRECISION",
         help="32-true; or bf16-mixed or 16-mixed, faster on GPUs and a little less exact.",
     ),
@@ -61,21 +75,33 @@ Base = Annotated[
         help="Weights that those of the source are differences to: the DINOv3 of an EoMT's original file.",
     ),
 ]
-Licence = Annotated[str, typer.Option(metavar="TEXT", help="Licence of the weights; it is kept with them.")]
+Licence = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=groups.RESULTS, metavar="TEXT", help="Licence of the weights; it is kept with them."
+    ),
+]
 Tile = Annotated[
     int,
     typer.Option(
+        rich_help_panel=groups.LARGE,
         metavar="PIXELS",
         help="Predict in square tiles of this side, and join the results. 0: as the model was made for. A "
         "model of tiles keeps its own.",
     ),
 ]
 Overlap = Annotated[
-    int, typer.Option(metavar="PIXELS", help="What neighbouring tiles share; as wide as most objects.")
+    int,
+    typer.Option(
+        rich_help_panel=groups.LARGE,
+        metavar="PIXELS",
+        help="What neighbouring tiles share; as wide as most objects.",
+    ),
 ]
 Depth = Annotated[
     str,
     typer.Option(
+        rich_help_panel=groups.READING,
         metavar="BITS",
         help="Bits of the camera where images have 16 a channel: 8 to 16, or auto (by the brightest of all); "
         "by default as the model was made for.",
@@ -84,6 +110,7 @@ Depth = Annotated[
 Page = Annotated[
     str,
     typer.Option(
+        rich_help_panel=groups.READING,
         metavar="NUMBER",
         help="Which image of a file with several, or max for the largest value of all; by default the first.",
     ),
@@ -91,6 +118,7 @@ Page = Annotated[
 Channel = Annotated[
     str,
     typer.Option(
+        rich_help_panel=groups.READING,
         metavar="NUMBER",
         help="Read only this channel, or max for the largest value of all; by default colours.",
     ),
@@ -99,6 +127,7 @@ Augment = Annotated[
     str,
     typer.Option(
         "--tta",
+        rich_help_panel=groups.LARGE,
         metavar="NAMES",
         help="Test-time augmentation: flip, scales, or both (flip,scales). Better results, 2, 3 or 6 passes.",
     ),
@@ -126,6 +155,7 @@ FollowOutside = Annotated[
     bool,
     typer.Option(
         "--follow-outside",
+        rich_help_panel=groups.READING,
         metavar="",
         help="Read files outside of the data folder that its names or links lead to.",
     ),

@@ -35,7 +35,7 @@ TranslationFile = Annotated[
 AttentionFolder = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
+        metavar="FOLDER",
         help="Also draw here what attends to what, an image per line for the encoder's self-attention, the "
         "decoder's masked self-attention and its cross-attention: a row of heads for each layer.",
     ),

@@ -184,7 +184,7 @@ def _row_result(row: Row, folder: Path, task: Task) -> RowResult:
     batch_size = training["batch_size"]
     records = RunFolder(folder / "run").read_metrics()
     evaluations = [record for record in records if record["kind"] == "evaluation"]
-    speeds = [r["pictures_per_second"] for r in records if r["kind"] == "step" and r["pictures_per_second"]]
+    speeds = [r["images_per_second"] for r in records if r["kind"] == "step" and r["images_per_second"]]
     failure = folder / "error.txt"
     measured = _measured(folder)
     return RowResult(
