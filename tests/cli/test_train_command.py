@@ -410,4 +410,4 @@ def test_categories_that_the_model_does_not_know(model: Path, tmp_path: Path) ->
     content["categories"][0]["name"] = "lion"
     save_coco_instances(tmp_path / "instances_val.json", tmp_path / "images", content=content)
     message = refused("evaluate", "--weights", model, "--data", tmp_path, "--task", "instance")
-    assert f"error {tmp_path}: has 1 categories that the model does not know: lion" in message
+    assert f"error {tmp_path}: has 1 category that the model does not know: lion" in message

@@ -179,11 +179,11 @@ def test_labels_become_those_of_the_model() -> None:
         file_ids=(1, 2, 3, 4),
         colors=((0, 0, 0),) * 4,
     )
-    matched = match_categories(dataset, other)
+    matched = match_categories(dataset, other, "detection")
     expected = [{0: 3, 1: 2, 2: 0}[label] for label in dataset[0].truth.labels.tolist()]
     assert matched[0].truth.labels.tolist() == expected
     with pytest.raises(DataError, match="circle"):
-        match_categories(dataset, replace(other, names=("triangle", "x", "square", "y")))
+        match_categories(dataset, replace(other, names=("triangle", "x", "square", "y")), "detection")
 
 
 def test_real_boxes(shared_data: Path) -> None:

@@ -149,16 +149,21 @@ def test_match_categories_relabels_by_name() -> None:
         file_ids=(1, 2, 3, 4),
         colors=((0, 0, 0),) * 4,
     )
-    matched = match_categories(dataset, model)
+    matched = match_categories(dataset, model, "panoptic")
     assert matched.categories == model
     assert matched[0].truth.labels.tolist() == [3, 2, 0]
     assert torch.equal(matched[0].truth.layers, dataset[0].truth.layers)
     with pytest.raises(
-        DataError, match=r"1 categories that the model does not know: grass; the model knows: cat, dog"
+        DataError, match=r"1 category that the model does not know: grass; the model knows: cat, dog"
     ):
-        match_categories(dataset, categories("cat dog"))
+        match_categories(dataset, categories("cat dog"), "panoptic")
     with pytest.raises(DataError, match="'grass' is stuff in the data and a thing in the model"):
-        match_categories(dataset, categories("cat dog grass"))
+        match_categories(dataset, categories("cat dog grass"), "panoptic")
+    assert match_categories(dataset, categories("cat dog grass"), "semantic")[0].truth.labels.tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 @settings(max_examples=40, deadline=None)

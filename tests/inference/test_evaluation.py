@@ -37,7 +37,7 @@ class Known:
         self.categories = categories
         self.asked: list[int] = []
         self._blind = blind
-        truth = match_categories(view(dataset, task), categories)
+        truth = match_categories(view(dataset, task), categories, task)
         self._answers = {truth[k].image.numpy().tobytes(): truth[k].truth for k in range(len(truth))}
 
     @property

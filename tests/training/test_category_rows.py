@@ -44,7 +44,7 @@ def test_a_stated_row_comes_before_that_of_the_same_name() -> None:
     [
         (
             {"cat": "dog"},
-            "the model has no category 'cat'; is it car? there are: person, car, dog",
+            r"the model has no category 'cat'; is it car\? there are: person, car, dog, traffic light",
         ),
         ({"car": "cat"}, "the data have no category 'cat'; there are: dog, bus"),
         ({"car": "dog", "person": "dog"}, "a category of the data is named twice"),

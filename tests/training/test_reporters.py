@@ -82,6 +82,19 @@ def test_a_bar() -> None:
     assert "evaluation [1]: pq 0.5" in shown
 
 
+def test_a_bar_on_a_narrow_terminal_keeps_steps_and_time() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    reporter = RichReporter(console)
+    reporter.start(steps=1500, done=0)
+    report = report_step(window(), 10, TrainingConfig(steps=1500), 1e-4, 0.0, unit="images", logged=True)
+    reporter.step(replace(report, seconds_left=65_000.0))
+    reporter.stop()
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "10/1500" in shown
+    assert "18:03:20 left" in shown
+    assert "`--set training.steps=NUMBER` makes it shorter" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3723, "1:02:03"), (-1, "0:00:00")]
 )

@@ -73,9 +73,9 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         begun = True
         bars.start()
         seconds = time.monotonic() - started
-        left = f"{duration(seconds / done * (total - done))} left" if done else ""
-        details = f"{done / max(seconds, 1e-3):.2f} images/s  " if done else ""
-        details += left if done < total else f"in {duration(seconds)}"
+        left = f"{duration(seconds / done * (total - done))} left  " if done else ""
+        details = left if done < total else f"in {duration(seconds)}  "
+        details += f"{done / max(seconds, 1e-3):.2f} images/s" if done else ""
         bars.update(bar, completed=done, total=total, details=details)
 
     try:

@@ -108,7 +108,7 @@ def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
             listed.add_row(row.name, _numbers(row), *((row.model,) if wide else ()))
         show.screen.print(listed)
     if whole:
-        show.show_line("published, and not to be reproduced by anybody with this library")
+        show.show_line("published, but not to be reproduced with this library")
         left = Table()
         for title in ("paper", "number", "why"):
             left.add_column(title)

@@ -127,35 +127,37 @@ def as_detection(dataset: Dataset) -> Dataset:
     return TaskView(things, things.categories, _boxes)
 
 
-def match_categories(dataset: Dataset, categories: Categories) -> Dataset:
+def match_categories(dataset: Dataset, categories: Categories, task: Task) -> Dataset:
     """Make labels index a model's categories, matched by name.
 
     Raises:
-        DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
+        DataError: the data set has a category that the model lacks, or one is a thing here and stuff there,
+            which makes no difference to the task `semantic`.
     """
-    table = labels_of_model(dataset.categories, categories)
+    table = _labels_of_model(dataset.categories, categories, task)
     return TaskView(dataset, categories, _Relabel(table))
 
 
-def labels_of_model(given: Categories, categories: Categories) -> Int64[Tensor, " categories"]:
-    """Return, for each category of a data set, the label of the model's category of the same name.
-
-    Raises:
-        DataError: the data set has a category that the model lacks, or one is a thing here and stuff there.
-    """
+def _labels_of_model(given: Categories, categories: Categories, task: Task) -> Int64[Tensor, " categories"]:
+    """Return, for each category of a data set, the label of the model's category of the same name."""
     known = {name: label for label, name in enumerate(categories.names)}
     missing = [name for name in given.names if name not in known]
     if missing:
         raise DataError(
             "data",
-            f"has {len(missing)} categories that the model does not know: {some_of(missing)}; "
+            f"has {len(missing)} {'category' if len(missing) == 1 else 'categories'} that the model does not "
+            f"know: {some_of(missing)}; "
             f"the model knows: {some_of(categories.names)}. "
             "Rename them in the data, or train a model on it",
         )
     for label, name in enumerate(given.names):
-        if given.is_thing[label] != categories.is_thing[known[name]]:
+        if task != "semantic" and given.is_thing[label] != categories.is_thing[known[name]]:
             here, there = ("a thing", "stuff") if given.is_thing[label] else ("stuff", "a thing")
-            raise DataError("data", f"category {name!r} is {here} in the data and {there} in the model")
+            raise DataError(
+                "data",
+                f"category {name!r} is {here} in the data and {there} in the model; only the task 'semantic' "
+                "does not mind; change the data, or `is_thing` in the model's config.json",
+            )
     return torch.tensor([known[name] for name in given.names], dtype=torch.int64)
 
 

@@ -377,7 +377,7 @@ def _found(
     batch_size: int,
 ) -> Iterator[tuple[int, Sample, Truth]]:
     """Yield each image and what is found in it; what has a score is asked for with every score."""
-    matched = match_categories(dataset, segmenter.categories)
+    matched = match_categories(dataset, segmenter.categories, task)
     waiting: deque[tuple[int, Sample]] = deque()  # whose result is to come
     names: list[str] = []
 

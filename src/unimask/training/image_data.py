@@ -78,7 +78,7 @@ def open_task(
             task=task, data=str(data), training=training, validation=training, reading=reading
         )
     try:
-        validation = match_categories(opened(split="val", reading=reading).dataset, training.categories)
+        validation = match_categories(opened(split="val", reading=reading).dataset, training.categories, task)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
         raise DataError(error.path, way_out) from None
@@ -100,7 +100,7 @@ def _own_task(data: Dataset, validation: Dataset | None, task: Task, experiment:
         raise DataError(name_of(data), "holds no samples")
     measured = training
     if validation is not None:
-        measured = match_categories(view(validation, task, background=background), training.categories)
+        measured = match_categories(view(validation, task, background=background), training.categories, task)
     reading = reading_of(experiment.data)
     return TrainingTask(
         task=task, data=name_of(data), training=training, validation=measured, reading=reading

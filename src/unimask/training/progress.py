@@ -12,9 +12,14 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
 )
+from rich.table import Column
+from rich.text import Text
+
+LONG = 6 * 3600  # seconds, from which on a training is told to take long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,8 @@ def describe(report: StepReport) -> str:
 def estimate(report: StepReport) -> str:
     """Say after the first step how long the others will take; the first one is slower than they are."""
     more, left = report.steps - report.step, duration(report.seconds_left)
-    return f"the first step is done; the {more} to come take {left} or less, evaluations not counted"
+    shorter = "; `--set training.steps=NUMBER` makes it shorter" if report.seconds_left > LONG else ""
+    return f"the first step is done; the {more} to come take {left} or less, evaluations not counted{shorter}"
 
 
 class SilentReporter:
@@ -129,14 +135,25 @@ class PlainReporter:
 
 
 def progress_bars(console: Console, *first: ProgressColumn) -> Progress:
-    """Return bars of a label, the share that is done, counts, and the text of the field `details`."""
+    """Return bars of a label, the share that is done, counts, and the text of the field `details`.
+
+    On a narrow terminal the bar is short, and the end of the details is cut.
+    """
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[details]}"),
+        BarColumn(max(6, min(40, console.width - 60))),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Details(),
     )
     return Progress(*first, *columns, console=console)
+
+
+class _Details(ProgressColumn):
+    """The field `details`, in one line."""
+
+    def render(self, task: Task) -> Text:
+        """Return as much of the text as there is room for."""
+        return Text(task.fields["details"], no_wrap=True, overflow="ellipsis")
 
 
 class RichReporter:
@@ -157,8 +174,8 @@ class RichReporter:
     def step(self, report: StepReport) -> None:
         """Move the bar."""
         details = (
-            f"loss {report.loss:.2f}  {report.speed:.2f} {report.unit}/s  "
-            f"{duration(report.seconds_left)} left"
+            f"{duration(report.seconds_left)} left  loss {report.loss:.2f}  "
+            f"{report.speed:.2f} {report.unit}/s"
         )
         self._progress.update(self._training, completed=report.step, details=details)
         if self._first and report.step < report.steps:
