@@ -188,6 +188,9 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
 def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     """The main measures, the best and the worst categories, and what is most often wrong."""
     show_values(evaluation.main, f"{evaluation.task}, {evaluation.pictures} images of {data}")
+    limited, unlimited = evaluation.values.get("AP"), evaluation.values.get("AP_all")
+    if limited is not None and unlimited is not None and abs(unlimited - limited) >= 0.0005:
+        show_line(f"AP counts the 100 best of an image, as COCO does; of more it is {unlimited:.4f} (AP_all)")
     ranked = evaluation.ranked_categories()
     if len(ranked) > 1:
         _show_categories(ranked)
