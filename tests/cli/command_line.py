@@ -14,6 +14,7 @@ from PIL import Image
 
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.cli import main, output
+from unimask.config.images import Task
 from unimask.models.build import build_model
 from unimask.presets.own_data import tiny
 from unimask.structures import Categories
@@ -70,7 +71,7 @@ def refused(*arguments: object) -> str:
     return outcome.err
 
 
-def save_tiny_model(folder: Path) -> Path:
+def save_tiny_model(folder: Path, task: Task = "panoptic") -> Path:
     """A model folder; its queries differ enough to find something everywhere."""
     torch.manual_seed(3)
     experiment = tiny()
@@ -85,7 +86,7 @@ def save_tiny_model(folder: Path) -> Path:
         ),
     )
     about = ModelFile(
-        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
+        experiment=experiment, task=task, categories=CATEGORIES, licence="CC0-1.0", provenance="random"
     )
     save_model(folder, model, about)
     return folder

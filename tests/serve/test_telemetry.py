@@ -1,7 +1,14 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.served import as_file, scene, served
 
 from unimask.serve.gate import Access
+from unimask.serve.telemetry import Telemetry
 
 
 def numbers(text: str) -> dict[tuple[str, ...], float]:
@@ -45,3 +52,35 @@ def test_two_servers_count_apart() -> None:
         one.get("/healthz")
         found = numbers(other.get("/metrics").text)
     assert ("unimask_requests_total", "/healthz", "200") not in found
+
+
+def some_numbers() -> str:
+    telemetry = Telemetry()
+    telemetry.watch(lambda: 2)
+    telemetry.answered("/v1/segment", 200)
+    telemetry.spent("model", 0.25)
+    return bytes(telemetry.response().body).decode()
+
+
+def test_names_and_help_follow_the_conventions() -> None:
+    """Of Prometheus' guide to naming: a prefix, base units, `_total` on counters; and a sentence of help."""
+    families = list(text_string_to_metric_families(some_numbers()))
+    assert {family.type for family in families} == {"counter", "gauge", "histogram"}
+    for family in families:
+        assert family.name.startswith("unimask_")
+        assert re.match(r"[A-Z].*\.$", family.documentation)
+        assert not re.search("milli|micro|minutes|percent", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter")
+
+
+def test_promtool_has_nothing_to_say() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed")
+    found = subprocess.run(
+        [program, "check", "metrics"], input=some_numbers(), capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    config = Path(__file__).parents[2] / "deploy" / "prometheus.yml"
+    assert subprocess.run([program, "check", "config", config], capture_output=True).returncode == 0
