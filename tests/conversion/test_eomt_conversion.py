@@ -1,12 +1,15 @@
 """EoMT under the names of transformers, of the original and of timm: both ways, every tensor, every size."""
 
+import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from parity.eomt_models import CLASSES, SIZE, Kind, our_config, our_names, their_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     EomtConfig,
@@ -16,24 +19,27 @@ from transformers import (
     EomtImageProcessor,
 )
 
-from unimask.checkpoints.images import load_model
+from unimask.checkpoints.images import ModelFile, load_model
 from unimask.config.images import SlidingWindow, Square, VisionTransformerConfig, Whole
-from unimask.conversion import convert, eomt
+from unimask.conversion import convert, eomt, hugging_face_config
+from unimask.conversion.data_sets import made_up_categories
 from unimask.conversion.imagenet import load_imagenet, vision_transformer_from_timm
 from unimask.conversion.rules import to_ours, to_theirs
 from unimask.errors import WeightsError
 from unimask.models.build_eomt import build_eomt, build_vision_transformer
-from unimask.presets.eomt import published_model
+from unimask.presets.eomt import eomt_tiny, published_model
 
 CLASS_OF = {"dinov2": EomtForUniversalSegmentation, "dinov3": EomtDinov3ForUniversalSegmentation}
 
 
-@pytest.mark.parametrize("probability", [0.0, 1.0])
-@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+@pytest.mark.parametrize(
+    ("kind", "probability", "gated"),
+    [*itertools.product(("dinov2", "dinov3"), (0.0, 1.0), (False,)), ("dinov2", 0.0, True)],
+)
 def test_a_folder_of_transformers_predicts_the_same_and_comes_back(
-    kind: Kind, probability: float, tmp_path: Path
+    kind: Kind, probability: float, gated: bool, tmp_path: Path
 ) -> None:
-    theirs = their_model(kind, 7, probability)
+    theirs = their_model(kind, 7, probability, gated=gated)
     theirs.save_pretrained(tmp_path / "theirs")
     split = probability == 1.0
     EomtImageProcessor(do_split_image=split, do_pad=not split).save_pretrained(tmp_path / "theirs")
@@ -42,7 +48,7 @@ def test_a_folder_of_transformers_predicts_the_same_and_comes_back(
     attention = {0.0: "annealed", 1.0: "masked"}[probability]
     model = about.experiment.model
     assert (model.attention, model.queries, model.query_blocks) == (attention, 11, 3)
-    assert (model.backbone.kind, model.backbone.size) == (kind, SIZE)
+    assert (model.backbone.kind, model.backbone.size, model.backbone.gated) == (kind, SIZE, gated)
     data = about.experiment.data
     if split:
         assert (data.resize.size, data.view) == (SIZE, SlidingWindow(size=SIZE))
@@ -67,6 +73,48 @@ def test_a_folder_of_transformers_predicts_the_same_and_comes_back(
         assert getattr(back.config, name) == getattr(theirs.config, name)
 
 
+def test_gates_in_one_tensor_with_values_are_read(tmp_path: Path) -> None:
+    """Earlier versions of transformers kept them so."""
+    theirs = their_model("dinov2", 7, 0.0, gated=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    EomtImageProcessor().save_pretrained(tmp_path / "theirs")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    expected, _ = load_model(tmp_path / "ours")
+    packed = {}
+    for key, tensor in theirs.state_dict().items():
+        if "mlp.gate_proj" in key:
+            values = theirs.state_dict()[key.replace("gate_proj", "up_proj")]
+            packed[key.replace("gate_proj", "weights_in")] = torch.cat([tensor, values])
+        elif "mlp.up_proj" not in key:
+            packed[key.replace("mlp.down_proj", "mlp.weights_out")] = tensor
+    assert len(packed) == len(theirs.state_dict()) - 2 * 5
+    save_file(packed, tmp_path / "theirs" / "model.safetensors", metadata={"format": "pt"})
+    convert(tmp_path / "theirs", tmp_path / "again")
+    found, _ = load_model(tmp_path / "again")
+    for one, other in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_gates_of_dinov3_are_not_converted(tmp_path: Path) -> None:
+    """Where transformers has them, its heads have the activation of the gates, too: it is another model."""
+    theirs = their_model("dinov3", 7, 0.0)
+    theirs.config.use_gated_mlp = True
+    theirs.save_pretrained(tmp_path / "theirs")
+    EomtImageProcessor().save_pretrained(tmp_path / "theirs")
+    with pytest.raises(WeightsError, match="use_gated_mlp"):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+    config = our_config("dinov3", gated=True)
+    about = ModelFile(
+        experiment=replace(eomt_tiny(), model=config),
+        task="panoptic",
+        categories=made_up_categories(CLASSES),
+        licence="none",
+        provenance="random",
+    )
+    with pytest.raises(WeightsError, match=r"has no such model: backbone\.gated is True"):
+        hugging_face_config.format_for(config).names.write(build_eomt(config, CLASSES), about)
+
+
 def published(name: str, kind: Kind) -> nn.Module:
     """Transformers' model of a published size, without numbers."""
     ours = published_model(name, 640, kind)
@@ -82,16 +130,18 @@ def published(name: str, kind: Kind) -> nn.Module:
         if kind == "dinov3":
             config = EomtDinov3Config(**sizes, intermediate_size=4 * width)
             return EomtDinov3ForUniversalSegmentation(config)
-        return EomtForUniversalSegmentation(EomtConfig(**sizes))
+        return EomtForUniversalSegmentation(EomtConfig(**sizes, use_swiglu_ffn=ours.backbone.gated))
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
-@pytest.mark.parametrize("name", ["small", "base", "large"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*itertools.product(("small", "base", "large"), ("dinov2", "dinov3")), ("giant", "dinov2")],
+)
 def test_names_and_shapes_of_published_models(name: str, kind: Kind) -> None:
     """Our tensors are theirs, one to one; and under the original's names they come back to the same."""
     with torch.device("meta"):
         ours = build_eomt(published_model(name, 640, kind), 133).state_dict()
-    of_transformers = {"dinov2": eomt.TRANSFORMERS_DINOV2, "dinov3": eomt.TRANSFORMERS_DINOV3}[kind]
+    of_transformers = hugging_face_config.format_for(published_model(name, 640, kind)).names
     of_original = {"dinov2": eomt.ORIGINAL_DINOV2, "dinov3": eomt.ORIGINAL_DINOV3}[kind]
     theirs = {
         key: tensor

@@ -28,12 +28,17 @@ def renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         (r"(blocks\.\d+)\.attn\.proj", r"\1.attention.output"),
         (r"(blocks\.\d+)\.(ls1\.gamma|gamma_1)", r"\1.attention_residual.scale"),
         (r"(blocks\.\d+)\.norm2", r"\1.feedforward_residual.norm"),
-        (r"(blocks\.\d+)\.mlp\.fc1", r"\1.feedforward.expand"),
+        (r"(blocks\.\d+)\.mlp\.fc1\.", r"\1.feedforward.expand."),
         (r"(blocks\.\d+)\.mlp\.fc2", r"\1.feedforward.contract"),
         (r"(blocks\.\d+)\.(ls2\.gamma|gamma_2)", r"\1.feedforward_residual.scale"),
     ]
     found = {}
     for key, tensor in theirs.items():
+        if ".fc1_x." in key:
+            continue
+        if ".fc1_g." in key:
+            tensor = torch.cat((tensor, theirs[key.replace("fc1_g", "fc1_x")]))
+            key = key.replace("fc1_g", "fc1")
         for pattern, name in names:
             key = re.sub(f"^{pattern}", name, key)
         found[key] = tensor
@@ -76,10 +81,41 @@ def dinov3() -> tuple[nn.Module, VisionTransformer]:
     return theirs, build_vision_transformer(VisionTransformerConfig(**TINY, kind="dinov3"))
 
 
+def giant() -> tuple[nn.Module, VisionTransformer]:
+    """DINOv2 g, whose feed-forwards have gates; they are hidden in one layer with the values."""
+    theirs = timm.create_model(
+        "vit_giant_patch14_reg4_dinov2",
+        img_size=96,
+        patch_size=16,
+        embed_dim=48,
+        depth=3,
+        num_heads=4,
+        num_classes=0,
+    )
+    hidden = theirs.blocks[0].mlp.fc2.in_features
+    gated = {**TINY, "feedforward_channels": hidden, "gated": True}
+    return theirs, build_vision_transformer(VisionTransformerConfig(**gated, size=96))
+
+
+def small_plus() -> tuple[nn.Module, VisionTransformer]:
+    """DINOv3 S+, whose gates and values lie apart; its queries and values have a bias in our model, of 0."""
+    theirs = timm.create_model(
+        "vit_small_plus_patch16_dinov3_qkvb",
+        embed_dim=48,
+        depth=3,
+        num_heads=4,
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    hidden = theirs.blocks[0].mlp.fc2.in_features
+    gated = {**TINY, "feedforward_channels": hidden, "gated": True}
+    return theirs, build_vision_transformer(VisionTransformerConfig(**gated, kind="dinov3"))
+
+
 @pytest.mark.parametrize(
     ("models", "size"),
-    [(dinov2, (96, 96)), (dinov3, (96, 96)), (dinov3, (64, 112))],
-    ids=["dinov2", "dinov3", "dinov3-wide"],
+    [(dinov2, (96, 96)), (dinov3, (96, 96)), (dinov3, (64, 112)), (giant, (96, 96)), (small_plus, (96, 96))],
+    ids=["dinov2", "dinov3", "dinov3-wide", "giant", "small plus"],
 )
 def test_the_trunk_is_that_of_timm(models, size: tuple[int, int]) -> None:
     theirs, ours = models()

@@ -21,14 +21,24 @@ SIZE = 96
 Kind = Literal["dinov2", "dinov3"]
 
 
-def our_config(kind: Kind, attention: str = "masked", queries: int = 11) -> EomtConfig:
+def our_config(
+    kind: Kind, attention: str = "masked", queries: int = 11, *, gated: bool = False
+) -> EomtConfig:
     backbone = VisionTransformerConfig(
-        kind=kind, channels=48, blocks=5, heads=4, feedforward_channels=192, size=SIZE
+        kind=kind,
+        channels=48,
+        blocks=5,
+        heads=4,
+        feedforward_channels=128 if gated else 192,
+        gated=gated,
+        size=SIZE,
     )
     return EomtConfig(backbone=backbone, queries=queries, query_blocks=3, attention=attention)
 
 
-def their_model(kind: Kind, seed: int, probability: float, queries: int = 11) -> nn.Module:
+def their_model(
+    kind: Kind, seed: int, probability: float, queries: int = 11, *, gated: bool = False
+) -> nn.Module:
     """In eval mode, with noise in every parameter; `probability` is that of every mask."""
     shared = {
         "hidden_size": 48,
@@ -41,11 +51,12 @@ def their_model(kind: Kind, seed: int, probability: float, queries: int = 11) ->
         "pos_embed_rescale": None,
     }
     if kind == "dinov3":
+        assert not gated, "where it has gates, transformers gives the heads another activation, too"
         config = EomtDinov3Config(**shared, intermediate_size=192, layer_norm_eps=1e-5)
         model = EomtDinov3ForUniversalSegmentation(config)
     else:
         shared.pop("pos_embed_rescale")
-        model = EomtForUniversalSegmentation(TheirConfig(**shared))
+        model = EomtForUniversalSegmentation(TheirConfig(**shared, use_swiglu_ffn=gated))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -130,6 +130,7 @@ class VisionTransformerConfig:
     blocks: Layers = 24
     heads: Width = 16  # attention heads
     feedforward_channels: Width = 4096  # hidden width of the feed-forwards
+    gated: bool = False  # feed-forwards multiply by gates (SwiGLU), as in DINOv2 g and DINOv3 S+
     patch: int = 16  # side of the square of pixels that becomes a token
     registers: WidthOrNone = 4  # tokens beside the class token that stand for nothing in the image
     size: int = 640  # side of the square images that learned positions are for

@@ -18,7 +18,7 @@ from unimask.config.images import EomtConfig, Experiment, VisionTransformerConfi
 from unimask.conversion.architecture import Stated, count_keys
 from unimask.conversion.checkpoint_format import CheckpointFormat, class_weights
 from unimask.conversion.layers import modules
-from unimask.conversion.rules import Rule
+from unimask.conversion.rules import Rule, to_ours
 from unimask.errors import WeightsError
 from unimask.presets.eomt import Weights, published_model
 
@@ -32,9 +32,19 @@ _BLOCK = "backbone.blocks.{block}"
 _SPLIT = ("q", "k", "v")
 
 
-def _block(theirs: str, output: str, expand: str, contract: str, scales: tuple[str, str]) -> tuple[Rule, ...]:
-    """Return all of a block but the projections to queries, keys and values."""
+def _block(
+    theirs: str, output: str, expand: str | tuple[str, ...], contract: str, scales: tuple[str, str]
+) -> tuple[Rule, ...]:
+    """Return all of a block but the projections to queries, keys and values.
+
+    `expand` are the projections to gates and to values where they lie apart.
+    """
+    parts = (expand,) if isinstance(expand, str) else expand
     return (
+        Rule(
+            f"{_BLOCK}.feedforward.expand.{{parameter}}",
+            tuple(f"{theirs}.{part}.{{parameter}}" for part in parts),
+        ),
         *modules(
             _BLOCK,
             theirs,
@@ -42,7 +52,6 @@ def _block(theirs: str, output: str, expand: str, contract: str, scales: tuple[s
                 "attention_residual.norm": "norm1",
                 "attention.output": output,
                 "feedforward_residual.norm": "norm2",
-                "feedforward.expand": expand,
                 "feedforward.contract": contract,
             },
         ),
@@ -74,10 +83,18 @@ def _timm_dinov2(prefix: str) -> tuple[Rule, ...]:
 TIMM_DINOV2 = _timm_dinov2("")
 TIMM_DINOV3 = (
     *_timm_body("", ("gamma_1", "gamma_2")),
+    Rule(  # S+
+        f"{_BLOCK}.feedforward.expand.{{parameter}}",
+        ("blocks.{block}.mlp.fc1_g.{parameter}", "blocks.{block}.mlp.fc1_x.{parameter}"),
+    ),
     Rule(f"{_BLOCK}.attention.inputs.weight", "blocks.{block}.attn.qkv.weight"),
     Rule(f"{_BLOCK}.attention.inputs.query_bias", "blocks.{block}.attn.q_bias"),
     Rule(f"{_BLOCK}.attention.inputs.value_bias", "blocks.{block}.attn.v_bias"),
 )
+
+
+_GATED = ("mlp.gate_proj", "mlp.up_proj")
+_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
 
 
 def _transformers_dinov3(blocks: str, embeddings: str, norm: str) -> tuple[Rule, ...]:
@@ -99,7 +116,7 @@ def _transformers_dinov3(blocks: str, embeddings: str, norm: str) -> tuple[Rule,
             "attention.o_proj",
             "mlp.up_proj",
             "mlp.down_proj",
-            ("layer_scale1.lambda1", "layer_scale2.lambda1"),
+            _SCALES,
         ),
     )
 
@@ -139,13 +156,6 @@ _TRANSFORMERS_DINOV2 = (
         )
         for name in ("weight", "bias")
     ),
-    *_block(
-        "layers.{block}",
-        "attention.out_proj",
-        "mlp.fc1",
-        "mlp.fc2",
-        ("layer_scale1.lambda1", "layer_scale2.lambda1"),
-    ),
 )
 
 
@@ -173,20 +183,22 @@ def infer_eomt(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tup
     size = stated.size or 640
     if kind == "dinov2":
         size = patch * round(tensors["backbone.positions.embedding"].shape[1] ** 0.5)
-    chances = stated.mask_chances or (0.0,) * (3 if blocks < 24 else 4)
+    chances = stated.mask_chances or (0.0,) * (3 if blocks < 24 else 4 if blocks < 40 else 5)
     if set(chances) not in ({0.0}, {1.0}):
         reason = "was saved in the middle of mask annealing, with chances that are neither 0 nor 1"
         raise WeightsError(path, f"{reason}: {', '.join(map(str, chances))}")
     heads = stated.heads or channels // HEAD_CHANNELS
     if not heads or channels % heads:
         raise WeightsError(path, f"has {channels} channels, which {heads} attention heads do not divide")
+    hidden = tensors["backbone.blocks.0.feedforward.contract.weight"].shape[1]
     backbone = VisionTransformerConfig(
         name=_timm_name(kind, channels),
         kind=kind,
         channels=channels,
         blocks=blocks,
         heads=heads,
-        feedforward_channels=len(tensors["backbone.blocks.0.feedforward.expand.weight"]),
+        feedforward_channels=hidden,
+        gated=len(tensors["backbone.blocks.0.feedforward.expand.weight"]) == 2 * hidden,
         patch=patch,
         registers=tensors["backbone.registers"].shape[1],
         size=size,
@@ -204,7 +216,8 @@ def infer_eomt(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tup
 
 def _timm_name(kind: Weights, channels: int) -> str:
     """Timm's name of the weights that a training of a model of this width starts from."""
-    known = (published_model(name, 640, kind).backbone for name in ("small", "base", "large"))
+    names = ("small", "base", "large", "giant") if kind == "dinov2" else ("small", "base", "large")
+    known = (published_model(name, 640, kind).backbone for name in names)
     return next((one.name for one in known if one.channels == channels), "unknown")
 
 
@@ -260,7 +273,11 @@ ORIGINAL_DINOV3 = replace(
 TRANSFORMERS_DINOV2 = CheckpointFormat(
     title="Hugging Face transformers",
     model="EoMT",
-    rules=(*_TRANSFORMERS_DINOV2, *_TRANSFORMERS_HEADS),
+    rules=(
+        *_TRANSFORMERS_DINOV2,
+        *_block("layers.{block}", "attention.out_proj", "mlp.fc1", "mlp.fc2", _SCALES),
+        *_TRANSFORMERS_HEADS,
+    ),
     aliases=(),
     not_weights=r"attn_mask_probs|criterion\.empty_weight",
     infer=infer_eomt,
@@ -274,7 +291,32 @@ TRANSFORMERS_DINOV3 = replace(
     model="EoMT from DINOv3",
     rules=(*_transformers_dinov3("layers", "embeddings", "layernorm"), *_TRANSFORMERS_HEADS),
     not_weights=rf"{TRANSFORMERS_DINOV2.not_weights}|embeddings\.mask_token",
+    fixed=("backbone.gated",),  # where it has gates, the activations of its heads are others, too
 )
+
+TRANSFORMERS_DINOV2_GATED = replace(
+    TRANSFORMERS_DINOV2,
+    rules=(
+        *_TRANSFORMERS_DINOV2,
+        *_block("layers.{block}", "attention.out_proj", _GATED, "mlp.down_proj", _SCALES),
+        *_TRANSFORMERS_HEADS,
+    ),
+)
+_PACKED_GATES = (
+    Rule(
+        tuple(f"layers.{{block}}.{part}.{{parameter}}" for part in _GATED),
+        "layers.{block}.mlp.weights_in.{parameter}",
+    ),
+    Rule("layers.{block}.mlp.down_proj.{parameter}", "layers.{block}.mlp.weights_out.{parameter}"),
+)
+"""Names of today -> those of files that earlier versions of transformers wrote."""
+
+
+def with_gates_apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file of transformers under the names of today."""
+    renamed = to_ours(tensors, _PACKED_GATES)
+    return {key: tensors[key] for key in renamed.unknown} | renamed.tensors
+
 
 _BASE_NAMES = (
     (r"^layer\.", f"{_ORIGINAL}.blocks."),

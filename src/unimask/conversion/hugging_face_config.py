@@ -11,7 +11,7 @@ from unimask.config.images import AnyModelConfig, BackboneConfig, DetrConfig, Eo
 from unimask.conversion import eomt, hugging_face
 from unimask.conversion.architecture import SWIN_DROP_PATH_RATE, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat
-from unimask.conversion.hugging_face_eomt import read_eomt, write_eomt
+from unimask.conversion.hugging_face_eomt import has_gates, read_eomt, write_eomt
 from unimask.conversion.hugging_face_pixels import read_pixels
 from unimask.conversion.hugging_face_values import (
     Json,
@@ -78,23 +78,28 @@ class ConfigFormat:
     write: Callable[[Mapping[str, Tensor], ModelFile], Json]  # exported tensors, model -> `config.json`
 
 
-def format_of(model_type: object, path: Path) -> ConfigFormat:
-    """Return the format of a `model_type`.
+def format_of(config: Json, path: Path) -> ConfigFormat:
+    """Return the format of a `config.json`, by its `model_type`.
 
     Raises:
         WeightsError: no model of this type can be converted.
     """
+    model_type = config.get("model_type")
     if model_type not in FORMATS:
         *most, last = map(repr, FORMATS)
         known = f"{', '.join(most)} and {last}"
         raise WeightsError(path, f"is of a {model_type!r} model; only {known} can be converted")
-    return FORMATS[str(model_type)]
+    found = FORMATS[str(model_type)]
+    return replace(found, names=eomt.TRANSFORMERS_DINOV2_GATED) if has_gates(config) else found
 
 
 def format_for(model: AnyModelConfig) -> ConfigFormat:
     """Return the format in which transformers keeps a model."""
     if isinstance(model, EomtConfig):
-        return FORMATS[{"dinov2": "eomt", "dinov3": "eomt_dinov3"}[model.backbone.kind]]
+        if model.backbone.kind == "dinov3":
+            return FORMATS["eomt_dinov3"]
+        gated = model.backbone.gated
+        return replace(FORMATS["eomt"], names=eomt.TRANSFORMERS_DINOV2_GATED) if gated else FORMATS["eomt"]
     if isinstance(model, DetrConfig):
         return FORMATS["detr"]
     return FORMATS[{"deformable": "mask2former", "pyramid": "maskformer"}[model.pixel_decoder.kind]]
@@ -108,7 +113,7 @@ def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
     """
     path = folder / "config.json"
     config = read_object(path)
-    config_format = format_of(config.get("model_type"), path)
+    config_format = format_of(config, path)
     stated, pixels = config_format.read(path, config), read_pixels(folder, config_format.image_processor)
     return config_format, replace(
         stated,

@@ -17,7 +17,6 @@ _FIXED: Mapping[str, Mapping[str, object]] = {
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,
         "mlp_ratio": 4,
-        "use_swiglu_ffn": False,
         "hidden_dropout_prob": 0.0,
         "attention_dropout": 0.0,
     },
@@ -52,22 +51,29 @@ def read_eomt(path: Path, config: Json) -> Stated:
     return Stated(heads=heads_in(path, config, "num_attention_heads"), size=size)
 
 
+def has_gates(config: Json) -> bool:
+    """Return whether the feed-forwards of an EoMT have gates."""
+    return config.get("model_type") == "eomt" and config.get("use_swiglu_ffn") is True
+
+
 def write_eomt(tensors: Mapping[str, Tensor], model_file: ModelFile) -> Json:
     """Return what the file says of an EoMT, but for its categories."""
     model, losses = model_file.experiment.model, model_file.experiment.losses
     assert isinstance(model, EomtConfig)
     backbone = model.backbone
     dinov3 = backbone.kind == "dinov3"
-    name = "EomtDinov3" if dinov3 else "Eomt"
-    fixed = dict(_FIXED["eomt_dinov3" if dinov3 else "eomt"])
+    name, kind = ("EomtDinov3", "eomt_dinov3") if dinov3 else ("Eomt", "eomt")
+    fixed = dict(_FIXED[kind])
     if dinov3:
         del fixed["rope_theta"]  # today it is one of the parameters
         fixed |= {"rope_parameters": dict(_ROTARY_FIXED), "intermediate_size": backbone.feedforward_channels}
     else:
-        fixed["mlp_ratio"] = backbone.feedforward_channels // backbone.channels
+        # with gates transformers takes two thirds of the hidden width that it is told
+        told = backbone.feedforward_channels * (3 if backbone.gated else 2) // 2
+        fixed |= {"mlp_ratio": told // backbone.channels, "use_swiglu_ffn": backbone.gated}
     return {
         "architectures": [f"{name}ForUniversalSegmentation"],
-        "model_type": "eomt_dinov3" if dinov3 else "eomt",
+        "model_type": kind,
         "hidden_size": backbone.channels,
         "num_hidden_layers": backbone.blocks,
         "num_attention_heads": backbone.heads,

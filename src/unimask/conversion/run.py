@@ -196,6 +196,7 @@ def import_hugging_face(folder: Path, provenance: str, licence: str) -> tuple[Mo
     """
     config_format, stated = hugging_face_config.read_stated(folder)
     tensors = unwrapped(hugging_face_files.read_tensors(folder))
+    tensors = eomt.with_gates_apart(tensors)
     return _import(tensors, config_format.names, stated, folder, provenance, licence)
 
 

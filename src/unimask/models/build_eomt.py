@@ -12,8 +12,10 @@ from unimask.errors import ConfigError
 from unimask.models.eomt import Eomt, Upscaling, masked_attention, open_attention
 from unimask.models.heads import MaskHeads
 from unimask.models.pixel_decoders import MASK_STRIDE
+from unimask.nn.transformer import FeedForward
 from unimask.nn.vit import (
     Block,
+    GatedFeedForward,
     KeylessBias,
     LearnedPositions,
     RotaryPositions,
@@ -81,8 +83,13 @@ def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransform
     else:
         inputs = partial(nn.Linear, channels, 3 * channels)
         positions = LearnedPositions((grid, grid), channels)
+    feedforward: Callable[[], FeedForward | GatedFeedForward]
+    if config.gated:
+        feedforward = partial(GatedFeedForward, channels, config.feedforward_channels)
+    else:
+        feedforward = partial(FeedForward, channels, config.feedforward_channels, activation=functional.gelu)
     blocks = [
-        Block(TokenAttention(inputs(), channels, config.heads), channels, config.feedforward_channels, eps)
+        Block(TokenAttention(inputs(), channels, config.heads), feedforward(), channels, eps)
         for _ in range(config.blocks)
     ]
     return VisionTransformer(

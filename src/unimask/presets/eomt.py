@@ -28,8 +28,11 @@ _SIZES: Mapping[str, tuple[int, int, int, int]] = {
     "small": (384, 12, 6, 3),
     "base": (768, 12, 12, 3),
     "large": (1024, 24, 16, 4),
+    "giant": (1536, 40, 24, 5),
 }
 """Name -> width, blocks, heads, blocks with queries."""
+_GATED: Mapping[str, int] = {"giant": 4096}
+"""Name -> hidden width, where feed-forwards have gates; that of the others is four times their width."""
 
 LONGEST = (
     32  # times as long as high: what is longer is made smaller, so that no image has thousands of windows
@@ -40,7 +43,7 @@ _CITYSCAPES_EPOCH = 2_975 / 16
 
 
 def published_model(name: str, size: int, weights: Weights = "dinov2", queries: int = 200) -> EomtConfig:
-    """The model of the paper: `small`, `base` or `large`, for squares of `size` pixels."""
+    """The model of the paper: `small`, `base`, `large` or `giant`, for squares of `size` pixels."""
     channels, blocks, heads, query_blocks = _SIZES[name]
     timm_name = {"dinov2": f"vit_{name}_patch14_reg4_dinov2", "dinov3": f"vit_{name}_patch16_dinov3"}
     backbone = VisionTransformerConfig(
@@ -49,7 +52,8 @@ def published_model(name: str, size: int, weights: Weights = "dinov2", queries: 
         channels=channels,
         blocks=blocks,
         heads=heads,
-        feedforward_channels=4 * channels,
+        feedforward_channels=_GATED.get(name, 4 * channels),
+        gated=name in _GATED,
         size=size,
     )
     return EomtConfig(backbone=backbone, queries=queries, query_blocks=query_blocks)
@@ -196,6 +200,8 @@ _PANOPTIC_QUALITY: Mapping[tuple[str, int, Weights], float] = {
     ("small", 640, "dinov2"): 46.7,
     ("base", 640, "dinov2"): 51.6,
     ("large", 640, "dinov2"): 56.0,
+    ("giant", 640, "dinov2"): 57.0,
+    ("giant", 1280, "dinov2"): 59.2,
     ("large", 1280, "dinov2"): 58.3,
     ("small", 640, "dinov3"): 47.2,
     ("base", 640, "dinov3"): 53.1,
@@ -232,8 +238,9 @@ EOMT_PRESETS: Mapping[str, Preset] = {
         _published(name, size, weights)
         for weights in ("dinov2", "dinov3")
         for size in (640, 1280)
-        for name in _SIZES
+        for name in ("small", "base", "large")
     ),
+    **dict(_published("giant", size, "dinov2") for size in (640, 1280)),
     "eomt_large_512_ade20k": eomt_large_512_ade20k,
     "eomt_large_512_ade20k_dinov3": eomt_large_512_ade20k_dinov3,
     "eomt_large_640_ade20k_panoptic": eomt_large_640_ade20k_panoptic,
