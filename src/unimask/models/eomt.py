@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from unimask.models.heads import MaskHeads
 from unimask.nn.vit import Scale, VisionTransformer
-from unimask.ops.dispatch import resize_maps
+from unimask.ops.dispatch import double_maps, resize_maps
 from unimask.structures import MaskPrediction, Size, Uniform
 
 Foreground = Callable[[], Tensor]
@@ -74,7 +74,9 @@ class Upscaling(nn.Module):
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels 2*height 2*width"]:
         """Return the larger maps."""
-        mixed = self.mix(functional.gelu(self.expand(maps)))
+        assert self.expand.bias is not None
+        expanded = double_maps(maps, self.expand.weight, self.expand.bias)
+        mixed = self.mix(functional.gelu(expanded))
         normed: Tensor = self.norm(mixed.permute(0, 2, 3, 1))
         return normed.permute(0, 3, 1, 2)
 
@@ -92,7 +94,9 @@ def smaller_factors(
     if channels < queries:
         return embeddings, features
     own = torch.eye(queries, device=embeddings.device, dtype=embeddings.dtype)
-    return own.expand(embeddings.shape[0], -1, -1), torch.einsum("bqc,bchw->bqhw", embeddings, features)
+    # cell by cell, as features lie in memory: so do then the masks, and the gradients of both
+    masks = features.flatten(2).transpose(1, 2) @ embeddings.transpose(1, 2)
+    return own.expand(embeddings.shape[0], -1, -1), masks.transpose(1, 2).unflatten(2, features.shape[2:])
 
 
 class Eomt(nn.Module):
@@ -160,7 +164,7 @@ class Eomt(nn.Module):
             visible = _of_all_tokens(rule(index, foreground), tokens.shape[1])
             tokens = backbone.run(block, tokens, rotate, visible)
         predictions.append(self._heads(tokens, grid))
-        class_logits, embeddings, features = (torch.stack(parts) for parts in zip(*predictions, strict=True))
+        class_logits, embeddings, features = (_stacked(parts) for parts in zip(*predictions, strict=True))
         return MaskPrediction(class_logits=class_logits, mask_embeddings=embeddings, mask_features=features)
 
     def _heads(
@@ -174,7 +178,20 @@ class Eomt(nn.Module):
         normed = self.backbone.norm(tokens)
         class_logits, embeddings = self.heads(normed[:, : self.queries.num_embeddings])
         patches = normed[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
-        return class_logits, *smaller_factors(embeddings, self.upscaling(patches))
+        return class_logits, *self.masks(embeddings, patches)
+
+    def masks(
+        self,
+        embeddings: Float[Tensor, "batch queries channels"],
+        patches: Float[Tensor, "batch channels rows columns"],
+    ) -> tuple[Float[Tensor, "batch queries _"], Float[Tensor, "batch _ height width"]]:
+        """Return mask embeddings and mask features, from embeddings and from patches between two blocks."""
+        return smaller_factors(embeddings, self.upscaling(patches))
+
+
+def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
+    """Return the parts below a new first dimension; one alone is not copied."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
 def _of_all_tokens(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from unimask.models.backbones import FrozenBatchNorm, activation_of
 from unimask.models.detr_masks import DetrWithMasks, MaskPyramid
+from unimask.models.eomt import Upscaling
 from unimask.models.memory import spare_memory
 from unimask.models.pixel_decoders import (
     DeformableEncoder,
@@ -21,13 +22,18 @@ from unimask.models.pixel_decoders import (
 from unimask.nn.attention import Attention, DeformableAttention
 from unimask.nn.fused import FusedConvolution, FusedLinear, FusedResidual
 from unimask.nn.layers import NormedConvolution
-from unimask.nn.overwriting import OverwritingEncoderLayer, OverwritingGroupNorm, fastest
+from unimask.nn.overwriting import (
+    OverwritingEncoderLayer,
+    OverwritingGroupNorm,
+    OverwritingUpscaling,
+    fastest,
+)
 from unimask.nn.same import SameConvolution
 from unimask.nn.swin import WindowAttention
 from unimask.nn.transformer import EncoderLayer, FeedForward
-from unimask.nn.vit import KeylessBias, VisionTransformer, kept
+from unimask.nn.vit import Block, KeylessBias, VisionTransformer, kept
 from unimask.ops.cpu.fused import Activation
-from unimask.ops.parts import window_by_window
+from unimask.ops.parts import token_by_token, window_by_window
 
 TOLERANCE = 1e-4  # of the largest value: what rounding may change, and no mistake stays below
 
@@ -251,17 +257,23 @@ def _few_masks_at_a_time(
 def _prepare_for_cpu(model: nn.Module) -> None:
     """Let layers work through a few tokens at a time, and over maps that nobody else needs."""
     spare_memory(model)
-    for module in list(model.modules()):
+    for name, module in list(model.named_modules()):
         if isinstance(module, FusedLinear):
             module.pack()
+        elif isinstance(module, Block):
+            feedforward = module.feedforward
+            feedforward.forward = partial(token_by_token, feedforward.forward)  # type: ignore[method-assign]
+        elif isinstance(module, Upscaling):
+            faster = OverwritingUpscaling(module.expand, module.mix, module.norm)
+            model.set_submodule(name, faster)
         elif isinstance(module, WindowAttention):
             module.forward = partial(window_by_window, module.forward)  # type: ignore[method-assign]
         elif isinstance(module, DeformablePixelDecoder | PyramidPixelDecoder):
             _let_overwrite(module)
         elif isinstance(module, DeformableEncoder):
-            for name, layer in module.layers.named_children():
+            for number, layer in module.layers.named_children():
                 if isinstance(layer, EncoderLayer) and isinstance(layer.attention, DeformableAttention):
-                    setattr(module.layers, name, OverwritingEncoderLayer(layer, layer.attention))
+                    setattr(module.layers, number, OverwritingEncoderLayer(layer, layer.attention))
     for module in model.modules():
         if isinstance(module, NormedConvolution):
             _speed_up(module, overwrite=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.nn.attention import DeformableAttention, Levels
-from unimask.nn.fused import FusedConvolution
+from unimask.nn.fused import FusedConvolution, FusedLinear
 from unimask.nn.transformer import EncoderLayer
 from unimask.ops.cpu.norms import CELLS_AT_ONCE, overwrite_with_group_norm
 from unimask.ops.cpu.winograd import transform_kernel, winograd_convolution, winograd_serves
@@ -55,6 +55,39 @@ class OverwritingMix(nn.Module):
         for part in maps.permute(0, 2, 3, 1).flatten(0, 2).split(CELLS_AT_ONCE):
             part.copy_(functional.linear(part, self.matrix, self.bias))
         return maps
+
+
+class OverwritingUpscaling(nn.Module):
+    """A step of an EoMT to maps of twice the size: the norm is written over what it normalises.
+
+    The transposed convolution of 2x2 is one product with its activation, a few cells at a time.
+    """
+
+    def __init__(self, expand: nn.ConvTranspose2d, mix: nn.Conv2d, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        assert expand.bias is not None
+        weight = expand.weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
+        self.expand = FusedLinear(weight, expand.bias.detach().repeat(4))
+        self.expand.activation = "gelu"
+        self.expand.pack()
+        self.mix = FusedConvolution(mix)
+        self.norm = norm
+
+    def forward(
+        self, maps: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels 2*height 2*width"]:
+        """Return the larger maps."""
+        batch, channels, height, width = maps.shape
+        cells = maps.permute(0, 2, 3, 1).to(self.mix.weight.dtype)
+        doubled = cells.new_empty((batch, height, 2, width, 2 * channels))
+        rows = max(1, CELLS_AT_ONCE // (4 * batch * width))
+        for some, out in zip(cells.split(rows, dim=1), doubled.split(rows, dim=1), strict=True):
+            out.copy_(self.expand(some).unflatten(-1, (2, -1)).transpose(2, 3))
+        doubled = doubled.view(batch, 2 * height, 2 * width, channels)
+        mixed: Tensor = self.mix(doubled.permute(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        for part in mixed.permute(0, 2, 3, 1).flatten(0, 2).split(CELLS_AT_ONCE):
+            part.copy_(self.norm(part))
+        return mixed
 
 
 class WinogradConvolution(nn.Module):

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from unimask.ops.private import private_operator
+
+Result = TypeVar("Result")
 
 TOKENS_AT_ONCE = 1024
 """So many tokens of a feed-forward's hidden width fit into the cache."""
@@ -57,6 +62,28 @@ def recomputed(
     if not torch.is_grad_enabled() or tokens.shape[1] < VERY_MANY_TOKENS:
         return function(tokens, *others)
     result: Tensor = checkpoint(function, tokens, *others, use_reentrant=False)
+    return result
+
+
+_PRODUCTS = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    private_operator("aten::_scaled_dot_product_flash_attention_for_cpu"),
+]
+"""What takes long compared with the memory of its result."""
+
+
+def recomputed_between_products(function: Callable[..., Result], *inputs: object) -> Result:
+    """Return `function(*inputs)`; of what lies between, only matrix products and attention are kept.
+
+    The backward pass computes norms, activations and depthwise convolutions again: they take little time, and
+    as much memory as the products.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    products = [product for product in _PRODUCTS if product is not None]
+    kept = partial(create_selective_checkpoint_contexts, products)
+    result: Result = checkpoint(function, *inputs, use_reentrant=False, context_fn=kept)
     return result
 
 
