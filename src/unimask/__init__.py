@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unimask.data.check import check
     from unimask.data.own import make_categories, make_sample
     from unimask.exporting.run import export
+    from unimask.inference.engine_ray import predict_dataset
     from unimask.inference.evaluation import evaluate
     from unimask.inference.fiftyone_dataset import fiftyone_dataset
     from unimask.inference.run import predict
@@ -43,6 +44,7 @@ __all__ = [
     "override",
     "plan",
     "predict",
+    "predict_dataset",
     "presets",
     "push",
     "read_result",
@@ -67,6 +69,7 @@ _MODULES = {
     "override": "unimask.config.overrides",
     "plan": "unimask.training.plan",
     "predict": "unimask.inference.run",
+    "predict_dataset": "unimask.inference.engine_ray",
     "push": "unimask.conversion.publish",
     "read_result": "unimask.results.reading",
     "train": "unimask.training.run",

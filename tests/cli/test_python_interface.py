@@ -29,6 +29,7 @@ FUNCTIONS = (
     "override",
     "plan",
     "predict",
+    "predict_dataset",
     "push",
     "read_result",
     "train",

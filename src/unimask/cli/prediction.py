@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from unimask.cli import output as show
 from unimask.cli.failures import BAD_INPUT, check_folder
 from unimask.cli.options import prediction, shared
 from unimask.cli.options.parsing import names_in, parse_word_or_number
+from unimask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unimask.inference.run import Predicted
     from unimask.inference.segmenter import Segmenter
     from unimask.inference.stream import AnyResult
+    from unimask.remote import Location
 
 
 def load_as_asked(
@@ -49,7 +51,7 @@ def predict(
     images: prediction.Images,
     task: shared.ModelTask = None,
     weights: shared.Weights = "nuclei",
-    output: prediction.ResultFolder = Path("output"),
+    output: prediction.ResultFolder = "output",
     device: shared.Device = "auto",
     precision: shared.Precision = shared.PrecisionName.full,
     threshold: prediction.Threshold = None,
@@ -65,6 +67,9 @@ def predict(
     every: prediction.Every = 1,
     resume: prediction.ResumePrediction = False,
     overwrite: prediction.Overwrite = False,
+    engine: prediction.Engine = prediction.EngineName.local,
+    address: prediction.Address = "",
+    actors: prediction.Actors = 0,
     as_json: shared.Json = False,
 ) -> None:
     """Segment images, or find boxes in them.
@@ -76,16 +81,25 @@ def predict(
     A file that is no result of an earlier time, or was changed since, is never replaced without --overwrite.
     An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
 
+    --engine ray shares very many images among processes of one or several machines, which may be lost and
+    come back; images.parquet has a row for each image.
+
     Examples:
       unimask predict photo.jpg
       unimask predict photos/ --task instance --output found
       unimask predict photos/ --weights runs/first --format csv,geojson
       unimask predict clip.mp4 --every 5
       unimask predict slide.tif --tile 1024 --overlap 128
+      unimask predict photos/ --engine ray --actors 4 --resume
     """
+    if engine != "ray" and (address or actors):
+        raise ConfigError("address" if address else "actors", "is for --engine ray, which is not named")
+    if engine == "ray" and as_json:
+        raise ConfigError("json", "--engine ray writes a row per image into images.parquet; leave it out")
 
     def load(device: str) -> "Segmenter":
-        check_folder(output)
+        if "://" not in output:
+            check_folder(Path(output))
         return load_as_asked(
             weights,
             device,
@@ -98,33 +112,36 @@ def predict(
             channel=channel,
         )
 
-    def keep(file: Path, name: str, result: "AnyResult") -> object:
+    def keep(file: "Location", name: str, result: "AnyResult") -> object:
         if as_json:
             return {"name": name, "picture": str(file), **result.to_json()}
         return show.summarise(name, result)
 
+    how: dict[str, Any] = {
+        "task": task.value if task else None,
+        "threshold": threshold,
+        "batch_size": batch_size,
+        "device": device,
+        "formats": names_in(formats),
+        "pixel_size": pixel_size,
+        "every": every,
+        "overwrite": overwrite,
+        "resume": resume,
+    }
     with show.progress("segmenting") as progress:
-        predicted = unimask.predict(
-            load,
-            images,
-            output,
-            task.value if task else None,
-            progress,
-            keep=keep,
-            threshold=threshold,
-            batch_size=batch_size,
-            device=device,
-            formats=names_in(formats),
-            pixel_size=pixel_size,
-            every=every,
-            overwrite=overwrite,
-            resume=resume,
-        )
+        if engine == "ray":
+            from unimask.inference.engine_ray import predict_with_ray
+
+            predicted = predict_with_ray(
+                load, images, output, progress=progress, address=address, actors=actors, **how
+            )
+        else:
+            predicted = unimask.predict(load, images, output, progress=progress, keep=keep, **how)
     if predicted.first_process:
-        _show(predicted, output, as_json)
+        _show(predicted, output, as_json, engine)
 
 
-def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
+def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> None:
     """Show what all processes have found, in the order of the images, and what failed.
 
     Raises:
@@ -135,7 +152,9 @@ def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
         show.show_json(predicted.kept)
     elif predicted.kept and not errors:
         show.show_pictures(predicted.kept)
-        show.show_line(f"results are in {output}{os.sep}")
+        show.show_line(f"results are in {_folder(output)}")
+    elif engine == "ray":
+        show.show_line(f"results are in {_folder(output)}, and images.parquet there has a row per image")
     if predicted.complete:
         show.errors.print(f"{predicted.complete} of {predicted.images} pictures had complete results before")
     for note in predicted.notes:
@@ -146,3 +165,8 @@ def _show(predicted: "Predicted", output: Path, as_json: bool) -> None:
         show.errors.print(f"{len(failed)} of {predicted.images} images could not be segmented")
     if failed or errors:
         raise typer.Exit(BAD_INPUT)
+
+
+def _folder(output: str) -> str:
+    """The name of a folder, so that it looks like one."""
+    return f"{output.rstrip('/')}/" if "://" in output else f"{Path(output)}{os.sep}"

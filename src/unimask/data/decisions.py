@@ -103,13 +103,13 @@ def _is_deep(image: object) -> bool:
     """Whether a file or an array has more than 8 bits a channel."""
     if isinstance(image, str | os.PathLike):
         path = Path(image)
-        return path.suffix.lower() not in _EIGHT_BIT_SUFFIXES and head_of(path).is_deep
+        return path.suffix.lower() not in EIGHT_BIT_SUFFIXES and head_of(path).is_deep
     if isinstance(image, Tensor):
         return not image.is_floating_point() and image.element_size() > 1
     return isinstance(image, np.ndarray) and image.dtype.kind in "iu" and image.itemsize > 1
 
 
-_EIGHT_BIT_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp")
+EIGHT_BIT_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp")
 
 
 def _orientation(

@@ -1,7 +1,7 @@
 """Read images, label maps and lists: 8-bit RGB whatever the file holds, or one clear error."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -302,20 +302,26 @@ def left_out_of(paths: Sequence[str | Path]) -> tuple[str, ...]:
     """
     found = []
     for folder in (path for path in map(Path, paths) if path.is_dir()):
-        images = images_in(folder)
-        known, stems = set(images), {path.stem for path in images}
-        others = sorted(
-            path
-            for path in folder.iterdir()
-            if path not in known
-            and not path.name.startswith(".")
-            and not path.name.endswith((*RESULT_ENDINGS, ".segments.tif"))
-            and not (path.suffix == ".json" and path.stem in stems)
-        )
-        if others:
-            kind = f"{len(others)} files and folders are no images" if len(others) > 1 else "one is no image"
-            found.append(f"{folder}: {kind} and left out, the first is {others[0].name}")
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if others := left_out_among(names, {path.name for path in images_in(folder)}):
+            found.append(f"{folder}: {others}")
     return tuple(found)
+
+
+def left_out_among(names: Sequence[str], images: Collection[str]) -> str:
+    """Say which of the names in a folder are neither images nor results of these; nothing where all are."""
+    stems = {Path(name).stem for name in images}
+    others = sorted(
+        name
+        for name in names
+        if name not in images
+        and not name.endswith((*RESULT_ENDINGS, ".segments.tif"))
+        and not (Path(name).suffix == ".json" and Path(name).stem in stems)
+    )
+    if not others:
+        return ""
+    kind = f"{len(others)} files and folders are no images" if len(others) > 1 else "one is no image"
+    return f"{kind} and left out, the first is {others[0]}"
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,31 +15,21 @@ from unimask.data.video import is_video
 from unimask.errors import ConfigError, DataError, UnimaskError, some_of
 from unimask.inference.batches import Progress
 from unimask.inference.resuming import (
+    Asked,
     left_of,
-    made_with,
     made_with_all,
     refuse_foreign,
     settings_digest,
     shared_again,
 )
 from unimask.inference.segmenter import Segmenter, check_threshold
-from unimask.inference.stream import (
-    AnyResult,
-    Named,
-    Work,
-    are_large,
-    segment_all,
-    segment_large_images,
-    segment_videos,
-)
-from unimask.inference.video import VideoResult
+from unimask.inference.staging import parts_here, remote_images, segment_located, some_here
+from unimask.inference.stream import Job, Keep, Made
 from unimask.processes import Team, find_team, gather, meeting
+from unimask.remote import Location, Url, location
 from unimask.results.folder import JOINED, join_parts
 from unimask.results.ledger import ledger_of
 from unimask.results.writing import check_formats, check_known
-
-Keep = Callable[[Path, str, AnyResult], object]
-"""Returns what is to be kept of a result, given the file of the image and the name of its files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +50,7 @@ class _Share:
     """What a process tells the others: plain data."""
 
     asked: list[str] = field(default_factory=list)  # the names of results that it is to make
-    kept: dict[str, object] = field(default_factory=dict)  # by the name of the results
-    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
-    failed: list[str] = field(default_factory=list)
-    notes: dict[str, list[str]] = field(default_factory=dict)  # sentence -> names of images
+    made: Made = field(default_factory=Made)
     error: str = ""  # what kept it from its share
 
 
@@ -94,9 +80,9 @@ def predict(
     Args:
         segmenter: a segmenter; or a function that loads one, called with the device of this process.
         images: files of images and videos (`data.video.VIDEO_SUFFIXES`), and folders of images (without
-            subfolders).
-        output: the folder for the files, whose names are the stems of the images, or more of their paths
-            where stems are equal.
+            subfolders); paths, or addresses in object stores (`s3://bucket/photos`).
+        output: the folder for the files, or its address in a store. Their names are the stems of the images,
+            or more of their paths where stems are equal.
         task: as `Segmenter.predict`.
         progress: is called in one process, with the images done and those of this process.
         keep: is called with file, name and result of each image after its files are written; what it returns
@@ -120,84 +106,153 @@ def predict(
             format, or it has no room for results of the task.
     """
     team, share = find_team(), _Share()
-    named: list[Named] = []
-    left: list[Named] = []
-    work: Work | None = None
-    settings, joined_before, numbers = "", False, count(1)
+    place = location(output)
+    named: list[Asked] = []
+    left: list[Asked] = []
+    model: Segmenter | None = None
+    joined_before, numbers = False, count(1)
     said: tuple[str, ...] = ()
 
-    def advance() -> None:
+    def advance(name: str) -> None:
         if team.speaks:
             progress(next(numbers), len(left))
 
     with meeting(team):
         with _told(team, share):
-            if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
-                raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
-            check_known(formats)
-            if threshold is not None:
-                check_threshold(threshold)
-            files = list(dict.fromkeys(image_files(images)))
-            if not any(file.exists() for file in files):
-                raise DataError(files[0], f"no such file{_nor(files[1:])}")
-            named = list(zip(files, output_names(files, reserved(formats)), strict=True))
+            check_options(threshold, formats, pixel_size, every)
+            named, said = name_images(images, formats)
             model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
-            chosen = task or model.task
-            written = check_formats(formats, chosen)
-            if not overwrite:
-                refuse_foreign(Path(output), [name for _, name in named], written)
-            reading, said = decide_for_run([one for one in files if not is_video(one)], model.reading)
-            more = {"threshold": threshold, "formats": written, "pixel_size": pixel_size, "every": every}
-            settings = settings_digest(model, chosen, reading=repr(reading), **more)
-            work = Work(
-                segmenter=model,
-                task=chosen,
+            job, more = plan_job(
+                model,
+                named,
+                place,
+                task,
                 threshold=threshold,
-                batch_size=max(1, batch_size),
-                output=Path(output),
-                formats=tuple(formats),
+                batch_size=batch_size,
+                formats=formats,
                 pixel_size=pixel_size,
                 every=every,
                 overwrite=overwrite,
-                made_with=partial(made_with, settings),
-                reading=reading,
-                done=partial(_done, share, keep),
-                advance=advance,
             )
+            said += more
             left = team.share(named)
             if resume:
-                ledger = ledger_of(Path(output))
-                whole = made_with_all(settings, named) if reserved(formats) else ""
+                ledger = ledger_of(place)
+                whole = made_with_all(job.settings, named) if reserved(formats) else ""
                 joined_before = ledger.is_complete(whole)
-                left = [] if joined_before else left_of(left, ledger, settings)
+                left = [] if joined_before else left_of(left, ledger, job.settings)
         if resume:
             left = shared_again(team, named, left)
         share.asked.extend(name for _, name in left)
-        if work is not None and not share.error:
+        if model is not None and not share.error:
             with _told(team, share):
                 if team.speaks:
                     progress(0, len(left))
-                _segment(work, left)
-                share.failed.extend(map(str, work.failed))
-                share.notes.update(work.notes)
+                segment_located(model, job, place, left, keep=keep, advance=advance, made=share.made)
         shares = gather(share)
-    found = _together(named, shares, team.speaks, (*left_out_of(images), *said))
+    found = _together(named, shares, team.speaks, said)
     if team.speaks and not found.errors and not joined_before and reserved(formats):
-        parts: dict[str, tuple[str, ...]] = {name: (name,) for _, name in named}
-        parts |= {name: () for one in shares for name in one.asked}
-        parts |= {name: some for one in shares for name, some in one.parts.items()}
-        join_parts(
-            Path(output),
-            [part for _, name in named for part in parts[name]],
-            formats,
-            overwrite=overwrite,
-            made_with="" if found.failed else made_with_all(settings, named),
-            keep=bool(found.failed),
-        )
+        parts: dict[str, tuple[str, ...]] = {name: () for one in shares for name in one.asked}
+        parts |= {name: some for one in shares for name, some in one.made.parts.items()}
+        join(place, named, parts, job, failed=bool(found.failed))
     return found
 
 
-def _nor(files: Sequence[Path]) -> str:
+def join(
+    output: Location, named: Sequence[Asked], parts: Mapping[str, Sequence[str]], job: Job, *, failed: bool
+) -> None:
+    """Make one file for all images where a format of the job is such a file, in the order of the images.
+
+    `parts` has the names of what was made of each image that this run segmented; the others were complete
+    before. Where some have failed, what was made of the others is kept, to go on.
+    """
+    with parts_here(output, job) as folder:
+        join_parts(
+            folder,
+            [part for _, name in named for part in parts.get(name, (name,))],
+            job.formats,
+            overwrite=job.overwrite,
+            made_with="" if failed else made_with_all(job.settings, named),
+            keep=failed,
+        )
+
+
+def check_options(
+    threshold: float | None, formats: Sequence[str], pixel_size: float | None, every: int
+) -> None:
+    """Check, before a model is loaded, what can be wrong with any.
+
+    Raises:
+        ConfigError: a number is out of its range, or there is no such format.
+    """
+    if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
+        raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
+    check_known(formats)
+    if threshold is not None:
+        check_threshold(threshold)
+
+
+def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[list[Asked], tuple[str, ...]]:
+    """Return each image, those of folders among them, with the name of its results; and what is left out.
+
+    Raises:
+        DataError: nothing is given, a folder has no image, or no image exists.
+    """
+    if not images:
+        image_files(images)
+    files: list[Location] = []
+    said: list[str] = []
+    for place in map(location, images):
+        files += image_files([place]) if isinstance(place, Path) else remote_images(place, said)
+        said += left_out_of([place]) if isinstance(place, Path) else []
+    files = list(dict.fromkeys(files))
+    if not any(isinstance(file, Url) or file.exists() for file in files):
+        raise DataError(str(files[0]), f"no such file{_nor(files[1:])}")
+    return list(zip(files, output_names(files, reserved(formats)), strict=True)), tuple(said)
+
+
+def plan_job(
+    segmenter: Segmenter,
+    named: Sequence[Asked],
+    output: Location,
+    task: Task | None,
+    *,
+    threshold: float | None,
+    batch_size: int,
+    formats: Sequence[str],
+    pixel_size: float | None,
+    every: int,
+    overwrite: bool,
+) -> tuple[Job, tuple[str, ...]]:
+    """Return what is to be done with every image, checked before the work, and what is to be said.
+
+    The arguments are those of `predict`.
+
+    Raises:
+        DataError, ConfigError: as `predict`.
+    """
+    chosen = task or segmenter.task
+    written = check_formats(formats, chosen)
+    if not overwrite:
+        refuse_foreign(output, [name for _, name in named], written)
+    with some_here([file for file, _ in named]) as files:
+        reading, said = decide_for_run([file for file in files if not is_video(file)], segmenter.reading)
+    more = {"threshold": threshold, "formats": written, "pixel_size": pixel_size, "every": every}
+    job = Job(
+        task=chosen,
+        threshold=threshold,
+        batch_size=max(1, batch_size),
+        formats=tuple(formats),
+        pixel_size=pixel_size,
+        every=every,
+        overwrite=overwrite,
+        reading=reading,
+        settings=settings_digest(segmenter, chosen, reading=repr(reading), **more),
+    )
+    return job, said
+
+
+def _nor(files: Sequence[Location]) -> str:
     return f", nor {some_of(files, 3)}" if files else ""
 
 
@@ -213,25 +268,25 @@ def _told(team: Team, share: _Share) -> Iterator[None]:
 
 
 def _together(
-    named: Sequence[Named], shares: Sequence[_Share], speaks: bool, said: tuple[str, ...]
+    named: Sequence[Asked], shares: Sequence[_Share], speaks: bool, said: tuple[str, ...]
 ) -> Predicted:
     """Return what all processes have done."""
-    kept = {name: one for share in shares for name, one in share.kept.items()}
+    kept = {name: one for share in shares for name, one in share.made.kept.items()}
     asked = {name for share in shares for name in share.asked}
     errors = tuple(dict.fromkeys(share.error for share in shares if share.error))
     return Predicted(
         images=len(named),
         complete=0 if errors else len(named) - len(asked),
         kept=tuple(kept[name] for _, name in named if name in kept),
-        failed=tuple(message for share in shares for message in share.failed),
-        notes=(*said, *_joined(share.notes for share in shares)),
+        failed=tuple(message for share in shares for message in share.made.failed.values()),
+        notes=(*said, *joined_notes(share.made.notes for share in shares)),
         errors=errors,
         first_process=speaks,
     )
 
 
-def _joined(notes: Iterable[Mapping[str, Sequence[str]]]) -> tuple[str, ...]:
-    """The sentences of all processes, each with the images that it is about."""
+def joined_notes(notes: Iterable[Mapping[str, Sequence[str]]]) -> tuple[str, ...]:
+    """Return the sentences of all processes, each with the images that it is about."""
     about: dict[str, list[str]] = {}
     for one in notes:
         for sentence, names in one.items():
@@ -244,27 +299,12 @@ def _joined(notes: Iterable[Mapping[str, Sequence[str]]]) -> tuple[str, ...]:
     )
 
 
-def _done(share: _Share, keep: Keep, named: Named, result: AnyResult) -> None:
-    """Keep what is to be kept of a result that has been written."""
-    share.kept[named[1]] = keep(*named, result)
-    share.parts[named[1]] = result.frames if isinstance(result, VideoResult) else (named[1],)
-
-
-def _segment(work: Work, named: Sequence[Named]) -> None:
-    """Segment and write images and videos: the small images first, which need no care."""
-    videos = [one for one in named if is_video(one[0])]
-    large = [one for one in named if one not in videos and are_large(work.segmenter, one[0])]
-    segment_all(work, [one for one in named if one not in videos and one not in large])
-    segment_large_images(work, large)
-    segment_videos(work, videos)
-
-
 def reserved(formats: Sequence[str]) -> frozenset[str]:
     """Return the names that files of the whole folder have, in some formats."""
     return frozenset(Path(file).stem for one in formats if one in JOINED for file in JOINED[one].files)
 
 
-def output_names(files: Sequence[Path], taken_already: Collection[str] = ()) -> list[str]:
+def output_names(files: Sequence[Location], taken_already: Collection[str] = ()) -> list[str]:
     """Return a name for each image's results: its stem, or more of its path where stems collide.
 
     Names that differ only in upper and lower case collide too: some file systems take them for the same.
@@ -272,7 +312,7 @@ def output_names(files: Sequence[Path], taken_already: Collection[str] = ()) -> 
     names = [file.stem for file in files]
     for longer in (
         lambda file: f"{file.stem}_{file.suffix[1:]}",
-        lambda file: "_".join([file.absolute().parent.name, file.stem, file.suffix[1:]]),
+        lambda file: "_".join([_folder_name(file), file.stem, file.suffix[1:]]),
     ):
         folded = [name.casefold() for name in names]
         names = [
@@ -287,3 +327,7 @@ def output_names(files: Sequence[Path], taken_already: Collection[str] = ()) -> 
             number += 1
         taken.add(names[index].casefold())
     return names
+
+
+def _folder_name(file: Location) -> str:
+    return file.folder_name if isinstance(file, Url) else file.absolute().parent.name

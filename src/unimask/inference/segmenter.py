@@ -63,6 +63,8 @@ from unimask.structures import (
 _log = logging.getLogger(__name__)
 Tell = Callable[[int, str], object]
 """Called with the index of an image and what is to be said about it."""
+IN_MEMORY = "in memory"
+"""The name of a segmenter that was not loaded from files."""
 SegmentTask = Literal["panoptic", "instance", "semantic"]
 Image = UInt8[Tensor, "3 _height _width"]
 _AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -149,7 +151,7 @@ class Segmenter:
         precision: str = "32-true",
         tta: Sequence[Augmentation] = (PLAIN,),
         *,
-        name: str = "in memory",
+        name: str = IN_MEMORY,
     ) -> None:
         """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/optimize.py`).
 

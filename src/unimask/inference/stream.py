@@ -17,57 +17,95 @@ from unimask.data.pillow import MOST_PIXELS
 from unimask.data.pixels import Read
 from unimask.data.read import read
 from unimask.data.reading import Reading
+from unimask.data.video import is_video
 from unimask.data.windows import open_large, pixels_in
-from unimask.errors import DataError, MissingPackageError, NotFiniteError, UnimaskError, is_out_of_memory
+from unimask.errors import DataError, MissingPackageError, NotFiniteError, is_out_of_memory
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
+from unimask.inference.resuming import Named, made_with
 from unimask.inference.segmenter import Segmenter, Tell
 from unimask.inference.video import ENDINGS, VideoResult, segment_video
+from unimask.remote import Location, location
 from unimask.results.found import save_result
 from unimask.results.result import Result
 from unimask.results.writing import Place, files_of
 from unimask.structures import Detections, Segments
 from unimask.threads import side_threads
 
-Named = tuple[Path, str]
-"""An image, and the name of its results."""
-
 AnyResult = Result | LargeResult | VideoResult
 """What `predict` finds in an image file."""
+
+Keep = Callable[[Location, str, AnyResult], object]
+"""Returns what is to be kept of a result, given where the image is and the name of the result's files."""
 
 OF_LARGE = ("png", "json", "csv")
 """The formats that there are of an image larger than memory."""
 
-Made = TypeVar("Made")
+Thing = TypeVar("Thing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done with every image of a run: plain data, which other processes can be told."""
+
+    task: Task
+    threshold: float | None
+    batch_size: int
+    formats: tuple[str, ...]  # none: the default ones
+    pixel_size: float | None
+    every: int  # frame of a video
+    overwrite: bool  # files that are no results
+    reading: Reading  # of all images of the run
+    settings: str  # a digest of all that decides what is found (`resuming.settings_digest`)
+
+
+@dataclass(kw_only=True)
+class Made:
+    """What came of some images: plain data."""
+
+    kept: dict[str, object] = field(default_factory=dict)  # what is kept of a result, by its name
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
+    failed: dict[str, str] = field(default_factory=dict)  # the message of each image that failed, likewise
+    notes: dict[str, list[str]] = field(default_factory=dict)  # sentence -> names of images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be done with every image. `done` is called with each result after it has been written."""
+    """A job in this process. `advance` is called after each image, be it segmented or not."""
 
     segmenter: Segmenter
-    task: Task
-    threshold: float | None
-    batch_size: int
-    output: Path
-    formats: tuple[str, ...]  # none: the default ones
-    pixel_size: float | None
-    every: int  # frame of a video
-    done: Callable[[Named, AnyResult], object]
-    advance: Callable[[], None]
-    overwrite: bool  # files that are no results
-    made_with: Callable[[Path], str]  # what is noted with the results of an image
-    reading: Reading  # of all images of the run
-    failed: list[UnimaskError] = field(default_factory=list)
-    notes: dict[str, list[str]] = field(default_factory=dict)  # what is to be said, and about which images
+    job: Job
+    folder: Path  # of the results
+    keep: Keep
+    advance: Callable[[str], object]  # is given the name of the results
+    made: Made = field(default_factory=Made)
+    address: Callable[[Path], str] = str  # what an image is called in files
+
+    def made_with(self, file: Path) -> str:
+        """Return what is noted with the results of an image."""
+        return made_with(self.job.settings, file)
 
     def tell(self, file: Path, sentence: str) -> None:
         """Keep a sentence about an image."""
-        self.notes.setdefault(sentence, []).append(file.name)
+        self.made.notes.setdefault(sentence, []).append(file.name)
+
+    def done(self, named: Named, result: AnyResult) -> None:
+        """Keep what is to be kept of a result that has been written."""
+        self.made.kept[named[1]] = self.keep(location(self.address(named[0])), named[1], result)
+        self.made.parts[named[1]] = result.frames if isinstance(result, VideoResult) else (named[1],)
+
+
+def segment_files(work: Work, named: Sequence[Named]) -> None:
+    """Segment and write images and videos: the small images first, which need no care."""
+    videos = [one for one in named if is_video(one[0])]
+    large = [one for one in named if one not in videos and are_large(work.segmenter, one[0])]
+    segment_all(work, [one for one in named if one not in videos and one not in large])
+    segment_large_images(work, large)
+    segment_videos(work, videos)
 
 
 def segment_all(work: Work, pictures: Sequence[Named]) -> None:
-    """Segment and write every image, in order; errors of single images are kept in `work.failed`.
+    """Segment and write every image, in order; errors of single images are kept in `work.made.failed`.
 
     Reading, the model and writing go on at the same time, with at most a few batches in memory.
     """
@@ -75,7 +113,7 @@ def segment_all(work: Work, pictures: Sequence[Named]) -> None:
         written: deque[Future[None]] = deque()
         for named, result in _results(work, _read(work, pictures)):
             written.append(writer.submit(_write, work, named, result))
-            while len(written) > work.batch_size:
+            while len(written) > work.job.batch_size:
                 written.popleft().result()
         for future in written:
             future.result()
@@ -87,32 +125,32 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
     The other formats are those of `OF_LARGE`; where more are asked for, that is an error of the image.
     """
     for file, name in images:
-        with collected(work.failed, file), open_large(file, work.reading) as image:
+        with collected(work, (file, name)), open_large(file, work.job.reading) as image:
             for note in image.notes:
                 work.tell(file, note)
-            if missing := [one for one in work.formats if one not in OF_LARGE]:
+            if missing := [one for one in work.job.formats if one not in OF_LARGE]:
                 reason = f"is too large for --format {','.join(missing)}; there are {','.join(OF_LARGE)}"
                 raise DataError(file, reason)
             result = segment_large(
                 work.segmenter,
                 image,
-                work.task,
-                work.output,
+                work.job.task,
+                work.folder,
                 name,
-                table="csv" in work.formats,
-                pixel_size=work.pixel_size,
-                threshold=work.threshold,
-                batch_size=work.batch_size,
-                overwrite=work.overwrite,
+                table="csv" in work.job.formats,
+                pixel_size=work.job.pixel_size,
+                threshold=work.job.threshold,
+                batch_size=work.job.batch_size,
+                overwrite=work.job.overwrite,
                 made_with=work.made_with(file),
             )
             work.done((file, name), result)
-        work.advance()
+        work.advance(name)
 
 
 def segment_videos(work: Work, videos: Sequence[Named]) -> None:
     """Segment videos frame by frame: NAME.overlay.mp4 and NAME.json; other formats are of single frames."""
-    formats = work.formats or tuple(ENDINGS)
+    formats = work.job.formats or tuple(ENDINGS)
     of_frames = [one for one in formats if one not in ENDINGS]
 
     def write(result: Result) -> None:
@@ -120,25 +158,25 @@ def segment_videos(work: Work, videos: Sequence[Named]) -> None:
             _save(work, result, result.name, "", of_frames)
 
     for file, name in videos:
-        with collected(work.failed, file):
+        with collected(work, (file, name)):
             result, damage = segment_video(
                 work.segmenter,
                 file,
-                work.task,
-                work.output,
+                work.job.task,
+                work.folder,
                 name,
                 formats=formats,
-                every=work.every,
-                threshold=work.threshold,
-                batch_size=work.batch_size,
-                overwrite=work.overwrite,
+                every=work.job.every,
+                threshold=work.job.threshold,
+                batch_size=work.job.batch_size,
+                overwrite=work.job.overwrite,
                 made_with="" if of_frames else work.made_with(file),
                 write=write,
             )
             work.done((file, name), result)
             if damage is not None:
                 raise damage
-        work.advance()
+        work.advance(name)
 
 
 def are_large(segmenter: Segmenter, file: Path) -> bool:
@@ -154,20 +192,20 @@ def _read(work: Work, pictures: Sequence[Named]) -> Iterator[tuple[Named, Image]
     """Yield the images that can be read, the next ones read meanwhile."""
 
     def read_one(named: Named) -> Read:
-        return read(named[0], work.reading)
+        return read(named[0], work.job.reading)
 
-    for named, future in ahead(read_one, pictures, work.batch_size, threads=2):
+    for named, future in ahead(read_one, pictures, work.job.batch_size, threads=2):
         for one in _collected(work, named, future.result):
             for note in one.notes:
                 work.tell(named[0], note)
             yield named, one.pixels
 
 
-def _collected(work: Work, named: Named, make: Callable[[], Made]) -> list[Made]:
+def _collected(work: Work, named: Named, make: Callable[[], Thing]) -> list[Thing]:
     """Return what `make` returns; nothing where it fails, which is kept for later."""
-    with collected(work.failed, named[0]):
+    with collected(work, named):
         return [make()]
-    work.advance()
+    work.advance(named[1])
     return []
 
 
@@ -188,9 +226,9 @@ def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tupl
     while True:
         files.clear()
         try:
-            for found in _find(work, taken(), work.batch_size, tell):
+            for found in _find(work, taken(), work.job.batch_size, tell):
                 named, image = waiting.popleft()
-                yield named, work.segmenter.result(named[0].stem, image, found, work.task)
+                yield named, work.segmenter.result(named[0].stem, image, found, work.job.task)
             return
         except (NotFiniteError, MemoryError, RuntimeError) as error:
             if not isinstance(error, NotFiniteError) and not is_out_of_memory(error):
@@ -199,7 +237,7 @@ def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tupl
             named, image = waiting.popleft()
             alone = _find(work, [image], 1, partial(_tell_of, work, named[0]))
             for found in _collected(work, named, partial(next, alone)):
-                yield named, work.segmenter.result(named[0].stem, image, found, work.task)
+                yield named, work.segmenter.result(named[0].stem, image, found, work.job.task)
 
 
 def _tell_of(work: Work, file: Path, index: int, sentence: str) -> None:
@@ -209,37 +247,39 @@ def _tell_of(work: Work, file: Path, index: int, sentence: str) -> None:
 def _find(
     work: Work, images: Iterable[Image], batch_size: int, tell: Tell
 ) -> Iterator[Segments | Detections]:
-    return work.segmenter.find(images, work.task, threshold=work.threshold, batch_size=batch_size, tell=tell)
+    return work.segmenter.find(
+        images, work.job.task, threshold=work.job.threshold, batch_size=batch_size, tell=tell
+    )
 
 
 def _write(work: Work, named: Named, result: Result) -> None:
-    with collected(work.failed, named[0]):
-        _save(work, result, named[1], str(named[0]), work.formats, work.made_with(named[0]))
+    with collected(work, named):
+        _save(work, result, named[1], work.address(named[0]), work.job.formats, work.made_with(named[0]))
         work.done(named, result)
-    work.advance()
+    work.advance(named[1])
 
 
 def _save(
     work: Work, result: Result, name: str, image: str, formats: Sequence[str], made_with: str = ""
 ) -> None:
     """Write the files of an image or a frame; those that are joined for the folder become parts."""
-    place = Place(folder=work.output, name=name, image=image, pixel_size=work.pixel_size)
+    place = Place(folder=work.folder, name=name, image=image, pixel_size=work.job.pixel_size)
     files = files_of(result, formats, place, parts=True)
-    save_result(work.output, name, files, overwrite=work.overwrite, made_with=made_with)
+    save_result(work.folder, name, files, overwrite=work.job.overwrite, made_with=made_with)
 
 
 @contextmanager
-def collected(failed: list[UnimaskError], file: Path) -> Iterator[None]:
+def collected(work: Work, named: Named) -> Iterator[None]:
     """Keep an error of one image inside for later, so that it does not stop the others."""
+    file, name = named
     try:
         yield
     except NotFiniteError as error:
-        failed.append(error.of(file))
+        work.made.failed[name] = str(error.of(file))
     except (DataError, MissingPackageError) as error:
-        failed.append(error)
+        work.made.failed[name] = str(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        failed.append(
-            DataError(file, "needs more memory than there is; make it smaller or cut it into tiles")
-        )
+        reason = "needs more memory than there is; make it smaller or cut it into tiles"
+        work.made.failed[name] = str(DataError(file, reason))

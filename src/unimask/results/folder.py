@@ -90,7 +90,9 @@ def write_list(file: TextIO, values: Iterable[object]) -> None:
 
 
 def from_common_folder(files: Sequence[str]) -> list[str]:
-    """Return the paths as seen from the folder that holds all of the files, with slashes."""
+    """Return the paths as seen from the folder that holds all of them, with slashes; addresses as given."""
+    if any("://" in file for file in files):
+        return list(files)
     folders = [os.path.dirname(os.path.abspath(file)) for file in files]
     try:
         common = os.path.commonpath(folders)

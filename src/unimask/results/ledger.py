@@ -3,20 +3,26 @@
 A line names the files of a result with their sizes and digests, and what it was made with. It is written
 before the files get their names, so that a kill in between leaves none that nobody knows. Whoever changes a
 file makes it his own: its digest is another one then. Several processes may add lines to one ledger.
+
+In an object store, where nothing can be added to a file, each part of the ledger is a file in `.unimask`.
 """
 
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from unimask.errors import DataError
 from unimask.files import complete_files, json_text, to_disk
+from unimask.remote import Location, Url, at_once, files_in, read_whole, size_of
 
 LEDGER_NAME = ".unimask.jsonl"
+REMOTE_NAME = ".unimask"
+"""The folder of the parts of a ledger in an object store."""
 _PART = 1 << 20  # bytes that are read at a time
 
 
@@ -27,6 +33,10 @@ def digest_of(path: Path) -> str:
         while part := file.read(_PART):
             digest.update(part)
     return digest.hexdigest()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def note(folder: Path, files: Mapping[str, Path], made_with: str) -> None:
@@ -40,6 +50,7 @@ def note(folder: Path, files: Mapping[str, Path], made_with: str) -> None:
     path = folder / LEDGER_NAME
     ledger = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
+        _lock(ledger)
         # in one piece, beside those of other processes; and after what a power cut may have cut off
         os.write(ledger, f"\n{line}\n".encode("ascii"))
     finally:
@@ -47,18 +58,37 @@ def note(folder: Path, files: Mapping[str, Path], made_with: str) -> None:
     to_disk(path)
 
 
+def _lock(file: int) -> None:
+    """Wait until no other process writes into the file, on other machines too; closing it ends that."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):  # some file systems of networks have no locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+
+
 class Ledger:
     """What the ledger of a folder says; lines that a kill cut off say nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self.folder = folder
         self._read = 0  # bytes
+        self._parts: set[Url] = set()  # that have been read, of a store
         self._files: dict[str, set[tuple[int, str]]] = {}
         self._made: dict[str, dict[str, int]] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Read what has been added since."""
+        if isinstance(self.folder, Url):
+            parts = [
+                part for part in files_in(self.folder.inside(REMOTE_NAME)) or () if part not in self._parts
+            ]
+            for content in at_once(read_whole, parts):
+                for line in content.splitlines():
+                    self._add(line)
+            self._parts.update(parts)
+            return
         path = self.folder / LEDGER_NAME
         size = path.stat().st_size if path.is_file() else 0
         if size < self._read:  # it is another one
@@ -71,6 +101,13 @@ class Ledger:
             self._read += len(whole)
             for line in whole.splitlines():
                 self._add(line)
+
+    def _size(self, name: str) -> int | None:
+        """Return how many bytes a file of the folder has; None where there is none."""
+        if isinstance(self.folder, Url):
+            return size_of(self.folder.inside(name))
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else None
 
     def _add(self, line: bytes) -> None:
         try:
@@ -86,33 +123,36 @@ class Ledger:
 
     def knows(self, name: str) -> bool:
         """Return whether a file of the folder is as long as one of this name that was written here."""
-        path = self.folder / name
-        return path.is_file() and any(size == path.stat().st_size for size, _ in self._files.get(name, ()))
+        return name in self._files and self._size(name) in {size for size, _ in self._files[name]}
 
     def owns(self, name: str) -> bool:
         """Return whether a file of the folder is, to the last byte, one that was written here."""
         if not self.knows(name):
             return False
-        found = digest_of(self.folder / name)
+        if isinstance(self.folder, Url):
+            found = _digest(read_whole(self.folder.inside(name)))
+        else:
+            found = digest_of(self.folder / name)
         return any(digest == found for _, digest in self._files[name])
+
+    def is_foreign(self, name: str) -> bool:
+        """Return whether there is a file of this name in the folder that was not written here."""
+        return self._size(name) is not None and not self.owns(name)
 
     def is_complete(self, made_with: str) -> bool:
         """Return whether a result that was made with this is here, with all of its files."""
         files = self._made.get(made_with, {})
-        paths = {self.folder / name: size for name, size in files.items()}
-        return bool(files) and all(
-            path.is_file() and path.stat().st_size == size for path, size in paths.items()
-        )
+        return bool(files) and all(self._size(name) == size for name, size in files.items())
 
 
 @cache
-def _ledger_at(folder: Path) -> Ledger:
+def _ledger_at(folder: Location) -> Ledger:
     return Ledger(folder)
 
 
-def ledger_of(folder: Path) -> Ledger:
+def ledger_of(folder: Location) -> Ledger:
     """Return what the ledger of a folder says now; it is read once, and then what is added."""
-    ledger = _ledger_at(folder.absolute())
+    ledger = _ledger_at(folder if isinstance(folder, Url) else folder.absolute())
     ledger.refresh()
     return ledger
 
@@ -138,11 +178,11 @@ def result_files(
         note(folder, dict(zip(names, temporary, strict=True)), made_with)
 
 
-def foreign_files(folder: Path, names: Sequence[str]) -> DataError:
+def foreign_files(folder: Location, names: Sequence[str]) -> DataError:
     """Return the error of files that are not replaced."""
     others = f" (and {len(names) - 1} others)" if len(names) > 1 else ""
     return DataError(
-        folder / names[0],
+        str(folder.inside(names[0])) if isinstance(folder, Url) else folder / names[0],
         f"is there{others} and was not written by unimask, or was changed since; name another folder with "
         "--output, or replace it with --overwrite",
     )

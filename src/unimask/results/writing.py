@@ -182,7 +182,9 @@ def files_of(result: Result, formats: Sequence[str], place: Place, *, parts: boo
 
 
 def _seen_from(folder: Path, file: str) -> str:
-    """Return the path of a file relative to a folder; as it is where they lie on different drives."""
+    """Return the path of a file relative to a folder; unchanged if it is an address or on another drive."""
+    if "://" in file:
+        return file
     try:
         return Path(os.path.relpath(file, folder)).as_posix()
     except ValueError:

@@ -1,22 +1,33 @@
 """The options of `unimask predict`."""
 
-from pathlib import Path
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from unimask.cli.options import groups
 
+
+class EngineName(StrEnum):
+    """What runs a model on many images."""
+
+    local = "local"
+    ray = "ray"
+
+
 Images = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="IMAGE_OR_FOLDER",
-        readable=False,  # an unreadable image must not stop the others
-        help="Images and videos, or folders of images (without subfolders).",
+        help="Images and videos, or folders of images (without subfolders); paths, or addresses in an object "
+        "store (s3://bucket/photos).",
     ),
 ]
 ResultFolder = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Where the results go; it is made if need be.")
+    str,
+    typer.Option(
+        metavar="FOLDER", help="Where the results go: a folder, made if need be, or s3://bucket/folder."
+    ),
 ]
 Threshold = Annotated[
     float | None,
@@ -50,6 +61,32 @@ BatchSize = Annotated[
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
         help="Images or tiles of one size that go through the model together, at most.",
+    ),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        help="What runs the model: this process (torchrun starts several), or actors of Ray on this "
+        "machine or a cluster, for very many images.",
+    ),
+]
+Address = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="ADDRESS",
+        help="With --engine ray: a running cluster (HOST:PORT, auto, ray://HOST:PORT); without it that in "
+        "RAY_ADDRESS, else Ray starts on this machine.",
+    ),
+]
+Actors = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="NUMBER",
+        min=0,
+        help="With --engine ray: how many share the work; 0: one per GPU, without any one per 4 CPUs.",
     ),
 ]
 ResultFormats = Annotated[

@@ -1,0 +1,213 @@
+"""Images shared by actors of a real Ray: the files of the plain command, whatever is killed meanwhile."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from campaigns.processes import descendants
+from cli.command_line import picture, refused, save_tiny_model, unimask
+from inference.deadly_actor import Deadly
+
+import unimask as public
+from unimask.data.reading import PLAIN
+from unimask.errors import ConfigError, DataError, WeightsError
+from unimask.inference import engine_ray
+from unimask.inference.engine_ray import predict_with_ray
+from unimask.inference.rows import ROWS_NAME
+from unimask.inference.run import predict
+from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.shipping import pack, unpack
+from unimask.inference.stream import Job
+
+ray = pytest.importorskip("ray", reason="ray is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="ray is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+COUNT = 40
+BROKEN = ("011b.png", "030b.png")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONPATH": path}
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(COUNT):
+        picture(17 + number % 5, 23, seed=number).save(folder / f"{number:03}.png")
+    for name in BROKEN:
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(model: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of the plain function."""
+    folder = tmp_path_factory.mktemp("plain")
+    predict(load(model, "cpu"), [photos], folder, formats=["json"])
+    return files_in(folder)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """The results in a folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.name != ROWS_NAME}
+
+
+def rows_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows of images, by the names of their files."""
+    rows = parquet.read_table(folder / ROWS_NAME).to_pylist()
+    found = {Path(row["path"]).name: row for row in rows}
+    assert len(found) == len(rows)  # each image once
+    return found
+
+
+def kill_an_actor(when: Path, killed: list[int]) -> None:
+    """Kill an actor as soon as there are a few results."""
+    while len(list(when.glob("*.json"))) < COUNT // 4:
+        time.sleep(0.02)
+    killed.append(descendants(os.getpid(), "MapWorker")[0])
+    os.kill(killed[0], signal.SIGKILL)
+
+
+def test_two_actors_of_which_one_is_killed_make_the_files_of_the_plain_function(
+    cluster: None, model: Path, photos: Path, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_an_actor, args=(tmp_path, killed), daemon=True)
+    killer.start()
+    told: list[tuple[int, int]] = []
+    done = predict_with_ray(
+        load(model, "cpu"),
+        [photos],
+        tmp_path,
+        progress=lambda *now: told.append(now),
+        formats=["json"],
+        actors=2,
+        device="cpu",
+    )
+    killer.join(1)
+    assert killed
+    assert files_in(tmp_path) == plain
+    assert len(plain) == COUNT
+    assert (done.images, done.complete, len(done.failed)) == (COUNT + 2, 0, 2)
+    rows = rows_in(tmp_path)
+    assert {name: row["status"] for name, row in rows.items()} == {
+        **{f"{number:03}.png": "segmented" for number in range(COUNT)},
+        **dict.fromkeys(BROKEN, "failed"),
+    }
+    assert rows["000.png"]["segments"] > 0
+    assert rows["000.png"]["seconds"] > 0
+    assert "is not an image in a known format" in rows[BROKEN[0]]["error"]
+    assert (told[0], told[-1]) == ((0, COUNT + 2), (COUNT + 2, COUNT + 2))
+
+    # what is complete is left out, and one file for all images has all of them
+    (tmp_path / "005.json").unlink()
+    again = predict_with_ray(
+        load(model, "cpu"), [photos], tmp_path, formats=["json"], actors=1, device="cpu", resume=True
+    )
+    assert (again.complete, len(again.failed)) == (COUNT - 1, 2)
+    assert files_in(tmp_path) == plain
+    assert rows_in(tmp_path)["005.png"]["status"] == "segmented"
+    assert rows_in(tmp_path)["006.png"]["status"] == "complete before"
+
+
+def test_a_data_set_of_ray_gets_columns(cluster: None, model: Path, photos: Path, tmp_path: Path) -> None:
+    paths = [str(photos / name) for name in ("000.png", "001.png", BROKEN[0])]
+    dataset = ray.data.from_items([{"path": path, "id": number} for number, path in enumerate(paths)])
+    segmenter = load(model, "cpu").with_tta(["flip"])
+    found = public.predict_dataset(
+        dataset, segmenter, tmp_path, formats=["json"], actors=1, device="cpu"
+    ).to_pandas()
+    found = found.sort_values("id").to_dict("records")
+    assert [row["status"] for row in found] == ["segmented", "segmented", "failed"]
+    assert [row["path"] for row in found] == paths
+    written = files_in(tmp_path)
+    assert sorted(name[:4] for name in written) == ["000_", "001_"]
+    predict(segmenter, paths[:1], tmp_path / "plain", formats=["json"])
+    assert (tmp_path / "plain" / "000.json").read_bytes() in written.values()
+    with pytest.raises(ConfigError, match="csv is one file for all images"):
+        public.predict_dataset(dataset, segmenter, tmp_path, formats=["csv"])
+
+
+def test_what_kills_its_actor_each_time_is_lost_and_said(
+    cluster: None, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_ray, "_Actor", Deadly)
+    monkeypatch.setattr(engine_ray, "_attempts", lambda: {"max_task_retries": 0})
+    named = [photos / f"{number:03}.png" for number in range(3)]
+    done = predict_with_ray(
+        load(model, "cpu"), named, tmp_path, batch_size=1, formats=["json"], actors=1, device="cpu"
+    )
+    assert [row["status"] for _, row in sorted(rows_in(tmp_path).items())] == [
+        "segmented",
+        "lost",
+        "segmented",
+    ]
+    assert len(done.failed) == 1
+    assert "001.png: the process that was to segment it died each time" in done.failed[0]
+
+
+def test_a_machine_that_does_not_see_the_output_folder_says_so(model: Path, tmp_path: Path) -> None:
+    job = Job(
+        task="panoptic",
+        threshold=None,
+        batch_size=1,
+        formats=(),
+        pixel_size=None,
+        every=1,
+        overwrite=False,
+        reading=PLAIN,
+        settings="",
+    )
+    order = engine_ray._Order(job=job, output=tmp_path / "gone", threads=1, device="cpu")
+    with pytest.raises(DataError, match=r"gone: is not the same folder on .*; name one that all machines"):
+        engine_ray._Actor(order, None)  # type: ignore[arg-type]
+
+
+def test_a_segmenter_is_packed_with_its_settings(model: Path) -> None:
+    segmenter = load(model, "cpu").with_tta(["flip"]).with_reading(depth=12)
+    again = unpack(pack(segmenter), "cpu")
+    assert (again.tta, again.model_file, again.name) == (segmenter.tta, segmenter.model_file, segmenter.name)
+    ours, theirs = segmenter.predict(picture(), "instance"), again.predict(picture(), "instance")
+    assert ours.to_json() == theirs.to_json()
+    in_memory = Segmenter(segmenter.model, segmenter.model_file)
+    with pytest.raises(WeightsError, match="save its model into a folder"):
+        pack(in_memory)
+
+
+def test_options_that_do_not_fit_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    given = ("predict", photos, "--weights", model, "--output", tmp_path)
+    assert "is for --engine ray, which is not named" in refused(*given, "--actors", 2)
+    assert "--engine ray writes a row per image" in refused(*given, "--engine", "ray", "--json")
+    if not ray.is_initialized():
+        message = refused(*given, "--engine", "ray", "--address", "127.0.0.1:1", "--device", "cpu")
+        assert "address: no cluster of Ray answers at 127.0.0.1:1" in message
+
+
+def test_the_command(
+    cluster: None, model: Path, photos: Path, plain: dict[str, bytes], tmp_path: Path
+) -> None:
+    given = ("predict", *sorted(photos.glob("00*.png")), "--weights", model, "--device", "cpu")
+    outcome = unimask(*given, "--output", tmp_path, "--format", "json,csv", "--engine", "ray", "--actors", 1)
+    assert outcome.code == 0
+    assert "images.parquet there has a row per image" in outcome.out
+    assert (tmp_path / "003.json").read_bytes() == plain["003.json"]
+    unimask(*given, "--output", tmp_path / "plain", "--format", "json,csv")
+    assert (tmp_path / "segments.csv").read_bytes() == (tmp_path / "plain" / "segments.csv").read_bytes()
