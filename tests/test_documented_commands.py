@@ -16,6 +16,7 @@ from test_documentation import DOCUMENTS, ROOT, blocks
 HOURS = "trains or measures for minutes to hours"
 THEIRS = "needs weights, data or an account of somebody else"
 GPU = "needs a GPU"
+CLUSTER = "needs a cluster that runs"
 SETUP = "sets up an environment, as whoever runs the tests has done"
 CHECKS = "`.ci/run` does it"
 
@@ -46,6 +47,10 @@ ELSEWHERE = {
     "unimask predict slide.tif --tile 1024": (
         "tests/cli/test_predict_command.py::test_the_tiles_of_the_readme_keep_those_of_the_model"
     ),
+    "unimask predict photos/ --weights nuclei --output found --engine ray": (
+        "tests/inference/test_engine_ray.py::test_the_command"
+    ),
+    "unimask predict s3://bucket/photos": "tests/inference/test_object_stores.py::test_s3",
     "unimask push": "tests/conversion/test_publish.py::test_a_pushed_model_comes_back_bit_by_bit",
     "unimask reproduce": "tests/reproduction/test_reproduce.py::test_the_published_zoos_are_listed",
     "unimask serve": "tests/cli/test_serve_command.py::test_the_command_serves_until_it_is_stopped",
@@ -78,7 +83,9 @@ NOT_RUN = {
     "unimask evaluate --weights runs/boxes/best": HOURS,
     "unimask evaluate --weights runs/en-de/best": HOURS,
     "unimask evaluate --weights street --data camvid11": HOURS,
+    "unimask predict hf://": THEIRS,
     "unimask predict photo.jpg --weights models/coco_tiny": THEIRS,
+    "unimask predict s3://bucket/photos --output s3://bucket/found --engine ray --address": CLUSTER,
     "unimask reproduce detr-coco-detection-r50": THEIRS,
     "unimask reproduce mask2former-coco-panoptic-swin-t --data": THEIRS,
     "unimask train --data my_data --initial facebook/": THEIRS,
