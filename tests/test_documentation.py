@@ -379,3 +379,15 @@ def test_without_a_model_there_is_no_picture(tmp_path: Path, capsys: pytest.Capt
     assert stopped.value.code == 2
     assert "no such model" in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
+
+
+def test_every_kind_of_trouble_names_a_test() -> None:
+    page = (ROOT / "docs" / "robustness.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| kind")]
+    assert len(rows) > 50
+    for line in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", line.rpartition(" | ")[2])
+        assert named, line
+        for file, test in named:
+            assert (ROOT / file).is_file(), line
+            assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), line

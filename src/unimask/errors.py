@@ -53,6 +53,10 @@ class ConfigError(UnimaskError):
         self.reason = reason
 
 
+class OnlyBoxesError(DataError):
+    """A data set has boxes, and a task needs masks."""
+
+
 class WeightsError(UnimaskError):
     """Weights do not fit the model: which keys are missing, unexpected, or of another shape."""
 

@@ -4,7 +4,7 @@ One polarity: a boolean mask is True where something is visible or valid. Sizes 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -49,12 +49,16 @@ class Segments:
     `layers` maps pixels to 1..N, 0 is none; segment n (1-based) has `labels[n - 1]`. Each segment lies in
     exactly one layer, and segments of one layer do not overlap. Panoptic and semantic: L = 1. Overlapping
     instances are packed into the few layers they need (`ops.id_maps.pack_masks`). A segment may be empty.
+
+    `stated_areas` are those that a file of ground truth states of its objects (COCO), and empty where it
+    states none. They only decide what counts as small, medium and large.
     """
 
     layers: Int16[Tensor, "layers height width"]
     labels: Int64[Tensor, " segments"]
     scores: Float[Tensor, " segments"]
     is_crowd: Bool[Tensor, " segments"]
+    stated_areas: Float[Tensor, " stated"] = field(default_factory=lambda: torch.empty(0))
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -72,6 +76,10 @@ class Segments:
         """Pixels of each segment."""
         counts = torch.bincount(self.layers.flatten().long(), minlength=len(self) + 1)
         return counts[1 : len(self) + 1]
+
+    def object_areas(self) -> Float[Tensor, " segments"]:
+        """The areas by which objects are small or large: those that are stated, else the pixels of each."""
+        return self.stated_areas if len(self.stated_areas) else self.areas().float()
 
     def masks(self) -> Bool[Tensor, "segments height width"]:
         """Dense masks, for users; the library itself never makes them."""
@@ -150,6 +158,7 @@ class Sample:
     image: UInt8[Tensor, "3 height width"]
     truth: Segments | Detections
     image_id: str
+    left_out: int = 0  # objects of its file that cover no pixel, and are not in `truth`
 
 
 @runtime_checkable  # the tests check argument types at run time

@@ -20,7 +20,8 @@ from unimask.training.progress import duration, progress_bars
 
 if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.benchmark.measure import Bench
-    from unimask.data.check import DataCheck, SplitCheck
+    from unimask.data.check import DataCheck
+    from unimask.data.looked import SplitCheck
     from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
     from unimask.inference.stream import AnyResult

@@ -75,7 +75,8 @@ def augment(sample: Sample, config: DataConfig, generator: torch.Generator) -> S
 
 def _moved(truth: Truth, geometry: Geometry) -> Truth:
     if isinstance(truth, Segments):
-        return drop_unseen(replace(truth, layers=geometry.move(truth.layers, is_image=False)))
+        layers = geometry.move(truth.layers, is_image=False)
+        return drop_unseen(replace(truth, layers=layers, stated_areas=torch.empty(0)))
     boxes = geometry.move_boxes(truth.boxes)
     seen = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(dim=1) & ~truth.is_crowd
     return replace(truth, boxes=boxes, areas=box_areas(boxes)).select(seen)

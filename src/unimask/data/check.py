@@ -1,55 +1,25 @@
 """What a data set holds, told before anything is learned from it or measured on it."""
 
-import hashlib
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from unimask.config.images import DataConfig, Experiment, Task, Tiles, queries_of, warnings_of_settings
+from unimask.config.images import DataConfig, Experiment, Task, queries_of, warnings_of_settings
+from unimask.data.items import ItemDataset
+from unimask.data.looked import Looked, SplitCheck
 from unimask.data.open import labelled_task, open_splits
-from unimask.data.placing import placement_for
 from unimask.data.reading import reading_of
+from unimask.data.unused import unused_files
 from unimask.data.views import decided_of, left_out_of, view
 from unimask.errors import DataError, some_of
-from unimask.ops.boxes import boxes_around
-from unimask.structures import Categories, Dataset, Detections, Sample, Segments
+from unimask.structures import Categories, Dataset, Sample
 
 FEW_IMAGES = 10  # of a category, below which a warning is given
 _MOST_SAID = 8  # errors in one message
 SHOWN = 8  # samples that are kept to be drawn
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitCheck:
-    """What one split holds, as the ground truth of a task."""
-
-    images: int  # that the annotations name
-    read: int  # that were read; fewer where time ran out or files are broken
-    image_size: tuple[int, int]  # (height, width), the medians; (0, 0) where none was read
-    objects: dict[str, int]  # category -> segments or boxes, without crowd
-    images_of: dict[str, int]  # category -> images that show it
-    crowd: int  # regions that are left out of the training and neither right nor wrong in an evaluation
-    without_objects: int  # images
-    void_share: float  # of the pixels: neither object nor background nor crowd
-    tiny: int  # objects of at most one pixel on the model's canvas
-    sizes: dict[str, float]  # 10 %, 50 % and 90 % of the objects have a shorter side below; canvas pixels
-    most_objects: int  # in one view: the image, or a tile where the model sees tiles
-    left_out: tuple[str, ...]  # what the folder holds and nothing reads
-    broken: tuple[str, ...]  # a sentence per file
-    duplicates: tuple[tuple[str, str], ...]  # images with the same pixels
-    decided: tuple[str, ...]  # how images are read, and why
-
-    @property
-    def whole(self) -> bool:
-        """Return whether every image was read, or tried."""
-        return self.read + len(self.broken) == self.images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +33,30 @@ class DataCheck:
     errors: tuple[str, ...]  # it is no use to train on it or to measure on it
     warnings: tuple[str, ...]
     samples: tuple[Sample, ...] = field(repr=False)  # a few, with their ground truth
+    looked: Mapping[str, Looked] = field(repr=False, compare=False)  # what was read of each split
+    config: DataConfig = field(repr=False)  # how the model sees the images
+    beside: tuple[str, ...] = ()  # what lies beside the files of all splits
+
+    def is_of(self, data: str, task: Task, config: DataConfig) -> bool:
+        """Return whether this is what a check of the data would read, whatever the model sees of it."""
+        alike = [_read_by(one) for one in (self.config, config)]
+        return (self.data, self.task) == (data, task) and alike[0] == alike[1]
+
+    def seen_by(self, experiment: Experiment, splits: Sequence[str]) -> "DataCheck":
+        """Return the same about some of the splits, as another model sees them; nothing is read again.
+
+        The experiment reads images and ground truth as this check did (`is_of`).
+        """
+        looked = {name: self.looked[name] for name in splits}
+        found = {name: one.result(experiment.data) for name, one in looked.items()}
+        return replace(
+            self,
+            splits=found,
+            errors=_errors(found),
+            warnings=(*_warnings(found, queries_of(experiment.model)), *_in_several(looked), *self.beside),
+            looked=looked,
+            config=experiment.data,
+        )
 
     def refuse(self) -> None:
         """Raise what is wrong, if anything is.
@@ -106,6 +100,8 @@ class DataCheck:
                 "left_out": list(one.left_out),
                 "broken": list(one.broken),
                 "duplicates": [list(pair) for pair in one.duplicates],
+                "repeated": one.repeated,
+                "dropped": one.dropped,
                 "decided": list(one.decided),
             }
             for name, one in self.splits.items()
@@ -117,6 +113,11 @@ class DataCheck:
             "errors": list(self.errors),
             "warnings": list(self.warnings),
         }
+
+
+def _read_by(config: DataConfig) -> tuple[object, ...]:
+    """Return the settings that say what is read, rather than how a model sees it."""
+    return reading_of(config), config.background, config.follow_outside
 
 
 _NO_CATEGORIES = Categories(names=(), is_thing=(), file_ids=(), colors=())
@@ -152,19 +153,23 @@ def check(
     task = task or labelled_task(data, follow_outside=experiment.data.follow_outside)
     errors: list[str] = []
     datasets: dict[str, Dataset] = {}
+    opened: list[ItemDataset] = []
     reading = reading_of(experiment.data)
     for name, opener in open_splits(data, task, follow_outside=experiment.data.follow_outside).items():
         try:
             items = replace(opener(), reading=reading)
             reading = items.decided.reading  # of the other splits, too
+            opened.append(items)
             datasets[name] = view(items, task, background=experiment.data.background)
         except DataError as error:
             errors.append(str(error))
     checked = check_datasets(datasets, task, experiment, data=data, seconds=seconds, progress=progress)
+    beside = unused_files(opened)
     return replace(
         checked,
         errors=(*errors, *checked.errors),
-        warnings=(*checked.warnings, *warnings_of_settings(experiment.training)),
+        warnings=(*checked.warnings, *beside, *warnings_of_settings(experiment.training)),
+        beside=beside,
     )
 
 
@@ -178,10 +183,10 @@ def check_datasets(
     progress: Progress = _silent,
 ) -> DataCheck:
     """Return what data sets hold that are open already, with ground truth of the task; else as `check`."""
-    splits: dict[str, SplitCheck] = {}
+    looked: dict[str, Looked] = {}
     samples: list[Sample] = []
     for name, dataset in datasets.items():
-        tally = _Tally(dataset.categories.names, experiment.data, task)
+        tally = looked[name] = Looked(dataset, task)
         until = time.monotonic() + seconds / len(datasets)
         for done, index in enumerate(_spread(len(dataset)), 1):
             if time.monotonic() > until and done > 1:
@@ -195,15 +200,18 @@ def check_datasets(
             if len(samples) < SHOWN and len(sample.truth):
                 samples.append(sample)
             progress(name, done, len(dataset))
-        splits[name] = tally.result(len(dataset), left_out_of(dataset), decided_of(dataset))
+        tally.left_out, tally.decided = left_out_of(dataset), decided_of(dataset)
+    splits = {name: one.result(experiment.data) for name, one in looked.items()}
     return DataCheck(
         data=str(data),
         task=task,
         categories=next((one.categories for one in datasets.values()), _NO_CATEGORIES),
         splits=splits,
         errors=_errors(splits),
-        warnings=_warnings(splits, queries_of(experiment.model)),
+        warnings=(*_warnings(splits, queries_of(experiment.model)), *_in_several(looked)),
         samples=tuple(samples),
+        looked=looked,
+        config=experiment.data,
     )
 
 
@@ -221,89 +229,28 @@ def _common(one: int, other: int) -> int:
     return one
 
 
-class _Tally:
-    """Adds up the samples of a split."""
-
-    def __init__(self, names: tuple[str, ...], config: DataConfig, task: Task) -> None:
-        self.names, self.config, self.task = names, config, task
-        self.objects, self.images_of = Counter[int](), Counter[int]()
-        self.read = self.crowd = self.without = self.tiny = self.most = 0
-        self.void = self.pixels = 0
-        self.sides: list[Tensor] = []
-        self.image_sizes: list[tuple[int, int]] = []
-        self.broken: list[str] = []
-        self.same: dict[bytes, str] = {}
-        self.duplicates: list[tuple[str, str]] = []
-
-    def add(self, sample: Sample) -> None:
-        """Count one sample."""
-        truth, size = sample.truth, (sample.image.shape[1], sample.image.shape[2])
-        self.read += 1
-        self.image_sizes.append(size)
-        real = truth.labels[~truth.is_crowd].tolist()
-        self.objects.update(real)
-        self.images_of.update(set(real))
-        self.crowd += int(truth.is_crowd.sum())
-        self.without += not real
-        placement = placement_for(size, self.config)
-        down, right = (new / old for new, old in zip(placement.resized, placement.original))
-        boxes = truth if isinstance(truth, Detections) else boxes_around(truth)
-        corners = boxes.boxes[~boxes.is_crowd]
-        self.most = max(self.most, _most_in_a_view(corners, self.config))
-        width, height = (corners[:, 2:] - corners[:, :2]).unbind(1)
-        self.sides.append(torch.minimum(width * right, height * down))
-        areas = truth.areas()[~truth.is_crowd] if isinstance(truth, Segments) else width * height
-        self.tiny += int((areas * down * right <= 1).sum())
-        if isinstance(truth, Segments) and self.task in ("panoptic", "semantic"):
-            self.void += int((truth.layers == 0).all(dim=0).sum())
-            self.pixels += size[0] * size[1]
-        digest = hashlib.sha256(sample.image.numpy().tobytes()).digest()
-        if digest in self.same:
-            self.duplicates.append((self.same[digest], sample.image_id))
-        self.same.setdefault(digest, sample.image_id)
-
-    def result(self, images: int, left_out: tuple[str, ...], decided: tuple[str, ...]) -> SplitCheck:
-        """Return the sums, of a split of so many images."""
-        sides = torch.cat(self.sides) if self.sides else torch.empty(0)
-        shares = {"10 %": 0.1, "50 %": 0.5, "90 %": 0.9}
-        return SplitCheck(
-            images=images,
-            read=self.read,
-            image_size=_medians(self.image_sizes),
-            objects={name: self.objects[label] for label, name in enumerate(self.names)},
-            images_of={name: self.images_of[label] for label, name in enumerate(self.names)},
-            crowd=self.crowd,
-            without_objects=self.without,
-            void_share=self.void / self.pixels if self.pixels else 0.0,
-            tiny=self.tiny,
-            sizes={name: _quantile(sides, share) for name, share in shares.items()} if len(sides) else {},
-            most_objects=self.most,
-            left_out=left_out,
-            broken=tuple(self.broken),
-            duplicates=tuple(self.duplicates),
-            decided=decided,
-        )
+def _in_several(looked: Mapping[str, Looked]) -> tuple[str, ...]:
+    """Say which images of a split are in another one, too: what is measured on them was learned by heart."""
+    found = []
+    splits = list(looked.items())
+    for index, (name, one) in enumerate(splits):
+        for other_name, other in splits[:index]:
+            both = [f"{own} = {other.same[key]}" for key, own in one.same.items() if key in other.same]
+            if both:
+                found.append(
+                    f"{name}: {len(both)} images have the same pixels as one of {other_name}, and what is "
+                    f"measured on images that were learned says nothing: {some_of(both, 3)}"
+                )
+    return tuple(found)
 
 
-def _most_in_a_view(boxes: Float[Tensor, "boxes 4"], config: DataConfig) -> int:
-    """The most objects that the model sees at once; in tiles: whose middles lie in a square of that size."""
-    if not isinstance(config.view, Tiles) or not len(boxes):
-        return len(boxes)
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    _, counts = (middles // config.view.size).unique(dim=0, return_counts=True)
-    return int(counts.max())
-
-
-def _medians(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    if not sizes:
-        return 0, 0
-    heights, widths = zip(*sizes)
-    return sorted(heights)[len(sizes) // 2], sorted(widths)[len(sizes) // 2]
-
-
-def _quantile(values: Tensor, share: float) -> float:
-    ordered = values.sort().values
-    return round(float(ordered[min(len(ordered) - 1, int(share * len(ordered)))]), 1)
+def _alike(names: Iterable[str]) -> list[str]:
+    """Names that differ only in letter case, spaces or the form of accents, each group as one text."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        groups.setdefault(plain, []).append(repr(name))
+    return [" and ".join(group) for group in groups.values() if len(group) > 1]
 
 
 def _errors(splits: Mapping[str, SplitCheck]) -> tuple[str, ...]:
@@ -322,7 +269,13 @@ def _nothing_to_find(name: str, one: SplitCheck) -> str:
     if one.crowd:
         return f"{name}: all {one.crowd} objects are crowd, so there is nothing to find{way_out}"
     which = f"{one.images:,} images" if one.whole else f"{one.read:,} images that were looked at"
-    return f"{name}: none of the {which} has an object{way_out}"
+    why = f"; {_lost(one.dropped)}" if one.dropped else ""
+    return f"{name}: none of the {which} has an object{why}{way_out}"
+
+
+def _lost(count: int) -> str:
+    which = "1 object covers" if count == 1 else f"{count} objects cover"
+    return f"{which} no pixel (too thin, outside of the image, or in other units than pixels)"
 
 
 def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, ...]:
@@ -351,7 +304,15 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
         if one.duplicates:
             pairs = [f"{first} = {second}" for first, second in one.duplicates]
             say(f"{name}: {len(pairs)} images have the same pixels as another: {some_of(pairs, 3)}")
+        if one.dropped:
+            say(f"{name}: {_lost(one.dropped)}")
+        if one.repeated:
+            say(f"{name}: {one.repeated} objects lie exactly on another of their category; remove them")
         found += [f"{name}: {sentence}" for sentence in (*one.decided, *one.left_out)]
+    found += [
+        f"the categories {group} differ in case, spaces or accents only; were they meant as one?"
+        for group in _alike(dict.fromkeys(category for one in splits.values() for category in one.objects))
+    ]
     known = {name: set(one.objects) for name, one in splits.items()}
     first = next(iter(known.values()), set())
     for name, here in known.items():

@@ -1,5 +1,6 @@
 """Images whose objects are drawn as shapes, as annotation tools write them; here shapes become segments."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,9 +144,9 @@ class DrawnImage:
                 fit.
         """
         image = self.pixels(reading)
-        return Sample(
-            image=image, truth=self._filled((image.shape[1], image.shape[2])), image_id=self.image_id
-        )
+        truth = self._filled((image.shape[1], image.shape[2]))
+        kept = len(truth) if not self.fill else int((truth.labels != self.fill[0]).sum())
+        return Sample(image=image, truth=truth, image_id=self.image_id, left_out=len(self.objects) - kept)
 
     def pixels(self, reading: Reading) -> UInt8[Tensor, "3 height width"]:
         """Read the image.
@@ -230,7 +231,23 @@ class DrawnBoxes:
             areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
             is_crowd=torch.tensor([one.is_crowd for _, one in found], dtype=torch.bool),
         )
-        return Sample(image=image, truth=truth, image_id=self.image_id)
+        left_out = len(self.drawn.objects) - len(found)
+        return Sample(image=image, truth=truth, image_id=self.image_id, left_out=left_out)
+
+
+def holds_only_boxes(dataset: ItemDataset) -> bool:
+    """Return whether all that is drawn are upright rectangles: a set of boxes, not of masks."""
+    items = dataset.whole or dataset.items
+    drawn = [one for one in items if isinstance(one, DrawnImage)]
+    regions = [object_.region for one in drawn for object_ in one.objects]
+    return len(drawn) == len(items) and bool(regions) and all(map(_is_box, regions))
+
+
+def _is_box(region: Region) -> bool:
+    if not isinstance(region, Outline) or len(region.rings) != 1 or region.rings[0].size != 8:
+        return False
+    left, top, right, upper, far, bottom, near, lower = region.rings[0].tolist()
+    return (left, top, right, bottom) == (near, upper, far, lower)
 
 
 def with_boxes(dataset: ItemDataset) -> ItemDataset:
@@ -242,14 +259,57 @@ def with_boxes(dataset: ItemDataset) -> ItemDataset:
 def drawn_dataset(
     names: Sequence[str], images: Iterable[DrawnImage], *, left_out: tuple[str, ...] = ()
 ) -> ItemDataset:
-    """A sample for each image; the categories are the names that the tool knows, all of them things."""
+    """A sample for each image; the categories are the names that the tool knows, all of them things.
+
+    What reaches beyond the images is cut off, and said beside `left_out`.
+    """
+    images = tuple(images)
     categories = Categories(
         names=tuple(names),
         is_thing=(True,) * len(names),
         file_ids=tuple(range(len(names))),
         colors=tuple(default_color(index) for index in range(len(names))),
     )
-    return ItemDataset(categories=categories, items=tuple(images), left_out=left_out)
+    return ItemDataset(categories=categories, items=images, left_out=(*left_out, *_said_beyond(images)))
+
+
+def said_without_area(kinds: Counter[str], what: str) -> tuple[str, ...]:
+    """Say how many shapes of each kind are left out, because no pixel is theirs; nothing of none."""
+    counts = [f"{count} of kind {kind}" for kind, count in sorted(kinds.items())]
+    return (f"{what} without an area are left out: {some_of(counts)}",) * bool(counts)
+
+
+def reaches_beyond(ring: ndarray, size: Size) -> bool:
+    """Return whether a polygon in pixels reaches beyond the image by more than a pixel, which is rounding."""
+    if ring.min() >= -1 and ring.max() <= min(size) + 1:
+        return False
+    x, y = ring[::2], ring[1::2]
+    return bool(x.min() < -1 or y.min() < -1 or x.max() > size[1] + 1 or y.max() > size[0] + 1)
+
+
+def said_beyond(count: int, first: str) -> tuple[str, ...]:
+    """Say how many objects reach beyond their images, and the file of the first; nothing of none."""
+    what = "1 object reaches beyond its image" if count == 1 else f"{count} objects reach beyond their images"
+    said = f"{what}, and what is outside is cut off (the first is in {first}); drawn on another size?"
+    return (said,) * bool(count)
+
+
+def _said_beyond(images: Sequence[DrawnImage]) -> tuple[str, ...]:
+    beyond = [
+        image
+        for image in images
+        for drawn in image.objects
+        for size in image.size
+        if any(reaches_beyond(ring, size) for ring in _rings(drawn.region))
+    ]
+    return said_beyond(len(beyond), beyond[0].source.name if beyond else "")
+
+
+def _rings(region: Region) -> tuple[ndarray, ...]:
+    """The outlines of a region in pixels; none where it has none, or only shares."""
+    if isinstance(region, United):
+        return tuple(ring for one in region.regions for ring in _rings(one))
+    return region.rings if isinstance(region, Outline) and not region.relative else ()
 
 
 def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.data.border import Border, check_files, refusal
-from unimask.data.drawn import with_boxes
+from unimask.data.drawn import holds_only_boxes, with_boxes
 from unimask.data.formats.ade20k import ADE20K
 from unimask.data.formats.cityscapes import CITYSCAPES
 from unimask.data.formats.coco import COCO
@@ -27,7 +27,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
-from unimask.errors import DataError, nearest, some_of
+from unimask.errors import DataError, OnlyBoxesError, nearest, some_of
 from unimask.structures import Dataset
 
 FORMATS: tuple[Format, ...] = (
@@ -126,7 +126,8 @@ def labelled_task(path: str | Path, *, follow_outside: bool = False) -> Task:
     """Return the task that data were labelled for: what the images of their first split hold.
 
     Panoptic where their categories are things and stuff, instance where they are things only, semantic where
-    they are stuff only; detection where there are boxes without masks.
+    they are stuff only; detection where there are only boxes: a JSON of COCO without a single mask, or
+    nothing but upright rectangles.
 
     Raises:
         DataError: none of the first images can be read for a task.
@@ -139,12 +140,19 @@ def labelled_task(path: str | Path, *, follow_outside: bool = False) -> Task:
         return items
 
     try:
-        items = first_split("panoptic")
-    except DataError:
+        open_splits(path, "panoptic", follow_outside=follow_outside)
+    except DataError:  # there is nothing with masks here
         with suppress(DataError):
             first_split("detection")
             return "detection"
         raise
+    try:
+        items = first_split("panoptic")
+    except OnlyBoxesError:
+        first_split("detection")
+        return "detection"
+    if holds_only_boxes(items):
+        return "detection"
     things = set(items.categories.is_thing)
     return "panoptic" if len(things) == 2 else "instance" if True in things else "semantic"
 

@@ -49,14 +49,18 @@ class LayerPainter:
 
 
 def truth_segments(
-    layers: Int16[Tensor, "layers height width"], labels: Sequence[int], is_crowd: Sequence[bool]
+    layers: Int16[Tensor, "layers height width"],
+    labels: Sequence[int],
+    is_crowd: Sequence[bool],
+    stated_areas: Sequence[float] = (),
 ) -> Segments:
-    """Segments of a ground truth: every score is 1."""
+    """Segments of a ground truth: every score is 1. `stated_areas` are of all segments, or of none."""
     return Segments(
         layers=layers,
         labels=torch.tensor(labels, dtype=torch.int64),
         scores=torch.ones(len(labels)),
         is_crowd=torch.tensor(is_crowd, dtype=torch.bool),
+        stated_areas=torch.tensor(stated_areas, dtype=torch.float64),
     )
 
 

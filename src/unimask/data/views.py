@@ -223,7 +223,7 @@ def _one_layer(segments: Segments) -> Segments:
         top = rank[segments.layers.long()].amax(0, keepdim=True)
         back = torch.cat([torch.zeros(1, dtype=torch.int64), order + 1]).to(torch.int16)
         flat = back[top.long()]
-    resolved = replace(segments, layers=flat)
+    resolved = replace(segments, layers=flat, stated_areas=torch.empty(0))  # they change where it is covered
     return renumber(resolved, resolved.areas() > 0)
 
 

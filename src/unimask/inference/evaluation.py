@@ -354,9 +354,9 @@ def measure(
 ) -> TaskMetrics:
     """Return the state of all metrics after some of the images: the share of one process, to be merged.
 
-    Merged states give the values of one process; only where instances of different images have equal scores
-    can the order of merging move AP, as it does in COCO's own evaluation. `seen` gets each image as soon as
-    it is counted.
+    States that are merged in the order of their images give the values of one process. Where instances of
+    different images have equal scores, another order can move AP, as in COCO's own evaluation. `seen`
+    gets each image as soon as it is counted.
 
     Raises:
         DataError: an image cannot be read, or a category is unknown to the segmenter.

@@ -54,7 +54,7 @@ class _Instances:
 
     runs: tuple[bytes, ...]
     labels: Integers
-    areas: Integers
+    areas: NDArray[np.float64]
     scores: NDArray[np.float64]
     is_crowd: NDArray[np.bool_]
 
@@ -80,10 +80,10 @@ class MaskAveragePrecision:
 
     COCO's standard counts the 100 best detections per image and class; dense images need more, so the
     values with up to `most_detections` are given beside them. Only things count, in the truth and in the
-    results. Areas are those of the masks (COCO's files may state others). Equal scores keep the order of the
-    images, then that of the segments, as pycocotools does. An instance without a pixel counts as it does
-    there: as a miss in the truth, as wrong in the results. Images are kept as compressed run lengths until
-    `compute`.
+    results. Areas of the truth are those that it states, else those of its masks. Equal scores keep the order
+    of the images, then that of the segments, as pycocotools does. An instance without a pixel counts as it
+    does there: as a miss in the truth, as wrong in the results. Images are kept as compressed run lengths
+    until `compute`.
 
     Source: pycocotools' `COCOeval`, iouType "segm".
     """
@@ -241,7 +241,7 @@ def _append(tables: _GroundTruth, number: int, image: _ImageRecord) -> None:
         _annotations(image.truth, number, image.size), image.truth.areas, image.truth.is_crowd
     ):
         # the box is not used for masks, but has to be there
-        more = {"id": len(tables.truth) + 1, "area": int(area), "iscrowd": int(crowd), "bbox": [0, 0, 0, 0]}
+        more = {"id": len(tables.truth) + 1, "area": float(area), "iscrowd": int(crowd), "bbox": [0, 0, 0, 0]}
         tables.truth.append(annotation | more)
     for annotation, score in zip(_annotations(image.result, number, image.size), image.result.scores):
         tables.results.append(annotation | {"score": float(score)})
@@ -260,7 +260,7 @@ def _instances(segments: Segments, is_thing: NDArray[np.bool_]) -> _Instances:
     return _Instances(
         runs=tuple(runs[index] for index in keep),
         labels=labels[keep],
-        areas=as_numbers(segments.areas())[keep],
+        areas=segments.object_areas().cpu().double().numpy()[keep],
         scores=segments.scores.detach().cpu().double().numpy()[keep],
         is_crowd=segments.is_crowd.cpu().numpy()[keep],
     )

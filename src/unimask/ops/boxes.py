@@ -72,7 +72,7 @@ def clip_boxes(boxes: Float[Tensor, "*batch 4"], size: Size) -> Float[Tensor, "*
 def boxes_around(segments: Segments) -> Detections:
     """Return the smallest box around each segment that has a pixel, in their order.
 
-    Areas are those of the masks.
+    Areas are those that are stated of the objects, else those of the masks.
     """
     boxes = torch.zeros((len(segments), 4))
     found = torch.zeros(len(segments), dtype=torch.bool)
@@ -86,7 +86,7 @@ def boxes_around(segments: Segments) -> Detections:
         boxes=boxes,
         labels=segments.labels,
         scores=segments.scores,
-        areas=segments.areas().float(),
+        areas=segments.object_areas(),
         is_crowd=segments.is_crowd,
     ).select(found)
 

@@ -160,6 +160,7 @@ def chosen(segments: Segments, indices: Int64[Tensor, " chosen"]) -> Segments:
         labels=segments.labels[indices],
         scores=segments.scores[indices],
         is_crowd=segments.is_crowd[indices],
+        stated_areas=segments.stated_areas[indices] if len(segments.stated_areas) else segments.stated_areas,
     )
 
 

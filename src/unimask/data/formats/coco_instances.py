@@ -1,13 +1,16 @@
 """COCO instances: a JSON of polygons, run-length masks and boxes beside a folder of images."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy import ndarray
 
+from unimask.data.drawn import reaches_beyond, said_beyond
 from unimask.data.formats.coco_file import (
     CocoImage,
     Record,
@@ -25,9 +28,11 @@ from unimask.data.formats.coco_file import (
 from unimask.data.items import Item, ItemDataset
 from unimask.data.rasterise import LayerPainter, Shape, shape_pixels, truth_segments
 from unimask.data.reading import PLAIN, Reading
-from unimask.errors import DataError
+from unimask.errors import DataError, OnlyBoxesError
 from unimask.ops.boxes import clip_boxes
 from unimask.structures import Detections, Sample, Size
+
+_NO_MASK = "{what} has no mask, only a box; segmentation needs polygons or run lengths"
 
 Entries = Sequence[tuple[Record, int]]
 """The annotations of an image in the order of the file, each with its label."""
@@ -36,10 +41,11 @@ Entries = Sequence[tuple[Record, int]]
 def open_instances(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
     """Open the masks of a COCO JSON; they are decoded when a sample is asked for.
 
-    Every image of the file is a sample, also without instances. Instances keep the order of the file. What
-    lies outside of the image is cut off. Instances that cover no pixel (too thin, or at the border) are
-    left out, but one that lies wholly outside is an error. Instances may overlap: the ground truth then has
-    several layers.
+    Every image of the file is a sample, also without instances; they come in the order of their ids, in which
+    pycocotools walks them. Instances keep the order of the file, and the areas that it states. What lies
+    outside of the image is cut off. Instances that cover no pixel (too thin, or at the border) are left out,
+    but one that lies wholly outside is an error. Instances may overlap: the ground truth then has several
+    layers.
 
     Images are looked for in `folders` first, then where `image_folders` says.
 
@@ -50,7 +56,7 @@ def open_instances(path: Path, content: Record | None = None, *, folders: Sequen
 
 
 def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
-    """Open the boxes of a COCO JSON as they stand there, without its masks; every image is a sample.
+    """Open the boxes of a COCO JSON as they stand there, without its masks; images as in `open_instances`.
 
     Boxes keep the order of the file; what lies outside of the image is cut off, and boxes without width or
     height are left out. Areas are those that the file states, of masks where it has some. Objects marked
@@ -63,26 +69,49 @@ def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[P
     return _open(path, content, folders, _with_boxes)
 
 
+@runtime_checkable  # the tests check argument types at run time
+class _CocoItem(Item, Protocol):
+    """An image of a file, which knows how many of its annotations reach beyond it."""
+
+    @property
+    def beyond(self) -> int: ...
+
+
 def _open(
     path: Path,
     content: Record | None,
     folders: Sequence[Path],
-    item: Callable[[Path, CocoImage, Entries], Item],
+    item: Callable[[Path, CocoImage, Entries], _CocoItem],
 ) -> ItemDataset:
     content = load_json(path) if content is None else content
     entries = records(path, content, "annotations")
     categories = read_categories(path, content, used=used_categories(entries))
-    images = read_images(path, content, [*folders, *image_folders(path)])
+    images = sorted(read_images(path, content, [*folders, *image_folders(path)]), key=_by_id)
     grouped = annotations_of_images(path, entries, images, categories)
     flat = 0
+    if item is _with_masks and not any(entry.get("segmentation") for entry in entries):
+        raise OnlyBoxesError(path, _NO_MASK.format(what=f"annotation {entries[0].get('id')}"))
     if item is _with_boxes:
         flat = sum(_is_flat(entry) for entry in entries)
         grouped = {id_: [one for one in own if not _is_flat(one[0])] for id_, own in grouped.items()}
-    return ItemDataset(
-        categories=categories,
-        items=tuple(item(path, image, grouped[image.id]) for image in images),
-        left_out=(f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat),
-    )
+    said = (f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat)
+    items = tuple(item(path, image, grouped[image.id]) for image in images)
+    beyond = sum(one.beyond for one in items)
+    return ItemDataset(categories=categories, items=items, left_out=(*said, *said_beyond(beyond, path.name)))
+
+
+def _by_id(image: CocoImage) -> tuple[bool, int, str]:
+    """Numbers first, then text."""
+    is_text = isinstance(image.id, str)
+    return is_text, 0 if is_text else int(image.id), str(image.id)
+
+
+def _stated_area(entry: Record) -> float:
+    """The area that an annotation states, in pixels; not a number where it states none."""
+    area = entry.get("area")
+    if isinstance(area, int | float) and 0 < area < 1e30:  # 0 is written where it is not known
+        return float(area)
+    return math.nan
 
 
 def _is_flat(entry: Record) -> bool:
@@ -95,6 +124,7 @@ class _Instance:
     id: int
     label: int
     is_crowd: bool
+    area: float  # as stated; not a number where it is not
     shape: Shape
 
 
@@ -103,6 +133,12 @@ class _WithMasks:
     source: Path
     image: CocoImage
     instances: tuple[_Instance, ...]
+
+    @property
+    def beyond(self) -> int:
+        """How many instances reach beyond the image."""
+        outlines = (one.shape for one in self.instances if isinstance(one.shape, tuple))
+        return sum(any(reaches_beyond(ring, self.image.size) for ring in rings) for rings in outlines)
 
     @property
     def image_id(self) -> str:
@@ -118,20 +154,23 @@ class _WithMasks:
     def read(self, reading: Reading = PLAIN) -> Sample:
         image = read_coco_image(self.source, self.image, reading)
         painter = LayerPainter(self.image.size)
-        kept = []
+        kept, areas = [], []
         for instance in self.instances:
             try:
                 pixels = shape_pixels(instance.shape, self.image.size)
                 if pixels.size:
                     painter.add(pixels)
                     kept.append(instance)
+                    areas.append(float(pixels.size) if math.isnan(instance.area) else instance.area)
             except ValueError as error:
                 raise DataError(self.source, f"annotation {instance.id}: {error}; export it again") from None
-        truth = truth_segments(painter.result(), [i.label for i in kept], [i.is_crowd for i in kept])
-        return Sample(image=image, truth=truth, image_id=self.image_id)
+        labels, crowd = [one.label for one in kept], [one.is_crowd for one in kept]
+        truth = truth_segments(painter.result(), labels, crowd, areas)
+        left_out = len(self.instances) - len(kept)
+        return Sample(image=image, truth=truth, image_id=self.image_id, left_out=left_out)
 
 
-def _with_masks(path: Path, image: CocoImage, entries: Entries) -> Item:
+def _with_masks(path: Path, image: CocoImage, entries: Entries) -> _WithMasks:
     instances = tuple(_instance(path, entry, label, image.size) for entry, label in entries)
     return _WithMasks(source=path, image=image, instances=instances)
 
@@ -142,6 +181,7 @@ def _instance(path: Path, entry: Record, label: int, size: Size) -> _Instance:
         id=whole(path, entry, "id", what),
         label=label,
         is_crowd=_is_crowd(path, entry, what),
+        area=_stated_area(entry),
         shape=_shape(path, entry, what, size),
     )
 
@@ -157,7 +197,7 @@ def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
     if isinstance(given, dict):
         return _run_lengths(path, given, what, size)
     if not isinstance(given, list) or not given:
-        raise DataError(path, f"{what} has no mask, only a box; segmentation needs polygons or run lengths")
+        raise DataError(path, _NO_MASK.format(what=what))
     if all(isinstance(number, int | float) for number in given):
         given = [given]  # one polygon that is not in a list of its own
     try:
@@ -214,7 +254,8 @@ def _outside(path: Path, what: str, size: Size) -> DataError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Box:
-    corners: tuple[float, ...]  # left, top, right, bottom
+    corners: tuple[float, ...]  # left, top, right, bottom; cut off at the border
+    beyond: bool  # whether it reached more than a pixel beyond it
     area: float
     label: int
     is_crowd: bool
@@ -225,6 +266,11 @@ class _WithBoxes:
     source: Path
     image: CocoImage
     boxes: tuple[_Box, ...]
+
+    @property
+    def beyond(self) -> int:
+        """How many boxes reach beyond the image."""
+        return sum(box.beyond for box in self.boxes)
 
     @property
     def image_id(self) -> str:
@@ -242,14 +288,14 @@ class _WithBoxes:
             boxes=torch.tensor([box.corners for box in self.boxes], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([box.label for box in self.boxes], dtype=torch.int64),
             scores=torch.ones(len(self.boxes)),
-            areas=torch.tensor([box.area for box in self.boxes], dtype=torch.float32),
+            areas=torch.tensor([box.area for box in self.boxes], dtype=torch.float64),
             is_crowd=torch.tensor([box.is_crowd for box in self.boxes], dtype=torch.bool),
         )
         image = read_coco_image(self.source, self.image, reading)
         return Sample(image=image, truth=truth, image_id=self.image_id)
 
 
-def _with_boxes(path: Path, image: CocoImage, entries: Entries) -> Item:
+def _with_boxes(path: Path, image: CocoImage, entries: Entries) -> _WithBoxes:
     boxes = tuple(_box(path, entry, label, image.size) for entry, label in entries)
     return _WithBoxes(source=path, image=image, boxes=boxes)
 
@@ -266,10 +312,11 @@ def _box(path: Path, entry: Record, label: int, size: Size) -> _Box:
     left, top, right, bottom = clip_boxes(corners, size).tolist()
     if right <= left or bottom <= top:
         raise _outside(path, what, size)
-    area = entry.get("area")
+    area = _stated_area(entry)
     return _Box(
         corners=(left, top, right, bottom),
-        area=float(area) if isinstance(area, int | float) and area > 0 else (right - left) * (bottom - top),
+        beyond=reaches_beyond(corners.numpy(), size),
+        area=(right - left) * (bottom - top) if math.isnan(area) else area,
         label=label,
         is_crowd=_is_crowd(path, entry, what),
     )

@@ -1,5 +1,6 @@
 """CVAT for images 1.1: one XML of polygons, masks, boxes and ellipses."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from unimask.data.drawn import (
     drawn_dataset,
     ellipse_ring,
     ring,
+    said_without_area,
 )
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, find_image
@@ -31,6 +33,7 @@ from unimask.structures import Size
 CVAT_FILE = "annotations.xml"
 _LARGEST = 1e9  # of a coordinate or a size
 SHAPES = ("polygon", "mask", "box", "ellipse")
+WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class CvatImage:
     line: int
     attributes: Mapping[str, str]
     shapes: list[CvatShape] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)  # the kinds of its elements without an area
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,8 @@ def read_cvat(path: Path) -> CvatFile:
             if not attributes.get("label"):
                 raise DataError(path, f"line {line}: a {tag} has no label")
             images[-1].shapes.append(CvatShape(kind=tag, line=line, attributes=attributes))
+        elif tag in WITHOUT_AREA and images and open_tags[-2] == "image":
+            images[-1].others.append(tag)
 
     def text(content: str) -> None:
         if open_tags[-2:] == ["label", "name"] and content.strip():
@@ -130,7 +136,11 @@ def open_cvat(file: CvatFile, images: Sequence[CvatImage]) -> ItemDataset:
         raise DataError(file.path, "has no labels and no shapes with an area")
     labels = {name: label for label, name in enumerate(file.names)}
     files = Folders()
-    return drawn_dataset(file.names, [_image(file.path, image, labels, files) for image in images])
+    others = Counter(kind for image in images for kind in image.others)
+    drawn = [_image(file.path, image, labels, files) for image in images]
+    return drawn_dataset(
+        file.names, drawn, left_out=said_without_area(others, f"elements of {file.path.name}")
+    )
 
 
 def _image(path: Path, image: CvatImage, labels: Mapping[str, int], files: Folders) -> DrawnImage:

@@ -1,6 +1,7 @@
 """Label Studio: a JSON list of tasks with polygons, brushes, rectangles and ellipses, in percent."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from unimask.data.drawn import (
     drawn_dataset,
     ellipse_ring,
     ring,
+    said_without_area,
 )
 from unimask.data.formats.coco_file import Record
 from unimask.data.items import ItemDataset
@@ -123,8 +125,9 @@ def is_label_studio(path: Path) -> bool:
 def open_label_studio(path: Path) -> ItemDataset:
     """Open a sample per task that has an annotation: the first that was not cancelled, which may be empty.
 
-    Labels are those that occur, sorted. Points, lines and whole-image choices are left out. Images are
-    looked for beside the JSON and in `images`, under the name in the task or the one before the upload.
+    Labels are those that occur, sorted. Points, lines and whole-image choices are left out, which is said.
+    Images are looked for beside the JSON and in `images`, under the name in the task or the one before the
+    upload.
 
     Raises:
         DataError: the file is no export of kind JSON, nothing is drawn in it, or a result is broken.
@@ -139,8 +142,13 @@ def open_label_studio(path: Path) -> ItemDataset:
     labels = {name: label for label, name in enumerate(names)}
     files = Folders()
     images = [_image(path, task, entries, labels, files) for task, entries in results]
-    said = f"{unlabelled} of {len(tasks)} tasks of {path.name} have no annotation yet and are left out"
-    return drawn_dataset(names, images, left_out=(said,) * bool(unlabelled))
+    said = (f"{unlabelled} of {len(tasks)} tasks of {path.name} have no annotation yet and are left out",)
+    several = sum(len(_annotations(task)) > 1 for task in labelled)
+    first = (f"{several} tasks of {path.name} have several annotations, of which the first is taken",)
+    kinds = [str(result.get("type")) for task in labelled for result in _given_results(path, task)]
+    flat = said_without_area(Counter(kind for kind in kinds if kind not in KINDS), f"results of {path.name}")
+    left_out = (*said * bool(unlabelled), *first * bool(several), *flat)
+    return drawn_dataset(names, images, left_out=left_out)
 
 
 def _tasks(path: Path) -> list[Record]:
@@ -159,27 +167,35 @@ def _annotations(task: Record) -> list[Record]:
     return [annotation for annotation in found if not annotation.get("was_cancelled")]
 
 
+def _given_results(path: Path, task: Record) -> list[Record]:
+    """The results of the annotation of a task that is taken, of any kind."""
+    results = _annotations(task)[0].get("result") or []
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise DataError(
+            path, f"task {task.get('id')} has a result that is no list of objects; export it again"
+        )
+    return results
+
+
 def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
     """The results with an area: what messages call them, their label, and themselves."""
-    for annotation in _annotations(task)[:1]:
-        found = []
-        results = annotation.get("result") or []
-        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+    found = []
+    for number, result in enumerate(_given_results(path, task), 1):
+        kind, value = result.get("type"), result.get("value")
+        if kind not in KINDS:
+            continue
+        where = f"task {task.get('id')}, result {number}"
+        names = value.get(kind) if isinstance(value, dict) else None
+        if not isinstance(names, list) or not names:
+            raise DataError(path, f"{where} has no {kind}")
+        if result.get("image_rotation"):
             raise DataError(
-                path, f"task {task.get('id')} has a result that is no list of objects; export it again"
+                path,
+                f"{where} was drawn on an image that was turned by {result['image_rotation']} degrees in the "
+                "tool; turn the file itself, or draw it again",
             )
-        for number, result in enumerate(results, 1):
-            kind = result.get("type")
-            if kind not in KINDS:
-                continue
-            where = f"task {task.get('id')}, result {number}"
-            value = result.get("value")
-            names = value.get(kind) if isinstance(value, dict) else None
-            if not isinstance(names, list) or not names:
-                raise DataError(path, f"{where} has no {kind}")
-            found.append((where, str(names[0]), result))
-        return found
-    return []
+        found.append((where, str(names[0]), result))
+    return found
 
 
 def _image(

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from unimask.data.drawn import (
     drawn_dataset,
     ellipse_ring,
     ring,
+    said_without_area,
 )
 from unimask.data.formats.coco_file import Record, load_json
 from unimask.data.items import ItemDataset
@@ -65,7 +67,8 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
 def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """Open a sample per file. Shapes of one label and group (`group_id`) are one object.
 
-    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out. Where a
+    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out (said
+    with their number). Where a
     shape is called `__ignore__`, its pixels are void, and a stuff category has all that is neither in it nor
     in an object.
 
@@ -74,8 +77,9 @@ def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """
     labels = {name: label for label, name in enumerate(names)}
     folders = Folders()
-    images = [_image(path, labels, folders) for path in files]
-    dataset = drawn_dataset(names, images)
+    flat: Counter[str] = Counter()
+    images = [_image(path, labels, folders, flat) for path in files]
+    dataset = drawn_dataset(names, images, left_out=said_without_area(flat, "shapes"))
     if not any(image.void for image in images):
         return dataset
     filled = tuple(replace(image, fill=(len(names),)) for image in images)
@@ -97,8 +101,13 @@ def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
     return found
 
 
-def _image(path: Path, labels: dict[str, int], files: Folders) -> DrawnImage:
+def _image(path: Path, labels: dict[str, int], files: Folders, flat: Counter[str]) -> DrawnImage:
+    """Read a file; `flat` counts its shapes without an area, by kind."""
     content = load_json(path)
+    shapes = content.get("shapes")
+    for shape in shapes if isinstance(shapes, list) else ():
+        if isinstance(shape, dict) and shape.get("shape_type") in IGNORED:
+            flat[str(shape["shape_type"])] += 1
     groups: dict[object, list[tuple[str, int, Region]]] = {}
     void = []
     for where, shape in _shapes(path, content):

@@ -184,6 +184,8 @@ def _objects(source: Path, names: Sequence[str], has_points: bool) -> tuple[Draw
             raise DataError(source, f"{where}: class {words[0]!r} is none of 0 to {len(names) - 1}")
         if len(words) == 5:
             x, y, width, height = ring(source, where, [*words[1:], 0, 0])[:4]
+            if width < 0 or height < 0:
+                raise DataError(source, f"{where}: a box is {width:g} wide and {height:g} high; correct it")
             shape = box_ring(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         else:
             shape = ring(source, where, words[1:])
