@@ -39,7 +39,7 @@ class Case:
         for number in range(count):
             picture(15 + number % 7, 19 + number % 3, seed=number).save(self.photos / f"{number:03}.png")
         for number in range(BROKEN):
-            (self.photos / f"{number * 23:03}b.png").write_bytes(b"no image")
+            (self.photos / f"{number * count // BROKEN:03}b.png").write_bytes(b"no image")
         self.model = save_tiny_model(folder / "model")
         self.run("plain").wait()
         self.plain = self.files("plain")
@@ -153,12 +153,13 @@ def two_machines(case: Case) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--machines", action="store_true", help="two Ray nodes in two network namespaces")
+    parser.add_argument("--count", type=int, default=COUNT, help="images, beside the bad ones")
     parser.add_argument("--only", default="", help="a part of the name of a check")
     options = parser.parse_args()
     checks: list[Callable[[Case], None]] = [actors, an_actor_is_killed, the_driver_is_killed]
     folder = Path(tempfile.mkdtemp(prefix="unimask-campaign-"))
     try:
-        case = Case(folder / "case")
+        case = Case(folder / "case", options.count)
         for check in [two_machines] if options.machines else checks:
             if re.search(options.only, check.__name__):
                 start = time.monotonic()
