@@ -1,6 +1,7 @@
 """`unimask train`, `evaluate` and `ablate`."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -70,7 +71,15 @@ def train(
                 resumed=folder if resume else None,
                 progress=counted,
             )
-        show.show_plan(plan, data, folder)
+        given = {
+            "--set": settings or [],
+            "--map": renamed or [],
+            "--logger": loggers or [],
+            "--device": [device] * (device != "auto"),
+            "--licence": [licence] * (licence != "not stated"),
+        }
+        command = ["unimask", "train", "--data", data, "--output", str(folder), *_words(given)]
+        show.show_plan(plan, data, [*command, *["--follow-outside"] * follow_outside])
         result = unimask.train(
             plan.experiment,
             data,
@@ -106,6 +115,11 @@ def train(
     if not result.completed:
         show.errors.print("to go on: the same command with --resume")
         raise typer.Exit(STOPPED)
+
+
+def _words(options: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return options as a command line has them, each with its values."""
+    return [word for option, values in options.items() for value in values for word in (option, value)]
 
 
 def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int) -> Path:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -303,13 +302,12 @@ def show_check(said: "DataCheck") -> None:
         show_line("nothing is wrong with it")
 
 
-def show_plan(plan: "Plan", data: str, output: Path) -> None:
-    """What was chosen, as options to copy, and why; and what differs from the model that it starts from."""
+def show_plan(plan: "Plan", data: str, command: Sequence[str]) -> None:
+    """What was chosen, as options to copy behind the command, and why; and what differs from the model."""
     if plan.lines:
         errors.print(
             f"chosen for {data} and this machine (docs/guide/choice.md); this command does the same again:"
         )
-        command = ["unimask", "train", "--data", data, "--output", str(output)]
         lines = [shlex.join(command), *(f"  {shlex.join(line.flags)}" for line in plan.lines if line.flags)]
         errors.print(" \\\n".join(lines))
         for line, title in zip(plan.lines, ("task", "size", "steps", "batch", "weights"), strict=True):

@@ -122,7 +122,7 @@ def choose(
             Line(flags=_flags(size, asked), because=kept if base.keep_data else _why_size(seen, size)),
             Line(
                 flags=_flags(steps, asked),
-                because=f"each of the {seen.images:,} images is seen about {times:.0f} times",
+                because=f"each of the {seen.images:,} images is seen about {_times(times)}",
             ),
             Line(flags=_flags(batch, asked), because=_why_batch(here, experiment)),
             Line(flags=("--initial", base.initial), because=base.weights),
@@ -190,6 +190,10 @@ def _not_asked(chosen: Mapping[str, object], asked: Mapping[str, object]) -> dic
         for path, value in chosen.items()
         if not any(one == path or one.startswith(f"{path}.") or path.startswith(f"{one}.") for one in asked)
     }
+
+
+def _times(times: float) -> str:
+    return "once" if round(times) == 1 else f"{times:.0f} times" if times >= 1 else f"{times:.1f} times"
 
 
 def _flags(chosen: Mapping[str, object], asked: Mapping[str, object]) -> tuple[str, ...]:
