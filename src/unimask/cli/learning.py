@@ -75,6 +75,7 @@ def train(
             "--set": settings or [],
             "--map": renamed or [],
             "--logger": loggers or [],
+            "--epochs": [f"{epochs:g}"] * (epochs > 0),
             "--device": [device] * (device != "auto"),
             "--licence": [licence] * (licence != "not stated"),
         }
