@@ -180,6 +180,7 @@ def test_what_no_store_can_be_asked_is_said(
         with pytest.raises(MissingPackageError, match=re.escape("unimask[remote]")):
             remote.files_in(Url("gs://bucket/photos"))
     pytest.importorskip("s3fs", reason="s3fs is not installed")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of what other tests said
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
