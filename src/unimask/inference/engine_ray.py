@@ -287,8 +287,10 @@ def _connected(address: str) -> Iterator[Any]:
     started = {"include_dashboard": False} if place == "local" else {}
     try:
         ray.init(place, log_to_driver=False, logging_level="ERROR", **started)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of many kinds
         reason = f"no cluster of Ray answers at {place} ({first_line(error)}); `ray start --head` starts one"
+        if place == "local":
+            reason = f"Ray does not start on this machine ({first_line(error)}); is it too busy?"
         raise ConfigError("address", reason) from None
     try:
         yield ray
