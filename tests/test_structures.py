@@ -31,7 +31,7 @@ def test_every_tensor_of_a_batch_is_changed_and_nothing_else() -> None:
         return torch.zeros_like(tensor)
 
     changed = map_tensors(batch, zeros)
-    assert len(seen) == 7
+    assert len(seen) == 8
     assert type(changed) is Batch
     assert changed.images.placements == (placement,)
     assert changed.image_ids == ("a",)

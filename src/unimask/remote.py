@@ -5,7 +5,6 @@ What is written appears complete: a store shows an object once all of it has arr
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from unimask.errors import DataError, MissingPackageError, first_line
+from unimask.threads import side_threads
 
 CONNECTIONS = 16
 """How many objects are on their way at once."""
@@ -211,5 +211,5 @@ def discard(urls: Sequence[Url]) -> None:
 
 def at_once(make: Callable[[Given], Made], given: Sequence[Given]) -> list[Made]:
     """Return what is made of each thing, of several at once: for what waits for a store."""
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    with side_threads(CONNECTIONS) as pool:
         return list(pool.map(make, given))

@@ -220,7 +220,7 @@ def test_a_threshold_leaves_out_what_is_below(model: Path, tmp_path: Path) -> No
         (("--weights", "no_such_model"), "no_such_model: no such folder, and no model of this name"),
         (("--weights", "{tmp}"), "config.json: there is no such file; a model folder holds"),
         (("--device", "cuda:99"), "device: 'cuda:99' cannot be used"),
-        (("--device", "toaster"), "device: 'toaster' cannot be used"),
+        (("--device", "toaster"), "device: 'toaster' does not exist"),
         (("--threshold", "1.5"), "threshold: must be from 0 to 1; got 1.5"),
         (("--threshold", "nan"), "threshold: must be from 0 to 1; got nan"),
         (("--output", "{tmp}/a.png"), "a.png: is a file; name a folder with --output"),

@@ -186,7 +186,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         (("--device", "toaster"), "device: 'toaster' does not exist"),
         (("--devices", "0"), "devices: at least one process is needed; got 0"),
         (("--initial", "no_such_model"), "no_such_model: no such folder, and no model of this name"),
-        (("--set", "training.stepz=3"), "training.stepz: no such setting; training has: steps, batch_size"),
+        (("--set", "training.stepz=3"), "training.stepz: no such setting; is it training.steps"),
         (("--set", "training.steps=many"), "training.steps: Input should be a valid integer"),
         (("--set", "training.steps"), "training.steps: expected PATH=VALUE, such as training.steps=2000"),
         (("--set", "training.steps=0"), "training.steps: must be at least 1; got 0"),

@@ -143,7 +143,7 @@ def test_unreachable_hub_says_what_to_do(monkeypatch, error, message):
     def fail(*_arguments: object, **_options: object) -> nn.Module:
         raise error
 
-    monkeypatch.setattr(imagenet.timm, "create_model", fail)
+    monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(WeightsError, match=message):
         load_imagenet("resnet50", nn.Identity())
 

@@ -60,7 +60,7 @@ def test_every_mask_equals_pycocotools(shared_data: Path) -> None:
         path = shared_data / name / "instances_val.json"
         content = json.loads(path.read_bytes())
         dataset = open_instances(path)
-        for index, image in enumerate(content["images"]):
+        for index, image in enumerate(sorted(content["images"], key=lambda one: one["id"])):
             entries = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
             masks = dataset[index].truth.masks().numpy().astype(np.uint8)
             assert len(masks) == len(entries)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from cli.command_line import picture, refused, unimask
 from export.models import Exports
-from timm.layers import AvgPool2dSame, Conv2dSame
 
 from unimask.checkpoints.images import load_model, load_model_file, model_file_text
 from unimask.checkpoints.onnx import final_tensors, load_exported, signature_of
@@ -24,6 +23,7 @@ from unimask.exporting.parity import box_agreement
 from unimask.exporting.wrappers import exportable, fixed_convolution, fixed_pool, smallest_step
 from unimask.inference.segmenter import Segmenter, load
 from unimask.models.build import build_model
+from unimask.nn.same import SameAveragePool, SameConvolution
 from unimask.presets import PRESETS
 from unimask.presets.detr import DETR_PRESETS
 from unimask.structures import Detections
@@ -250,10 +250,10 @@ def test_the_model_itself_is_left_alone(model: Path) -> None:
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (7, 4), (1, 2)])
 def test_fixed_padding_is_same_padding(kernel: int, stride: int) -> None:
-    convolution = Conv2dSame(3, 5, kernel, stride)
+    convolution = SameConvolution(3, 5, kernel, stride)
     maps = torch.randn(2, 3, 32, 64)
     assert torch.equal(fixed_convolution(convolution)(maps), convolution(maps))
-    pool = AvgPool2dSame(kernel, stride, ceil_mode=True, count_include_pad=False)
+    pool = SameAveragePool(kernel, stride, ceil_mode=True, count_include_pad=False)
     assert torch.equal(fixed_pool(pool)(maps), pool(maps))
 
 

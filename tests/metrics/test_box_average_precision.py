@@ -140,7 +140,7 @@ def test_a_real_file_is_measured_as_pycocotools_measures_it(shared_data: Path) -
     dataset = open_boxes(path)
     metric, results = BoxAveragePrecision(dataset.categories), []
     generator = torch.Generator().manual_seed(1)
-    for image_id, index in zip(coco.getImgIds(), range(len(dataset)), strict=True):
+    for image_id, index in zip(sorted(coco.getImgIds()), range(len(dataset)), strict=True):
         truth = dataset[index].truth
         noise = 4 * torch.randn(truth.boxes.shape, generator=generator)
         corners = truth.boxes + noise

@@ -66,7 +66,7 @@ def test_the_other_story_takes_one_thing_alone_from_the_whole_model() -> None:
         "no_dropout",
         "points",
     ]
-    with pytest.raises(ConfigError, match="no such row; there are whole, masked_attention"):
+    with pytest.raises(ConfigError, match="no such row; there are: whole, masked_attention"):
         row_experiment(base, "deformable", "remove")
     with pytest.raises(ConfigError, match="story: of an EoMT is add"):
         rows_of(PRESETS["eomt_tiny"]().model, "remove")
@@ -115,7 +115,10 @@ def test_every_row_trains(row: str, story: Story) -> None:
 
 
 def test_impossible_rows_and_budgets() -> None:
-    with pytest.raises(ConfigError, match="no such row; there are maskformer, masked_attention"):
+    with pytest.raises(
+        ConfigError,
+        match="no such row; is it masked_attention or cross_attention_first\\? there are: maskformer, masked",
+    ):
         row_experiment(BASE, "attention")
     with pytest.raises(ConfigError, match="the whole model is a Mask2Former"):
         row_experiment(PRESETS["maskformer_ade20k_semantic_resnet50"](), "points")

@@ -144,6 +144,8 @@ def _model_file_from_dict(values: object) -> ModelFile:
     experiment = experiment_from_dict(values["experiment"])
     categories = categories_from_json(values["categories"])
     task = values.get("task", usual_task(experiment, categories))
+    if not isinstance(task, str):
+        raise ConfigError("task", f"must be text; got {task!r}")
     check_task(task)
     return ModelFile(
         experiment=experiment,

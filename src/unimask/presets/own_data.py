@@ -106,7 +106,7 @@ def street() -> Experiment:
             resize=Scale(factor=1.5),
         ),
         training=TrainingConfig(
-            steps=1900,
+            steps=3400,
             batch_size=4,
             learning_rate=1e-3,
             backbone_multiplier=0.4,
@@ -114,7 +114,7 @@ def street() -> Experiment:
             schedule="poly",
             warmup_steps=100,
             ema_decay=0.995,
-            evaluate_every=500,
+            evaluate_every=850,
             checkpoint_every=100,
             workers=0,
         ),
