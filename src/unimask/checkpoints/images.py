@@ -7,6 +7,7 @@ and the provenance. Weights are read with safetensors only, which cannot run cod
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -149,7 +150,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
     check_task(task)
     return ModelFile(
         experiment=experiment,
-        task=task,
+        task=cast(Task, task),
         categories=categories,
         licence=values["licence"],
         provenance=values["provenance"],
