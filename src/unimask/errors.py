@@ -142,13 +142,13 @@ def shown(text: str) -> str:
 
 
 def _place(path: str | Path) -> str:
-    """The path as a message names it: longer ones than any file system takes are cut."""
+    """Return the path as a message names it: longer ones than any file system takes are cut."""
     text = _printable(str(path))
     return text if len(text) <= 1000 else f"{text[:300]}...{text[-200:]}"
 
 
 def _printable(text: str) -> str:
-    """The text with control characters, half characters and changes of direction written as escapes."""
+    """Return the text with control characters, half characters and changes of direction as escapes."""
     return "".join(
         letter.encode("unicode_escape").decode("ascii")
         if unicodedata.category(letter) in ("Cc", "Cf", "Cs") and letter != "\n"
@@ -157,7 +157,7 @@ def _printable(text: str) -> str:
     )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its kind if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -30,6 +30,31 @@ def sum_of_all(values: Tensor) -> Tensor:
     return total
 
 
+class _SumOfAll(torch.autograd.Function):
+    """The sum over all processes: each of them gets the gradients of all."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        return sum_of_all(values.contiguous())
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return sum_of_all(gradients[0].contiguous())
+
+
+def sum_of_all_with_gradient(values: Tensor) -> Tensor:
+    """Return the sum over all processes, in each process; gradients flow back into all of them."""
+    if _alone():
+        return values
+    total: Tensor = _SumOfAll.apply(values)
+    return total
+
+
+def count_of_all() -> int:
+    """Return how many processes work together."""
+    return 1 if _alone() else distributed.get_world_size()
+
+
 def gather(thing: T) -> list[T]:
     """Return the things of all processes, in the order of their ranks, in each process."""
     if _alone():
@@ -105,6 +130,49 @@ def find_team() -> Team:
         local_rank=int(local) if local.isdecimal() else 0,
         meets=int(size) > 1 and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys(),
     )
+
+
+def launched(devices: int, nodes: int) -> tuple[int, int]:
+    """Return how many processes a machine has, and how many machines there are: as asked, or as started.
+
+    Where nothing is asked (1 and 1) and torchrun or SLURM's srun has started several processes, there are as
+    many as those.
+    """
+    if (devices, nodes) != (1, 1):
+        return devices, nodes
+    about = os.environ
+    if "TORCHELASTIC_RUN_ID" in about:
+        local, total = about.get("LOCAL_WORLD_SIZE", ""), about.get("WORLD_SIZE", "")
+        if local.isdecimal() and total.isdecimal() and int(local):
+            return int(local), int(total) // int(local)
+    elif "SLURM_PROCID" in about and about.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        local, machines = about.get("SLURM_NTASKS_PER_NODE", ""), about.get("SLURM_NNODES", "1")
+        if local.isdecimal() and machines.isdecimal():
+            return int(local), int(machines)
+    return devices, nodes
+
+
+_LOST = (  # how gloo and NCCL say that a process at the other end has gone
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket closed",
+    "recvvalue failed",
+    "read error",
+    "application timeout caused pair closure",
+    "remote process exited",
+    "nccl communicator was aborted",
+    "nccl error",
+    "timed out waiting",
+)
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether the error says that another process cannot be reached any more."""
+    if isinstance(error, distributed.DistBackendError | distributed.DistNetworkError):
+        return True
+    return not _alone() and any(words in str(error).lower() for words in _LOST)
 
 
 @contextmanager

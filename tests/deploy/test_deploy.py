@@ -1,5 +1,7 @@
 """What lies in `deploy/`: linted by the tools of its kind, and its commands are commands of this version."""
 
+import json
+import os
 import re
 import shutil
 import socket
@@ -8,22 +10,25 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 import yaml
+from campaigns import machines
 from serve.served import USUAL, as_file, color_segmenter, scene
 from typer.testing import CliRunner
 
 from unimask.cli import app
 from unimask.serve.app import create_app
-from unimask.serve.gate import LOOPBACK_NAMES, Access
+from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 ROOT = Path(__file__).parents[2]
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 DEPLOY = ROOT / "deploy"
 
 
@@ -45,6 +50,84 @@ def test_the_dockerfile_is_linted() -> None:
         pytest.skip("hadolint is not installed")
     found = subprocess.run([linter, DEPLOY / "Dockerfile"], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("script", ["slurm/train.sbatch", "torchrun/train.sh"])
+def test_the_scripts_of_launchers_are_linted_and_run_a_command_that_exists(script: str) -> None:
+    text = (DEPLOY / script).read_text(encoding="utf-8")
+    assert os.access(DEPLOY / script, os.X_OK)
+    (words,) = re.findall(r"^ *(?:srun|--no-python).* unimask (.*?)(?: &)?$", text, re.M)
+    assert_is_a_command(words.replace('"$@"', "--data my_data --output runs/first").split())
+    linter = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if linter is None:
+        pytest.skip("shellcheck is not installed")
+    found = subprocess.run([linter, DEPLOY / script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def slurm(place: Path, programs: dict[str, str], **about: str) -> subprocess.CompletedProcess[str]:
+    """Run the batch script with these shell scripts in the place of programs."""
+    for name, text in programs.items():
+        (place / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (place / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "24", **about}
+    words = [DEPLOY / "slurm" / "train.sbatch", "--data", "my_data"]
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [
+        (0, 0, False),
+        (2, 0, False),
+        (1, 0, False),
+        (130, 0, False),
+        (137, 0, True),
+        (75, 2, True),
+        (75, 3, False),
+    ],
+)
+def test_a_slurm_job_is_queued_again_where_that_helps(
+    tmp_path: Path, code: int, restarts: int, again: bool
+) -> None:
+    programs = {
+        "srun": f'echo "$@" > {tmp_path}/asked; exit {code}',
+        "scontrol": f'echo "$@" > {tmp_path}/queued',
+    }
+    ended = slurm(tmp_path, programs, SLURM_RESTART_COUNT=str(restarts))
+    assert ended.returncode == (0 if again else code), ended.stderr
+    asked = (tmp_path / "asked").read_text(encoding="utf-8")
+    assert asked == "--kill-on-bad-exit=1 unimask train --data my_data --resume\n"
+    assert (tmp_path / "queued").exists() == again
+    assert (f"ended with exit code {code}: the job is queued again" in ended.stderr) == again
+
+
+@needs_bash
+def test_a_slurm_job_is_queued_again_before_its_time_is_over(tmp_path: Path) -> None:
+    """The signal goes to the script alone, which must not wait for its tasks."""
+    programs = {
+        "srun": f"kill -USR1 $PPID; exec sleep 5 > {tmp_path}/out 2>&1",
+        "scontrol": f'echo "$@" > {tmp_path}/queued',
+    }
+    ended = slurm(tmp_path, programs)
+    assert ended.returncode == 0
+    assert "the time is nearly over: the job is queued again" in ended.stderr
+    assert (tmp_path / "queued").read_text(encoding="utf-8") == "requeue 24\n"
+
+
+@needs_bash
+@pytest.mark.parametrize("launcher", [machines.slurm, partial(machines.torchrun, 2)])
+def test_a_training_under_a_launcher(tmp_path: Path, launcher: Callable[[Path], machines.Jobs]) -> None:
+    """As many processes as were started, without being told."""
+    run = tmp_path / "run"
+    (job,) = launcher(run)
+    words, env = job
+    words = [*words, "--set", "training.steps=2"]
+    ended = subprocess.run(words, env={**env}, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["processes"] == 2
+    assert ended.stdout.count("try it: unimask predict IMAGE") == 1
 
 
 def test_the_container_gets_all_that_a_wheel_is_made_of() -> None:
@@ -140,9 +223,9 @@ def test_nginx_serves_the_page_below_a_path(tmp_path: Path) -> None:
             assert any(one.endswith(".js") for one in linked)
             for one in linked:
                 assert client.get(one).status_code == 200, one
-            answer = client.post("v1/segment", files={"picture": ("a.png", as_file(scene(1)))})
+            answer = client.post("v1/segment", files={"image": ("a.png", as_file(scene(1)))})
             assert len(answer.json()["segments"]) == 3
             assert "unimask_requests_total" in client.get("metrics").text
-            long = client.post("v1/segment", files={"picture": ("a.png", b"x" * (33 * 2**20))})
+            long = client.post("v1/segment", files={"image": ("a.png", b"x" * (33 * 2**20))})
             assert long.status_code == 413
         assert httpx.get(address, headers={"Host": "elsewhere.org"}).status_code == 421

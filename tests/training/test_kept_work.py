@@ -1,6 +1,7 @@
 """No step that was done is lost: errors leave a checkpoint, and a kill leaves nothing stale."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from training.small_runs import SilentReporter, run
 from training.test_training_loop import Ask, lines, weights, without_times
 
 from unimask.checkpoints.images import load_model
-from unimask.errors import DataError
+from unimask.errors import DataError, WeightsError
 from unimask.training import loop
 from unimask.training.image_job import LossOfBatch, MaskJob
 
@@ -148,6 +149,68 @@ def test_what_is_derived_is_made_again(tmp_path: Path, unbroken: Path, hurt: Cal
     assert run(folder, resume=True, **SETTINGS).completed
     assert same_run(folder, unbroken)
     assert (folder / "results.json").exists()
+
+
+def _first_mean(state: dict[str, Any]) -> torch.Tensor:
+    """The first mean of the optimiser that has a shape."""
+    mean: torch.Tensor = next(one["exp_avg"] for one in state["optimizer"]["state"].values())
+    return mean
+
+
+def _one_number(tensor: torch.Tensor, value: float) -> None:
+    tensor[(0,) * tensor.ndim] = value
+
+
+def _another_shape(state: dict[str, Any]) -> None:
+    one = next(iter(state["optimizer"]["state"].values()))
+    one["exp_avg"] = torch.zeros(1, 2, 3)
+
+
+def _integers(state: dict[str, Any]) -> None:
+    one = next(iter(state["optimizer"]["state"].values()))
+    one["exp_avg"] = one["exp_avg"].long()
+
+
+def _average(state: dict[str, Any]) -> torch.Tensor:
+    tensor: torch.Tensor = next(one for key, one in state["average"].items() if key.endswith("weight"))
+    return tensor
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no optimiser": (lambda state: state.pop("optimizer"), "optimizer is missing or damaged"),
+    "a step that is text": (lambda state: state.update(step="five"), "step is missing or damaged"),
+    "a mean that is NaN": (lambda state: _one_number(_first_mean(state), math.nan), "exp_avg of parameter"),
+    "a mean of another shape": (_another_shape, "exp_avg of parameter"),
+    "a mean of integers": (_integers, "exp_avg of parameter"),
+    "fewer groups": (lambda state: state["optimizer"]["param_groups"].pop(), "parameters in"),
+    "groups of text": (lambda state: state["optimizer"].update(param_groups=["a"]), "damaged state"),
+    "an average that is infinite": (lambda state: _one_number(_average(state), math.inf), "not finite"),
+    "an average of half": (lambda state: state["average"].popitem(), "not those of this model"),
+    "weights that are NaN": (
+        lambda state: _one_number(next(iter(state["model"].values())), math.nan),
+        "not finite",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that stopped after two steps, with averaged weights."""
+    folder = tmp_path_factory.mktemp("averaged") / "run"
+    return run(folder, training__steps=2, training__ema_decay=0.9, training__evaluate_every=0).output
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_with_a_sentence(tmp_path: Path, averaged: Path, damage: str) -> None:
+    hurt, reason = DAMAGE[damage]
+    folder = Path(shutil.copytree(averaged, tmp_path / "run"))
+    path = folder / "checkpoints" / "step_2" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    hurt(state)
+    torch.save(state, path)
+    with pytest.raises(WeightsError, match=f"step_2.*{reason}"):
+        run(folder, resume=True, training__steps=3, training__ema_decay=0.9, training__evaluate_every=0)
+    assert (folder / "checkpoints" / "step_2").is_dir()
 
 
 def test_the_best_model_is_that_of_the_log_also_where_the_run_takes_another_course(tmp_path: Path) -> None:

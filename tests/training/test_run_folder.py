@@ -12,7 +12,7 @@ from unimask.training.run_folder import RunFolder, differences
 
 def description(**settings: object) -> dict[str, object]:
     experiment = {"training": {"steps": 10, "seed": 0, **settings}}
-    return {"task": "panoptic", "categories": [{"name": "a"}], "pictures": 7, "experiment": experiment}
+    return {"task": "panoptic", "categories": [{"name": "a"}], "images": 7, "experiment": experiment}
 
 
 def test_a_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_only_bookkeeping_may_differ_on_resume(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"training.seed: 0 -> 3") as caught:
         RunFolder(tmp_path).begin(description(steps=30, seed=3), resume=True)
     assert "training.steps" not in str(caught.value)
-    with pytest.raises(ConfigError, match=r"pictures: 7 -> 8"):
-        RunFolder(tmp_path).begin(description() | {"pictures": 8}, resume=True)
+    with pytest.raises(ConfigError, match=r"images: 7 -> 8"):
+        RunFolder(tmp_path).begin(description() | {"images": 8}, resume=True)
     with pytest.raises(ConfigError, match=r"task: 'panoptic' -> 'semantic'"):
         RunFolder(tmp_path).begin(description() | {"task": "semantic"}, resume=True)
 
@@ -99,6 +99,12 @@ def test_a_half_written_or_broken_checkpoint_does_not_count(tmp_path: Path) -> N
     (temporary / "state.pt").write_bytes(b"half")
     broken = tmp_path / "checkpoints" / "step_10" / "state.pt"
     broken.write_bytes(broken.read_bytes()[:100])
+    said: list[str] = []
+    assert folder.latest_checkpoint(said.append)["step"] == 5
+    assert len(said) == 1
+    assert "the one before it is taken" in said[0]
+    assert "step_10" in said[0]
+    torch.save([1, 2], broken)
     assert folder.latest_checkpoint()["step"] == 5
     folder.begin(description(), resume=True)
     assert not temporary.exists()

@@ -19,7 +19,7 @@ from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.losses.build import build_criterion
 from unimask.models.build import build_model
 from unimask.structures import Segments
-from unimask.training import loop
+from unimask.training import engine, loop
 from unimask.training.progress import SilentReporter, StepReport
 from unimask.training.result import TrainingError
 from unimask.training.run import train
@@ -301,8 +301,8 @@ def test_float16_lowers_the_loss_scale_and_skips(tmp_path: Path, monkeypatch: py
         options.pop("precision")
         return Fabric(**options, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
 
-    monkeypatch.setattr(loop, "check_device", lambda device, devices, precision: ("cpu", devices))
-    monkeypatch.setattr(loop, "Fabric", fabric)
+    monkeypatch.setattr(engine, "check_device", lambda device, devices, precision: ("cpu", devices))
+    monkeypatch.setattr(engine, "Fabric", fabric)
     run(tmp_path, training__steps=3, training__precision="16-mixed")
     state = torch.load(tmp_path / "checkpoints" / "step_3" / "state.pt", weights_only=True)
     assert state["skipped"] == 3

@@ -30,8 +30,20 @@ def save_tensors(
         raise WeightsError(path, f"cannot be written ({first_line(error)}); make room for it") from None
 
 
+def save_weights(path: Path, model: nn.Module, *, half: bool) -> None:
+    """Write the weights of a model; with `half`, matrices and kernels in float16, vectors as they are.
+
+    Raises:
+        WeightsError: as `save_tensors`.
+    """
+    state = model.state_dict()
+    if half:
+        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
+    save_tensors(path, state)
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Return the tensors of a safetensors file, on the CPU.
 
     Raises:
         WeightsError: the file is missing, cut off, or not a safetensors file.
@@ -112,7 +124,7 @@ def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path
 
 
 def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """A sentence on the number of classes where that is what differs, else nothing."""
+    """Return a sentence on the number of classes where that is what differs, else nothing."""
     for key, tensor in tensors.items():
         if key.endswith("heads.classes.weight") and key in own and tensor.shape[0] != own[key].shape[0]:
             return (

@@ -31,6 +31,7 @@ def train(
     device: shared.Device = "auto",
     devices: learning.Devices = 1,
     nodes: learning.Nodes = 1,
+    strategy: learning.Strategy = None,
     licence: shared.Licence = "not stated",
     loggers: learning.LoggerNames = None,
     follow_outside: shared.FollowOutside = False,
@@ -53,9 +54,12 @@ def train(
       unimask train --preset small --data my_data --output runs/second --resume
     """
     from unimask.inference.evaluation import MAIN_MEASURES
+    from unimask.processes import launched
 
-    asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside])
+    shared_how = [f"training.strategy={strategy.value}"] if strategy else []
+    asked = parse_settings([*(settings or []), *["data.follow_outside=true"] * follow_outside, *shared_how])
     categories = parse_renamed(renamed or [])
+    devices, nodes = launched(devices, nodes)
     folder = _run_folder(output, data, resume=resume, processes=devices * nodes)
     with naming(data):
         with show.counting("reading") as counted:
@@ -77,6 +81,7 @@ def train(
             "--logger": loggers or [],
             "--epochs": [f"{epochs:g}"] * (epochs > 0),
             "--device": [device] * (device != "auto"),
+            "--strategy": [strategy.value] if strategy else [],
             "--licence": [licence] * (licence != "not stated"),
         }
         command = ["unimask", "train", "--data", data, "--output", str(folder), *_words(given)]
@@ -94,6 +99,7 @@ def train(
             nodes=nodes,
             licence=licence,
             loggers=loggers or (),
+            checked=plan.checked,
         )
     if not result.first_process:
         return
@@ -180,16 +186,9 @@ def evaluate(
             evaluate_translator(weights, data, split, output, device, as_json)
         return
     with naming(data):
+        tiles = (tile, overlap)
         segmenter = load_as_asked(
-            weights,
-            device,
-            precision.value,
-            tile=tile,
-            overlap=overlap,
-            tta=tta,
-            depth=depth,
-            page=page,
-            channel=channel,
+            weights, device, precision.value, tiles, tta, depth=depth, page=page, channel=channel
         )
         with show.progress("evaluating") as progress:
             evaluation = unimask.evaluate(

@@ -389,6 +389,8 @@ class TrainingConfig:
     checkpoint_every: Count = 1000  # steps
     log_every: Count = 20  # steps
     workers: CountOrNone = 2  # loader processes
+    # of several processes: ddp, each has the whole model; fsdp, each keeps a part of weights and optimiser
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     seed: CountOrNone = 0
 
 

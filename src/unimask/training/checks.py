@@ -1,6 +1,9 @@
 """Checks of the settings of a training before anything is built."""
 
+from importlib.util import find_spec
+
 import torch
+from torch import distributed
 
 from unimask.config.images import (
     AnyModelConfig,
@@ -13,7 +16,7 @@ from unimask.config.images import (
 )
 from unimask.config.values import check_values
 from unimask.errors import ConfigError, choices
-from unimask.inference.segmenter import DEVICES
+from unimask.machine import DEVICES
 
 
 def check_settings(config: TrainingConfig, processes: int) -> None:
@@ -25,6 +28,15 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
     check_values(config, "training")
     if config.backbone_warmup_steps and config.schedule != "poly":
         raise ConfigError("training.backbone_warmup_steps", "is for the poly schedule; take 0 for others")
+    if config.strategy == "fsdp" and config.precision == "16-mixed":
+        raise ConfigError(
+            "training.precision", "16-mixed scales losses, which fsdp does not know; take bf16-mixed"
+        )
+    if config.strategy == "fsdp" and not can_shard():
+        raise ConfigError(
+            "training.strategy",
+            "fsdp needs PyTorch 2.6 or newer, built for several processes; take ddp",
+        )
     if processes < 1:
         raise ConfigError("devices", f"at least one process is needed; got {processes}")
     if config.batch_size % (processes * config.accumulate):
@@ -34,6 +46,11 @@ def check_settings(config: TrainingConfig, processes: int) -> None:
             f"{config.accumulate} passes (training.accumulate); take a multiple of "
             f"{processes * config.accumulate}",
         )
+
+
+def can_shard() -> bool:
+    """Return whether this PyTorch can split a model over processes."""
+    return distributed.is_available() and find_spec("torch.distributed.fsdp._fully_shard") is not None
 
 
 _DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {

@@ -1,12 +1,10 @@
-"""The training loop: the only file that knows the training engine (lightning-fabric)."""
+"""The training loop: steps, evaluations and checkpoints, in one process or in several."""
 
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 import unimask
 from unimask.checkpoints.tensors import fill
@@ -25,31 +23,22 @@ from unimask.files import remove
 from unimask.machine import command_line, describe_machine
 from unimask.models.memory import spare_memory
 from unimask.processes import first_alone, first_says, gather, sum_of_all
-from unimask.training.average import average_of
-from unimask.training.checks import check_device, check_settings
+from unimask.training.engine import Machines, lost_processes_said, start_engine
 from unimask.training.job import AnyJob, Measure
+from unimask.training.learner import Learner
 from unimask.training.loggers import Logger
-from unimask.training.optimizer import build_optimizer, set_learning_rate
+from unimask.training.optimizer import set_learning_rate
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord, Value
+from unimask.training.restoring import check_average, check_optimizer, check_parts
 from unimask.training.result import TrainingError, TrainingResult
 from unimask.training.run_folder import RunFolder, nothing_left_behind
 from unimask.training.speed import Window, report_step
-from unimask.training.step import LossModule, NormStatistics, random_seed
+from unimask.training.step import random_seed
 from unimask.training.stopping import stop_signals, without_signals
 
 T = TypeVar("T")
 LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
-_PATIENCE = timedelta(hours=1)  # how long processes wait for the slowest one
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machines:
-    """The machines that a training runs on, as in `run.train`."""
-
-    device: str
-    devices: int
-    nodes: int
 
 
 def run_job(
@@ -67,17 +56,7 @@ def run_job(
     Raises:
         DataError, ConfigError, WeightsError, TrainingError: see `run.train`.
     """
-    device, devices, nodes = machines.device, machines.devices, machines.nodes
-    check_settings(config, devices * nodes)
-    accelerator, selected = check_device(device, devices, config.precision)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=selected,
-        num_nodes=nodes,
-        strategy=DDPStrategy(timeout=_PATIENCE) if devices * nodes > 1 else "auto",
-        precision=config.precision,
-    )
-    fabric.launch()
+    fabric = start_engine(config, machines)
     shown = (reporter or automatic_reporter()) if fabric.is_global_zero else SilentReporter()
     job = open_job()
     folder = RunFolder(Path(output))
@@ -92,7 +71,11 @@ def run_job(
     def steps() -> int:
         return started[0].step if started else 0
 
-    with nothing_left_behind(folder.path, steps) if fabric.is_global_zero else nullcontext():
+    def saved() -> int:
+        return started[0].saved if started else 0
+
+    alone = nothing_left_behind(folder.path, steps) if fabric.is_global_zero else nullcontext()
+    with alone, lost_processes_said(folder.path, saved):
         first_alone(begin)
         started.append(_Training(fabric, job, folder, shown, loggers))
         with stop_signals(started[0].ask_to_stop, fabric.world_size):
@@ -112,19 +95,19 @@ class _Training:
     ) -> None:
         self.fabric, self.job, self.config = fabric, job, job.training
         self.folder, self.reporter = folder, reporter
-        state = folder.latest_checkpoint()
+        state = folder.latest_checkpoint(reporter.message)
         torch.manual_seed(self.config.seed)
         model = job.build()
-        self.origin = str(state["origin"]) if state else job.initialise(model, reporter.message)
         if state:
-            fill(model, state["model"], folder.path)
+            check_parts(folder.taken, state)
+        self.origin = str(state["origin"]) if state else job.initialise(model, reporter.message)
+        if "model" in state:
+            fill(model, state["model"], folder.taken)
         if fabric.device.type == "cpu":
             spare_memory(model)
-        self.model = model.train()
-        self.statistics = NormStatistics(model)
-        optimizer = build_optimizer(model, self.config)
-        self.module, self.optimizer = fabric.setup(LossModule(model), optimizer)
-        self.average = average_of(model, self.config.ema_decay) if self.config.ema_decay > 0 else None
+        if "average" in state and self.config.ema_decay > 0:
+            check_average(folder.taken, model, state["average"])
+        self.learner = Learner(fabric, model, self.config, job.build, state.get("average"))
         self.targets_per_pass = torch.ones((), device=fabric.device)
         self.criterion = job.criterion(fabric.device, lambda count: self.targets_per_pass)
         self.step, self.skipped, self.skipped_in_row, self.seconds_before = 0, 0, 0, 0.0
@@ -187,12 +170,12 @@ class _Training:
 
     def _advance(self) -> None:
         started = time.monotonic()
-        rate = set_learning_rate(self.optimizer, self.step, self.config)
+        rate = set_learning_rate(self.learner.optimizer, self.step, self.config)
         batches = self._agreed(lambda: [next(self.stream) for _ in range(self.config.accumulate)])
-        self.statistics.keep()
+        self.learner.statistics.keep()
         problems = self._computed(batches) or self._update()
         if problems:
-            self.statistics.bring_back()
+            self.learner.statistics.bring_back()
         self.step += 1
         items = self.job.items(batches) * self.fabric.world_size
         self.window.add_time(items, time.monotonic() - started)
@@ -208,7 +191,7 @@ class _Training:
             return self._gradients(batches)
         except Exception:
             if self.fabric.world_size == 1:
-                self.statistics.bring_back()
+                self.learner.statistics.bring_back()
                 self._keep_the_work()
             raise
 
@@ -221,12 +204,11 @@ class _Training:
             seed = random_seed(self.config.seed, self.step, index, self.fabric.global_rank)
             torch.manual_seed(seed)  # dropout and stochastic depth
             measure = self.criterion(batch, self.step, seed)
-            last = index + 1 == len(batches)
-            with self.fabric.no_backward_sync(self.module, enabled=not last):
-                losses: dict[str, Tensor] = self.module(measure)
+            with self.learner.backward_pass(last=index + 1 == len(batches)):
+                losses: dict[str, Tensor] = self.learner.module(measure)
                 problems = self._agree(measure, losses, len(batches))
                 if problems:
-                    self.optimizer.zero_grad()
+                    self.learner.forget()
                     return problems
                 self.fabric.backward(losses["total"] / len(batches))
             del measure, losses  # the prediction need not live beside the next one
@@ -250,18 +232,17 @@ class _Training:
         """Clip and step; return what was not finite, which with float16 lowers the loss scale."""
         clip = self.config.gradient_clip
         total = self.fabric.clip_gradients(
-            self.module, self.optimizer, max_norm=clip, error_if_nonfinite=False
+            self.learner.module, self.learner.optimizer, max_norm=clip, error_if_nonfinite=False
         )
-        assert total is not None  # only an engine that shards the model has no norm to give
-        norm = float(total)
+        assert total is not None  # only strategies that are not used have no norm to give
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         finite = math.isfinite(norm)
         if finite or self.config.precision == "16-mixed":
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self.learner.optimizer.step()
+        self.learner.optimizer.zero_grad()
         if not finite:
             return ("the gradient",)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        self.learner.follow()
         self.window.add_update(self.losses_of_step, norm)
         return ()
 
@@ -314,7 +295,7 @@ class _Training:
     def _evaluate(self) -> None:
         """Measure this process's share of the data; the first process adds them up and writes."""
         started = time.monotonic()
-        model = self._best_weights()
+        model = self.learner.weights(everywhere=True)
         was_training = model.training
         rank, world = self.fabric.global_rank, self.fabric.world_size
         share = self._agreed(
@@ -336,11 +317,6 @@ class _Training:
         record.log_evaluation(self.step, values, self.evaluation_seconds, measured.per_category, draw)
         self.reporter.message(f"evaluation after step {self.step}: {self.job.headline(values)}")
 
-    def _best_weights(self) -> nn.Module:
-        """Return the model whose weights are evaluated and saved: the average where there is one."""
-        averaged: nn.Module = self.model if self.average is None else self.average.module
-        return averaged
-
     def _provenance(self) -> str:
         return (
             f"trained with unimask {unimask.__version__} on {self.job.source}, step {self.step}; "
@@ -348,34 +324,33 @@ class _Training:
         )
 
     def _save_checkpoint(self) -> None:
-        if self.fabric.is_global_zero:
-            self.folder.save_checkpoint(
-                self.step,
-                {
-                    "step": self.step,
-                    "skipped": self.skipped,
-                    "skipped_in_row": self.skipped_in_row,
-                    "seconds": self._seconds(),
-                    "origin": self.origin,
-                    "model": self.model.state_dict(),
-                    "average": self.average.state_dict() if self.average is not None else {},
-                    "optimizer": self.optimizer.state_dict(),
-                    "precision": self.fabric.strategy.precision.state_dict(),
-                    "window": self.window.state(),
-                },
-            )
-            self.job.save(self.folder.model, self._best_weights(), self._provenance())
+        model = self.learner.weights()
+        state = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "seconds": self._seconds(),
+            "origin": self.origin,
+            "window": self.window.state(),
+            **self.learner.state(),
+        }
+
+        def write(save_parts: Callable[[Path], None]) -> None:
+            self.folder.save_checkpoint(self.step, state, save_parts)
+            self.job.save(self.folder.model, model, self._provenance())
+
+        self.learner.save_in_parts(write)
         self.saved = self.step
-        self.fabric.barrier()
 
     def _make_models_again(self) -> None:
         """Derive from the checkpoint what a kill may have left stale, missing, or of a later step."""
+        model = self.learner.weights()
         if self.record is None:
             return
-        self.job.save(self.folder.model, self._best_weights(), self._provenance())
+        self.job.save(self.folder.model, model, self._provenance())
         best = self.record.best_step()
         if best == self.step:
-            self.job.save(self.folder.best, self._best_weights(), self._provenance())
+            self.job.save(self.folder.best, model, self._provenance())
         elif best:
             self.folder.restore_best(self.step)
         else:
@@ -419,10 +394,9 @@ class _Training:
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        if "optimizer" in state:
+            check_optimizer(self.folder.taken, self.learner.optimizer.optimizer, state["optimizer"])
+        self.learner.restore(state, self.folder.shards(int(state["step"])))
         self.step, self.skipped = int(state["step"]), int(state["skipped"])
         self.skipped_in_row, self.seconds_before = int(state["skipped_in_row"]), float(state["seconds"])
         self.window = Window.from_state(state["window"])

@@ -11,6 +11,10 @@ class TrainingError(UnimaskError):
     """A training cannot go on: its losses are not finite any more."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of the training has ended; the same command with --resume goes on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """How a training ended. Metrics are empty where there was no evaluation."""

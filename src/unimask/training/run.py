@@ -7,15 +7,17 @@ from types import MappingProxyType
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import Experiment, Task, check_task
 from unimask.config.text import TranslationExperiment
+from unimask.data.check import DataCheck
 from unimask.data.reading import with_reading
 from unimask.errors import ConfigError
 from unimask.structures import Dataset
 from unimask.training.checks import check_model, check_view
+from unimask.training.engine import Machines
 from unimask.training.image_data import open_task
 from unimask.training.image_job import MaskJob
 from unimask.training.job import AnyJob
 from unimask.training.loggers import Logger, check_loggers
-from unimask.training.loop import Machines, run_job
+from unimask.training.loop import run_job
 from unimask.training.progress import Reporter
 from unimask.training.result import TrainingResult
 from unimask.training.text_data import open_sequences
@@ -38,6 +40,7 @@ def train(
     reporter: Reporter | None = None,
     licence: str = "not stated",
     loggers: Sequence[str | Logger] = (),
+    checked: DataCheck | None = None,
 ) -> TrainingResult:
     """Train a model and leave everything about it in the folder `output` (see `training/run_folder.py`).
 
@@ -64,6 +67,7 @@ def train(
         nodes: machines.
         reporter: is told what happens; by default a progress bar on a terminal, lines elsewhere.
         licence: licence of the weights, which is kept with them.
+        checked: what `unimask.plan` or `unimask.check` read of the data; they are not looked at again then.
         loggers: where to log besides the folder and TensorBoard: `wandb`, `mlflow`, or your own `Logger`.
 
     In a translation `training.batch_size` counts tokens: a pass holds so many, of source or target, whichever
@@ -90,11 +94,19 @@ def train(
         if isinstance(experiment, Experiment):
             opened = open_task(data, task, experiment, validation)
             settled = with_reading(experiment, opened.reading)
-            return MaskJob(experiment=settled, task=opened, initial=initial, renamed=renamed, licence=licence)
+            known = checked if checked and checked.is_of(opened.data, task, experiment.data) else None
+            return MaskJob(
+                experiment=settled,
+                task=opened,
+                initial=initial,
+                renamed=renamed,
+                licence=licence,
+                read=known,
+            )
         if not isinstance(data, str | Path):
             raise ConfigError("data", "a translation is trained on a folder of line pairs, not on a Dataset")
-        known = Path(output) / VOCABULARY_NAME if resume else None
-        pairs = open_sequences(data, experiment, known)
+        vocabulary = Path(output) / VOCABULARY_NAME if resume else None
+        pairs = open_sequences(data, experiment, vocabulary)
         return SequenceJob(experiment=experiment, data=pairs, initial=initial, licence=licence)
 
     machines = Machines(device=device, devices=devices, nodes=nodes)

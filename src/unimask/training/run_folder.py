@@ -4,7 +4,8 @@ experiment.json      the settings, the task, the data and its categories
 check.json           what the data holds, as `unimask check` says it, before the first step
 check.png            a few images with their ground truth
 metrics.jsonl        one line per logged step, evaluation and skipped step
-checkpoints/step_N/  everything that is needed to go on after step N: state.pt, and best/ as it was then
+checkpoints/step_N/  everything that is needed to go on after step N: state.pt, and best/ as it was then; of a
+                     model that is split over processes also shards/, the parts of each
 model/, best/        model folders: of the last checkpoint, of the best evaluation; made again on resuming
 results.json         how it ended; not there while it runs
 results.csv, ...     what people look at (`training/display.py`)
@@ -38,8 +39,10 @@ from unimask.files import (
     write_json,
     write_text,
 )
+from unimask.training.sharding import check_shards
 
 KEPT_CHECKPOINTS = 2
+SHARDS_NAME = "shards"
 DESCRIPTION_NAME = "experiment.json"
 # Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
 CHANGEABLE = frozenset(
@@ -50,6 +53,7 @@ CHANGEABLE = frozenset(
         "training.checkpoint_every",
         "training.log_every",
         "training.workers",
+        "training.strategy",
     }
 )
 
@@ -88,10 +92,10 @@ def described(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(path, f"is not valid JSON ({error}); name another output folder") from None
+        raise DataError(path, f"cannot be read ({error}); name another folder") from None
     if not isinstance(found, dict) or not isinstance(found.get("experiment"), dict):
-        raise DataError(path, "is no description of a run; name another output folder")
-    return found
+        raise DataError(path, "is no description of a run; name another folder")
+    return {"images": found.pop("pictures", None)} | found  # as it was called before 0.1
 
 
 def _completed(experiment: object) -> object:
@@ -144,6 +148,7 @@ class RunFolder:
         self.samples = path / "check.png"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.taken = self.checkpoints  # becomes the folder of the checkpoint that was read last
         self.model = path / "model"
         self.best = path / "best"
         self.results = path / "results.json"
@@ -195,7 +200,7 @@ class RunFolder:
     def _check_same(self, description: dict[str, object]) -> None:
         old = described(self.path)
         changed = differences(_completed(old.get("experiment")), _completed(description["experiment"]))
-        for key in ("task", "categories", "pictures"):
+        for key in ("task", "categories", "images"):
             changed += differences({key: old.get(key)}, {key: description[key]})
         if changed:
             raise ConfigError(
@@ -206,13 +211,16 @@ class RunFolder:
 
     def description(self) -> dict[str, Any]:
         """Return what `begin` wrote."""
-        described: dict[str, Any] = json.loads(self.experiment.read_text(encoding="utf-8"))
-        return described
+        return described(self.path)
 
     # checkpoints
 
-    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+    def save_checkpoint(
+        self, step: int, state: dict[str, Any], save_parts: Callable[[Path], None] = lambda folder: None
+    ) -> None:
         """Write `checkpoints/step_N` complete, with the best model so far, then remove the oldest ones.
+
+        `save_parts` writes what does not go into `state.pt` into a folder, which does not exist yet.
 
         Raises:
             DataError: the disk is full or cannot be written to.
@@ -226,6 +234,7 @@ class RunFolder:
                     torch.save(state, file)
                 if self.best.is_dir():
                     _link(self.best, temporary / self.best.name)
+                save_parts(temporary / SHARDS_NAME)
         except (OSError, RuntimeError) as error:
             raise DataError(target, f"cannot be written ({error}); make room for it, then resume") from None
         for old in self._steps()[KEPT_CHECKPOINTS:]:
@@ -241,6 +250,10 @@ class RunFolder:
             with complete_file(self.best) as temporary:
                 _link(kept, temporary)
 
+    def shards(self, step: int) -> Path:
+        """Return the folder with the parts of a checkpoint of this step, if it has parts."""
+        return self.checkpoints / f"step_{step}" / SHARDS_NAME
+
     def _steps(self) -> list[int]:
         """Return the steps that have a checkpoint, newest first."""
         names = [item.name.removeprefix("step_") for item in self.checkpoints.glob("step_*")]
@@ -250,17 +263,26 @@ class RunFolder:
         """Return whether a run goes on here, rather than begins."""
         return bool(self._steps())
 
-    def latest_checkpoint(self) -> dict[str, Any]:
+    def latest_checkpoint(self, say: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
         """Return the state of the newest checkpoint that can be read; empty where there is none.
+
+        `say` is told of those that cannot.
 
         Raises:
             DataError: there are checkpoints, but none of them can be read.
         """
-        failures = []
+        failures: list[str] = []
         for step in self._steps():
             path = self.checkpoints / f"step_{step}" / "state.pt"
             try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if not isinstance(state, dict):
+                    raise ValueError("it holds no state of a training")
+                if state.get("sharded"):
+                    check_shards(self.shards(step))
+                for failure in failures:
+                    say(f"a checkpoint cannot be read, the one before it is taken ({failure})")
+                self.taken = path.parent
                 return state
             except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
                 failures.append(f"{path}: {error}")

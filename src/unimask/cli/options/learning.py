@@ -78,17 +78,43 @@ Devices = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
-        help="Processes on this machine, each with a device of its own.",
+        help="Processes on this machine, each with a device of its own; by default one, or as many as "
+        "torchrun or srun has started.",
     ),
 ]
-Nodes = Annotated[int, typer.Option(rich_help_panel=groups.MACHINE, metavar="NUMBER", help="Machines.")]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="NUMBER",
+        help="Machines; by default one, or as with --devices.",
+    ),
+]
+
+
+class StrategyName(StrEnum):
+    """How several processes share a training."""
+
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
+Strategy = Annotated[
+    StrategyName | None,
+    typer.Option(
+        rich_help_panel=groups.MACHINE,
+        metavar="NAME",
+        help="How several processes share the model: ddp, each has all of it; fsdp, each keeps a part of "
+        "weights, gradients and optimiser, for models that are too large for one device.",
+    ),
+]
 Pictures = Annotated[
     Path | None,
     typer.Option(
         rich_help_panel=groups.RESULTS,
         metavar="FOLDER",
-        help="Also write each image here, its truth beside what was found, and the worst ones and what was "
-        "found as what.",
+        help="Also write each image here, its ground truth beside the prediction; the worst images; and what "
+        "was taken for what.",
     ),
 ]
 LoggerNames = Annotated[
