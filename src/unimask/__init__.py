@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from unimask.conversion.run import convert
     from unimask.data.check import check
     from unimask.data.own import make_categories, make_sample
+    from unimask.data.packing import write_shards
     from unimask.exporting.run import export
     from unimask.inference.engine_ray import predict_dataset
     from unimask.inference.evaluation import evaluate
@@ -49,6 +50,7 @@ __all__ = [
     "push",
     "read_result",
     "train",
+    "write_shards",
 ]
 
 _MODULES = {
@@ -73,6 +75,7 @@ _MODULES = {
     "push": "unimask.conversion.publish",
     "read_result": "unimask.results.reading",
     "train": "unimask.training.run",
+    "write_shards": "unimask.data.packing",
 }
 
 

@@ -17,15 +17,17 @@ from unimask import __version__
 from unimask.cli import output as show
 from unimask.cli.checking import check
 from unimask.cli.comparing import compare
-from unimask.cli.failures import BAD_INPUT, STOPPED, explain
+from unimask.cli.failures import AGAIN, BAD_INPUT, STOPPED, explain
 from unimask.cli.learning import ablate, evaluate, train
 from unimask.cli.models import bench, convert, export, presets, push
 from unimask.cli.options import groups
 from unimask.cli.prediction import predict
 from unimask.cli.reproduction import reproduce
 from unimask.cli.serving import serve
+from unimask.cli.sharding import shards
 from unimask.cli.translation import translate
 from unimask.errors import UnimaskError
+from unimask.training.result import LostProcessError
 
 HELP_OPTIONS = {"help_option_names": ["--help", "-h"]}
 
@@ -50,7 +52,7 @@ def main() -> NoReturn:
         _command()()
     except UnimaskError as error:
         show.show_error(error)
-        sys.exit(BAD_INPUT)
+        sys.exit(AGAIN if isinstance(error, LostProcessError) else BAD_INPUT)
     except KeyboardInterrupt:
         show.show_error("by the keyboard", "stopped")
         sys.exit(STOPPED)
@@ -113,7 +115,7 @@ def _flowing(text: str) -> str:
 
 COMMANDS = {
     "Use a model": (predict, serve, translate, export),
-    "Train a model": (check, train, evaluate, compare, presets),
+    "Train a model": (check, shards, train, evaluate, compare, presets),
     "Exchange weights": (convert, push),
     "Study models": (bench, ablate, reproduce),
 }

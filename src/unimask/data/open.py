@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from unimask.data.formats.folders import FOLDERS
 from unimask.data.formats.label_studio import LABEL_STUDIO
 from unimask.data.formats.labelme import LABELME
 from unimask.data.formats.shapes import SHAPES
+from unimask.data.formats.shards import SHARDS
 from unimask.data.formats.vistas import VISTAS
 from unimask.data.formats.voc import VOC
 from unimask.data.formats.voc_xml import VOC_XML
@@ -32,6 +33,7 @@ from unimask.structures import Dataset
 
 FORMATS: tuple[Format, ...] = (
     SHAPES,
+    SHARDS,
     CITYSCAPES,
     ADE20K,
     VISTAS,
@@ -83,34 +85,20 @@ def open_dataset(
         DataError: no format is recognised, or the split is not there, or the annotations cannot be used, or
             two of their entries have the same image.
     """
-    opened = open_set(path, split, task, background, follow_outside=follow_outside, reading=reading)
-    return opened.dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenSet:
-    """A split with the ground truth of a task, and the items that it is made of."""
-
-    dataset: Dataset
-    items: ItemDataset
-
-
-def open_set(
-    path: str | Path,
-    split: str,
-    task: Task,
-    background: bool = True,
-    *,
-    follow_outside: bool = False,
-    reading: Reading = PLAIN,
-) -> OpenSet:
-    """Open one split as `open_dataset`; its items know how the images are read."""
     items = open_items(path, split, task, follow_outside=follow_outside, reading=reading)
+    return with_truth_of(task, items, path, background=background)
+
+
+def with_truth_of(task: Task, items: ItemDataset, path: str | Path, *, background: bool) -> Dataset:
+    """Return the items of `path` with the ground truth of a task.
+
+    Raises:
+        DataError: they have none for it; the message names the path.
+    """
     try:
-        dataset = view(items, task, background=background)
+        return view(items, task, background=background)
     except DataError as error:
         raise DataError(path, error.reason) from None
-    return OpenSet(dataset=dataset, items=items)
 
 
 def open_items(
@@ -215,7 +203,7 @@ def _sources(root: Path, task: Task) -> Sources:
 
 
 def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
-    """Which images are for validation: about one in ten, at least one, by a hash of the id."""
+    """Return which images are for validation: about one in ten, at least one, by a hash of the id."""
     shares = [hashlib.sha256(name.encode()).digest() for name in image_ids]
     limit = bytes([int(HELD_OUT * 256)]) + bytes(31)
     if min(shares, default=limit) >= limit:
@@ -224,7 +212,7 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
 
 
 def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside: bool) -> ItemDataset:
-    """The set of the split, or the part of the only set that stands for it."""
+    """Return the set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sources and (wanted != "train" or "val" in sources):
         return _opened(root, sources[wanted], task, follow_outside)
