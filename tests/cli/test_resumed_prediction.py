@@ -1,15 +1,19 @@
 """Predictions that go on, and files that are nobody's to replace."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from cli.command_line import picture, refused, unimask
+from safetensors.torch import load_file, save_file
 
+from unimask.checkpoints.images import load_model
 from unimask.inference import resuming
-from unimask.inference.resuming import left_of, made_with, shared_again
+from unimask.inference.resuming import left_of, made_with, settings_digest, shared_again
 from unimask.inference.segmenter import Segmenter
 from unimask.processes import Team
 from unimask.results.found import json_writer, save_result
@@ -50,11 +54,33 @@ def test_what_is_complete_is_left_out(model: Path, photos: Path, tmp_path: Path)
     picture(seed=7).save(photos / "3.png")  # another image of the same name
     seen, outcome = predicted(*given, "--resume")
     assert (seen, outcome.code) == (3, 0)
-    assert "1 of 4 pictures had complete results before" in outcome.err
+    assert "1 of 4 images had complete results before" in outcome.err
     assert (out / "0.json").stat().st_mtime_ns == before[out / "0.json"]
     assert predicted(*given, "--resume")[0] == 0
     assert predicted(*given, "--resume", "--threshold", "0.3")[0] == 4  # these would be other results
     assert predicted(*given, "--threshold", "0.3")[0] == 4  # results are replaced, as they always were
+
+
+def test_other_weights_of_the_same_settings_are_another_model(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(model, tmp_path / "mine"))
+    given = ("predict", photos, "--weights", mine, "--output", tmp_path / "out", "--task", "instance")
+    assert predicted(*given)[0] == 4
+    assert predicted(*given, "--resume")[0] == 0
+    tensors = load_file(mine / "model.safetensors")
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).flatten()[:1] += 1.0
+    save_file(tensors, mine / "model.safetensors")
+    assert predicted(*given, "--resume")[0] == 4
+
+
+def test_a_model_in_memory_is_told_by_its_numbers(model: Path) -> None:
+    network, about = load_model(model)
+    first = settings_digest(Segmenter(network, about), "instance")
+    assert settings_digest(Segmenter(network, about), "instance") == first
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1.0
+    assert settings_digest(Segmenter(network, about), "instance") != first
 
 
 def test_names_are_given_before_the_complete_ones_are_left_out(

@@ -1,6 +1,7 @@
 """EoMT under the names of transformers, of the original and of timm: both ways, every tensor, every size."""
 
 import itertools
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,22 @@ def test_differences_to_dinov3_need_their_base(tmp_path: Path) -> None:
     torch.save(other, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="is not the DINOv3 that the differences are to"):
         convert(tmp_path / "differences.bin", tmp_path / "ours", base=tmp_path / "other.pth")
+
+    for value, reason in (
+        (math.nan, "not finite"),
+        (math.inf, "not finite"),
+        (None, "another kind of number"),
+    ):
+        broken = {key: tensor.clone() for key, tensor in base.items()}
+        key = next(name for name in broken if name.startswith("layer."))
+        if value is None:
+            broken[key] = broken[key].long()
+        else:
+            broken[key].view(-1)[0] = value
+        torch.save(broken, tmp_path / "broken.pth")
+        with pytest.raises(WeightsError, match=rf"broken\.pth: .*{reason}"):
+            convert(tmp_path / "differences.bin", tmp_path / "ours", base=tmp_path / "broken.pth")
+        assert not (tmp_path / "ours").exists()
 
     about = convert(tmp_path / "differences.bin", tmp_path / "ours", base=tmp_path / "base.pth")
     assert "Meta's DINOv3 License" in about.provenance

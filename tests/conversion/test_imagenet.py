@@ -119,6 +119,20 @@ def test_file_of_another_network_is_refused_and_nothing_moves(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+def test_numbers_that_no_backbone_can_have_are_refused_and_nothing_moves(tmp_path, value):
+    tensors = dict(timm.create_model("convnext_atto").state_dict())
+    key = "stages.3.blocks.1.mlp.fc1.weight"
+    tensors[key] = tensors[key].long() if value is None else torch.full_like(tensors[key], value)
+    torch.save(tensors, tmp_path / "broken.pth")
+    backbone = build_backbone(BackboneConfig(name="convnext_atto"))
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    reason = "another kind of number" if value is None else "not finite"
+    with pytest.raises(WeightsError, match=rf"broken\.pth: .*{reason}.*stages.3.blocks.1.mlp.fc1.weight"):
+        load_imagenet("convnext_atto", backbone, tmp_path / "broken.pth")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
 def test_backbone_of_another_size_is_refused(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     backbone = build_backbone(BackboneConfig(name="resnet34"))

@@ -88,7 +88,7 @@ def test_converted_weights_are_measured_on_their_data_set(
     segmenter = Segmenter(model, replace(model_file, experiment=small))
     for task in tasks:
         measured = evaluate(segmenter, open_dataset(tmp_path, "val", task), task)
-        assert measured.pictures > 1
+        assert measured.images > 1
         assert set(measured.per_category) <= set(model_file.categories.names)
         assert measured.per_category
 

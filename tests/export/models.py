@@ -117,9 +117,9 @@ class Exports:
         model, path = self.model(name), self.folder / f"{name}.{ENDINGS.get(form, form)}"
         with FileLock(path.with_name(f"{path.name}.lock")):
             if not path.exists():
-                (self.folder / "pictures").mkdir(exist_ok=True)
-                picture(71, 107).save(self.folder / "pictures" / "a.png")  # not the same in height and width
-                words = ("--pictures", self.folder / "pictures", "--format", form, "--json")
+                (self.folder / "images").mkdir(exist_ok=True)
+                picture(71, 107).save(self.folder / "images" / "a.png")  # not the same in height and width
+                words = ("--images", self.folder / "images", "--format", form, "--json")
                 with (
                     no_shape_checks(),
                     mock.patch.object(run, "trace", self._trace(name)),

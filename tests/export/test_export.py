@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,7 +75,7 @@ def check_report(file: Path) -> None:
     )
     assert all(one["difference"] < 1e-3 < one["largest"] for one in report["differences"])
     for one in report["agreement"]:
-        assert one["pictures"] == 1
+        assert one["images"] == 1
         assert one.get("pixels", 1) > 0.999
         assert one.get("boxes", 1) == 1
         assert one.get("corner", 0) < 0.01
@@ -155,6 +157,26 @@ def test_load_predicts_as_the_model_does(exports: Exports, onnx_file: Path) -> N
             for mine, theirs in zip(*results, strict=True):
                 assert (mine.prediction.layers == theirs.prediction.layers).float().mean() > 0.99
                 assert torch.equal(mine.prediction.labels, theirs.prediction.labels)
+
+
+@pytest.mark.parametrize("onnx_file", ONNX[:1], indirect=True)
+def test_a_segmenter_of_a_file_says_its_name_and_goes_to_another_process(
+    onnx_file: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.onnx"
+    shutil.copy(onnx_file, mine)
+    segmenter = load(mine)
+    assert repr(segmenter).startswith(f"<Segmenter {mine}: masks, ")
+    content = pickle.dumps(segmenter)
+    mine.write_bytes(b"another file")
+    with pytest.raises(WeightsError, match="was changed since it was loaded; load it again"):
+        pickle.dumps(segmenter)
+    mine.unlink()  # the other machine does not have it
+    arrived = pickle.loads(content)
+    assert repr(arrived) == repr(segmenter)
+    pickle.dumps(arrived)  # from there it can go on
+    expected = segmenter.predict(picture()).prediction
+    assert torch.equal(arrived.predict(picture()).prediction.layers, expected.layers)
 
 
 @pytest.mark.parametrize("onnx_file", ONNX[:1], indirect=True)

@@ -180,5 +180,17 @@ def test_weights_that_do_not_fit_are_named() -> None:
     apart = {**theirs.state_dict(), "lm_head.weight": torch.zeros(WORDS, 20)}
     with pytest.raises(WeightsError, match="not shared"):
         import_tensors(apart, experiment.model, Path("marian"))
+    for key in ("model.shared.weight", "model.decoder.layers.1.fc2.bias"):
+        for value in (float("nan"), float("inf")):
+            whole = {name: tensor.clone() for name, tensor in marian().state_dict().items()}
+            whole[key].view(-1)[0] = value  # also of the copies, which share memory in their file
+            if key == "model.shared.weight":
+                whole |= {
+                    name: whole[key]
+                    for name in whole
+                    if name.endswith(("embed_tokens.weight", "lm_head.weight"))
+                }
+            with pytest.raises(WeightsError, match="not finite"):
+                import_tensors(whole, experiment.model, Path("marian"))
     with pytest.raises(WeightsError, match="no name in it"):
         import_tensors({"a": torch.zeros(1)}, experiment.model, Path("marian"))

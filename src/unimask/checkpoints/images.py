@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
+from unimask.checkpoints.tensors import fill, load_tensors, save_weights
 from unimask.config.images import (
     Experiment,
     Task,
@@ -70,15 +70,12 @@ def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = F
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = model_file_text(model_file)
-    state = model.state_dict()
-    if half:
-        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
-    save_tensors(folder / WEIGHTS_NAME, state)
+    save_weights(folder / WEIGHTS_NAME, model, half=half)
     write_text(folder / CONFIG_NAME, text)
 
 
 def model_file_text(model_file: ModelFile) -> str:
-    """The JSON of a `config.json`; `parse_model_file` is the inverse."""
+    """Return the JSON of a `config.json`; `parse_model_file` is the inverse."""
     config = {
         "format": _FORMAT,
         "experiment": experiment_to_dict(model_file.experiment),
@@ -91,7 +88,7 @@ def model_file_text(model_file: ModelFile) -> str:
 
 
 def parse_model_file(text: str, path: Path) -> ModelFile:
-    """What the JSON of a `config.json` says; `path` is where it was found, for messages.
+    """Return what the JSON of a `config.json` says; `path` is where it was found, for messages.
 
     Raises:
         WeightsError: it is not JSON.
@@ -108,7 +105,7 @@ def parse_model_file(text: str, path: Path) -> ModelFile:
 
 
 def load_model_file(folder: Path) -> ModelFile:
-    """What the `config.json` of a model folder says.
+    """Return what the `config.json` of a model folder says.
 
     Raises:
         WeightsError: the file is missing or is not JSON.
@@ -158,7 +155,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, ModelFile]:
-    """The model of a folder, in eval mode on `device`, and what the folder says about it.
+    """Return the model of a folder, in eval mode on `device`, and what the folder says about it.
 
     The random state of the caller is left alone.
 
@@ -175,12 +172,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> tuple[Model,
 
 
 def shipped_models() -> tuple[str, ...]:
-    """The names of the models inside the package."""
+    """Return the names of the models inside the package."""
     return tuple(sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}")))
 
 
 def known_folder(name_or_folder: str | Path) -> Path | None:
-    """The model folder that a name or a path means: a folder first, then a model inside the package.
+    """Return the model folder that a name or a path means: a folder first, then a model inside the package.
 
     Of a run folder it is the model of the best evaluation, `best/`; without one the last, `model/`.
     """
@@ -192,7 +189,7 @@ def known_folder(name_or_folder: str | Path) -> Path | None:
 
 
 def resolve_weights(name_or_folder: str | Path) -> Path:
-    """The model folder that a name or a path means, as `known_folder`, or a file in a model folder.
+    """Return the model folder that a name or a path means, as `known_folder`, or a file in a model folder.
 
     Raises:
         WeightsError: it is neither; the message lists the names and says how to make a folder.

@@ -82,7 +82,7 @@ def signature_of(config: AnyModelConfig) -> Signature:
 
 
 def final_tensors(prediction: Prediction) -> tuple[Tensor, ...]:
-    """The final prediction as plain tensors, in the order of the outputs of its `Signature`."""
+    """Return the final prediction as plain tensors, in the order of the outputs of its `Signature`."""
     if isinstance(prediction, MaskPrediction):
         return prediction.class_logits[-1], prediction.mask_embeddings[-1], prediction.features()
     if isinstance(prediction, BoxPrediction):
@@ -106,7 +106,7 @@ class ExportedNetwork(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> Prediction:
-        """The final prediction, on the CPU; no other layer's is in the file. None: all pixels are valid."""
+        """Return the final prediction, on the CPU. `valid` None: all pixels are valid."""
         if valid is None:
             valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool)
         given = {"pixels": pixels.float(), "valid": valid}
@@ -116,13 +116,13 @@ class ExportedNetwork(nn.Module):
 
 
 def is_exported(name_or_path: str | Path) -> bool:
-    """Whether the name means an ONNX file rather than a model folder."""
+    """Return whether the name means an ONNX file rather than a model folder."""
     path = Path(name_or_path)
     return path.suffix.lower() == ONNX_SUFFIX and not path.is_dir()
 
 
 def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, ModelFile]:
-    """The model in an ONNX file, and what the file says about it.
+    """Return the model in an ONNX file, and what the file says about it.
 
     `device` is `auto` (CUDA if this onnxruntime can, else the CPU), `cpu`, `cuda` or `cuda:1`. It uses as
     many threads as torch does.
@@ -138,14 +138,9 @@ def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, Mo
         raise WeightsError(path, "there is no such file")
     chosen = _find_device(device, onnxruntime.get_available_providers())
     _check_numbers(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors only
-    settings = {"device_id": str(chosen.index or 0)} if chosen.type == "cuda" else {}
+    changed = path.stat().st_mtime_ns
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[(PROVIDERS[chosen.type], settings)]
-        )
+        session = _open_session(str(path), chosen)
     except Exception as error:  # onnxruntime has an error class for each status code, all under Exception
         raise WeightsError(
             path, f"cannot be read, it may be cut off or no ONNX file ({_first_line(error)}); export it again"
@@ -153,17 +148,60 @@ def load_exported(path: Path, device: str = "auto") -> tuple[ExportedNetwork, Mo
     about = _description(session, path)
     signature = signature_of(about.experiment.model)
     _check_signature(session, signature, path)
-    return ExportedNetwork(_runner(session, signature), signature), about
+    runner = _Runner(session, _File(path=path.absolute(), changed=changed), chosen, signature)
+    return ExportedNetwork(runner, signature), about
 
 
-def _runner(
-    session: "InferenceSession", signature: Signature
-) -> Callable[[Sequence[Tensor]], Sequence[Tensor]]:
-    def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        named = {name: values.numpy() for name, values in zip(signature.inputs, inputs, strict=True)}
-        return [torch.from_numpy(values) for values in session.run(list(signature.outputs), named)]
+def _open_session(source: str | bytes, device: torch.device) -> "InferenceSession":
+    """Return a session of an ONNX file, or of its content."""
+    import onnxruntime
 
-    return run
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    settings = {"device_id": str(device.index or 0)} if device.type == "cuda" else {}
+    return onnxruntime.InferenceSession(source, options, providers=[(PROVIDERS[device.type], settings)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """The file that a session was opened from, and when it was last changed."""
+
+    path: Path
+    changed: int  # nanoseconds
+
+    def content(self) -> bytes:
+        """Read the file.
+
+        Raises:
+            WeightsError: it is no longer there, or is another one by now.
+        """
+        if not self.path.is_file() or self.path.stat().st_mtime_ns != self.changed:
+            raise WeightsError(self.path, "is gone or was changed since it was loaded; load it again")
+        return self.path.read_bytes()
+
+
+class _Runner:
+    """Runs a session on tensors. When it is pickled, the content of the file goes along."""
+
+    def __init__(
+        self, session: "InferenceSession", source: _File | bytes, device: torch.device, signature: Signature
+    ) -> None:
+        self._session, self._source, self._device, self._signature = session, source, device, signature
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the outputs of the signature, given its inputs."""
+        named = {name: values.numpy() for name, values in zip(self._signature.inputs, inputs, strict=True)}
+        outputs = self._session.run(list(self._signature.outputs), named)
+        return [torch.from_numpy(values) for values in outputs]
+
+    def __reduce__(self) -> tuple[Callable[..., "_Runner"], tuple[bytes, torch.device, Signature]]:
+        content = self._source if isinstance(self._source, bytes) else self._source.content()
+        return _runner_of, (content, self._device, self._signature)
+
+
+def _runner_of(content: bytes, device: torch.device, signature: Signature) -> _Runner:
+    return _Runner(_open_session(content, device), content, device, signature)
 
 
 def _description(session: "InferenceSession", path: Path) -> ModelFile:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from unimask.checkpoints.images import CONFIG_NAME, SEQUENCES, WEIGHTS_NAME, known_folder
-from unimask.checkpoints.tensors import fill, load_tensors, save_tensors
+from unimask.checkpoints.tensors import fill, load_tensors, save_weights
 from unimask.config.text import TranslationExperiment, translation_from_dict, translation_to_dict
 from unimask.config.values import settings_from_dict
 from unimask.data.text.casing import AS_WRITTEN, Casing, casing_from_dict
@@ -64,10 +64,7 @@ def save_sequence_model(
         "licence": model_file.licence,
         "provenance": model_file.provenance,
     }
-    state = model.state_dict()
-    if half:
-        state = {key: value.half() if value.ndim >= 2 else value for key, value in state.items()}
-    save_tensors(folder / WEIGHTS_NAME, state)
+    save_weights(folder / WEIGHTS_NAME, model, half=half)
     write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
     if model_file.casing:
         write_text(folder / CASING_NAME, json_text(model_file.casing.to_dict(), indent=None) + "\n")
@@ -77,7 +74,7 @@ def save_sequence_model(
 def load_sequence_model(
     folder: Path, device: torch.device | str = "cpu"
 ) -> tuple[Seq2Seq, SequenceModelFile]:
-    """The model of a folder, in eval mode on `device`, and what the folder says about it.
+    """Return the model of a folder, in eval mode on `device`, and what the folder says about it.
 
     Raises:
         WeightsError: a file is missing or broken, or the tensors or the vocabulary do not fit `config.json`.

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unimask.checkpoints.tensors import check_numbers
 from unimask.config.images import EomtConfig, Experiment, VisionTransformerConfig
 from unimask.conversion.architecture import Stated, count_keys
 from unimask.conversion.checkpoint_format import CheckpointFormat, class_weights
@@ -333,7 +334,8 @@ def with_base(
     """Return the tensors of a file of the original with the backbone that its differences are to.
 
     Raises:
-        WeightsError: a tensor is missing in the base, or has another shape: it is another backbone.
+        WeightsError: a tensor is missing in the base, or has another shape: it is another backbone; or its
+            numbers are no floats or not finite.
     """
     named: dict[str, Tensor] = {}
     for key, tensor in base.items():
@@ -350,5 +352,6 @@ def with_base(
             missing=missing,
             mismatched=mismatched,
         )
+    check_numbers({key: tensors[key] for key in differing}, named, base_path)
     complete = {key: named[key].to(tensors[key].dtype) + tensors[key] for key in differing}
     return {**tensors, **complete}

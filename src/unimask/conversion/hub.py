@@ -44,7 +44,7 @@ def find_model(name_or_folder: str | Path) -> Path:
 
 
 def _is_hub_id(name: str) -> bool:
-    """Whether a name without a folder can be an id of the hub: `runs/first` beside `runs` is a path."""
+    """Return whether a name without a folder can be an id of the hub; `runs/first` in `runs` is a path."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists() and not Path(name).parent.is_dir()
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from unimask.checkpoints.tensors import check_fit
+from unimask.checkpoints.tensors import check_fit, check_numbers
 from unimask.conversion import eomt, original
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.conversion.hugging_face_files import patient
@@ -190,9 +190,9 @@ def _from_timm(backbone_name: str, source: ImageNetSource, *, features_only: boo
     if isinstance(source, Path):
         tensors = read_foreign_tensors(source)
         try:
-            network = _create(
-                tag, tensors, features_only=False
-            )  # strict: nothing may be missing or left over
+            # strict: nothing may be missing or left over
+            network = _create(tag, tensors, features_only=False)
+            check_numbers(network.state_dict(), tensors, source)  # timm makes floats of whatever it is given
             return (_create(tag, tensors, features_only=True) if features_only else network), str(source)
         except (RuntimeError, KeyError, AttributeError) as error:
             raise WeightsError(

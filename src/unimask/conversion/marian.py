@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import resolve_weights
-from unimask.checkpoints.tensors import check_fit
+from unimask.checkpoints.tensors import check_fit, check_numbers
 from unimask.checkpoints.text import (
     VOCABULARY_NAME,
     SequenceModelFile,
@@ -66,6 +66,7 @@ def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, pa
         shared = theirs.get("model.encoder.embed_tokens.weight")
     if shared is None:
         raise WeightsError(path, "no name in it is one of a Marian model", unexpected=tuple(theirs))
+    check_numbers(dict.fromkeys(_COPIES, shared), theirs, path)  # what is not a number equals nothing
     apart = tuple(key for key in _COPIES if key in theirs and not torch.equal(theirs[key], shared))
     if apart:
         raise WeightsError(path, "embeddings are not shared, as they are in our model", unexpected=apart)

@@ -31,7 +31,7 @@ class Agreement:
     """How alike the results of both models are, over all images of a task."""
 
     task: Task
-    pictures: int
+    images: int
     pixels: float  # share of pixels with the same categories in both results
     segments: float  # share of the segments of both results that have a partner: the F1 at IoU 0.5
 
@@ -41,7 +41,7 @@ class BoxAgreement:
     """How alike the boxes of both models are, over all images."""
 
     task: Literal["detection"]
-    pictures: int
+    images: int
     boxes: float  # share of the boxes of both results that have a partner: the F1 at IoU 0.5
     corner: float  # pixels by which the corners of partners differ at most
 
@@ -85,7 +85,7 @@ def compare(
     format: str,
     megabytes: float,
 ) -> ParityReport:
-    """The report on an exported model against the one it was made from."""
+    """Return the report on an exported model against the one it was made from."""
     other = Segmenter(exported, segmenter.model_file)
     experiment = segmenter.model_file.experiment
     return ParityReport(
@@ -105,7 +105,7 @@ def compare(
 
 @torch.inference_mode()
 def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tuple[Difference, ...]:
-    """The largest difference of each output, over random inputs of `SHAPES`, all but the first padded.
+    """Return the largest difference of each output, over random inputs of `SHAPES`, all but the first padded.
 
     A model that takes one size only gets that. Where canvases need not be multiples of 32 pixels, their
     sizes are odd.
@@ -142,7 +142,7 @@ def box_agreement(
         partners += len(pairs[:, 0].unique()) + len(pairs[:, 1].unique())
         boxes += len(mine) + len(theirs)
     return BoxAgreement(
-        task="detection", pictures=len(images), boxes=partners / boxes if boxes else 1.0, corner=corner
+        task="detection", images=len(images), boxes=partners / boxes if boxes else 1.0, corner=corner
     )
 
 
@@ -159,14 +159,14 @@ def agreement(
         segments += len(mine) + len(theirs)
     return Agreement(
         task=task,
-        pictures=len(images),
+        images=len(images),
         pixels=same_pixels / max(pixels, 1),
         segments=partners / segments if segments else 1.0,
     )
 
 
 def _category_map(segments: Segments) -> Tensor:
-    """A number per pixel that two pixels share if the same categories lie there, however often stacked."""
+    """Return a number per pixel that is equal for two pixels with the same categories, in any order."""
     most = int(segments.labels.max()) + 1 if len(segments) else 0
     codes = torch.randint(2**40, (most,), generator=torch.Generator().manual_seed(1))
     table = torch.cat([torch.zeros(1, dtype=torch.int64), codes[segments.labels]])

@@ -17,7 +17,7 @@ SMALLEST, LARGEST, LARGEST_BATCH = 64, 4096 * CANVAS_STEP, 1024
 def trace(
     wrapped: nn.Module, signature: Signature, step: int = CANVAS_STEP, only: Size | None = None
 ) -> ExportedProgram:
-    """The program of a wrapped model (`wrappers.exportable`), for the `only` size it takes, if there is one.
+    """Return the program of a wrapped model (`wrappers.exportable`), for its `only` size if it has one.
 
     Height and width are multiples of `step` from 64 on: torch.export treats sizes of 1 apart, and 32 pixels
     are one cell at stride 32.

@@ -1,12 +1,8 @@
 """A model folder to one file that runs without unimask, with a report on how well it agrees."""
 
-import contextlib
-import io
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -63,9 +59,8 @@ def export(
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
             made = Path(folder) / f"model{output.suffix}"
-            with _quiet():
-                program = trace(exportable(model), signature, step, only_size(model))
-                _write(program, signature, made, format, model_file_text(about))
+            program = trace(exportable(model), signature, step, only_size(model))
+            _write(program, signature, made, format, model_file_text(about))
             megabytes = made.stat().st_size / 2**20
             report = compare(
                 Segmenter(model, about), _open(made, signature), compared, format=format, megabytes=megabytes
@@ -121,20 +116,3 @@ def _open(path: Path, signature: Signature) -> ExportedNetwork:
         return ExportedNetwork(lambda inputs: program(*inputs), signature)
     network, _ = load_exported(path, "cpu")
     return network
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the words of the exporters, which are about their own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -99,7 +99,7 @@ def fixed_pool(layer: SameAveragePool) -> FixedPadding:
 
 
 def exportable(model: nn.Module) -> FinalMasks | FinalBoxes:
-    """A copy of the model, on the CPU and in eval mode, that `torch.export` can follow for every canvas."""
+    """Return a copy of the model, on the CPU and in eval mode, that `torch.export` can trace."""
     wrapped = _final(copy.deepcopy(model)).cpu().float().eval()
     wrapped = wrapped.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     _fix_padding(wrapped)
@@ -128,7 +128,7 @@ def smallest_step(model: nn.Module) -> int:
 
 
 def only_size(model: nn.Module) -> Size | None:
-    """The (height, width) of the only canvas that a model takes; None where it takes many."""
+    """Return the (height, width) of the only canvas that a model takes; None where it takes many."""
     if isinstance(model, Eomt) and isinstance(model.backbone.positions, LearnedPositions):
         rows, columns = model.backbone.positions.grid
         return rows * model.backbone.patch, columns * model.backbone.patch

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from unimask.checkpoints.images import model_file_text
 from unimask.config.images import Task
 from unimask.errors import DataError
@@ -28,11 +31,12 @@ _ENDINGS = {"overlay": ".overlay.png", "png": ".segments.png", "json": ".json"}
 def settings_digest(segmenter: Segmenter, task: Task, **more: object) -> str:
     """Return a digest of all that decides what is found in an image and what is written of it.
 
-    The model is told by its `config.json`: settings, categories, and where its weights are from. The device
-    is left out, as are the sizes of batches.
+    The model is told by its `config.json` and by every number of its weights. The device is left out, as are
+    the sizes of batches.
     """
     about = {
         "model": model_file_text(segmenter.model_file),
+        "weights": segmenter.weights or _digest_of_tensors(segmenter.model),
         "view": repr(segmenter.view),
         "tta": repr(segmenter.tta),
         "precision": segmenter.precision,
@@ -40,6 +44,16 @@ def settings_digest(segmenter: Segmenter, task: Task, **more: object) -> str:
         **more,
     }
     return _digest(json_text(about).encode())
+
+
+def _digest_of_tensors(model: nn.Module) -> str:
+    """Return a digest of the weights of a model that was loaded from no file."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        plain = tensor.to_dense() if tensor.is_mkldnn else tensor
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def made_with(settings: str, image: Location) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -159,12 +159,12 @@ def ledger_of(folder: Location) -> Ledger:
 
 @contextmanager
 def result_files(
-    folder: Path, names: Sequence[str], *, overwrite: bool = False, made_with: str = ""
+    folder: Path, names: Sequence[str], *, overwrite: bool = False, made_with: str | Callable[[], str] = ""
 ) -> Iterator[tuple[Path, ...]]:
     """Yield a temporary path for each file of a result, as `files.complete_files`, and note them.
 
-    A file that is there is replaced where it is a result of an earlier time, and any other one where
-    `overwrite` is on.
+    What they were made with may be a function that says so once they are written. A file that is there is
+    replaced where it is a result of an earlier time, and any other one where `overwrite` is on.
 
     Raises:
         DataError: it is not a result, or somebody has changed it since.
@@ -175,7 +175,8 @@ def result_files(
             raise foreign_files(folder, [name])
     with complete_files([folder / name for name in names]) as temporary:
         yield temporary
-        note(folder, dict(zip(names, temporary, strict=True)), made_with)
+        said = made_with if isinstance(made_with, str) else made_with()
+        note(folder, dict(zip(names, temporary, strict=True)), said)
 
 
 def foreign_files(folder: Location, names: Sequence[str]) -> DataError:
