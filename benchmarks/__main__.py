@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
     from benchmarks.suites import run_suite
     from unimask.benchmark.memory import in_fresh_process
     from unimask.errors import UnimaskError
-    from unimask.inference.segmenter import find_device
+    from unimask.machine import find_device
 
     given = parse(words)
     try:

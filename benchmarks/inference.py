@@ -10,7 +10,7 @@ from unimask.benchmark.sides import Side, UnimaskSide
 from unimask.benchmark.tables import Cell, Table
 from unimask.benchmark.timing import Stopwatch
 from unimask.benchmark.transformers_side import side_like
-from unimask.inference.segmenter import find_device
+from unimask.machine import find_device
 from unimask.structures import Size
 
 SIZES = ((640, 640), (800, 1088))

@@ -239,7 +239,7 @@ class Comparison:
     task: TrainingTask
     experiment: Experiment
     queries: int
-    pictures: int  # images of val that are evaluated
+    images: int  # images of val that are evaluated
 
     @property
     def classes(self) -> int:
@@ -280,7 +280,7 @@ class Comparison:
         )
         was_training = model.training
         segmenter = Segmenter(model.eval(), model_file)
-        indices = range(min(self.pictures, len(self.task.validation)))
+        indices = range(min(self.images, len(self.task.validation)))
         metrics = measure(segmenter, self.task.validation, self.task.task, indices)
         model.train(was_training)
         return float(metrics.compute().values[MEASURES[self.task.task]])
@@ -329,7 +329,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--points", type=int, default=784)
-    parser.add_argument("--pictures", type=int, default=50, help="of val, for evaluation")
+    parser.add_argument("--images", type=int, default=50, help="of val, for evaluation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args(words)
@@ -337,7 +337,7 @@ def main(words: list[str] | None = None) -> int:
     logging.set_verbosity_error()
     experiment = experiment_of(given.task, given.steps, given.points)
     task = open_task(given.data, given.task, experiment)
-    comparison = Comparison(task=task, experiment=experiment, queries=given.queries, pictures=given.pictures)
+    comparison = Comparison(task=task, experiment=experiment, queries=given.queries, images=given.images)
     runs: list[Run] = []
     for seed in range(given.seeds):
         seeded = replace(experiment, training=replace(experiment.training, seed=seed))

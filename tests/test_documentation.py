@@ -23,7 +23,7 @@ from unimask.cli import app
 from unimask.cli.options.parsing import parse_settings
 from unimask.config.images import DetrConfig, PostprocessConfig, experiment_to_dict
 from unimask.config.text import translation_to_dict
-from unimask.data.formats.folders import read_scheme
+from unimask.data.formats.folders_scheme import read_scheme
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.translator import Translator

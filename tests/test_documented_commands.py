@@ -21,10 +21,14 @@ SETUP = "sets up an environment, as whoever runs the tests has done"
 CHECKS = "`.ci/run` does it"
 
 ELSEWHERE = {
+    "PROCESSES=2 RESTARTS=5 deploy/torchrun/train.sh": (
+        "tests/deploy/test_deploy.py::test_a_training_under_a_launcher"
+    ),
     "curl -F ": "tests/serve/test_interface.py::test_json_is_what_predict_says",
     "echo 'Two dogs play in the snow.' |": (
         "tests/inference/test_translator.py::test_lines_come_from_everywhere"
     ),
+    "deploy/torchrun/train.sh": "tests/deploy/test_deploy.py::test_a_training_under_a_launcher",
     "export LABEL_STUDIO_TOKEN": "tests/serve/test_label_studio.py::test_tokens_of_both_kinds_are_sent",
     "python -m campaigns.hostile": "tests/campaigns/test_hostile.py::test_hostile_files_end_in_a_sentence",
     "python -m campaigns.kills": (
@@ -35,6 +39,7 @@ ELSEWHERE = {
     ),
     "unimask ablate": "tests/cli/test_ablate_command.py::test_the_table_is_shown",
     "unimask bench": "tests/cli/test_bench_command.py::test_the_shipped_model",
+    "unimask check --data /shared/coco_shards": "tests/data/test_shards.py::test_the_commands",
     "unimask compare": "tests/training/test_compare.py::test_the_command",
     "unimask convert models/coco_tiny": "tests/parity/test_transformers.py::",
     "unimask evaluate --weights nuclei_int8.onnx": "tests/export/test_export.py::",
@@ -53,7 +58,9 @@ ELSEWHERE = {
     "unimask predict s3://bucket/photos": "tests/inference/test_object_stores.py::test_s3",
     "unimask push": "tests/conversion/test_publish.py::test_a_pushed_model_comes_back_bit_by_bit",
     "unimask reproduce": "tests/reproduction/test_reproduce.py::test_the_published_zoos_are_listed",
+    "sbatch": "tests/deploy/test_deploy.py::test_a_training_under_a_launcher",
     "unimask serve": "tests/cli/test_serve_command.py::test_the_command_serves_until_it_is_stopped",
+    "unimask shards": "tests/data/test_shards.py::test_the_commands",
     "unimask train": (
         "tests/cli/test_train_command.py::test_a_labelled_folder_becomes_a_model_that_predicts"
     ),
@@ -65,6 +72,7 @@ ELSEWHERE = {
 
 NOT_RUN = {
     ".venv/bin/pre-commit install": SETUP,
+    "NODES=2 HEAD=first-machine:29400 deploy/torchrun/train.sh": CLUSTER,
     ".venv/bin/python -m benchmarks": HOURS,
     ".venv/bin/python -m benchmarks --device cuda": GPU,
     "make bench": HOURS,

@@ -14,6 +14,7 @@ import unimask
 from unimask.errors import NotFiniteError
 from unimask.files import json_text, write_json
 from unimask.inference.evaluation import Evaluation, measure
+from unimask.inference.predictor import Predictor
 from unimask.inference.segmenter import Segmenter, load
 from unimask.metrics.confusion import Confusion
 from unimask.structures import BoxMaskPrediction, BoxPrediction, ImageBatch, MaskPrediction, Prediction
@@ -46,16 +47,16 @@ def test_one_number_makes_a_prediction_not_finite(kind: str, value: float) -> No
 def broken(monkeypatch: pytest.MonkeyPatch) -> Segmenter:
     """A model that predicts NaN for images of which a corner is white."""
     segmenter = load("nuclei", device="cpu")
-    forward = Segmenter.forward
+    forward = Predictor.forward
 
-    def overflowing(self: Segmenter, images: ImageBatch) -> Prediction:
+    def overflowing(self: Predictor, images: ImageBatch) -> Prediction:
         prediction = forward(self, images)
         assert isinstance(prediction, MaskPrediction)
         bad = images.pixels[:, :, 0, 0].mean(1) > 0.9
         features = torch.where(bad[:, None, None, None], math.nan, prediction.mask_features)
         return replace(prediction, mask_features=features)
 
-    monkeypatch.setattr(Segmenter, "forward", overflowing)
+    monkeypatch.setattr(Predictor, "forward", overflowing)
     return segmenter
 
 
@@ -69,7 +70,7 @@ def grey(*corners: int) -> list[np.ndarray]:
 def test_the_image_of_a_prediction_that_is_not_finite_is_named(broken: Segmenter) -> None:
     good, bad = grey(0, 255)
     assert len(broken.predict([good, good])) == 2
-    with pytest.raises(NotFiniteError, match=r"^picture_2: the model predicts numbers that are not finite"):
+    with pytest.raises(NotFiniteError, match=r"^image_2: the model predicts numbers that are not finite"):
         broken.predict([good, good, bad])
     with pytest.raises(NotFiniteError, match=r"^image 2: "):
         list(broken.find([torch.from_numpy(one).permute(2, 0, 1) for one in (good, bad)], "instance"))
@@ -106,7 +107,7 @@ def test_measures_of_nothing_are_null(tmp_path: Path) -> None:
         task="instance",
         values={"AP": 0.5, "APl": None},
         per_category={},
-        pictures=3,
+        images=3,
         seconds=1.0,
         confusion=Confusion(unit="segments", names=(), matrix=((0,),), by_size={}),
     )

@@ -144,7 +144,7 @@ def _temporary_name(name: str, kind: str) -> str:
 
 @cache
 def _place() -> str:
-    """A mark of the processes that see each other's numbers: those of one machine, or of one container."""
+    """Return a mark of the processes that see each other's numbers: those of a machine, or of a container."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:  # only Linux has it

@@ -1,4 +1,4 @@
-"""This machine and process: what computed something, by which command, and how much memory it took."""
+"""This machine and process: its devices, what computed something, by which command, and its memory."""
 
 import os
 import platform
@@ -11,7 +11,31 @@ from pathlib import Path
 
 import torch
 
+from unimask.errors import ConfigError, choices, first_line
+
 _PACKAGES = ("unimask", "torch", "torchvision", "timm", "lightning-fabric", "hotcoco")
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the torch device of a name; `auto` is CUDA, else mps, else the CPU.
+
+    Raises:
+        ConfigError: torch does not know the device, or this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if name.partition(":")[0] not in DEVICES:
+            raise ConfigError("device", f"{name!r} does not exist; {choices(name, DEVICES)}") from None
+        reason = f"cannot be used here ({first_line(error)}); try auto or cpu"
+        raise ConfigError("device", f"{name!r} {reason}") from None
+    return device
 
 
 def synchronize(device: torch.device) -> None:

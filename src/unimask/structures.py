@@ -64,7 +64,7 @@ class Segments:
         return self.labels.shape[0]
 
     def cpu(self) -> "Segments":
-        """The same segments on the CPU."""
+        """Return the same segments on the CPU."""
         return map_tensors(self, Tensor.cpu)
 
     @property
@@ -108,7 +108,7 @@ class Detections:
         return self.labels.shape[0]
 
     def cpu(self) -> "Detections":
-        """The same boxes on the CPU."""
+        """Return the same boxes on the CPU."""
         return map_tensors(self, Tensor.cpu)
 
     def select(self, which: Tensor) -> "Detections":
@@ -133,7 +133,7 @@ class Placement:
 
     @staticmethod
     def fit(original: Size, resized: Size, divisor: int) -> "Placement":
-        """A placement whose canvas is `resized` rounded up to a multiple of `divisor` on both sides."""
+        """Return a placement on `resized`, rounded up to a multiple of `divisor` on both sides."""
         height, width = (-(-side // divisor) * divisor for side in resized)
         return Placement(original=original, resized=resized, canvas=(height, width))
 
@@ -224,7 +224,7 @@ class Batch:
     image_ids: tuple[str, ...]
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; torch's data loader calls this."""
+        """Return the same batch in page-locked memory; torch's data loader calls this."""
         return map_tensors(self, Tensor.pin_memory)
 
 
@@ -242,7 +242,7 @@ class MaskPrediction:
     mask_features: Float[Tensor, "#predictions batch channels height width"]  # at stride 4
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Which images have only finite numbers."""
+        """Return which images have only finite numbers."""
         return (
             torch.isfinite(self.class_logits).flatten(2).all(2).all(0)
             & torch.isfinite(self.mask_embeddings).flatten(2).all(2).all(0)
@@ -266,7 +266,7 @@ class BoxPrediction:
     boxes: Float[Tensor, "predictions batch queries 4"]
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Which images have only finite numbers."""
+        """Return which images have only finite numbers."""
         numbers = torch.cat((self.class_logits, self.boxes), dim=-1)
         return torch.isfinite(numbers).flatten(2).all(2).all(0)
 
@@ -280,15 +280,15 @@ class BoxMaskPrediction:
     mask_logits: Float[Tensor, "batch queries height width"]  # at stride 4
 
     def finite(self) -> Bool[Tensor, " batch"]:
-        """Which images have only finite numbers."""
+        """Return which images have only finite numbers."""
         return self.of_boxes().finite() & torch.isfinite(self.mask_logits).flatten(1).all(1)
 
     def of_boxes(self) -> BoxPrediction:
-        """The prediction without its masks."""
+        """Return the prediction without its masks."""
         return BoxPrediction(class_logits=self.class_logits, boxes=self.boxes)
 
     def of_masks(self) -> MaskPrediction:
-        """The final classes and masks as those of a mask classifier: a query's features are its own mask."""
+        """Return the final classes and masks as a mask classifier's: a query's features are its own mask."""
         batch, queries = self.mask_logits.shape[:2]
         own = torch.eye(queries, device=self.mask_logits.device, dtype=self.mask_logits.dtype)
         return MaskPrediction(

@@ -16,7 +16,7 @@ def run(side: str, seed: int, losses: tuple[float, ...]) -> Run:
 
 
 def test_sides_start_alike_and_learn_alike(tmp_path: Path) -> None:
-    words = "--data shapes:64x64 --task panoptic --steps 2 --seeds 1 --pictures 1 --queries 7 --points 400"
+    words = "--data shapes:64x64 --task panoptic --steps 2 --seeds 1 --images 1 --queries 7 --points 400"
     words += " --threads 1 --output"
     assert learning.main([*words.split(), str(tmp_path)]) == 0
     content = json.loads((tmp_path / "panoptic.json").read_text())

@@ -119,7 +119,7 @@ class Half:
 
 def no_drawing(*given: object) -> Drawing:
     """Images take longer than such a training."""
-    return Drawing(pictures={}, tables={})
+    return Drawing(images={}, tables={})
 
 
 def blank(part: object) -> Image.Image:

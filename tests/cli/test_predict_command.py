@@ -12,6 +12,7 @@ from cli.command_line import picture, refused, unimask
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from unimask.inference.predictor import Predictor
 from unimask.inference.run import output_names
 from unimask.inference.segmenter import Segmenter
 from unimask.structures import ImageBatch, Prediction
@@ -188,7 +189,7 @@ def test_json_is_all_there_is_on_standard_output(model: Path, tmp_path: Path) ->
     assert outcome.code == 2
     (record,) = outcome.json()
     assert record.pop("name") == "a"
-    assert record.pop("picture") == str(tmp_path / "a.png")
+    assert record.pop("image") == str(tmp_path / "a.png")
     assert record == json.loads((tmp_path / "out" / "a.json").read_text(encoding="utf-8"))
 
 
@@ -285,14 +286,14 @@ def test_a_picture_that_does_not_fit_into_memory_does_not_stop_the_others(
 ) -> None:
     for name in ("a", "b"):
         picture(width=61 if name == "a" else 67).save(tmp_path / f"{name}.png")
-    forward = Segmenter.forward
+    forward = Predictor.forward
 
-    def fail_once(self: Segmenter, images: ImageBatch) -> Prediction:
+    def fail_once(self: Predictor, images: ImageBatch) -> Prediction:
         if any(placement.original[1] == 61 for placement in images.placements):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return forward(self, images)
 
-    monkeypatch.setattr(Segmenter, "forward", fail_once)
+    monkeypatch.setattr(Predictor, "forward", fail_once)
     outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 2
     assert "a.png: needs more memory than there is" in outcome.err
@@ -304,15 +305,15 @@ def test_a_prediction_that_is_not_finite_does_not_stop_the_others(
 ) -> None:
     for name in "abc":
         picture(width=61 if name == "b" else 67).save(tmp_path / f"{name}.png")
-    forward = Segmenter.forward
+    forward = Predictor.forward
 
-    def overflow(self: Segmenter, images: ImageBatch) -> Prediction:
+    def overflow(self: Predictor, images: ImageBatch) -> Prediction:
         prediction = forward(self, images)
         wide = any(placement.original[1] == 61 for placement in images.placements)
         logits = prediction.class_logits * (float("nan") if wide else 1.0)
         return replace(prediction, class_logits=logits)
 
-    monkeypatch.setattr(Segmenter, "forward", overflow)
+    monkeypatch.setattr(Predictor, "forward", overflow)
     outcome = unimask("predict", tmp_path, "--weights", model, "--output", tmp_path / "out")
     assert outcome.code == 2
     assert "b.png: the model predicts numbers that are not finite" in outcome.err
@@ -380,7 +381,7 @@ def test_the_keyboard_stops_it(model: Path, tmp_path: Path, monkeypatch: pytest.
 def test_many_pictures_are_summed_up_by_category(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unimask.cli.output.MOST_PICTURES", 2)
+    monkeypatch.setattr("unimask.cli.output.MOST_IMAGES", 2)
     for index in range(3):
         picture(1, 1).save(tmp_path / f"{index}.png")
     given = ("predict", tmp_path, "--weights", model, "--output", tmp_path / "out", "--task", "semantic")
@@ -431,13 +432,13 @@ def test_a_folder_of_mixed_sizes_goes_through_the_model_in_batches(
     for index in range(14):
         picture(*sizes[index % 4], seed=index).save(tmp_path / "in" / f"{index:02}.png")
     passes: list[int] = []
-    forward = Segmenter.forward
+    forward = Predictor.forward
 
-    def counted(self: Segmenter, images: ImageBatch) -> Prediction:
+    def counted(self: Predictor, images: ImageBatch) -> Prediction:
         passes.append(len(images.pixels))
         return forward(self, images)
 
-    monkeypatch.setattr(Segmenter, "forward", counted)
+    monkeypatch.setattr(Predictor, "forward", counted)
     records = {}
     for number in (1, 3):
         given = ("--weights", model, "--output", tmp_path / f"out{number}", "--batch-size", number, "--json")

@@ -33,6 +33,7 @@ FUNCTIONS = (
     "push",
     "read_result",
     "train",
+    "write_shards",
 )
 
 
@@ -88,7 +89,7 @@ def test_every_kind_of_picture_gives_the_same(model: Path, tmp_path: Path) -> No
     ]
     results = segmenter.predict(kinds, task="instance")
     assert isinstance(results, list)
-    assert [result.name for result in results] == ["photo", "photo", "picture_2", "picture_3", "picture_4"]
+    assert [result.name for result in results] == ["photo", "photo", "image_2", "image_3", "image_4"]
     one = segmenter.predict(kinds[0], task="instance")
     assert one.segments
     for result in results:

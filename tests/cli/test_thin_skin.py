@@ -26,9 +26,11 @@ ENTRY_POINTS = {
     "unimask.reproduction": "unimask reproduce",
     "unimask.results.sheets": "unimask check: its picture",
     "unimask.serve": "unimask serve",
+    "unimask.processes": "unimask train: the processes that a launcher has started",
     "unimask.training.compare": "unimask compare: its picture",
     "unimask.training.ablation.run": "unimask ablate",
     "unimask.training.progress": "how a duration is written",
+    "unimask.training.result": "the exit code where a process of several was lost",
 }
 """What the command line imports beside the public names, and what for."""
 

@@ -365,7 +365,7 @@ def test_measures_on_the_screen_as_json_and_in_a_file(measure: tuple[object, ...
     outcome = unimask(*measure, "--json", "--output", file)
     found, written = outcome.json(), json.loads(file.read_text(encoding="utf-8"))
     assert found == written
-    assert (found["task"], found["pictures"]) == ("instance", 2)
+    assert (found["task"], found["images"]) == ("instance", 2)
     assert 0 <= found["values"]["AP"] <= 1
 
 
@@ -399,7 +399,7 @@ def test_what_the_data_hold_is_looked_at_before_it_is_measured_on(model: Path, t
     outcome = unimask(*given, "--json")
     assert outcome.code == 0, outcome.err
     assert "warning: val: 2 images have the same pixels" in outcome.err or "warning: val: " in outcome.err
-    assert outcome.json()["pictures"] == 2
+    assert outcome.json()["images"] == 2
     content = coco_instances(2)
     content["annotations"] = content["annotations"][2:3]  # a crowd
     save_json(tmp_path / "instances_val.json", content)

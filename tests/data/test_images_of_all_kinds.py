@@ -152,7 +152,7 @@ def test_streams_bytes_and_arrays_of_other_libraries(tmp_path: Path) -> None:
             return pixels
 
     with path.open("rb") as stream:
-        assert (image_name(stream, 3), image_name(content, 3), image_name(path, 3)) == ("a", "picture_3", "a")
+        assert (image_name(stream, 3), image_name(content, 3), image_name(path, 3)) == ("a", "image_3", "a")
         for image in (stream, content, bytearray(content), memoryview(content), io.BytesIO(content), Other()):
             assert np.array_equal(read_image(image).numpy(), expected)
     for turned in (pixels[..., ::-1], torch.from_numpy(expected[::-1].copy())):

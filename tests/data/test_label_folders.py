@@ -5,7 +5,9 @@ import pytest
 from data.dataset_files import CLASSES, class_map, save_json, save_labels, save_picture
 from PIL import Image
 
-from unimask.data.formats.folders import find_folders, label_dataset, pair_up, read_scheme, read_splits
+from unimask.data.formats.folders import find_folders, label_dataset
+from unimask.data.formats.folders_pairs import pair_up, read_splits
+from unimask.data.formats.folders_scheme import read_scheme
 from unimask.data.items import ItemDataset
 from unimask.errors import DataError
 

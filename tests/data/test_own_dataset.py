@@ -141,7 +141,7 @@ def test_a_model_is_trained_and_measured_on_it(tmp_path: Path) -> None:
     segmenter = unimask.load(tmp_path / "run" / "model", device="cpu")
     assert segmenter.categories.names == ("square", "sky")
     measured = unimask.evaluate(segmenter, Squares(4), "panoptic")
-    assert measured.pictures == 4
+    assert measured.images == 4
     assert torch.isfinite(torch.tensor(measured.values["PQ"]))
     with pytest.raises(DataError, match=r"Squares\[0\]: has labels"):
         unimask.evaluate(segmenter, Squares(4, labels=[0, 9]), "panoptic")

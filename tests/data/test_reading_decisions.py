@@ -12,7 +12,7 @@ from unimask.config.images import Experiment
 from unimask.config.overrides import override
 from unimask.data.check import check
 from unimask.data.decisions import decide_for_run, head_of
-from unimask.data.open import open_dataset, open_set
+from unimask.data.open import open_dataset, open_items
 from unimask.data.read import image_files, left_out_of, read_image
 from unimask.data.reading import Reading, reading_of, with_reading
 from unimask.errors import ConfigError, DataError
@@ -61,7 +61,7 @@ def test_labels_in_stored_pixels_are_so_for_the_whole_set(tmp_path: Path) -> Non
         {"a.png": 6, "square.png": 6, "head.png": 3},
     )
     assert corners(path) == {"a": 250, "square": 250, "head": 250}
-    decided = open_set(path, "all", "instance").items.decided
+    decided = open_items(path, "all", "instance").decided
     assert decided.reading.orientation == "stored"
     assert "3 images have an EXIF orientation" in decided.said[0]
     assert "data.orientation=stored" in decided.said[0]
@@ -72,7 +72,7 @@ def test_labels_in_stored_pixels_are_so_for_the_whole_set(tmp_path: Path) -> Non
 def test_labels_on_turned_images_are_so_for_the_whole_set(tmp_path: Path) -> None:
     path = save_set(tmp_path, {"a.png": (30, 20), "square.png": (20, 20)}, {"a.png": 6, "square.png": 6})
     assert corners(path) == {"a": 40, "square": 40}
-    assert open_set(path, "all", "instance").items.decided.reading.orientation == "exif"
+    assert open_items(path, "all", "instance").decided.reading.orientation == "exif"
 
 
 def test_labels_of_both_kinds_are_refused(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_depth_of_a_set_is_one_and_travels_with_the_model(tmp_path: Path) ->
 
 def test_few_levels_of_brightness_are_said(tmp_path: Path) -> None:
     path = save_deep_set(tmp_path, [140, 90])
-    items = open_set(path, "all", "instance", reading=Reading(depth=12)).items
+    items = open_items(path, "all", "instance", reading=Reading(depth=12))
     assert "only about 9 of 256 levels of brightness are used" in items.decided.said[0]
 
 
@@ -163,7 +163,7 @@ def test_pages_of_a_set(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     pages = [Image.fromarray(np.full((20, 30), value, np.uint8)) for value in (10, 90, 200)]
     pages[0].save(tmp_path / "images/a.tif", save_all=True, append_images=pages[1:])
-    items = open_set(path, "all", "instance").items
+    items = open_items(path, "all", "instance")
     assert "1 images have several pages, and the first is read (data.page): a.tif" in items.decided.said[0]
     for page, value in {"first": 10, 2: 90, "max": 200}.items():
         dataset = open_dataset(path, "all", "instance", reading=Reading(page=page))

@@ -70,7 +70,7 @@ def test_the_truth_itself_is_perfect(task: Task) -> None:
     assert steps == [(k, 5) for k in range(1, 6)]
     assert segmenter.asked == [2]
     assert done.task == task
-    assert done.pictures == 5
+    assert done.images == 5
     assert done.seconds > 0
     measured = {value for value in done.values.values() if value is not None}
     first = {"panoptic": "PQ", "instance": "AP_all", "semantic": "mIoU"}[task]
@@ -88,7 +88,7 @@ def test_the_truth_itself_is_perfect(task: Task) -> None:
     ("task", "names"),
     [
         ("panoptic", {"PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "pixel_accuracy"}),
-        ("instance", {"AP", "AP50", "APs", "AR100", "AP_all", "AP@0.50", "AP@0.90", "AP_per_picture@0.75"}),
+        ("instance", {"AP", "AP50", "APs", "AR100", "AP_all", "AP@0.50", "AP@0.90", "AP_per_image@0.75"}),
         ("semantic", {"mIoU", "pixel_accuracy"}),
     ],
 )
@@ -103,12 +103,12 @@ def test_finding_nothing_is_worth_nothing(task: Task, names: set[str]) -> None:
 def test_processes_measure_their_share_and_merge(task: Task) -> None:
     segmenter, dataset = Known(SHAPES, task, REORDERED), view(SHAPES, task)
     shares = [measure(segmenter, dataset, task, range(len(dataset))[rank::2]) for rank in range(2)]
-    assert [share.pictures for share in shares] == [3, 2]
+    assert [share.images for share in shares] == [3, 2]
     total = pickle.loads(pickle.dumps(shares[0]))
     total.merge(pickle.loads(pickle.dumps(shares[1])))
     whole = evaluate(segmenter, dataset, task)
     assert dict(total.compute().values) == pytest.approx(dict(whole.values), abs=1e-12)
-    assert total.compute().pictures == 5
+    assert total.compute().images == 5
 
 
 def test_states_of_other_tasks_cannot_be_merged() -> None:
@@ -136,7 +136,7 @@ def test_an_evaluation_is_saved_whole(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     nothing = Confusion(unit="pixels", names=(), matrix=((0,),), by_size={})
     done = Evaluation(
-        task="semantic", values={"mIoU": 0.5}, per_category={}, pictures=1, seconds=1.0, confusion=nothing
+        task="semantic", values={"mIoU": 0.5}, per_category={}, images=1, seconds=1.0, confusion=nothing
     )
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
@@ -220,7 +220,7 @@ class KnownBoxes:
 def test_boxes_are_measured_by_the_rules_of_coco() -> None:
     dataset = view(shapes_dataset(size=(48, 64), count=7, seed=3), "detection")
     perfect = evaluate(KnownBoxes(dataset, 0.0), dataset, "detection", batch_size=3)
-    assert (perfect.values["AP"], perfect.pictures) == (1.0, 7)
+    assert (perfect.values["AP"], perfect.images) == (1.0, 7)
     assert set(perfect.per_category) <= {"circle", "square", "triangle"}
     moved = evaluate(KnownBoxes(dataset, 2.0), dataset)  # its own task
     assert 0.0 < moved.values["AP"] < moved.values["AP50"] <= 1.0

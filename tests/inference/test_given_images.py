@@ -1,8 +1,10 @@
 """What users give to `Segmenter.predict`, and what it says about it."""
 
 import logging
+import multiprocessing
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,19 @@ def test_a_segmenter_says_its_name_and_goes_to_another_process(segmenter: Segmen
     assert repr(copy) == repr(segmenter)
     expected = segmenter.predict(image).prediction
     assert torch.equal(copy.predict(image).prediction.layers, expected.layers)
+
+
+def labels_found(segmenter: Segmenter, image: np.ndarray) -> list[int]:
+    """What another process is asked for."""
+    found: list[int] = segmenter.predict(image).prediction.labels.tolist()
+    return found
+
+
+def test_a_segmenter_works_in_a_process_that_was_spawned(segmenter: Segmenter) -> None:
+    (image,) = pictures(1)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(labels_found, segmenter, image).result(240)
+    assert found == labels_found(segmenter, image)
 
 
 def test_a_view_that_is_full_is_said() -> None:

@@ -91,7 +91,7 @@ def check_a_store(store: str, photos: Path, model: Path, folder: Path) -> None:
     # what is complete is left out; a result that is gone is made again
     files.rm_file(f"{out}/3.json")
     again = predict(f"{store}/photos", "--output", f"{store}/out", *given, "--resume")
-    assert f"{COUNT - 1} of {COUNT + 1} pictures had complete results before" in again.err
+    assert f"{COUNT - 1} of {COUNT + 1} images had complete results before" in again.err
     assert files.cat_file(f"{out}/3.json") == (folder / "3.json").read_bytes()
     # what somebody wrote is not replaced, and the others are
     files.pipe_file(f"{out}/1.json", b"{}")

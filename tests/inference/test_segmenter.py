@@ -25,7 +25,8 @@ from unimask.config.images import (
     check_task,
 )
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.inference.segmenter import Segmenter, find_device, load
+from unimask.inference.segmenter import Segmenter, load
+from unimask.machine import find_device
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.results.result import Result
@@ -114,9 +115,9 @@ def test_any_kind_of_picture(segmenter: Segmenter, pictures: list[np.ndarray], t
     assert [result.name for result in results] == [
         "a picture",
         "a picture",
-        "picture_2",
-        "picture_3",
-        "picture_4",
+        "image_2",
+        "image_3",
+        "image_4",
     ]
     assert isinstance(segmenter.predict(path), Result)
     assert segmenter.predict([]) == []

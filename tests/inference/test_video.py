@@ -198,6 +198,14 @@ def test_the_command_takes_videos_beside_images(segmenter: Segmenter, tmp_path: 
     frames = json.loads((out / "b.json").read_text())["frames"]
     assert len(frames) == len(shown_in(out / "b.overlay.mp4")) >= 2
 
+    again = unimask(*given, "--resume")  # what is damaged is not complete, and is said again
+    assert again.code == 2
+    assert "2 of 4 images had complete results before" in again.err
+    assert again.err.count("b.mp4: is damaged or cut off after") == 1
+    write_video(cut)  # copied again
+    assert "b.mp4" not in unimask(*given, "--resume").err
+    assert len(json.loads((out / "b.json").read_text())["frames"]) == COUNT // 3
+
     tables = tmp_path / "tables"
     outcome = unimask(*given[:-4], "--output", tables, "--format", "csv,geojson", "--json")
     names = [f"a.frame_{index:06}" for index in range(6)]

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from unimask.data.formats.coco_instances import open_boxes
-from unimask.metrics.average_precision import BoxAveragePrecision
+from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.structures import Categories, Detections
 
 CATEGORIES = Categories(
@@ -164,3 +164,9 @@ def test_a_real_file_is_measured_as_pycocotools_measures_it(shared_data: Path) -
     values = metric.compute().as_dict()
     for name, expected in zip(NAMES, evaluation.stats.tolist(), strict=True):
         assert values[name] == pytest.approx(expected, abs=1e-9), name
+
+
+def test_fewer_detections_than_coco_counts_are_refused() -> None:
+    for metric in (BoxAveragePrecision, MaskAveragePrecision):
+        with pytest.raises(ValueError, match="most_detections is 99; at least 100 are needed"):
+            metric(CATEGORIES, most_detections=99)

@@ -30,9 +30,9 @@ def assert_like_oracle(pictures: Pictures) -> None:
         assert (metric.matched[index], metric.wrong[index], metric.missed[index]) == (matched, wrong, missed)
         shares = [m / (m + w + n) for m, w, n in counts if m + w + n]
         assert values.pooled[index] == pytest.approx(matched / (matched + wrong + missed), abs=1e-12)
-        assert values.per_picture[index] == pytest.approx(sum(shares) / len(shares), abs=1e-12)
+        assert values.per_image[index] == pytest.approx(sum(shares) / len(shares), abs=1e-12)
         assert values.as_dict()[f"AP@{float(threshold):.2f}"] == values.pooled[index]
-        assert values.as_dict()[f"AP_per_picture@{float(threshold):.2f}"] == values.per_picture[index]
+        assert values.as_dict()[f"AP_per_image@{float(threshold):.2f}"] == values.per_image[index]
 
 
 @pytest.mark.parametrize("seed", range(4))

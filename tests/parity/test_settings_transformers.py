@@ -91,7 +91,7 @@ def test_predictions_are_those_of_transformers(kind: str, name: str, tmp_path: P
         with torch.inference_mode():
             expected = theirs(**inputs)
         given = torch.from_numpy(image(size)).permute(2, 0, 1)
-        found = segmenter.forward(segmenter.preprocess([given]))
+        found = segmenter.predictor.forward(segmenter.predictor.preprocess([given]))
         torch.testing.assert_close(
             found.class_logits[-1], expected.class_queries_logits, atol=1e-3, rtol=1e-4
         )

@@ -21,9 +21,9 @@ from unimask.ops.boxes import xyxy_to_cxcywh
 from unimask.presets.detr import detr_tiny
 from unimask.presets.own_data import tiny
 from unimask.serve.app import create_app
-from unimask.serve.gate import Access
 from unimask.serve.label_studio import LabelStudio
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import Access
 from unimask.structures import BoxPrediction, Categories, MaskPrediction
 
 CATEGORIES = Categories(

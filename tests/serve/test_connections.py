@@ -14,8 +14,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from unimask.serve.app import create_app
 from unimask.serve.connections import Connections
-from unimask.serve.gate import Access
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import Access
 
 LIMITS = Limits(head_seconds=1.5, connections=12)
 
@@ -68,7 +68,7 @@ def upload() -> bytes:
     content = as_file(scene(1))
     parts = [
         b"--edge",
-        b'Content-Disposition: form-data; name="picture"; filename="a.png"',
+        b'Content-Disposition: form-data; name="image"; filename="a.png"',
         b"",
         content,
         b"--edge--",

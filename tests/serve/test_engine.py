@@ -154,7 +154,7 @@ def test_batches_are_as_large_as_is_fastest(
 
 def test_the_batch_size_is_measured_at_the_start() -> None:
     with served(color_segmenter(Tiles(size=32, overlap=8)), batch_size=0) as client:
-        assert client.post("/v1/segment", files={"picture": ("a.png", as_file(scene(0)))}).status_code == 200
+        assert client.post("/v1/segment", files={"image": ("a.png", as_file(scene(0)))}).status_code == 200
         assert client.get("/v1/models").json()["models"][0]["batch_size"] in (1, 2, 4, 8)
 
 
@@ -194,14 +194,14 @@ def test_a_server_says_503_and_recovers() -> None:
         answers: list[int] = []
 
         def ask() -> None:
-            answer = client.post("/v1/segment", files={"picture": ("a.png", as_file(scene(0)))})
+            answer = client.post("/v1/segment", files={"image": ("a.png", as_file(scene(0)))})
             answers.append(answer.status_code)
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
         for thread in threads:
             thread.start()
         wait_until(lambda: client.app.state.engine.waiting == 2)  # type: ignore[attr-defined]
-        refused = client.post("/v1/segment", files={"picture": ("a.png", as_file(scene(0)))})
+        refused = client.post("/v1/segment", files={"image": ("a.png", as_file(scene(0)))})
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         network.go.set()
@@ -209,7 +209,7 @@ def test_a_server_says_503_and_recovers() -> None:
             thread.join(20)
         assert answers == [200, 200]
         broken = np.full((61, 83, 3), 255, dtype=np.uint8)
-        answer = client.post("/v1/segment", files={"picture": ("a.png", as_file(broken))})
+        answer = client.post("/v1/segment", files={"image": ("a.png", as_file(broken))})
         assert answer.status_code == 500
         assert "Something went wrong inside" in answer.json()["error"]
         assert "stumbled" not in answer.text

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import struct
 import zlib
@@ -13,9 +14,9 @@ from pycocotools import mask as coco_mask
 from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene, served
 
 from unimask.config.images import TASKS, Tiles
-from unimask.serve.gate import LOOPBACK_NAMES, Access
 from unimask.serve.images import FORMATS, display_name
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 PICTURE = scene(1)
@@ -30,7 +31,7 @@ def client() -> Iterator[TestClient]:
 
 def send(client: TestClient, content: bytes, name: str = "a.png", **fields: object):
     data = {key: str(value) for key, value in fields.items()}
-    return client.post("/v1/segment", files={"picture": (name, content)}, data=data)
+    return client.post("/v1/segment", files={"image": (name, content)}, data=data)
 
 
 def sentence(answer) -> str:
@@ -65,6 +66,27 @@ def test_images_are_read_as_the_model_wants_them() -> None:
         answer = send(client, content, task="semantic").json()
     expected = color_segmenter().predict(PICTURE, "semantic")
     assert [one["area"] for one in answer["segments"]] == [one.area for one in expected]
+
+
+def test_what_of_a_file_was_not_read_or_was_guessed_is_said(client: TestClient) -> None:
+    stream = io.BytesIO()
+    page = Image.fromarray(PICTURE)
+    page.save(stream, format="TIFF", save_all=True, append_images=[page, page], compression="tiff_deflate")
+    pages = stream.getvalue()
+    told = send(client, pages, "a.tif").json()
+    assert [note.partition(";")[0] for note in told["notes"]] == ["page 1 of 3 is read"]
+    for output in ("overlay", "ids"):
+        answer = send(client, pages, "a.tif", output=output)
+        assert json.loads(answer.headers["X-Notes"]) == told["notes"]
+    uploaded = client.post("/page/images", files={"image": ("a.tif", pages)}).json()
+    assert uploaded["notes"] == told["notes"]
+    again = client.post(f"/page/images/{uploaded['id']}/model", data={"model": "first"}).json()
+    assert again["notes"] == told["notes"]
+    deep = send(client, png16(PICTURE.astype(np.int64) * 16, 2)).json()
+    assert any("12" in note and "bit" in note for note in deep["notes"])
+    plain = send(client, as_file(PICTURE))
+    assert plain.json()["notes"] == []
+    assert "X-Notes" not in send(client, as_file(PICTURE), output="ids").headers
 
 
 def test_boxes_around_instances(client: TestClient) -> None:
@@ -153,7 +175,7 @@ def test_bad_fields(client: TestClient, fields: dict[str, object]) -> None:
 
 def test_no_path_and_no_address_is_opened(client: TestClient) -> None:
     for given in ("/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:9/a.png"):
-        answer = client.post("/v1/segment", data={"picture": given})
+        answer = client.post("/v1/segment", data={"image": given})
         assert answer.status_code == 422
         sentence(answer)
     assert send(client, as_file(PICTURE), "../../etc/passwd.png").json()["name"] == "passwd"
@@ -165,12 +187,12 @@ def test_no_path_and_no_address_is_opened(client: TestClient) -> None:
     ):
         assert client.get(name).status_code == 404
     assert display_name("C:\\pictures\\a<b>.png") == "a_b_"
-    assert display_name("...") == "picture"
+    assert display_name("...") == "image"
 
 
 def test_a_long_body_without_a_length_is_cut(client: TestClient) -> None:
     def parts() -> Iterator[bytes]:
-        yield b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n'
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
         for _ in range(30):
             yield bytes(10_000)
         yield b"\r\n--x--\r\n"
@@ -252,7 +274,7 @@ def test_strangers_on_loopback() -> None:
 @pytest.mark.parametrize(
     ("fields", "query", "reason"),
     [
-        ({"tresholds": 0.5}, "", r"There is no field `tresholds`; there are: picture, task"),
+        ({"tresholds": 0.5}, "", r"There is no field `tresholds`; there are: image, task"),
         ({}, "?task=instance", r"`task` stands in the address"),
         ({"task": ["instance", "semantic"]}, "", r"`task` is there more than once"),
     ],
@@ -261,7 +283,7 @@ def test_strangers_on_loopback() -> None:
 def test_what_would_be_passed_over_is_refused(
     client: TestClient, fields: dict[str, object], query: str, reason: str
 ) -> None:
-    found = client.post(f"/v1/segment{query}", files={"picture": ("a.png", as_file(PICTURE))}, data=fields)
+    found = client.post(f"/v1/segment{query}", files={"image": ("a.png", as_file(PICTURE))}, data=fields)
     assert found.status_code == 422
     assert re.search(reason, sentence(found))
 
@@ -279,6 +301,6 @@ def test_pages_of_allowed_sites_may_ask() -> None:
                      "access-control-request-headers": "authorization"}  # fmt: skip
             assert (one.options("/v1/segment", headers=asked).status_code == 200) == allowed
             said = {"origin": origin, "sec-fetch-site": "cross-site", "authorization": "Bearer t"}
-            found = one.post("/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, headers=said)
+            found = one.post("/v1/segment", files={"image": ("a.png", as_file(PICTURE))}, headers=said)
             assert found.status_code == (200 if allowed else 403)
             assert (found.headers.get("access-control-allow-origin") == origin) == allowed

@@ -12,8 +12,8 @@ from PIL import Image
 from serve.served import as_file, box_segmenter, color_segmenter, scene, served
 
 from unimask.data.formats.label_studio import open_label_studio
-from unimask.serve.gate import Access
 from unimask.serve.label_studio import LabelStudio, read_interface
+from unimask.serve.middleware import Access
 
 INTERFACE = """<View><!-- of our street --><Image name="photo" value="$url" zoom="true"/>
   <BrushLabels name="tag" toName="photo"><Label value="Red"/><Label value="Blue"/></BrushLabels></View>"""

@@ -31,7 +31,7 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 
 
 async def ask(client: httpx.AsyncClient, content: bytes, fields: dict[str, str]) -> httpx.Response:
-    return await client.post("/v1/segment", files={"picture": ("a.png", content)}, data=fields)
+    return await client.post("/v1/segment", files={"image": ("a.png", content)}, data=fields)
 
 
 @pytest.mark.parametrize("waiting", [256, 50])
@@ -99,7 +99,7 @@ def test_memory_stays_flat_over_a_thousand_requests() -> None:
     async def some(client: httpx.AsyncClient, count: int) -> None:
         for start in range(0, count, 10):
             api = [ask(client, content, {"task": "instance"}) for _ in range(6)]
-            page = [client.post("/page/pictures", files={"picture": ("a.png", content)}) for _ in range(3)]
+            page = [client.post("/page/images", files={"image": ("a.png", content)}) for _ in range(3)]
             bad = [ask(client, content[:100], {})]
             answers = await asyncio.gather(*api, *page, *bad)
             assert [one.status_code for one in answers] == [200] * 9 + [422], start

@@ -42,11 +42,9 @@ def client() -> Iterator[TestClient]:
 
 
 def upload(client: TestClient, model: str = "first") -> str:
-    answer = client.post(
-        "/page/pictures", files={"picture": ("a.png", as_file(PICTURE))}, data={"model": model}
-    )
+    answer = client.post("/page/images", files={"image": ("a.png", as_file(PICTURE))}, data={"model": model})
     assert answer.status_code == 200
-    return f"/page/pictures/{answer.json()['id']}"
+    return f"/page/images/{answer.json()['id']}"
 
 
 def unpacked(text: str, kind: str) -> np.ndarray:
@@ -110,7 +108,7 @@ def test_downloads(client: TestClient, tmp_path: Path) -> None:
     refused = client.get(f"{place}/files/png", params={"task": "detection"})
     assert (refused.status_code, "may overlap" in refused.json()["error"]) == (422, True)
     assert "does not exist" in client.get(f"{place}/files/nonsense").json()["error"]
-    with Image.open(io.BytesIO(client.get(f"{place}/picture.png").content)) as image:
+    with Image.open(io.BytesIO(client.get(f"{place}/image.png").content)) as image:
         assert np.array_equal(np.array(image), PICTURE)
 
 
@@ -134,7 +132,7 @@ def test_the_surest_instance_shows_in_the_id_map(client: TestClient) -> None:
     layers = unpacked(found["map"], "<i2").reshape(found["layers"], *PICTURE.shape[:2]).astype(int)
     expected = np.where(layers == 0, 10**6, layers).min(axis=0) % 10**6
     form = {"task": "instance", "threshold": "0", "model": "second", "output": "ids"}
-    answer = client.post("/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, data=form)
+    answer = client.post("/v1/segment", files={"image": ("a.png", as_file(PICTURE))}, data=form)
     with Image.open(io.BytesIO(answer.content)) as image:
         assert np.array_equal(np.array(image)[..., 0] + 256 * np.array(image)[..., 1].astype(int), expected)
 
@@ -143,11 +141,11 @@ def test_another_model_needs_no_upload(client: TestClient) -> None:
     place = upload(client)
     answer = client.post(f"{place}/model", data={"model": "second"}).json()
     assert answer["model"] == "second"
-    assert client.get(f"/page/pictures/{answer['id']}/result").status_code == 200
+    assert client.get(f"/page/images/{answer['id']}/result").status_code == 200
 
 
 def test_unknown_pictures_and_segments(client: TestClient) -> None:
-    assert client.get("/page/pictures/guessed/result").status_code == 404
+    assert client.get("/page/images/guessed/result").status_code == 404
     place = upload(client, "second")
     assert client.get(f"{place}/layers", params={"segment": 99}).status_code == 422
     assert client.get(f"{place}/layers", params={"segment": 1, "query": 99}).status_code == 422
@@ -224,7 +222,7 @@ def test_a_model_of_boxes(tmp_path: Path) -> None:
         coco = COCO(str(tmp_path / "a.json"))
         assert [one["bbox"] for one in coco.anns.values()] == [[*one.bbox] for one in expected]
         answer = client.post(
-            "/v1/segment", files={"picture": ("a.png", as_file(PICTURE))}, data={"task": "detection"}
+            "/v1/segment", files={"image": ("a.png", as_file(PICTURE))}, data={"task": "detection"}
         ).json()
         assert [one["bbox"] for one in answer["boxes"]] == [[*one.bbox] for one in expected]
 

@@ -30,7 +30,7 @@ def test_the_blocks_of_a_query(attention: str, kind: str) -> None:
     watched = watch(segmenter, image, seen.tiles[0])
     assert [step.stride for step in watched.steps] == [0, 8, 8, 8]
     assert len(watched.prediction.class_logits) == 4
-    final = segmenter.forward(segmenter.preprocess([image]))
+    final = segmenter.predictor.forward(segmenter.predictor.preprocess([image]))
     torch.testing.assert_close(watched.prediction.mask_logits(), final.mask_logits(), atol=1e-4, rtol=0)
     for step in watched.steps[1:]:
         assert step.visible.shape == step.shares.shape == (13, 8, 8)

@@ -19,8 +19,8 @@ from serve.served import as_file, box_segmenter, color_segmenter, random_segment
 from unimask.inference.segmenter import Segmenter
 from unimask.serve.app import create_app
 from unimask.serve.examples import shipped_examples
-from unimask.serve.gate import LOOPBACK_NAMES, Access
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (group dev)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from serve.served import color_segmenter
 
 from unimask.serve.app import create_app
-from unimask.serve.gate import Access
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import Access
 from unimask.serve.run import reports_of
 
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from serve.served import as_file, scene, served
 
-from unimask.serve.gate import Access
+from unimask.serve.middleware import Access
 from unimask.serve.telemetry import Telemetry
 
 
@@ -23,8 +23,8 @@ def numbers(text: str) -> dict[tuple[str, ...], float]:
 def test_requests_and_stages_are_counted() -> None:
     with served() as client:
         for _ in range(3):
-            assert client.post("/v1/segment", files={"picture": ("a.png", as_file(scene(1)))}).is_success
-        assert client.post("/v1/segment", files={"picture": ("a.png", b"no image")}).status_code == 415
+            assert client.post("/v1/segment", files={"image": ("a.png", as_file(scene(1)))}).is_success
+        assert client.post("/v1/segment", files={"image": ("a.png", b"no image")}).status_code == 415
         for path in ("/nowhere", "/elsewhere", "/page/nothing"):
             client.get(path)
         answer = client.get("/metrics")

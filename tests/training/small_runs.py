@@ -23,6 +23,7 @@ from unimask.presets.own_data import tiny
 from unimask.structures import Losses
 from unimask.training import image_job as masks
 from unimask.training import run as training_run
+from unimask.training import sharding
 from unimask.training.image_data import TrainingTask
 from unimask.training.loggers import Logger
 from unimask.training.progress import Reporter, SilentReporter
@@ -123,7 +124,9 @@ def main(*requests: str) -> None:
     for request in requests:
         settings = json.loads(request)
         experiment = override(tiny(), SETTINGS | settings["changes"])
-        with small_data(most=settings["most"]), broken_losses(set(settings["broken"]), rank=1):
+        small_layers = mock.patch.object(sharding, "SMALLEST", 1000)  # or nothing would be split on its own
+        broken = broken_losses(set(settings["broken"]), rank=1)
+        with small_layers, small_data(most=settings["most"]), broken:
             train(
                 experiment,
                 "shapes",

@@ -21,7 +21,7 @@ def write_run(folder: Path, *, rate: float, best: float | None, task: str = "sem
     about = {
         "task": task,
         "data": "shapes",
-        "pictures": 7,
+        "images": 7,
         "categories": [{"name": "sky"}],
         "experiment": settings,
     }

@@ -27,16 +27,16 @@ class Kept:
 
     def __init__(self) -> None:
         self.numbers: list[tuple[str, int]] = []
-        self.pictures: list[tuple[str, int]] = []
+        self.images: list[tuple[str, int]] = []
         self.closed = 0
 
     def values(self, group: str, step: int, values: Mapping[str, float]) -> None:
         assert values
         self.numbers.append((group, step))
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        assert min(picture.size) > 20
-        self.pictures.append((name, step))
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        assert min(image.size) > 20
+        self.images.append((name, step))
 
     def close(self) -> None:
         self.closed += 1
@@ -139,7 +139,7 @@ def test_the_page_is_one_file_with_everything_in_it(folder: Path) -> None:
 
 def test_a_run_without_a_line_in_its_log_has_no_curves_and_no_complaint(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.begin({"task": "instance", "data": "d", "pictures": 3, "experiment": {}}, resume=False)
+    folder.begin({"task": "instance", "data": "d", "images": 3, "experiment": {}}, resume=False)
     told: list[str] = []
     Display(folder, 0, told.append).refresh()
     assert told == []
@@ -150,7 +150,7 @@ def test_a_run_without_a_line_in_its_log_has_no_curves_and_no_complaint(tmp_path
 def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a <b> & c")
     experiment: dict[str, object] = {"training": {"steps": 10}}
-    folder.begin({"task": "semantic", "data": "<i>", "pictures": 3, "experiment": experiment}, resume=False)
+    folder.begin({"task": "semantic", "data": "<i>", "images": 3, "experiment": experiment}, resume=False)
     folder.append_metrics({"kind": "skipped", "step": 2, "problems": ["mask of <s>.png"]})
     values = {"mIoU": None, "pixel_accuracy": 0.5}
     per_category = {"<script>": {"IoU": 0.25}}
@@ -175,7 +175,7 @@ def test_a_logger_of_ones_own_is_told_everything(folder: Path, kept: Kept) -> No
         ("evaluation", 4),
     ]
     assert kept.numbers == expected
-    assert set(kept.pictures) == {
+    assert set(kept.images) == {
         (name, step) for name in ("validation", "worst", "confusion") for step in (2, 4)
     }
     assert kept.closed == 1

@@ -23,7 +23,7 @@ def log_everything(name: str, folder: Path) -> list[str]:
     said: list[str] = []
     logged = Loggers((name,), described(folder), said.append)
     logged.values("training", 2, {"loss": 3.0})
-    logged.picture("worst", 2, Image.new("RGB", (40, 30), (200, 30, 30)))
+    logged.image("worst", 2, Image.new("RGB", (40, 30), (200, 30, 30)))
     logged.values("evaluation", 2, VALUES)
     logged.close()
     return said

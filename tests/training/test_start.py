@@ -10,9 +10,11 @@ from training.small_runs import small_experiment
 
 from unimask.config.images import Experiment
 from unimask.config.overrides import override
+from unimask.data import check as check_module
 from unimask.data.check import check
 from unimask.errors import DataError
 from unimask.training import start
+from unimask.training.plan import plan
 from unimask.training.progress import PlainReporter
 from unimask.training.run import train
 
@@ -47,6 +49,34 @@ def test_what_the_data_holds_is_said_and_kept(tmp_path: Path) -> None:
     (tmp_path / "run" / "check.json").unlink()
     again = run(tmp_path / "data", tmp_path / "run", resume=True, training__steps=2, training__warmup_steps=9)
     assert not any("warning" in one for one in again)  # it was said when the run began
+
+
+def test_data_that_were_read_for_the_plan_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data(tmp_path / "data")
+    settings = {"training.steps": 1, "training.evaluate_every": 1, "training.workers": 0}
+    found = plan(root, changes=settings, initial="none", device="cpu")
+    assert found.checked is not None
+    reads: list[object] = []
+    looks = check_module.check_datasets
+
+    def looked(*given: object, **options: object) -> object:
+        reads.append(given)
+        return looks(*given, **options)
+
+    monkeypatch.setattr(start, "check_datasets", looked)
+    small = small_experiment(**{name.replace(".", "__"): value for name, value in settings.items()})
+    options = {"task": "instance", "device": "cpu", "reporter": PlainReporter(lambda text: None)}
+    train(small, root, tmp_path / "known", checked=found.checked, **options)
+    assert not reads
+    train(small, root, tmp_path / "unknown", **options)
+    assert len(reads) == 1
+    kept = [json.loads((tmp_path / name / "check.json").read_text()) for name in ("known", "unknown")]
+    assert kept[0] == kept[1]  # as the model sees it, not as the plan did
+    other = override(small, {"data.background": False})
+    train(other, root, tmp_path / "other", checked=found.checked, **options)
+    assert len(reads) == 2  # it reads other ground truth
 
 
 def test_generated_data_are_known(tmp_path: Path) -> None:

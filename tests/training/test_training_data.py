@@ -4,7 +4,6 @@ import pytest
 from training.small_runs import small_experiment, small_task
 
 from unimask.data.items import ItemDataset
-from unimask.data.open import OpenSet
 from unimask.errors import DataError
 from unimask.training import image_data
 from unimask.training.image_data import open_task
@@ -23,13 +22,13 @@ def test_data_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_without_evaluation_no_val_split_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_train(path: str | Path, split: str, **keywords: object) -> OpenSet:
+    def only_train(path: str | Path, split: str, **keywords: object) -> ItemDataset:
         if split != "train":
             raise DataError(path, "has no split 'val'")
-        items = ItemDataset(categories=small_task().categories, items=())
-        return OpenSet(dataset=small_task().training, items=items)
+        return ItemDataset(categories=small_task().categories, items=())
 
-    monkeypatch.setattr(image_data, "open_set", only_train)
+    monkeypatch.setattr(image_data, "open_items", only_train)
+    monkeypatch.setattr(image_data, "with_truth_of", lambda *given, **more: small_task().training)
     task = open_task("shapes", "panoptic", small_experiment(training__evaluate_every=0))
     assert len(task.validation) == len(task.training)
     with pytest.raises(DataError, match=r"has no split 'val' \(training.evaluate_every=0 trains without"):

@@ -33,8 +33,7 @@ from unimask.config.images import Task
 from unimask.conversion.hub import find_model
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError
-from unimask.inference.segmenter import find_device
-from unimask.machine import describe_machine
+from unimask.machine import describe_machine, find_device
 from unimask.structures import Size
 
 MEGABYTE = 2**20

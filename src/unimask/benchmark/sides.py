@@ -117,9 +117,9 @@ class UnimaskPipeline:
         """Segment the image in the stages `STAGES`; return the number of segments."""
         segmenter = self.segmenter
         with watch.stage("pre"):
-            batch = segmenter.preprocess([image])
+            batch = segmenter.predictor.preprocess([image])
         with watch.stage("forward"):
-            prediction = segmenter.forward(batch)
+            prediction = segmenter.predictor.forward(batch)
         with watch.stage("post"):
             seen = of_whole_image(prediction, batch.placements[0])
             found = segmenter.postprocess([seen], self.task, segmenter.model_file.experiment.postprocess)
@@ -134,7 +134,7 @@ class UnimaskPipeline:
         """Return what the network predicts for normalised pixels."""
         moved = pixels.to(self.segmenter.device, memory_format=torch.channels_last)
         valid = torch.ones_like(moved[:, 0], dtype=torch.bool)
-        prediction = self.segmenter.forward(ImageBatch(pixels=moved, valid=valid, placements=()))
+        prediction = self.segmenter.predictor.forward(ImageBatch(pixels=moved, valid=valid, placements=()))
         assert isinstance(prediction, MaskPrediction)
         masks = torch.einsum(
             "qc,chw->qhw", prediction.mask_embeddings[-1, 0].float(), prediction.features()[0].float()

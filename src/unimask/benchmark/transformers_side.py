@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor, nn
 
 from unimask.benchmark.sides import FULL, Logits, side_name
@@ -23,7 +21,8 @@ from unimask.config.images import Task
 from unimask.conversion.run import convert
 from unimask.errors import ConfigError, WeightsError
 from unimask.files import json_text
-from unimask.inference.segmenter import find_device
+from unimask.machine import find_device
+from unimask.results.formats.panoptic import as_id_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +170,4 @@ class TransformersPipeline:
 
 def _write_png(segment_ids: Tensor) -> None:
     """Write the map as a PNG of the COCO panoptic format, in memory, as `Result.to_panoptic_png` does."""
-    ids = (segment_ids.numpy() + 1).astype(np.uint16)
-    channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
-    Image.fromarray(channels.astype(np.uint8)).save(io.BytesIO(), format="PNG", optimize=True)
+    as_id_image(segment_ids.int().numpy() + 1).save(io.BytesIO(), format="PNG", optimize=True)

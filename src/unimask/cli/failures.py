@@ -9,6 +9,7 @@ from unimask.cli import output as show
 from unimask.errors import DataError, is_out_of_memory
 
 BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
+AGAIN = 75  # the same command can go on: sysexits.h calls it a temporary failure
 
 
 def explain(error: Exception) -> int:

@@ -80,7 +80,7 @@ def export(
     weights: shared.Weights,
     output: models.ExportedFile,
     format: models.ExportedFormat = models.ExportFormat.onnx,
-    pictures: models.ParityPictures = None,
+    images: models.ParityImages = None,
     as_json: shared.Json = False,
 ) -> None:
     """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
@@ -90,12 +90,14 @@ def export(
 
     Examples:
       unimask export --weights nuclei --output nuclei.onnx
-      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --pictures photos/
+      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --images photos/
       unimask predict photo.jpg --weights nuclei.onnx
     """
     from unimask.data.read import image_files
 
-    report = unimask.export(weights, output, format.value, image_files(pictures) if pictures else ())
+    compared = image_files(images) if images else ()
+    with show.without_others():
+        report = unimask.export(weights, output, format.value, compared)
     if as_json:
         show.show_json(dataclasses.asdict(report))
     else:

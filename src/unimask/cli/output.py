@@ -1,8 +1,10 @@
 """What the command line shows: progress and messages on standard error, results on standard output."""
 
+import logging
 import math
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 screen = Console(highlight=False, markup=False, emoji=False)
 
-MOST_PICTURES = 40  # that get rows of their own
+MOST_IMAGES = 40  # that get rows of their own
 MOST_CATEGORIES = 40  # in the table of a check
 MOST_RANKED = 6  # of the best and of the worst categories of an evaluation
 MOST_CONFUSED = 6
@@ -55,6 +57,21 @@ def show_json(value: object) -> None:
 def show_line(text: str) -> None:
     """A line on standard output, never broken: it can be copied."""
     screen.print(text, soft_wrap=True)
+
+
+@contextmanager
+def without_others() -> Iterator[None]:
+    """Keep the warnings and log lines of other packages from a command's output.
+
+    Both are settings of the whole process, which only a command may touch: it has the process for itself.
+    """
+    warnings.simplefilter("ignore")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
@@ -87,30 +104,31 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class CategorySummary:
-    """The segments of one category in one picture."""
+    """The segments of one category in one image."""
 
     category: str
     segments: int
     score: float  # mean
-    share: float  # of the picture
+    share: float  # of the image
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSummary:
-    """What the table says about one picture; small, so that thousands can be kept."""
+class ImageSummary:
+    """What the table says about one image; small, so that thousands can be kept."""
 
     name: str
     size: str
     found: tuple[CategorySummary, ...]
 
 
-def summarise(name: str, result: "AnyResult") -> PictureSummary:
-    """The row or rows of a picture, categories by falling area; of a video for all of its frames."""
+def summarise(name: str, result: "AnyResult") -> ImageSummary:
+    """Return the row or rows of an image, categories by falling area; of a video for all of its frames."""
     from unimask.inference.video import VideoResult
 
-    size, found = f"{result.width} x {result.height}", []
+    height, width = result.size
+    size, found = f"{width} x {height}", []
     if isinstance(result, VideoResult):
-        pixels = result.width * result.height * len(result.frames)
+        pixels = width * height * len(result.frames)
         found = [
             CategorySummary(
                 category=category,
@@ -129,43 +147,43 @@ def summarise(name: str, result: "AnyResult") -> PictureSummary:
                 category=category,
                 segments=len(members),
                 score=sum(member.score for member in members) / len(members),
-                share=sum(member.area for member in members) / (result.width * result.height),
+                share=sum(member.area for member in members) / (width * height),
             )
         )
     return _summary(name, size, found)
 
 
-def _summary(name: str, size: str, found: list[CategorySummary]) -> PictureSummary:
+def _summary(name: str, size: str, found: list[CategorySummary]) -> ImageSummary:
     ordered = sorted(found, key=lambda one: (-one.share, one.category))
-    return PictureSummary(name=name, size=size, found=tuple(ordered))
+    return ImageSummary(name=name, size=size, found=tuple(ordered))
 
 
-def show_pictures(pictures: Sequence[PictureSummary]) -> None:
-    """The table of what was found: by picture, or, if they are many, by category."""
-    screen.print(_by_picture(pictures) if len(pictures) <= MOST_PICTURES else _by_category(pictures))
+def show_images(images: Sequence[ImageSummary]) -> None:
+    """Show the table of what was found: by image, or, if they are many, by category."""
+    screen.print(_by_image(images) if len(images) <= MOST_IMAGES else _by_category(images))
 
 
-def _by_picture(pictures: Sequence[PictureSummary]) -> Table:
+def _by_image(images: Sequence[ImageSummary]) -> Table:
     table = _table(("image", "size", "category"), ("segments", "score", "area"))
-    for picture in pictures:
-        name, size = shorten(picture.name), picture.size
-        for one in picture.found:
+    for image in images:
+        name, size = shorten(image.name), image.size
+        for one in image.found:
             table.add_row(name, size, one.category, str(one.segments), f"{one.score:.2f}", f"{one.share:.1%}")
             name = size = ""
-        if not picture.found:
+        if not image.found:
             table.add_row(name, size, "(nothing found)", "0", "", "")
     return table
 
 
-def _by_category(pictures: Sequence[PictureSummary]) -> Table:
+def _by_category(images: Sequence[ImageSummary]) -> Table:
     table = _table(("category",), ("images", "segments", "score"))
-    found = [one for picture in pictures for one in picture.found]
+    found = [one for image in images for one in image.found]
     for category in sorted({one.category for one in found}):
         members = [one for one in found if one.category == category]
         segments = sum(one.segments for one in members)
         score = sum(one.score * one.segments for one in members) / segments
         table.add_row(category, str(len(members)), str(segments), f"{score:.2f}")
-    empty = sum(not picture.found for picture in pictures)
+    empty = sum(not image.found for image in images)
     if empty:
         table.add_row("(nothing found)", str(empty), "0", "")
     return table
@@ -187,7 +205,7 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
 
 def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     """The main measures, the best and the worst categories, and what is most often wrong."""
-    show_values(evaluation.main, f"{evaluation.task}, {evaluation.pictures} images of {data}")
+    show_values(evaluation.main, f"{evaluation.task}, {evaluation.images} images of {data}")
     limited, unlimited = evaluation.values.get("AP"), evaluation.values.get("AP_all")
     if limited is not None and unlimited is not None and abs(unlimited - limited) >= 0.0005:
         show_line(f"AP counts the 100 best of an image, as COCO does; of more it is {unlimited:.4f} (AP_all)")
@@ -350,7 +368,7 @@ def show_parity(report: "ParityReport", path: str) -> None:
             if isinstance(found, Agreement)
             else ("", f"{found.boxes:.2%}", f"{found.corner:.2f} pixels")
         )
-        table.add_row(found.task, str(found.pictures), *cells)
+        table.add_row(found.task, str(found.images), *cells)
     screen.print(table)
     batch, height, width = report.latency.input
     show_line(

@@ -21,27 +21,18 @@ if TYPE_CHECKING:
 
 
 def load_as_asked(
-    weights: str,
-    device: str,
-    precision: str,
-    *,
-    tile: int,
-    overlap: int,
-    tta: str,
-    depth: str = "",
-    page: str = "",
-    channel: str = "",
+    weights: str, device: str, precision: str, tiles: tuple[int, int], tta: str, **reading: str
 ) -> "Segmenter":
-    """Return the model that the options name; `tile` 0 and texts that are empty change nothing."""
+    """Return the model that the options name; tiles of size 0 and texts that are empty change nothing.
+
+    `tiles` are size and overlap; `reading` is what `Segmenter.with_reading` takes.
+    """
     segmenter = unimask.load(weights, device=device, precision=precision)
-    if depth or page or channel:
-        segmenter = segmenter.with_reading(
-            depth=parse_word_or_number(depth),
-            page=parse_word_or_number(page),
-            channel=parse_word_or_number(channel),
-        )
-    if tile:
-        segmenter = segmenter.with_tiles(tile, overlap)
+    asked: dict[str, Any] = {name: parse_word_or_number(text) for name, text in reading.items() if text}
+    if asked:
+        segmenter = segmenter.with_reading(**asked)
+    if tiles[0]:
+        segmenter = segmenter.with_tiles(*tiles)
     if tta:
         segmenter = segmenter.with_tta([name.strip() for name in tta.split(",")])
     return segmenter
@@ -100,21 +91,14 @@ def predict(
     def load(device: str) -> "Segmenter":
         if "://" not in output:
             check_folder(Path(output))
+        tiles = (tile, overlap)
         return load_as_asked(
-            weights,
-            device,
-            precision.value,
-            tile=tile,
-            overlap=overlap,
-            tta=tta,
-            depth=depth,
-            page=page,
-            channel=channel,
+            weights, device, precision.value, tiles, tta, depth=depth, page=page, channel=channel
         )
 
     def keep(file: "Location", name: str, result: "AnyResult") -> object:
         if as_json:
-            return {"name": name, "picture": str(file), **result.to_json()}
+            return {"name": name, "image": str(file), **result.to_json()}
         return show.summarise(name, result)
 
     how: dict[str, Any] = {
@@ -151,12 +135,12 @@ def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> No
     if as_json and not errors:
         show.show_json(predicted.kept)
     elif predicted.kept and not errors:
-        show.show_pictures(predicted.kept)
+        show.show_images(predicted.kept)
         show.show_line(f"results are in {_folder(output)}")
     elif engine == "ray":
         show.show_line(f"results are in {_folder(output)}, and images.parquet there has a row per image")
     if predicted.complete:
-        show.errors.print(f"{predicted.complete} of {predicted.images} pictures had complete results before")
+        show.errors.print(f"{predicted.complete} of {predicted.images} images had complete results before")
     for note in predicted.notes:
         show.show_warning(note)
     for message in (*failed, *errors):

@@ -35,7 +35,7 @@ def serve(
       unimask serve
       unimask serve --weights runs/first/best --examples my_pictures --port 9000
       unimask serve --weights runs/first/best --label-studio http://localhost:8080
-      curl -F picture=@photo.jpg -F task=instance http://127.0.0.1:8000/v1/segment
+      curl -F image=@photo.jpg -F task=instance http://127.0.0.1:8000/v1/segment
     """
     with needs_extra("serve", "unimask serve"):
         from unimask.serve.limits import Limits

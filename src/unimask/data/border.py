@@ -44,7 +44,7 @@ class Border:
         return os.path.join(self._real[folder], name)
 
     def outside(self, paths: Sequence[Path]) -> list[Path]:
-        """The paths that lead out of the folders."""
+        """Return the paths that lead out of the folders."""
         return [path for path in paths if not (self.real(path) + os.sep).startswith(self._inside)]
 
 
@@ -75,7 +75,7 @@ def check_files(dataset: ItemDataset, border: Border, *, follow_outside: bool) -
 
 
 def refusal(outside: Sequence[Path], border: Border) -> DataError:
-    """The error for files outside of the border."""
+    """Return the error for files outside of the border."""
     return DataError(
         border.folder,
         f"names or links lead out of this folder, the first of {len(outside)} to {border.real(outside[0])}; "

@@ -13,7 +13,7 @@ CATEGORY_TABLES = Path(__file__).parent / "categories"
 
 
 def categories_from_json(records: object) -> Categories:
-    """The categories that a list of `{name, is_thing, file_id, color}` describes.
+    """Return the categories that a list of `{name, is_thing, file_id, color}` describes.
 
     Raises:
         ConfigError: a record lacks a field or holds a value of the wrong type; it is named.
@@ -52,7 +52,7 @@ def _check_category(record: object, path: str) -> None:
 
 
 def load_categories(name: str) -> Categories:
-    """The categories of a well-known data set, for instance `coco_panoptic` or `cityscapes`.
+    """Return the categories of a well-known data set, for instance `coco_panoptic` or `cityscapes`.
 
     Raises:
         ConfigError: no table has this name; the message lists the tables.
@@ -65,14 +65,14 @@ def load_categories(name: str) -> Categories:
 
 
 def color_or_default(given: object, index: int) -> tuple[int, int, int]:
-    """The color that a file gives as [r, g, b], else the default one of category number `index`."""
+    """Return the color that a file gives as [r, g, b], else the default one of category number `index`."""
     if isinstance(given, list) and len(given) == 3 and all(isinstance(value, int) for value in given):
         return (given[0] & 255, given[1] & 255, given[2] & 255)
     return default_color(index)
 
 
 def default_color(index: int) -> tuple[int, int, int]:
-    """A color for category number `index`: hues apart by the golden ratio, three grades of lightness."""
+    """Return a color for category number `index`: hues apart by the golden ratio, in three lightnesses."""
     hue = (0.58 + index * 0.61803398875) % 1.0
     red, green, blue = colorsys.hls_to_rgb(hue, (0.55, 0.4, 0.7)[index % 3], 0.75)
     return (round(red * 255), round(green * 255), round(blue * 255))

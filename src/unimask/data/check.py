@@ -245,7 +245,7 @@ def _in_several(looked: Mapping[str, Looked]) -> tuple[str, ...]:
 
 
 def _alike(names: Iterable[str]) -> list[str]:
-    """Names that differ only in letter case, spaces or the form of accents, each group as one text."""
+    """Return names that differ only in letter case, spaces or the form of accents, each group as one text."""
     groups: dict[str, list[str]] = {}
     for name in names:
         plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())

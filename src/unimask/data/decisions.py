@@ -100,7 +100,7 @@ def decide_for_run(images: Sequence[object], reading: Reading) -> tuple[Reading,
 
 
 def _is_deep(image: object) -> bool:
-    """Whether a file or an array has more than 8 bits a channel."""
+    """Return whether a file or an array has more than 8 bits a channel."""
     if isinstance(image, str | os.PathLike):
         path = Path(image)
         return path.suffix.lower() not in EIGHT_BIT_SUFFIXES and head_of(path).is_deep
@@ -169,7 +169,7 @@ def _depth(deep: Sequence[object], reading: Reading, said: list[str]) -> Reading
 
 
 def _span(image: object, reading: Reading) -> tuple[int, ...]:
-    """The lowest and the highest value of an image of 16 bits; none where it has 8, or cannot be read."""
+    """Return the lowest and highest value of a 16-bit image; none where it has 8 bits or cannot be read."""
     try:
         span = read(image, replace(reading, depth="auto")).span
     except UnimaskError:  # said where it is read

@@ -133,7 +133,7 @@ class DrawnImage:
         return self.image, self.source
 
     def stated_size(self) -> tuple[Size, ...]:
-        """What the annotation file states."""
+        """Return what the annotation file states."""
         return self.size
 
     def read(self, reading: Reading = PLAIN) -> Sample:
@@ -205,7 +205,7 @@ class DrawnBoxes:
         return self.drawn.files
 
     def stated_size(self) -> tuple[Size, ...]:
-        """What the annotation file states."""
+        """Return what the annotation file states."""
         return self.drawn.size
 
     def read(self, reading: Reading = PLAIN) -> Sample:
@@ -259,7 +259,7 @@ def with_boxes(dataset: ItemDataset) -> ItemDataset:
 def drawn_dataset(
     names: Sequence[str], images: Iterable[DrawnImage], *, left_out: tuple[str, ...] = ()
 ) -> ItemDataset:
-    """A sample for each image; the categories are the names that the tool knows, all of them things.
+    """Return a sample for each image; the categories are the names that the tool knows, all of them things.
 
     What reaches beyond the images is cut off, and said beside `left_out`.
     """
@@ -332,12 +332,12 @@ def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:
 
 
 def box_ring(left: float, top: float, right: float, bottom: float) -> ndarray:
-    """A rectangle as a polygon."""
+    """Return a rectangle as a polygon."""
     return np.array([left, top, right, top, right, bottom, left, bottom], dtype=np.float64)
 
 
 def ellipse_ring(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> ndarray:
-    """An ellipse around (x, y) as a polygon, turned clockwise."""
+    """Return an ellipse around (x, y) as a polygon, turned clockwise."""
     angles = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
     across, down = radius_x * np.cos(angles), radius_y * np.sin(angles)
     turn = np.deg2rad(degrees)

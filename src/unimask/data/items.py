@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from unimask.data.decisions import Decided, decide_for_set
-from unimask.data.reading import PLAIN, Reading
+from unimask.data.reading import PLAIN, Reading, settled
 from unimask.structures import Categories, Sample, Size
 
 
@@ -42,6 +42,7 @@ class ItemDataset:
     items: tuple[Item, ...]
     left_out: tuple[str, ...] = ()  # what lies beside them and is not read: a sentence each
     reading: Reading = PLAIN  # how its images are read, as far as that is asked for
+    known: Reading = PLAIN  # how its images are read, as far as that was decided when they were written
     whole: tuple[Item, ...] = ()  # what this is a part of: all of it decides how images are read
 
     @cached_property
@@ -53,7 +54,8 @@ class ItemDataset:
         """
         having = [(item.files[0], item) for item in self.whole or self.items if item.files]
         paths = [path for path, _ in having]
-        return decide_for_set(paths, lambda index: having[index][1].stated_size(), self.reading)
+        reading = settled(self.reading, self.known)
+        return decide_for_set(paths, lambda index: having[index][1].stated_size(), reading)
 
     @property
     def image_ids(self) -> tuple[str, ...]:

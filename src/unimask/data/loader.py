@@ -176,7 +176,7 @@ class _Collate:
         return Batch(images=images, targets=targets, image_ids=image_ids)
 
     def _target(self, truth: Truth, size: Size) -> Segments | BoxTargets:
-        """What the model is to find: segments on the canvas, or boxes relative to the valid part."""
+        """Return what the model is to find: segments on the canvas, or boxes relative to the valid part."""
         if isinstance(truth, Segments):
             bottom, right = self._canvas[0] - size[0], self._canvas[1] - size[1]
             return replace(truth, layers=functional.pad(truth.layers, (0, right, 0, bottom)))

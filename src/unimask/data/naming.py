@@ -88,7 +88,7 @@ def _existing(path: Path) -> Path | None:
 
 
 def spellings(name: str) -> list[str]:
-    """The name as it is written, with slashes for back-slashes, then without its first folders one by one.
+    """Return the name as written, with slashes for back-slashes, then without its first folders one by one.
 
     So `C:\\sets\\video1\\1.jpg` is looked for in `video1/` before its last part is.
     """
@@ -166,7 +166,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def _is_loop(place: str, name: str) -> bool:
-    """Whether a sub-folder is a link to one that it lies in."""
+    """Return whether a sub-folder is a link to one that it lies in."""
     path = os.path.join(place, name)
     return os.path.islink(path) and (os.path.realpath(place) + os.sep).startswith(
         os.path.realpath(path) + os.sep

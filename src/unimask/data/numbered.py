@@ -46,7 +46,7 @@ class NumberScheme:
     way_out: str  # what to do about a number that is no class: the end of the message
 
     def class_of(self, number: int) -> int:
-        """The class that a number stands for, which may not exist."""
+        """Return the class that a number stands for, which may not exist."""
         return number if number < self.plain else number // self.divisor
 
 
@@ -89,7 +89,7 @@ class NumberedItem:
 def numbered_dataset(
     pairs: Sequence[LabelPair], scheme: NumberScheme, read_numbers: Callable[[Path], ndarray] = read_labels
 ) -> ItemDataset:
-    """A sample for each pair, with the categories of the scheme."""
+    """Return a sample for each pair, with the categories of the scheme."""
     items = tuple(NumberedItem(pair=pair, scheme=scheme, read_numbers=read_numbers) for pair in pairs)
     return ItemDataset(categories=scheme.categories, items=items)
 
@@ -137,7 +137,7 @@ def check_sizes(pair: LabelPair) -> None:
 
 
 def size_of_labels(pair: LabelPair) -> tuple[Size, ...]:
-    """The size that the head of the label map states; none where it cannot be read."""
+    """Return the size that the head of the label map states; none where it cannot be read."""
     size = stated_size(pair.labels, (0, 0))
     return () if 0 in size else (size,)
 
@@ -184,5 +184,5 @@ def numbers_of_colors(
 
 
 def pack_color(color: tuple[int, int, int]) -> int:
-    """A colour as one number: R + 256 G + 65536 B."""
+    """Return a colour as one number: R + 256 G + 65536 B."""
     return color[0] + 256 * color[1] + 65536 * color[2]

@@ -132,7 +132,7 @@ def frames_in(image: Image.Image) -> int:
 
 
 def is_cut(image: Image.Image) -> bool:
-    """Whether Pillow would cut colours of 16 bits to the high byte."""
+    """Return whether Pillow would cut colours of 16 bits to the high byte."""
     raw = [part for tile in getattr(image, "tile", ()) for part in _strings(tile[3])]
     return image.mode not in SIXTEEN_BIT and any(";16" in part for part in raw)
 
@@ -211,7 +211,7 @@ def check_pixels(height: int, width: int, name: str) -> None:
 
 
 def _all_rows_there(image: Image.Image, source: Path | bytes) -> bool:
-    """Whether a PNG has data for each row that its head promises; Pillow leaves missing rows black.
+    """Return whether a PNG has data for each row that its head promises; Pillow leaves missing rows black.
 
     The file is only decoded a second time, with a decoder that complains, where the last row is black.
     """
@@ -231,7 +231,7 @@ def _damaged(name: str, error: Exception) -> DataError:
 
 
 def _to_rgb(image: Image.Image, name: str, reading: Reading) -> Read:
-    """A loaded image as 8-bit RGB."""
+    """Return a loaded image as 8-bit RGB."""
     if image.mode in SIXTEEN_BIT:
         bits = (*tags_of(image).get(258, (16,)), 16)[0]  # 12 where the file says so
         bits = bits if 8 < bits < 16 else 16

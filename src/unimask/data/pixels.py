@@ -142,7 +142,7 @@ def depth_of(highest: int, bits: int, depth: Depth) -> int:
 
 
 def page_note(pages: int) -> tuple[str, ...]:
-    """What is said where the first of several images in a file is read."""
+    """Return what is said where the first of several images in a file is read."""
     return (f"page 1 of {pages} is read; others with --page NUMBER, the largest value with --page max",)
 
 
@@ -185,7 +185,7 @@ def stored_window(
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether an EXIF orientation makes rows of columns."""
+    """Return whether an EXIF orientation makes rows of columns."""
     return orientation in _TURNS and _TURNS[orientation][0]
 
 

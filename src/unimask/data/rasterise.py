@@ -44,7 +44,7 @@ class LayerPainter:
         layer[pixels] = self.count
 
     def result(self) -> Int16[Tensor, "layers height width"]:
-        """The id map."""
+        """Return the id map."""
         return torch.from_numpy(np.stack(self.layers).reshape(-1, *self.size))
 
 

@@ -130,7 +130,7 @@ def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb")
 
 
 def is_one_image(image: object) -> bool:
-    """Whether something is to be read as one image, though it may be possible to iterate over it."""
+    """Return whether something is to be read as one image, though it may be possible to iterate over it."""
     kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ndarray | Tensor | ArrayLike
     return isinstance(image, kinds) or callable(getattr(image, "read", None))
 
@@ -140,7 +140,7 @@ def image_name(image: object, number: int) -> str:
     if isinstance(image, str | os.PathLike):
         return Path(image).stem
     name = getattr(image, "name", "") if callable(getattr(image, "read", None)) else ""
-    return (Path(name).stem if isinstance(name, str) else "") or f"picture_{number}"
+    return (Path(name).stem if isinstance(name, str) else "") or f"image_{number}"
 
 
 def _bytes_of(stream: Any, name: str) -> bytes:
@@ -199,7 +199,7 @@ def _head(source: Path | bytes) -> bytes:
 
 
 def _is_for_tifffile(image: Image.Image, reading: Reading) -> bool:
-    """Whether Pillow reads a part of it only, or wrongly."""
+    """Return whether Pillow reads a part of it only, or wrongly."""
     tags = tags_of(image)
     if frames_in(image) > 1 or reading.channel != "colors":
         return _has_tifffile()  # Pillow reads pages and colours, too

@@ -30,6 +30,17 @@ class Reading:
 PLAIN = Reading()
 
 
+def settled(asked: Reading, known: Reading) -> Reading:
+    """Return how images are read where some of it was decided before: what is asked for goes first."""
+    return Reading(
+        orientation=known.orientation if asked.orientation == "auto" else asked.orientation,
+        undecided=asked.undecided,
+        depth=known.depth if asked.depth == "auto" else asked.depth,
+        page=known.page if asked.page == "first" else asked.page,
+        channel=known.channel if asked.channel == "colors" else asked.channel,
+    )
+
+
 def reading_of(config: DataConfig) -> Reading:
     """Return what the settings say about reading."""
     return Reading(

@@ -41,12 +41,12 @@ class Format:
 
 
 def split_of_word(word: str) -> str:
-    """The split that a word means, "" if none."""
+    """Return the split that a word means, "" if none."""
     return next((split for split, words in SPLITS.items() if word.lower() in words), "")
 
 
 def refused(path: Path, reason: str) -> Source:
-    """A set that is there and cannot serve the task: opening it raises a DataError."""
+    """Return a set that is there and cannot serve the task: opening it raises a DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 
 

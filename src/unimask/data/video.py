@@ -129,5 +129,5 @@ def _to_tensor(frame: Any) -> UInt8[Tensor, "3 height width"]:
 
 
 def _reason(error: Exception) -> str:
-    """The error of PyAV without the number in front and the file behind: both are said already."""
+    """Return the error of PyAV without the number in front and the file behind: both are said already."""
     return str(getattr(error, "strerror", "") or first_line(error))

@@ -74,6 +74,12 @@ def view(dataset: Dataset, task: Task, *, background: bool = True) -> Dataset:
     return as_semantic(dataset, background=background)
 
 
+def _with_background(categories: Categories, wanted: bool) -> tuple[Categories, bool]:
+    """Return the categories, with a background if it is wanted and there is no stuff, and whether it is."""
+    added = wanted and all(categories.is_thing)
+    return (with_background(categories) if added else categories), added
+
+
 def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
     """Give every pixel to at most one segment, and merge the segments of each stuff category.
 
@@ -82,8 +88,7 @@ def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
     has no stuff and `background` is on, the pixels without a segment become stuff of that name; without it
     they are void. Crowd regions are neither: they stay crowd.
     """
-    background = background and all(dataset.categories.is_thing)
-    categories = with_background(dataset.categories) if background else dataset.categories
+    categories, background = _with_background(dataset.categories, background)
     stuff = [label for label, thing in enumerate(categories.is_thing) if not thing]
     return TaskView(dataset, categories, _Flatten(merged=tuple(stuff), background=background))
 
@@ -93,8 +98,7 @@ def as_semantic(dataset: Dataset, *, background: bool = True) -> Dataset:
 
     Overlaps and background as in `as_panoptic`. A crowd region is of its category like any other.
     """
-    background = background and all(dataset.categories.is_thing)
-    categories = with_background(dataset.categories) if background else dataset.categories
+    categories, background = _with_background(dataset.categories, background)
     return TaskView(dataset, categories, _Semantic(num_categories=len(categories), background=background))
 
 

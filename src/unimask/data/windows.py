@@ -26,7 +26,7 @@ class LargeImage(Protocol):
         """(height, width)."""
 
     def read(self, rows: slice, columns: slice) -> UInt8[Tensor, "3 rows columns"]:
-        """A window of it as 8-bit RGB."""
+        """Return a window of it as 8-bit RGB."""
 
 
 class TiffWindows:
@@ -67,12 +67,12 @@ class InMemory:
         return self._notes
 
     def read(self, rows: slice, columns: slice) -> UInt8[Tensor, "3 rows columns"]:
-        """A view of it."""
+        """Return a view of it."""
         return self._image[:, rows, columns]
 
 
 def pixels_in(path: Path) -> int:
-    """How many pixels a TIFF has, from its header; 0 for other files, and for those that cannot be read."""
+    """Return how many pixels a TIFF has, from its header; 0 for other files and for unreadable ones."""
     if path.suffix.lower() not in TIFF_SUFFIXES or not path.is_file():
         return 0
     try:
@@ -88,7 +88,7 @@ def pixels_in(path: Path) -> int:
 
 
 def _pixels_by_pillow(path: Path) -> int:
-    """The same without tifffile; what Pillow refuses to open for its size counts as too large."""
+    """Return the same without tifffile; what Pillow refuses to open for its size counts as too large."""
     try:
         with Image.open(path) as image:
             return image.width * image.height

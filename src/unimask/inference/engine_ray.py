@@ -341,7 +341,7 @@ def _ours(error: BaseException) -> Exception:
             return cause
         inner = getattr(cause, "cause", None)
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
-    return ConfigError("engine", f"Ray gave up ({first_line(error)}); --resume goes on")  # type: ignore[arg-type]
+    return ConfigError("engine", f"Ray gave up ({first_line(error)}); --resume goes on")
 
 
 def _mapped(ray: Any, dataset: "Dataset", segmenter: Segmenter, order: _Order, pool: _Pool) -> "Dataset":

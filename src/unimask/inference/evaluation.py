@@ -137,7 +137,7 @@ class Evaluation:
     - instance: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (COCO's standard, with 100
       detections per image and class); AP_all, AP50_all, AP75_all, AR_all (with 1000), both over instances
       of every score; AP@0.50 ... AP@0.90, which are matched / (matched + wrong + missed), over instances from
-      the segmenter's threshold on, and their means over images, AP_per_picture@0.50 ...
+      the segmenter's threshold on, and their means over images, AP_per_image@0.50 ...
     - semantic: mIoU, pixel_accuracy
     - detection: COCO's numbers as for instance, of boxes: AP to ARl, and AP_all to AR_all
 
@@ -148,7 +148,7 @@ class Evaluation:
     task: Task
     values: Mapping[str, float | None]
     per_category: Mapping[str, Mapping[str, float]]
-    pictures: int
+    images: int
     seconds: float  # for reading, predicting and measuring
     confusion: Confusion  # what was taken for what; instances and boxes from the segmenter's threshold on
 
@@ -194,7 +194,7 @@ class TaskMetrics:
         self.task = task
         self.categories = categories
         self.instance_threshold = instance_threshold
-        self.pictures = 0
+        self.images = 0
         self._confusion = CONFUSIONS[task](categories)
         self._metrics = [metric(categories) for metric in METRICS[task]]
         if isinstance(self._confusion, MeanIoU):  # its confusion is what it measures
@@ -213,7 +213,7 @@ class TaskMetrics:
         found = self.confident(result)
         for metric in self._metrics:
             metric.update(found if isinstance(metric, MatchedPrecision) else result, truth)
-        self.pictures += 1
+        self.images += 1
         return self._confusion.count(found, truth)
 
     def confident(self, result: Truth) -> Truth:
@@ -238,7 +238,7 @@ class TaskMetrics:
         for metric, added in zip(self._metrics, other._metrics):
             metric.merge(added)
         self._confusion.merge(other._confusion)
-        self.pictures += other.pictures
+        self.images += other.images
 
     def compute(self, seconds: float = 0.0) -> Evaluation:
         """Return the evaluation over all images so far."""
@@ -257,7 +257,7 @@ class TaskMetrics:
             task=self.task,
             values=values,
             per_category={name: numbers for name, numbers in per_category.items() if numbers},
-            pictures=self.pictures,
+            images=self.images,
             seconds=seconds,
             confusion=self._confusion.table(),
         )
@@ -310,7 +310,7 @@ def evaluate(
     metrics = measure(
         segmenter, dataset, task, range(len(dataset)), progress, batch_size=batch_size, seen=seen
     )
-    if metrics.pictures == 0:
+    if metrics.images == 0:
         raise DataError("data", "there is no image to evaluate on")
     evaluation = metrics.compute(time.perf_counter() - start)
     if album is not None:
@@ -365,7 +365,7 @@ def measure(
     for index, sample, found in _found(segmenter, dataset, task, indices, max(1, batch_size)):
         quality = metrics.update(found, sample.truth)
         seen(index, sample, metrics.confident(found), quality)
-        progress(metrics.pictures, len(indices))
+        progress(metrics.images, len(indices))
     return metrics
 
 

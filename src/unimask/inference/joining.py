@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from unimask.config.images import Task
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.stitching import stitch
 from unimask.inference.tiles import Tile
 from unimask.postprocess.semantic import PlacedPrediction, semantic_of_windows
-from unimask.structures import Detections, MaskPrediction, Segments
+from unimask.structures import Categories, Detections, MaskPrediction, Segments
 
 
 @runtime_checkable  # the tests check argument types at run time
@@ -72,3 +74,10 @@ class AveragedWindows:
                 )
             )
         return semantic_of_windows(placed, self._parts[0].frame).cpu()
+
+
+def categories_united(categories: Categories, task: Task) -> Bool[Tensor, " classes"]:
+    """Return for each category whether an image holds at most one segment of it in a result of the task."""
+    if task == "panoptic":
+        return ~torch.tensor(categories.is_thing)
+    return torch.full((len(categories),), task == "semantic")

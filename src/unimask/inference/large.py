@@ -14,7 +14,8 @@ from torch import Tensor
 from unimask.config.images import Task
 from unimask.data.windows import LargeImage
 from unimask.errors import DataError, needs_extra
-from unimask.inference.segmenter import Segmenter, categories_united
+from unimask.inference.joining import categories_united
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.stitching import Stitched, Stitcher
 from unimask.inference.storage import DiskStorage
 from unimask.inference.tiles import Tile, tiling_of
@@ -33,19 +34,9 @@ class LargeResult:
     """What was found in an image larger than memory; the id map is in the file."""
 
     task: Task
-    size: Size
+    size: Size  # (height, width)
     segments: tuple[Found, ...]  # by falling score
     map_file: Path
-
-    @property
-    def height(self) -> int:
-        """Rows of the image."""
-        return self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the image."""
-        return self.size[1]
 
     def to_json(self) -> Record:
         """Return what `unimask predict --json` shows: the file holds the segments, which may be millions."""

@@ -14,6 +14,7 @@ from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
 from unimask.errors import ConfigError, DataError, UnimaskError, some_of
 from unimask.inference.batches import Progress
+from unimask.inference.postprocessing import check_threshold
 from unimask.inference.resuming import (
     Asked,
     left_of,
@@ -22,7 +23,7 @@ from unimask.inference.resuming import (
     settings_digest,
     shared_again,
 )
-from unimask.inference.segmenter import Segmenter, check_threshold
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.staging import parts_here, remote_images, segment_located, some_here
 from unimask.inference.stream import Job, Keep, Made
 from unimask.processes import Team, find_team, gather, meeting

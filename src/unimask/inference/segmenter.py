@@ -3,15 +3,14 @@
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import nn
 
-from unimask.checkpoints.images import ModelFile, load_model
+from unimask.checkpoints.images import WEIGHTS_NAME, ModelFile, load_model
 from unimask.checkpoints.onnx import is_exported, load_exported
 from unimask.config.images import (
     AnyView,
@@ -21,56 +20,30 @@ from unimask.config.images import (
     Square,
     Task,
     Tiles,
-    check_task,
-    queries_of,
     tasks_of,
-    why_not_joined,
 )
 from unimask.config.overrides import override
 from unimask.conversion.hub import find_model
-from unimask.data.placing import batch_images
 from unimask.data.read import AnyImage, Channels
 from unimask.data.reading import Reading, reading_of
-from unimask.errors import ConfigError, NotFiniteError, choices, first_line
-from unimask.inference.batches import batches
+from unimask.errors import ConfigError, NotFiniteError, choices
 from unimask.inference.given import Given, Speaker, as_given, read_given
-from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles
-from unimask.inference.predictions import TilePrediction, final_of
-from unimask.inference.tiles import Tile, framed, tile_placement, tiling_of
-from unimask.inference.tta import (
-    DUPLICATE_IOU,
-    PLAIN,
-    Augmentation,
-    augment,
-    augmentations_of,
-    augmented_placement,
-    combine,
-)
+from unimask.inference.joining import Joiner
+from unimask.inference.postprocessing import Postprocessor, Tell, thresholds_for
+from unimask.inference.predictions import TilePrediction
+from unimask.inference.predictor import AUTOCAST, Image, Predictor
+from unimask.inference.tta import PLAIN, Augmentation, augmentations_of
+from unimask.machine import find_device
 from unimask.models.build import Model
 from unimask.models.optimize import prepare_for_inference
-from unimask.postprocess.tasks import nearly_full, postprocess
+from unimask.results.ledger import digest_of
 from unimask.results.result import Result
-from unimask.structures import (
-    Categories,
-    Detections,
-    ImageBatch,
-    MaskPrediction,
-    Placement,
-    Prediction,
-    Segments,
-)
+from unimask.structures import Categories, Detections, Segments
 
 _log = logging.getLogger(__name__)
-Tell = Callable[[int, str], object]
-"""Called with the index of an image and what is to be said about it."""
 IN_MEMORY = "in memory"
 """The name of a segmenter that was not loaded from files."""
 SegmentTask = Literal["panoptic", "instance", "semantic"]
-Image = UInt8[Tensor, "3 _height _width"]
-_AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-
-DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps")
 
 
 def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-true") -> "Segmenter":
@@ -93,46 +66,18 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
             raise ConfigError(
                 "precision", f"is {precision!r}; an exported model has the one it was made with"
             )
-        network, model_file = load_exported(Path(name_or_folder).expanduser(), device)
-        return Segmenter(network, model_file, name=str(name_or_folder))
+        path = Path(name_or_folder).expanduser()
+        network, model_file = load_exported(path, device)
+        return Segmenter(network, model_file, name=str(name_or_folder), weights=digest_of(path))
     chosen = find_device(device)
-    model, model_file = load_model(find_model(name_or_folder), chosen)
+    folder = find_model(name_or_folder)
+    model, model_file = load_model(folder, chosen)
     if "-NC" in model_file.licence.upper():
         _log.warning(
             "%s: these weights are for non-commercial use only (%s)", name_or_folder, model_file.licence
         )
-    return Segmenter(model, model_file, chosen, precision, name=str(name_or_folder))
-
-
-def find_device(name: str) -> torch.device:
-    """Return the torch device of a name; `auto` is CUDA, else mps, else the CPU.
-
-    Raises:
-        ConfigError: torch does not know the device, or this machine does not have it.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if name.partition(":")[0] not in DEVICES:
-            raise ConfigError("device", f"{name!r} does not exist; {choices(name, DEVICES)}") from None
-        reason = f"cannot be used here ({first_line(error)}); try auto or cpu"
-        raise ConfigError("device", f"{name!r} {reason}") from None
-    return device
-
-
-def check_threshold(threshold: float) -> None:
-    """Check that a threshold of scores can be one.
-
-    Raises:
-        ConfigError: it is not from 0 to 1.
-    """
-    if not 0 <= threshold <= 1:
-        raise ConfigError("threshold", f"must be from 0 to 1; got {threshold:g}")
+    weights = digest_of(folder / WEIGHTS_NAME)
+    return Segmenter(model, model_file, chosen, precision, name=str(name_or_folder), weights=weights)
 
 
 class Segmenter:
@@ -152,19 +97,21 @@ class Segmenter:
         tta: Sequence[Augmentation] = (PLAIN,),
         *,
         name: str = IN_MEMORY,
+        weights: str = "",
     ) -> None:
         """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/optimize.py`).
 
-        An exported model (`checkpoints/onnx.py:ExportedNetwork`) is taken as it is.
+        `weights` is a digest of the file that it was loaded from, if there is one. An exported model
+        (`checkpoints/onnx.py:ExportedNetwork`) is taken as it is.
 
         Raises:
             ConfigError: the precision does not exist.
         """
-        if precision not in _AUTOCAST:
-            raise ConfigError("precision", f"{precision!r} does not exist; {choices(precision, _AUTOCAST)}")
+        if precision not in AUTOCAST:
+            raise ConfigError("precision", f"{precision!r} does not exist; {choices(precision, AUTOCAST)}")
         self.device = torch.device(device)
         self.precision = precision
-        dtype = _AUTOCAST[precision]
+        dtype = AUTOCAST[precision]
         ours = isinstance(model, Model)
         self.model = (
             prepare_for_inference(model, dtype, self.device) if ours else model.eval().to(self.device)
@@ -173,6 +120,7 @@ class Segmenter:
         self.own_view = model_file.experiment.data.view  # which `with_tiles` may put another in place of
         self.tta = tuple(tta)
         self.name = name
+        self.weights = weights
 
     def __repr__(self) -> str:
         """Return name, kind, task, number of categories, view, device and precision."""
@@ -246,6 +194,17 @@ class Segmenter:
         other = copy.copy(self)
         other.tta = augmentations_of(names)
         return other
+
+    @property
+    def predictor(self) -> Predictor:
+        """The first stage, step by step: preprocess images, call the model."""
+        return Predictor(
+            model=self.model,
+            experiment=self.model_file.experiment,
+            device=self.device,
+            precision=self.precision,
+            tta=self.tta,
+        )
 
     @property
     def task(self) -> Task:
@@ -347,7 +306,7 @@ class Segmenter:
         """
         task = task or self.task
         given = as_given(image)
-        self._settings(task, threshold)
+        thresholds_for(self.model_file.experiment, task, threshold)  # before anything is read
         results = self._predict_given(given, task, threshold, batch_size, channels)
         if given.form == "stream":
             return results
@@ -434,16 +393,20 @@ class Segmenter:
                 it, or the threshold is not from 0 to 1.
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
-        return self._find(images, task, self._settings(task, threshold), batch_size, tell)
+        thresholds = thresholds_for(self.model_file.experiment, task, threshold)
+        return self._find(images, task, thresholds, batch_size, tell)
 
     def _find(
-        self, images: Iterable[Image], task: Task, settings: PostprocessConfig, batch_size: int, tell: Tell
+        self, images: Iterable[Image], task: Task, thresholds: PostprocessConfig, batch_size: int, tell: Tell
     ) -> Iterator[Segments | Detections]:
+        postprocessor = self._postprocessor(task, thresholds, tell)
         joiners: dict[int, Joiner] = {}
         done: dict[int, Segments | Detections] = {}
         following = 0
         for one in self.see(images, batch_size=batch_size):
-            joiners.setdefault(one.image, self._joiner(task, settings, tell)).add(one)
+            if one.image not in joiners:
+                joiners[one.image] = postprocessor.joiner()
+            joiners[one.image].add(one)
             if one.is_last:
                 done[one.image] = joiners.pop(one.image).result()
             while following in done:
@@ -462,129 +425,25 @@ class Segmenter:
         Raises:
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
-        for batch in batches(self._tiles(images), max(1, batch_size)):
-            prediction = self._predict([pixels for *_, pixels in batch])
-            for (image, *_), finite in zip(batch, prediction.finite().tolist(), strict=True):
-                if not finite:
-                    raise NotFiniteError(image)
-            for position, (image, frame, tile, pixels) in enumerate(batch):
-                yield TilePrediction(
-                    image=image,
-                    frame=frame,
-                    tile=tile,
-                    placement=self._placement(pixels),
-                    prediction=final_of(prediction, position),
-                )
+        return self.predictor.see(images, batch_size)
 
     def postprocess(
         self, tiles: Sequence[TilePrediction], task: Task, thresholds: PostprocessConfig
     ) -> Segments | Detections:
         """Return the segments or boxes of an image, from the predictions of its tiles: the second stage."""
-        joiner = self._joiner(task, thresholds)
+        joiner = self._postprocessor(task, thresholds).joiner()
         for one in tiles:
             joiner.add(one)
         return joiner.result()
 
-    def _joiner(
-        self, task: Task, settings: PostprocessConfig, tell: Tell = lambda image, sentence: None
-    ) -> Joiner:
-        """Return what makes one result of the parts of an image."""
-        if isinstance(self.view, SlidingWindow):
-            return AveragedWindows()
-        return StitchedTiles(
-            lambda one: self._of_tile(one, task, settings, tell),
-            categories_united(self.categories, task),
-            overlapping=task == "instance",
+    def _postprocessor(
+        self, task: Task, thresholds: PostprocessConfig, tell: Tell = lambda image, sentence: None
+    ) -> Postprocessor:
+        return Postprocessor(
+            experiment=self.model_file.experiment,
+            categories=self.categories,
+            task=task,
+            thresholds=thresholds,
+            augmented=len(self.tta) > 1,
+            tell=tell,
         )
-
-    def _of_tile(
-        self, one: TilePrediction, task: Task, settings: PostprocessConfig, tell: Tell
-    ) -> Segments | Detections:
-        if len(self.tta) > 1:
-            duplicate_iou = min(settings.duplicate_iou, DUPLICATE_IOU)
-            settings = dataclasses.replace(settings, duplicate_iou=duplicate_iou)
-        found = postprocess(one.prediction, 0, one.placement, self.categories, settings, task).cpu()
-        experiment = self.model_file.experiment
-        if said := nearly_full(found, task, experiment.postprocess, queries_of(experiment.model)):
-            tell(one.image, said)
-        return found
-
-    def _settings(self, task: Task, threshold: float | None) -> PostprocessConfig:
-        """Return the thresholds for a task, checked."""
-        check_task(task)
-        experiment = self.model_file.experiment
-        known = tasks_of(experiment.model)
-        if task not in known:
-            raise ConfigError("task", f"this model does not know {task!r}; it knows: {', '.join(known)}")
-        if reason := why_not_joined(self.view, task):
-            raise ConfigError("data.view", reason)
-        if threshold is None:
-            return experiment.postprocess
-        check_threshold(threshold)
-        return dataclasses.replace(
-            experiment.postprocess, object_threshold=threshold, instance_threshold=threshold
-        )
-
-    def _tiles(
-        self, images: Iterable[Image]
-    ) -> Iterator[tuple[int, Hashable, tuple[int, Placement, Tile, Image]]]:
-        """Yield all tiles: index of the image, what batches share, and image, its frame, tile and pixels."""
-        for index, image in enumerate(images):
-            tiling = tiling_of((image.shape[1], image.shape[2]), self.model_file.experiment.data)
-            frame = framed(image, tiling.frame)
-            for tile in tiling.tiles:
-                pixels = frame[:, *tile.window]
-                placement = self._placement(pixels)
-                # versions of another scale fit one canvas only if the plain ones have one size
-                key = placement.canvas if self.tta == (PLAIN,) else placement.resized
-                yield index, key, (index, tiling.frame, tile, pixels)
-
-    def _placement(self, image: Image, augmentation: Augmentation = PLAIN) -> Placement:
-        config = self.model_file.experiment.data
-        placement = tile_placement((image.shape[1], image.shape[2]), config)
-        return augmented_placement(placement, augmentation, config.divisor)
-
-    @torch.inference_mode()
-    def _predict(self, images: Sequence[Image]) -> Prediction:
-        """Return one prediction about images of one canvas, from all versions of them."""
-        batches_of_versions = [self.preprocess(images, augmentation) for augmentation in self.tta]
-        if self.tta == (PLAIN,):
-            return self.forward(batches_of_versions[0])
-        predictions = []
-        for batch in batches_of_versions:
-            prediction = self.forward(batch)
-            assert isinstance(prediction, MaskPrediction)  # `with_tta` takes no other model
-            predictions.append(prediction)
-        return combine(predictions, [batch.placements for batch in batches_of_versions], self.tta)
-
-    def preprocess(self, images: Sequence[Image], augmentation: Augmentation = PLAIN) -> ImageBatch:
-        """Return images of one canvas as the model takes them: resized, padded, normalised, on the device."""
-        placements = [self._placement(image, augmentation) for image in images]
-        changed = [augment(image, augmentation) for image in images]
-        experiment = self.model_file.experiment
-        backbone, padding = experiment.model.backbone, experiment.data.padding
-        batch = batch_images(changed, placements, backbone.image_mean, backbone.image_std, padding)
-        return dataclasses.replace(
-            batch,
-            pixels=batch.pixels.to(self.device, memory_format=torch.channels_last),
-            valid=batch.valid.to(self.device),
-        )
-
-    @torch.inference_mode()
-    def forward(self, images: ImageBatch) -> Prediction:
-        """Return what the model predicts for preprocessed images, in the segmenter's precision."""
-        with self.autocast():
-            prediction: Prediction = self.model(images.pixels, images.valid)
-        return prediction
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which to call `model`: its weights may have the type of the precision."""
-        dtype = _AUTOCAST[self.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-
-
-def categories_united(categories: Categories, task: Task) -> Tensor:
-    """Return for each category whether an image holds at most one segment of it in a result of the task."""
-    if task == "panoptic":
-        return ~torch.tensor(categories.is_thing)
-    return torch.full((len(categories),), task == "semantic")

@@ -4,24 +4,23 @@ Tiles overlap, so a thing that is smaller than their overlap is seen whole by on
 fit into memory and those that do not are joined by the same code; only the storage differs.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from numpy import ndarray
 from scipy.ndimage import find_objects
 from torch import Tensor
 
 from unimask.inference.storage import MemoryStorage, Storage
+from unimask.inference.tile_boxes import Box, BoxIndex, around, box_iou, edges_of, seeing_whole, shared_pixels
 from unimask.inference.tiles import SAME, SEEN, Tile, crop, same_segments
 from unimask.ops.id_maps import MOST_SEGMENTS, LayerPacker, renumber
 from unimask.structures import Segments, Size
 
 Parts = Sequence[tuple[Tile, Segments]]
-Box = tuple[int, int, int, int]  # top, bottom, left, right; in pixels of the image, ends exclusive
 
 
 def stitch(parts: Parts, size: Size, unites: Bool[Tensor, " classes"], *, overlapping: bool) -> Segments:
@@ -58,30 +57,6 @@ class Thing:
     votes: float  # share of the tiles that see it whole which have found it
     box: Box
     mask: int  # number of its mask in the box, in the storage
-
-
-class BoxIndex:
-    """Boxes by the cells of a coarse grid that they touch: finds those near another box."""
-
-    def __init__(self, cell: int) -> None:
-        self._cell = cell
-        self._numbers: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-
-    def add(self, number: int, box: Box) -> None:
-        """Keep a box under a number."""
-        for cell in self._cells(box):
-            self._numbers[cell].append(number)
-
-    def near(self, box: Box) -> Int64[ndarray, " boxes"]:
-        """Return the numbers of all boxes that share a cell with this one, rising."""
-        found = {number for cell in self._cells(box) for number in self._numbers.get(cell, ())}
-        return np.array(sorted(found), dtype=np.int64)
-
-    def _cells(self, box: Box) -> Iterator[tuple[int, int]]:
-        top, bottom, left, right = box
-        for row in range(top // self._cell, (bottom - 1) // self._cell + 1):
-            for column in range(left // self._cell, (right - 1) // self._cell + 1):
-                yield row, column
 
 
 class Stitcher:
@@ -154,7 +129,7 @@ class Stitcher:
                         score=scores[index],
                         box=box,
                         area=int((layer[window] == index + 1).sum()),
-                        whole=bool(_inside(np.array(box), _edges([tile]), self._size)[0]),
+                        whole=bool(seeing_whole(np.array(box), edges_of([tile]), self._size)[0]),
                     )
                 )
 
@@ -171,7 +146,7 @@ class Stitcher:
         """Return what all tiles together say."""
         cell = max((*self._tiles[0].size, 1))
         tiles = BoxIndex(cell)
-        for number, (top, bottom, left, right) in enumerate(_edges(self._tiles).tolist()):
+        for number, (top, bottom, left, right) in enumerate(edges_of(self._tiles).tolist()):
             tiles.add(number, (top, bottom, left, right))
         self._views.sort(key=lambda view: -view.score)
         things = self._seen_whole(tiles, cell)
@@ -196,7 +171,7 @@ class Stitcher:
     def _seers(self, tiles: BoxIndex, box: Box) -> int:
         """Return how many tiles see a box whole."""
         near = [self._tiles[number] for number in tiles.near(box).tolist()]
-        return int(_inside(np.array(box), _edges(near), self._size).sum())
+        return int(seeing_whole(np.array(box), edges_of(near), self._size).sum())
 
     def _seen_whole(self, tiles: BoxIndex, cell: int) -> list[Thing]:
         """Return the things that tiles see whole; the best view takes the same thing from other tiles."""
@@ -216,11 +191,11 @@ class Stitcher:
             free[best] = False
             near = index.near(view.box)
             near = near[free[near] & (labels[near] == view.label)]
-            near = near[_box_iou(boxes[best], boxes[near]) >= SAME / 2]
+            near = near[box_iou(boxes[best], boxes[near]) >= SAME / 2]
             members, masks = [view], [self._mask(view)]
             for number in near.tolist():
                 other, mask = whole[number], self._mask(whole[number])
-                both = _common(view.box, masks[0], other.box, mask)
+                both = shared_pixels(view.box, masks[0], other.box, mask)
                 same = both >= SAME * (view.area + other.area - both)
                 if same and all(other.tile != member.tile for member in members):
                     members.append(other)
@@ -232,7 +207,7 @@ class Stitcher:
 
     def _agreement(self, members: Sequence[_View], masks: Sequence[ndarray], seers: int) -> Thing:
         """Return one thing from the views of it, where `seers` tiles could see it."""
-        top, bottom, left, right = box = _around(members)
+        top, bottom, left, right = box = around([view.box for view in members])
         agreed = np.zeros((bottom - top, right - left))
         for view, mask in zip(members, masks, strict=True):
             rows = slice(view.box[0] - top, view.box[1] - top)
@@ -260,7 +235,7 @@ class Stitcher:
         ]
         found: list[Thing] = []
         for group in self._groups(tiles, pieces):
-            box = _around(group)
+            box = around([view.box for view in group])
             mask = self._in_cores(group, box)
             if not mask.any() or mask.sum() < SEEN * max(view.area for view in group):
                 continue  # cut off by the side of its tile
@@ -278,7 +253,7 @@ class Stitcher:
         mask = self._mask(view)
         return any(
             thing.label == view.label
-            and _common(view.box, mask, thing.box, self._storage[thing.mask]) >= SAME * view.area
+            and shared_pixels(view.box, mask, thing.box, self._storage[thing.mask]) >= SAME * view.area
             for thing in near
         )
 
@@ -296,7 +271,7 @@ class Stitcher:
             return number
 
         for one in sorted(by_tile):
-            (window,) = _edges([self._tiles[one]]).tolist()
+            (window,) = edges_of([self._tiles[one]]).tolist()
             for other in tiles.near(tuple(window)).tolist():
                 if other <= one or other not in by_tile:
                     continue
@@ -390,52 +365,3 @@ class Stitched:
             is_crowd=torch.zeros(len(order), dtype=torch.bool),
         )
         return renumber(result, result.areas() > 0)
-
-
-def _around(views: Sequence[_View]) -> Box:
-    """Return the box around views."""
-    boxes = np.array([view.box for view in views])
-    (top, _, left, _), (_, bottom, _, right) = boxes.min(axis=0).tolist(), boxes.max(axis=0).tolist()
-    return top, bottom, left, right
-
-
-def _edges(tiles: Sequence[Tile]) -> Int64[ndarray, "tiles 4"]:
-    """Return the windows of tiles as boxes."""
-    windows = [tile.window for tile in tiles]
-    edges = [[rows.start, rows.stop, columns.start, columns.stop] for rows, columns in windows]
-    return np.array(edges, dtype=np.int64).reshape(-1, 4)
-
-
-def _inside(
-    box: Int64[ndarray, "4"], edges: Int64[ndarray, "tiles 4"], size: Size
-) -> Bool[ndarray, " tiles"]:
-    """Return which tiles see the box whole: it touches none of their sides but those of the image."""
-    top, bottom, left, right = edges.T
-    return (
-        ((top < box[0]) | (top == 0))
-        & ((bottom > box[1]) | (bottom == size[0]))
-        & ((left < box[2]) | (left == 0))
-        & ((right > box[3]) | (right == size[1]))
-    )
-
-
-def _box_iou(box: Int64[ndarray, "4"], boxes: Int64[ndarray, "count 4"]) -> ndarray:
-    """Return the IoU of a box with others."""
-    top, bottom, left, right = boxes.T
-    height = (np.minimum(bottom, box[1]) - np.maximum(top, box[0])).clip(0)
-    width = (np.minimum(right, box[3]) - np.maximum(left, box[2])).clip(0)
-    both = height * width
-    all_areas = (bottom - top) * (right - left)
-    iou: ndarray = both / (all_areas + (box[1] - box[0]) * (box[3] - box[2]) - both)
-    return iou
-
-
-def _common(box: Box, mask: ndarray, other_box: Box, other_mask: ndarray) -> int:
-    """Return how many pixels two masks share."""
-    top, bottom = max(box[0], other_box[0]), min(box[1], other_box[1])
-    left, right = max(box[2], other_box[2]), min(box[3], other_box[3])
-    if top >= bottom or left >= right:
-        return 0
-    here = mask[top - box[0] : bottom - box[0], left - box[2] : right - box[2]]
-    there = other_mask[top - other_box[0] : bottom - other_box[0], left - other_box[2] : right - other_box[2]]
-    return int((here & there).sum())

@@ -22,8 +22,9 @@ from unimask.data.windows import open_large, pixels_in
 from unimask.errors import DataError, MissingPackageError, NotFiniteError, is_out_of_memory
 from unimask.inference.batches import ahead
 from unimask.inference.large import LargeResult, segment_large
+from unimask.inference.postprocessing import Tell
 from unimask.inference.resuming import Named, made_with
-from unimask.inference.segmenter import Segmenter, Tell
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.video import ENDINGS, VideoResult, segment_video
 from unimask.remote import Location, location
 from unimask.results.found import save_result
@@ -104,14 +105,14 @@ def segment_files(work: Work, named: Sequence[Named]) -> None:
     segment_videos(work, videos)
 
 
-def segment_all(work: Work, pictures: Sequence[Named]) -> None:
+def segment_all(work: Work, images: Sequence[Named]) -> None:
     """Segment and write every image, in order; errors of single images are kept in `work.made.failed`.
 
     Reading, the model and writing go on at the same time, with at most a few batches in memory.
     """
     with side_threads(1) as writer:
         written: deque[Future[None]] = deque()
-        for named, result in _results(work, _read(work, pictures)):
+        for named, result in _results(work, _read(work, images)):
             written.append(writer.submit(_write, work, named, result))
             while len(written) > work.job.batch_size:
                 written.popleft().result()
@@ -188,13 +189,13 @@ def are_large(segmenter: Segmenter, file: Path) -> bool:
 Image = UInt8[Tensor, "3 _height _width"]
 
 
-def _read(work: Work, pictures: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
+def _read(work: Work, images: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
     """Yield the images that can be read, the next ones read meanwhile."""
 
     def read_one(named: Named) -> Read:
         return read(named[0], work.job.reading)
 
-    for named, future in ahead(read_one, pictures, work.job.batch_size, threads=2):
+    for named, future in ahead(read_one, images, work.job.batch_size, threads=2):
         for one in _collected(work, named, future.result):
             for note in one.notes:
                 work.tell(named[0], note)

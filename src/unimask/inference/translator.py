@@ -14,7 +14,7 @@ from unimask.data.seeds import seeded_generator
 from unimask.data.text.loader import pad
 from unimask.errors import DataError
 from unimask.files import complete_files
-from unimask.inference.segmenter import find_device
+from unimask.machine import find_device
 from unimask.models.decoding import Written, beam_search, decode, likeliest, sampler
 from unimask.models.optimize import prepare_for_inference
 from unimask.models.seq2seq import Seq2Seq

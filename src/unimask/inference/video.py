@@ -36,24 +36,14 @@ class VideoResult:
     """What was found in a video; its frames are in the files."""
 
     task: Task
-    size: Size
+    size: Size  # (height, width) of a frame
     frames: tuple[str, ...]  # the names of their results
     totals: Mapping[str, Total]  # by category
-
-    @property
-    def height(self) -> int:
-        """Rows of a frame."""
-        return self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of a frame."""
-        return self.size[1]
 
     def to_json(self) -> Record:
         """Return what `unimask predict --json` shows: the file holds the segments, which may be millions."""
         segments = {category: total.segments for category, total in self.totals.items()}
-        size = {"height": self.height, "width": self.width}
+        size = {"height": self.size[0], "width": self.size[1]}
         return {"task": self.task, **size, "frames": len(self.frames), "segments": segments}
 
 
@@ -76,8 +66,8 @@ def segment_video(
     """Segment every n-th frame of a video; return what was found, and what ended the frames too early.
 
     Of the formats, `overlay` becomes NAME.overlay.mp4 and `json` NAME.json; they are complete when they
-    appear, also where the video is damaged: with the frames before that. `write` is called with the result of
-    each frame, whose name is `NAME.frame_NUMBER`.
+    appear, also where the video is damaged: with the frames before that, and noted as not complete. `write`
+    is called with the result of each frame, whose name is `NAME.frame_NUMBER`.
 
     Raises:
         DataError: the video cannot be opened, holds no frame, or the files cannot be written.
@@ -86,10 +76,14 @@ def segment_video(
     targets = {one: f"{name}{ENDINGS[one]}" for one in formats if one in ENDINGS}
     with open_video(file) as video:
         summary = _Summary(task)
+
+        def complete() -> str:
+            return "" if video.damage else made_with
+
         try:
             files = list(targets.values())
             with (
-                result_files(folder, files, overwrite=overwrite, made_with=made_with) as temporary,
+                result_files(folder, files, overwrite=overwrite, made_with=complete) as temporary,
                 ExitStack() as stack,
             ):
                 paths = dict(zip(targets, temporary, strict=True))
@@ -152,7 +146,7 @@ class _Summary:
         self.names: list[str] = []
 
     def add(self, result: Result) -> None:
-        self._size = (result.height, result.width)
+        self._size = result.size
         self.names.append(result.name)
         for one in result:
             old = self._totals.get(one.category, Total(segments=0, score=0.0, area=0.0))

@@ -45,12 +45,12 @@ class ComparedBoxes:
         return (self.boxes,)
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxes":
-        """The same comparison of other boxes."""
+        """Return the same comparison of other boxes."""
         return replace(self, boxes=tensors[0])
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted cost of every query for every target, of each image."""
+        """Return the weighted cost of every query for every target, of each image."""
         boxes, counts = self.boxes[index], [len(target) for target in self.targets]
         # all images at once: most of these costs are of no use, but one large step beats many
         cost = weighted_cost(self.terms, boxes.flatten(0, 1), torch.cat(self.targets))

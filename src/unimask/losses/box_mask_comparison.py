@@ -54,12 +54,12 @@ class ComparedBoxMasks:
         return *self.boxes.tensors, *self.masks.tensors
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxMasks":
-        """The same comparison of other tensors in place of `tensors`."""
+        """Return the same comparison of other tensors in place of `tensors`."""
         count = len(self.boxes.tensors)
         return replace(self, boxes=self.boxes.of(tensors[:count]), masks=self.masks.of(tensors[count:]))
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted cost of the boxes alone."""
+        """Return the weighted cost of the boxes alone."""
         return self.boxes.costs(index)
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:

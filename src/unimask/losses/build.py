@@ -21,7 +21,7 @@ MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
 
 def one_process(number: Tensor) -> Tensor:
-    """The mean over processes where there is only one: the number itself."""
+    """Return the mean over processes where there is only one: the number itself."""
     return number
 
 

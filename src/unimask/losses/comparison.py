@@ -36,7 +36,7 @@ class PairTerm(Protocol):
         count: Float[Tensor, ""],
         /,
     ) -> Float[Tensor, ""]:
-        """The sum over the pairs, divided by `count`; not weighted."""
+        """Return the sum over the pairs, divided by `count`; not weighted."""
 
 
 @runtime_checkable
@@ -68,10 +68,10 @@ class Compared(Protocol):
         """The tensors of the prediction that the losses use."""
 
     def of(self, tensors: tuple[Tensor, ...]) -> "Compared":
-        """The same comparison of other tensors in place of `tensors`."""
+        """Return the same comparison of other tensors in place of `tensors`."""
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted sum of the terms' costs, of each image; random points are drawn for it."""
+        """Return the weighted sum of the terms' costs, of each image; random points are drawn for it."""
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
         """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""
@@ -100,7 +100,7 @@ def weighted_cost(
     predicted: Float[Tensor, "queries numbers"],
     targets: Float[Tensor, "targets numbers"],
 ) -> Float[Tensor, "queries targets"]:
-    """The weighted sum of the costs of all terms."""
+    """Return the weighted sum of the costs of all terms."""
     cost = predicted.new_zeros((len(predicted), len(targets)))
     for term in terms:
         cost = cost + term.weight * term.cost(predicted, targets)

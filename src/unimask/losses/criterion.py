@@ -48,7 +48,7 @@ class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
     def forward(
         self, prediction: PredictionOfModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
     ) -> Losses:
-        """The terms of each supervised prediction, in order of depth: only the last without deep supervision.
+        """Return the terms of each supervised prediction by depth: only the last without deep supervision.
 
         Targets are without crowd, their labels below K; segments lie on the canvas. Mask and box terms are
         sums over matched pairs, divided by the number of all targets of the batch (its mean over processes,
@@ -96,7 +96,7 @@ class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
         matches: Matches,
         targets: Sequence[Target],
     ) -> Int64[Tensor, "batch queries"]:
-        """The label that each query is to predict; no-object for those without a target."""
+        """Return the label that each query is to predict; no-object for those without a target."""
         labels = torch.full(class_logits.shape[:2], self.class_term.no_object, device=class_logits.device)
         first = torch.tensor([0, *(len(target) for target in targets)], device=labels.device).cumsum(0)
         all_labels = torch.cat([target.labels for target in targets])

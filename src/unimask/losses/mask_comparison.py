@@ -62,7 +62,7 @@ class ComparedMasks:
         return self.embeddings, *chain.from_iterable(self.features)
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedMasks":
-        """The same comparison of other tensors in place of `tensors`."""
+        """Return the same comparison of other tensors in place of `tensors`."""
         images = len(self.targets)
         rows = tuple(tensors[first : first + images] for first in range(1, len(tensors), images))
         return replace(self, embeddings=tensors[0], features=rows)
@@ -73,7 +73,7 @@ class ComparedMasks:
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """The weighted cost of every query for every target, of each image.
+        """Return the weighted cost of every query for every target, of each image.
 
         Points are drawn once per image, also for one without targets, as in the original code.
         """

@@ -32,7 +32,7 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> list[Float[Tensor, "queries _targets"]]:
-        """The cost of every query for every target, of each image; `pair_costs` is all but the class."""
+        """Return the cost of every query for every target, per image; `pair_costs` is all but the class."""
         return [
             self.class_term.weight * self.class_term.cost(logits, target.labels) + pair_cost
             for logits, target, pair_cost in zip(class_logits, targets, pair_costs, strict=True)
@@ -44,12 +44,12 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> Matches:
-        """The matched pairs of the batch: min(queries, targets) of each image, in order of query."""
+        """Return the matched pairs of the batch: min(queries, targets) of each image, in order of query."""
         return match(self.costs(class_logits, targets, pair_costs))
 
 
 def match(costs: Sequence[Float[Tensor, "queries _"]]) -> Matches:
-    """The pairs of least total cost in each image, on the device of the costs.
+    """Return the pairs of least total cost in each image, on the device of the costs.
 
     One copy to the host and one back, however many images there are.
     """

@@ -22,7 +22,7 @@ class PixelCriterion(nn.Module):
         self.deep_supervision = deep_supervision
 
     def forward(self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform) -> Losses:
-        """The mean over all pixels of the batch that have a category; 0 where none has.
+        """Return the mean over all pixels of the batch that have a category; 0 where none has.
 
         Logits are resized to the targets' size (bilinear). Computed in float32, also under autocast.
         """
@@ -42,7 +42,7 @@ class PixelCriterion(nn.Module):
 
 
 def category_map(target: Segments) -> Int64[Tensor, "height width"]:
-    """The category of each pixel, `VOID` where there is none; where segments overlap, of the first layer."""
+    """Return the category of each pixel, `VOID` where there is none; of overlaps, that of the first layer."""
     labels = functional.pad(target.labels, (1, 0), value=VOID)
     found = labels[target.layers[0].long()]
     for layer in target.layers[1:]:

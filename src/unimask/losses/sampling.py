@@ -33,7 +33,7 @@ class Sampling(Protocol):
         target: Segments,
         uniform: Uniform,
     ) -> LogitsAndLabels:
-        """The logits of all queries of an image and the labels of all its targets, for the matcher.
+        """Return the logits of all queries of an image and the labels of all its targets, for the matcher.
 
         As many random numbers are drawn as for any image of this size, also without targets.
         """
@@ -42,7 +42,7 @@ class Sampling(Protocol):
         """Draw the random numbers that the places of so many matched pairs depend on."""
 
     def places(self, cells: int, pixels: int) -> int:
-        """The most numbers that one pair needs, where masks have so many cells and targets so many pixels."""
+        """Return the most numbers that a pair needs, given cells per mask and pixels per target."""
 
     def pairs(
         self,
@@ -51,7 +51,7 @@ class Sampling(Protocol):
         numbers: Int64[Tensor, " pairs"],
         drawn: tuple[Float[Tensor, "pairs _ 2"], ...],
     ) -> LogitsAndLabels:
-        """The logits and labels of matched pairs, for the losses; gradients flow through the logits only.
+        """Return the logits and labels of matched pairs, for the losses; only logits have gradients.
 
         `maps` are the mask logits of the queries, `numbers` name their targets in the id map.
         """
@@ -80,7 +80,7 @@ class RandomPoints:
         return at_shared_points(embeddings, features, target, uniform((1, self.points, 2))[0])
 
     def draw(self, pairs: int, uniform: Uniform) -> tuple[Float[Tensor, "pairs _ 2"], ...]:
-        """The candidates, then the points that are uniform."""
+        """Return the candidates, then the points that are uniform."""
         candidates = uniform((pairs, self.candidates, 2))
         if self.uncertain == self.points:
             return (candidates,)
@@ -93,7 +93,7 @@ class RandomPoints:
     def choose(
         self, maps: Float[Tensor, "pairs height width"], drawn: tuple[Float[Tensor, "pairs _ 2"], ...]
     ) -> Float[Tensor, "pairs points 2"]:
-        """The candidates whose logits are nearest to 0, and the uniform points."""
+        """Return the candidates whose logits are nearest to 0, and the uniform points."""
         candidates, *uniform_points = drawn
         return torch.cat([uncertain_points(maps, candidates, self.uncertain), *uniform_points], dim=1)
 
@@ -227,7 +227,7 @@ def at_own_points(
 def _nearest(
     layers: Int16[Tensor, "layers height width"], size: Size
 ) -> Int16[Tensor, "layers new_height new_width"]:
-    """An id map in another size, as `functional.interpolate` picks its nearest neighbours."""
+    """Return an id map in another size, as `functional.interpolate` picks its nearest neighbours."""
     rows, columns = (
         (torch.arange(new, device=layers.device) * (old / new)).floor().long().clamp(max=old - 1)
         for new, old in zip(size, layers.shape[1:], strict=True)

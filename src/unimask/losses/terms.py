@@ -44,7 +44,7 @@ class ClassTerm(nn.Module):
         class_logits: Float[Tensor, "batch queries classes_and_none"],
         labels: Int64[Tensor, "batch queries"],
     ) -> Float[Tensor, ""]:
-        """The mean over all queries of the batch, each weighted with the weight of its label.
+        """Return the mean over all queries of the batch, each weighted with the weight of its label.
 
         `labels` holds `no_object` for queries without a target.
         """
@@ -64,7 +64,7 @@ class MaskTerm:
     def cost(
         self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
     ) -> Float[Tensor, "queries targets"]:
-        """The mean over the points, of each query with each target."""
+        """Return the mean over the points, of each query with each target."""
         return pairwise_binary_cross_entropy(logits, labels)
 
     def loss(
@@ -73,7 +73,7 @@ class MaskTerm:
         labels: Float[Tensor, "pairs points"],
         num_masks: Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        """The mean over the points, summed over the pairs, divided by `num_masks`."""
+        """Return the mean over the points, summed over the pairs, divided by `num_masks`."""
         total = functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         return total / (logits.shape[1] * num_masks)
 
@@ -93,7 +93,7 @@ class FocalTerm:
     def cost(
         self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
     ) -> Float[Tensor, "queries targets"]:
-        """The mean over the points, of each query with each target."""
+        """Return the mean over the points, of each query with each target."""
         return pairwise_focal(logits, labels, self.alpha, self.gamma)
 
     def loss(
@@ -102,7 +102,7 @@ class FocalTerm:
         labels: Float[Tensor, "pairs points"],
         num_masks: Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        """The mean over the points, summed over the pairs, divided by `num_masks`."""
+        """Return the mean over the points, summed over the pairs, divided by `num_masks`."""
         probabilities = logits.sigmoid()
         wrong = probabilities + labels - 2 * probabilities * labels
         entropy = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
@@ -152,13 +152,13 @@ class BoxTerm:
     def cost(
         self, boxes: Float[Tensor, "queries 4"], targets: Float[Tensor, "targets 4"]
     ) -> Float[Tensor, "queries targets"]:
-        """The sum over the four coordinates, of each query with each target."""
+        """Return the sum over the four coordinates, of each query with each target."""
         return torch.cdist(boxes, targets, p=1)
 
     def loss(
         self, boxes: Float[Tensor, "pairs 4"], targets: Float[Tensor, "pairs 4"], count: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """The sum over coordinates and pairs, divided by `count`."""
+        """Return the sum over coordinates and pairs, divided by `count`."""
         return functional.l1_loss(boxes, targets, reduction="sum") / count
 
 

@@ -17,12 +17,7 @@ from unimask.metrics.overlaps import (
 from unimask.structures import Categories, Detections, Segments, Size
 
 _IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds .50, .55, ... .95
-_AREAS = {
-    "": 0,
-    "s": 1,
-    "m": 2,
-    "l": 3,
-}  # places in COCO's ranges of area: all, below 32^2, below 96^2, larger
+_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # places in COCO's ranges: all, below 32^2, below 96^2, larger
 _LIMITS = (1, 10, 100)  # COCO's numbers of detections per image
 
 
@@ -89,8 +84,7 @@ class MaskAveragePrecision:
     """
 
     def __init__(self, categories: Categories, most_detections: int = 1000) -> None:
-        if most_detections < _LIMITS[-1]:
-            raise ValueError(f"most_detections is {most_detections}; at least {_LIMITS[-1]} are needed")
+        _check_limit(most_detections)
         self.categories = categories
         self.most_detections = most_detections
         self._images: list[_ImageRecord] = []
@@ -136,6 +130,7 @@ class BoxAveragePrecision:
     """
 
     def __init__(self, categories: Categories, most_detections: int = 1000) -> None:
+        _check_limit(most_detections)
         self.categories = categories
         self.most_detections = most_detections
         self._images: list[tuple[Detections, Detections]] = []
@@ -176,6 +171,11 @@ class BoxAveragePrecision:
             for index, record in _box_records(result, number, is_thing):
                 tables.results.append(record | {"score": scores[index]})
         return _measure(tables, "bbox", self.categories, self.most_detections)
+
+
+def _check_limit(most_detections: int) -> None:
+    if most_detections < _LIMITS[-1]:
+        raise ValueError(f"most_detections is {most_detections}; at least {_LIMITS[-1]} are needed")
 
 
 def _box_records(

@@ -26,14 +26,12 @@ class MatchedPrecisionValues:
 
     thresholds: tuple[float, ...]
     pooled: tuple[float, ...]  # matches, wrong and missed instances summed over all images
-    per_picture: tuple[float, ...]  # mean over the images that have an instance in the truth or the result
+    per_image: tuple[float, ...]  # mean over the images that have an instance in the truth or the result
 
     def as_dict(self) -> dict[str, float]:
-        """`AP@0.50` ... pooled, and `AP_per_picture@0.50` ..."""
+        """`AP@0.50` ... pooled, and `AP_per_image@0.50` ..."""
         pooled = {f"AP@{t:.2f}": value for t, value in zip(self.thresholds, self.pooled)}
-        return pooled | {
-            f"AP_per_picture@{t:.2f}": value for t, value in zip(self.thresholds, self.per_picture)
-        }
+        return pooled | {f"AP_per_image@{t:.2f}": value for t, value in zip(self.thresholds, self.per_image)}
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
         """Nothing: classes are pooled."""
@@ -108,7 +106,7 @@ class MatchedPrecision:
         return MatchedPrecisionValues(
             thresholds=THRESHOLDS,
             pooled=tuple(int(m) / int(n) if n else NOT_MEASURED for m, n in zip(self.matched, everything)),
-            per_picture=tuple(
+            per_image=tuple(
                 float(total) / int(n) if n else NOT_MEASURED for total, n in zip(self.image_sum, self.images)
             ),
         )

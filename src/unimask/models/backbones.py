@@ -167,7 +167,7 @@ def _efficientnet(config: BackboneConfig) -> NetworkBackbone:
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
-    """The backbone with random weights: `channels` (stride -> channels), forward(pixels) -> {stride: map}.
+    """Return the backbone with random weights: it has `channels` by stride, and maps pixels to {stride: map}.
 
     `swin_tiny`, `swin_small`, `swin_base`, `swin_large` and `swin_c16_d2-1-3-1_h1-2-4-2_w4` (of any other
     channels, depths, heads and window) are `nn.swin.Swin`, `resnet50_deeplab` and

@@ -64,7 +64,7 @@ def build_model(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks: .
 
 
 def build_model(config: ModelConfig | EomtConfig | DetrConfig, num_classes: int) -> Model:
-    """A model with random weights that tells `num_classes` classes and no-object apart.
+    """Return a model with random weights that tells `num_classes` classes and no-object apart.
 
     Raises:
         ConfigError: a width does not divide as it must, or a stride does not exist.
@@ -93,7 +93,7 @@ def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifi
 
 
 def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> dict[int, int]:
-    """What the pixel decoder has for the query decoder: stride -> channels, from low to high resolution.
+    """Return what the pixel decoder has for the query decoder: stride -> channels, low resolution first.
 
     These are the strides that its encoder refines, and those between the finest of them and the masks'. What
     a pyramid without an encoder gives at its coarsest stride is the backbone's map itself.
@@ -107,7 +107,7 @@ def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) 
 def build_pixel_decoder(
     config: PixelDecoderConfig, in_channels: Mapping[int, int]
 ) -> DeformablePixelDecoder | PyramidPixelDecoder:
-    """The pixel decoder on a backbone that gives `in_channels` per stride.
+    """Return the pixel decoder on a backbone that gives `in_channels` per stride.
 
     Raises:
         ConfigError: see `build_model`.
@@ -172,7 +172,7 @@ def _pyramid_decoder(
 def build_query_decoder(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
 ) -> QueryDecoder:
-    """The query decoder with the heads of a mask classifier, on memory of so many channels per stride.
+    """Return the query decoder with the heads of a mask classifier, on memory of so many channels per stride.
 
     Raises:
         ConfigError: see `build_model`.
@@ -183,7 +183,7 @@ def build_query_decoder(
 def build_pixel_classifier(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
 ) -> QueryDecoder | CategoryEmbeddings:
-    """What gives each category its embedding: a query decoder with a query per category, or weights alone.
+    """Return what gives each category its embedding: a decoder with a query per category, or weights alone.
 
     Raises:
         ConfigError: see `build_model`.
@@ -198,7 +198,7 @@ def build_pixel_classifier(
 def _decoder_on_pixels(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module
 ) -> QueryDecoder:
-    """A query decoder on a pixel decoder."""
+    """Return a query decoder on a pixel decoder."""
     path = "model.query_decoder"
     _check_transformer(config, path)
     _check_strides(
@@ -257,7 +257,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
 def _query_decoder(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module, path: str
 ) -> QueryDecoder:
-    """The decoder with any heads."""
+    """Return the decoder with any heads."""
     make_features = {"learned": nn.Embedding, "zeros": ConstantEmbedding}[config.query_features]
     make_level = {True: nn.Embedding, False: ConstantEmbedding}[config.level_embedding]
     return QueryDecoder(

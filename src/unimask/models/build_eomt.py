@@ -54,7 +54,7 @@ def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
 
 
 def _doublings(patch: int) -> int:
-    """How many times the size of a map of patches doubles on the way to stride 4."""
+    """Return how many times the size of a map of patches doubles on the way to stride 4."""
     steps = (patch // MASK_STRIDE).bit_length() - 1
     if steps < 0 or MASK_STRIDE * 2**steps != patch:
         raise ConfigError("model.backbone.patch", f"must be 4, 8, 16 or 32, not {patch}")
@@ -62,7 +62,7 @@ def _doublings(patch: int) -> int:
 
 
 def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransformer:
-    """The transformer of an EoMT.
+    """Return the transformer of an EoMT.
 
     Raises:
         ConfigError: see `build_model`.

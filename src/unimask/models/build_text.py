@@ -25,7 +25,7 @@ RESIDUALS: Mapping[str, type[Residual] | type[PreNormResidual]] = {"post": Resid
 
 
 def build_sequence_model(config: SequenceModelConfig, vocabulary: int) -> Seq2Seq:
-    """A Transformer with random weights that writes tokens of a vocabulary of this size."""
+    """Return a Transformer with random weights that writes tokens of a vocabulary of this size."""
     channels, pre_norm = config.channels, config.norm == "pre"
     return Seq2Seq(
         source_input=(

@@ -30,7 +30,7 @@ class Written:
 
 
 def likeliest(logits: Float[Tensor, "batch vocabulary"]) -> Int64[Tensor, " batch"]:
-    """The likeliest token; the first one of equals."""
+    """Return the likeliest token; the first one of equals."""
     return logits.argmax(dim=1)
 
 
@@ -102,7 +102,7 @@ def beam_search(
     beams: int,
     length_penalty: float,
 ) -> list[Written]:
-    """The best hypothesis of each source, of which `beams` are followed at a time.
+    """Return the best hypothesis of each source, of which `beams` are followed at a time.
 
     A hypothesis is worth its log-probability divided by its number of tokens (with the end token) to the
     power `length_penalty`. The search for a source ends when `beams` of its hypotheses have ended and the
@@ -178,7 +178,7 @@ class _Search:
             del ended[self.beams :]
 
     def _settled(self, length: int) -> Bool[Tensor, " sources"]:
-        """Whether no open hypothesis of a source can become better than the worst that has ended."""
+        """Return whether no open hypothesis of a source can become better than the worst that has ended."""
         worth = (self.scores[:, 0] / length**self.length_penalty).tolist()
         settled = [
             len(ended) == self.beams and value <= ended[-1].score
@@ -187,5 +187,5 @@ class _Search:
         return torch.tensor(settled, dtype=torch.bool, device=self.open.device)
 
     def results(self) -> list[Written]:
-        """The best of each source."""
+        """Return the best of each source."""
         return [ended[0] for ended in self.ended]

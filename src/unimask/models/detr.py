@@ -30,7 +30,7 @@ class DetrStates:
 def valid_cells(
     valid: Bool[Tensor, "batch height width"], size: Size
 ) -> Bool[Tensor, "batch {size[0]} {size[1]}"]:
-    """Which cells of a smaller map show the image: the nearest pixel decides, as in the original."""
+    """Return which cells of a smaller map show the image: the nearest pixel decides, as in the original."""
     return functional.interpolate(valid[None].float(), size)[0] > 0.5
 
 
@@ -39,12 +39,12 @@ EncoderInput = Callable[[Tensor, Tensor], Tensor]
 
 
 def without_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """The map as it is; positions are added in the attention only."""
+    """Return the map as it is; positions are added in the attention only."""
     return maps
 
 
 def with_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """The map with the positions added, so that the values of the attention hold their place, too.
+    """Return the map with the positions added, so that the values of the attention hold their place, too.
 
     Source: DETR (2005.12872), Table 3 ("at input"); there, it replaces the positions in the attention.
     """
@@ -105,7 +105,7 @@ class Detr(nn.Module):
         maps: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
         valid: Bool[Tensor, "batch height width"],
     ) -> DetrStates:
-        """What the transformer makes of the backbone's maps; `valid` has the size of the one it works on."""
+        """Return what the transformer makes of the backbone's maps; `valid` has the size of its map."""
         projected = self.projection(maps[self.stride])
         positions = padded_sine_positions(valid, projected.shape[1])
         placed = self.encoder_input(projected, positions.movedim(-1, 1))

@@ -35,7 +35,7 @@ class QueryAttentionMaps(nn.Module):
         memory: Float[Tensor, "batch channels height width"],
         valid: Bool[Tensor, "batch height width"],
     ) -> Float[Tensor, "batch queries heads height width"]:
-        """The maps; their sum over heads and valid cells is 1, cells that are not valid have 0."""
+        """Return the maps; their sum over heads and valid cells is 1, cells that are not valid have 0."""
         query = self.query(queries).unflatten(-1, (self.heads, -1))
         key = self.key(memory.movedim(1, -1)).unflatten(-1, (self.heads, -1))
         scores = torch.einsum("bqnc,bhwnc->bqnhw", query * query.shape[-1] ** -0.5, key)
@@ -120,6 +120,6 @@ class DetrWithMasks(nn.Module):
         return BoxMaskPrediction(class_logits=states.class_logits, boxes=states.boxes, mask_logits=masks)
 
     def finer_maps(self, states: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
-        """The backbone's maps that the pyramid climbs: those finer than the encoder's, coarse to fine."""
+        """Return the backbone's maps for the pyramid: those finer than the encoder's, coarse to fine."""
         strides = sorted((stride for stride in states.maps if stride < self.detr.stride), reverse=True)
         return tuple(states.maps[stride] for stride in strides)

@@ -349,7 +349,7 @@ def _noise(backbone: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _same_maps(backbone: nn.Module, changed: nn.Module) -> bool:
-    """Whether both make the same maps of an image of noise."""
+    """Return whether both make the same maps of an image of noise."""
     pixels = _noise(backbone)
     maps, others = backbone(pixels), changed(pixels)
     return all(

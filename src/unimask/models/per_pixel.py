@@ -19,7 +19,7 @@ CERTAIN = 50.0  # a logit whose probability is 1 in float32
 
 
 def category_logits(num_classes: int) -> Float[Tensor, "{num_classes} {num_classes+1}"]:
-    """The class logits of queries each of which is certain of its own category."""
+    """Return the class logits of queries each of which is certain of its own category."""
     return CERTAIN * torch.eye(num_classes, num_classes + 1)
 
 
@@ -55,7 +55,7 @@ class CategoryEmbeddings(nn.Module):
         Float[Tensor, "1 batch categories categories_and_none"],
         Float[Tensor, "1 batch categories mask_channels"],
     ]:
-        """The same for every image of the batch."""
+        """Return the same for every image of the batch."""
         batch = next(iter(memory.values())).shape[0]
         embeddings = centred(self.weight)
         return self.logits.expand(1, batch, -1, -1), embeddings.expand(1, batch, -1, -1)

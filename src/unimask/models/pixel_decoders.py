@@ -38,7 +38,7 @@ class DeformableEncoder(nn.Module):
     def forward(
         self, maps: Sequence[Float[Tensor, "batch channels _height _width"]]
     ) -> list[Float[Tensor, "batch channels _height _width"]]:
-        """The maps, refined, in the same order and sizes; their order is that of the level embedding."""
+        """Return the refined maps, in the same order and sizes; the order is that of the level embedding."""
         sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
         tokens = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2).contiguous()
         levels, positions = self._places(sizes, tokens)
@@ -49,7 +49,7 @@ class DeformableEncoder(nn.Module):
         return [level.unflatten(2, size) for level, size in zip(refined, sizes, strict=True)]
 
     def _places(self, sizes: tuple[Size, ...], tokens: Tensor) -> tuple[Levels, Tensor]:
-        """Where the tokens are: for sampling, and as vectors (1, tokens, channels)."""
+        """Return where the tokens are: for sampling, and as vectors (1, tokens, channels)."""
         device, dtype = tokens.device, torch.promote_types(tokens.dtype, torch.float32)
         embeddings = self.level_embedding.unbind()
         positions = [
@@ -107,7 +107,7 @@ class DeformablePixelDecoder(nn.Module):
     def forward(
         self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The refined maps by stride (all but stride 4), and the mask features at stride 4."""
+        """Return the refined maps by stride (all but stride 4), and the mask features at stride 4."""
         maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
         # without it PyTorch resizes to another memory order than that of the convolutions around
@@ -131,7 +131,7 @@ class EncodedMap(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch _channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The refined map, of the same size."""
+        """Return the refined map, of the same size."""
         maps = self.projection(maps)
         _, channels, height, width = maps.shape
         precise = torch.promote_types(maps.dtype, torch.float32)
@@ -174,7 +174,7 @@ class PyramidPixelDecoder(nn.Module):
     def forward(
         self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """The encoded coarsest map and the pyramid's by stride (all but stride 4), and the mask features."""
+        """Return the memory by stride (the encoded map and the pyramid's above 4) and the mask features."""
         encoded = self.encoder(features[self.coarsest])
         finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
         mask_features = self.mask_positions(self.mask_features(finer.pop(MASK_STRIDE)))
@@ -229,7 +229,7 @@ class MapPositions(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """The maps with their places."""
+        """Return the maps with their places."""
         precise = torch.promote_types(maps.dtype, torch.float32)
         places = fourier_positions(
             maps.shape[2], maps.shape[3], self.octaves, device=maps.device, dtype=precise
@@ -253,7 +253,7 @@ def _lateral(in_channels: int, channels: int) -> NormedConvolution:
 
 
 def _fusion(in_channels: int, channels: int) -> NormedConvolution:
-    """What happens to a lateral and the coarser map after they are added, or to the coarsest map alone."""
+    """Return what follows the sum of a lateral and the coarser map, or the coarsest map alone."""
     fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU(inplace=True))
     nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
     return fusion

@@ -135,7 +135,7 @@ class QueryDecoder(nn.Module):
         )
 
     def _memories(self, memory: Mapping[int, Tensor], valid: Mapping[int, Tensor]) -> dict[int, Memory]:
-        """The memory of each stride as tokens: level embedding in keys and values, positions in keys."""
+        """Return the memory of each stride as tokens with level embeddings; only keys hold positions."""
         memories = {}
         for name, embedding in zip(self.projections, self.level_embedding.weight.unbind(), strict=True):
             stride = int(name)

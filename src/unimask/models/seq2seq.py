@@ -34,7 +34,7 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.weight, std=channels**-0.5)
 
     def forward(self, tokens: Int64[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens channels"]:
-        """The vectors of tokens."""
+        """Return the vectors of tokens."""
         return functional.embedding(tokens, self.weight) * self.scale
 
     def logits(self, states: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch vocabulary"]:
@@ -121,7 +121,7 @@ class Seq2Seq(nn.Module):
         source_valid: Bool[Tensor, "batch places"],
         tokens: Int64[Tensor, "batch tokens"],
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The state after each token of the target, from which `logits` predicts the next one.
+        """Return the state after each token of the target, from which `logits` predicts the next one.
 
         The first token is the begin token. A state depends on no later token, and on no source place that is
         not valid; of each source at least one is.
@@ -161,7 +161,7 @@ class Seq2Seq(nn.Module):
         progress: Progress,
         source_valid: Bool[Tensor, "batch places"],
     ) -> tuple[Float[Tensor, "batch channels"], Progress]:
-        """The state after the newest token of each sequence, as `forward` gives it, and the progress with it.
+        """Return the state after each sequence's newest token, as `forward` gives it, and the new progress.
 
         What was computed for earlier tokens is kept, so that a step costs the same wherever it is, but for
         attending to each of them.

@@ -10,7 +10,7 @@ from unimask.nn.transformer import EncoderLayer
 
 
 def encoder_layer(channels: int, heads: int, feedforward_channels: int, dropout: float) -> EncoderLayer:
-    """A layer for `TransformerEncoder`: dense self-attention and a feed-forward."""
+    """Return a layer for `TransformerEncoder`: dense self-attention and a feed-forward."""
     return EncoderLayer(SelfAttention(channels, heads, dropout), channels, feedforward_channels, dropout)
 
 
@@ -30,7 +30,7 @@ class TransformerEncoder(nn.Module):
         positions: Float[Tensor, "#batch height*width channels"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """The refined map; `positions` of the cells, row by row, are added in every layer.
+        """Return the refined map; `positions` of the cells, row by row, are added in every layer.
 
         No cell attends to one that is not `valid` (padding); what such a cell itself becomes means nothing.
         None: all are valid. At least one cell of each image is.

@@ -11,7 +11,7 @@ NORM_GROUPS = 32
 
 
 def pointwise_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 1x1 convolution that starts as detectron2's do: uniform in +-sqrt(3 / in_channels), bias 0."""
+    """Return a 1x1 convolution that starts as detectron2's do: uniform in +-sqrt(3 / in_channels), bias 0."""
     convolution = nn.Conv2d(in_channels, out_channels, 1, bias=True)
     nn.init.kaiming_uniform_(convolution.weight, a=1)
     nn.init.constant_(convolution.get_parameter("bias"), 0)
@@ -74,7 +74,7 @@ class Perceptron(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, inputs: Float[Tensor, "*batch in_channels"]) -> Float[Tensor, "*batch out_channels"]:
-        """The last layer's output, without activation."""
+        """Return the last layer's output, without activation."""
         for layer in self.layers[:-1]:
             inputs = self.activation(layer(inputs))
         return self.layers[-1](inputs)

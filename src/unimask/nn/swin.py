@@ -51,7 +51,7 @@ def relative_positions(window: int) -> Int64[Tensor, "tokens tokens"]:
 def shift_penalty(
     height: int, width: int, window: int, shift: int, device: torch.device
 ) -> Float[Tensor, "windows tokens tokens"]:
-    """What is added to the attention logits inside each window of a map that was rolled by `shift`.
+    """Return what is added to the attention logits inside each window of a map that was rolled by `shift`.
 
     0 between tokens that were neighbours before, -100 (not -infinity) across a seam; also where one window
     covers the whole map. Height and width are multiples of the window.
@@ -139,7 +139,7 @@ class Block(nn.Module):
         features: Float[Tensor, "batch height width channels"],
         penalty: Float[Tensor, "groups tokens tokens"],
     ) -> Float[Tensor, "batch height width channels"]:
-        """The map after the block; `penalty` belongs to the block's shift and the padded size."""
+        """Return the map after the block; `penalty` belongs to the block's shift and the padded size."""
         features = features + self.drop_path(self._attend(features, penalty))
         tokens = self.feedforward_norm(features).flatten(1, 2)
         update = self.feedforward(tokens).view_as(features)
@@ -167,7 +167,7 @@ class Stage(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch height width channels"]:
-        """The map after all blocks."""
+        """Return the map after all blocks."""
         height, width = (-(-size // self.window) * self.window for size in features.shape[1:3])
         tokens, shift = self.window**2, self.window // 2
         straight = torch.zeros((1, tokens, tokens), device=features.device)
@@ -209,7 +209,7 @@ class PatchMerging(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch height width channels"]
     ) -> Float[Tensor, "batch rows columns wider"]:
-        """The map at twice the stride."""
+        """Return the map at twice the stride."""
         padded = _pad_to_multiple(features, 2)
         batch, height, width, channels = padded.shape
         grid = padded.view(batch, height // 2, 2, width // 2, 2, channels)

@@ -33,7 +33,7 @@ class Residual(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The inputs after one sublayer."""
+        """Return the inputs after one sublayer."""
         return self.norm(inputs + self.dropout(update))
 
 
@@ -52,13 +52,13 @@ class PreNormResidual(nn.Module):
     def prepare(
         self, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The inputs, normalised."""
+        """Return the inputs, normalised."""
         return self.norm(inputs)
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The inputs after one sublayer."""
+        """Return the inputs after one sublayer."""
         return inputs + self.dropout(update)
 
 
@@ -86,7 +86,7 @@ class FeedForward(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The update of each token."""
+        """Return the update of each token."""
         return self.contract(self.dropout(self.activation(self.expand(tokens))))
 
 
@@ -121,7 +121,7 @@ class EncoderLayer(nn.Module):
         positions: Float[Tensor, "#batch tokens channels"],
         *where: object,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """The tokens, one layer further."""
+        """Return the tokens, one layer further."""
         return self.feed(self.attend(tokens, positions, *where))
 
     def attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:
@@ -149,12 +149,12 @@ class CrossSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The queries after cross-attention."""
+        """Return the queries after cross-attention."""
         placed = self.residual.prepare(queries) + positions
         return self.residual(queries, self.attention(placed, memory.keys, memory.values, visible))
 
     def start(self, memory: Memory) -> Projected:
-        """What `step` keeps: the memory, projected once."""
+        """Return what `step` keeps: the memory, projected once."""
         return self.attention.project(memory.keys, memory.values)
 
     def step(
@@ -163,7 +163,7 @@ class CrossSublayer(nn.Module):
         kept: Projected,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Projected]:
-        """The newest token of each sequence after cross-attention, and what to keep."""
+        """Return the newest token of each sequence after cross-attention, and what to keep."""
         update = self.attention.attend(self.residual.prepare(newest), kept, visible)
         return self.residual(newest, update), kept
 
@@ -183,7 +183,7 @@ class SelfSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The queries after self-attention; the memory plays no part."""
+        """Return the queries after self-attention; the memory plays no part."""
         prepared = self.residual.prepare(queries)
         placed = prepared + positions
         return self.residual(queries, self.attention(placed, placed, prepared))
@@ -207,14 +207,14 @@ class CausalSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The tokens after self-attention; memory and `visible`, which is about it, play no part."""
+        """Return the tokens after self-attention; memory and `visible`, which is about it, play no part."""
         prepared = self.residual.prepare(queries)
         placed = prepared + positions
         update = self.attention(placed, placed, prepared, causal_visibility(queries.shape[1], queries.device))
         return self.residual(queries, update)
 
     def start(self, memory: Memory) -> Prefix:
-        """What `step` keeps: no token yet."""
+        """Return what `step` keeps: no token yet."""
         return Prefix.of(self.attention.project(memory.keys[:, :0], memory.values[:, :0]))
 
     def step(
@@ -223,7 +223,7 @@ class CausalSublayer(nn.Module):
         kept: Prefix,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Prefix]:
-        """The newest token of each sequence after self-attention, and what to keep: it is among it now."""
+        """Return the newest token of each sequence after self-attention, and what to keep, including it."""
         prepared = self.residual.prepare(newest)
         kept = kept.followed_by(self.attention.project(prepared, prepared))
         return self.residual(newest, self.attention.attend(prepared, kept.tokens)), kept
@@ -249,7 +249,7 @@ class FeedForwardSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """The queries after the feed-forward; positions and memory play no part."""
+        """Return the queries after the feed-forward; positions and memory play no part."""
         return self.residual(queries, self.update(self.residual.prepare(queries)))
 
     def start(self, memory: Memory) -> None:
@@ -258,7 +258,7 @@ class FeedForwardSublayer(nn.Module):
     def step(
         self, newest: Float[Tensor, "batch 1 channels"], kept: None, visible: Bool[Tensor, "batch 1 tokens"]
     ) -> tuple[Float[Tensor, "batch 1 channels"], None]:
-        """The newest token of each sequence after the feed-forward."""
+        """Return the newest token of each sequence after the feed-forward."""
         return self.residual(newest, self.update(self.residual.prepare(newest))), None
 
 
@@ -274,10 +274,10 @@ class Stepper(Protocol):
     """A sublayer that can take the tokens of a sequence one at a time, keeping what it computed before."""
 
     def start(self, memory: Memory) -> KeptOne:
-        """What is kept before the first token."""
+        """Return what is kept before the first token."""
 
     def step(self, newest: Tensor, kept: KeptOne, visible: Tensor) -> tuple[Tensor, KeptOne]:
-        """The newest token of each sequence after the sublayer, and what to keep now."""
+        """Return the newest token of each sequence after the sublayer, and what to keep now."""
 
 
 class DecoderLayer(nn.Module):
@@ -301,7 +301,7 @@ class DecoderLayer(nn.Module):
         return queries
 
     def start(self, memory: Memory) -> Kept:
-        """What `step` keeps of each sublayer before the first token of a sequence."""
+        """Return what `step` keeps of each sublayer before the first token of a sequence."""
         return tuple(sublayer.start(memory) for sublayer in self._steppers())
 
     def step(
@@ -310,7 +310,7 @@ class DecoderLayer(nn.Module):
         kept: Kept,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Kept]:
-        """The newest token of each sequence, one layer further, as `forward` gives it; and what to keep.
+        """Return the newest token of each sequence after the layer, as `forward` gives it, and what to keep.
 
         Only for layers whose tokens attend to none that come later, and get no positions in the layer:
         `CausalSublayer` in the place of `SelfSublayer`.

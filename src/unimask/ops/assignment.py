@@ -10,7 +10,7 @@ from torch import Tensor
 def assign(
     cost: Float[Tensor, "queries targets"],
 ) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"]]:
-    """The pairs (query, target) of least total cost; min(queries, targets) pairs, in order of query.
+    """Return the pairs (query, target) of least total cost; min(queries, targets) pairs, in order of query.
 
     Both are on the CPU. With more targets than queries, some targets stay without a query. An entry that is
     not finite counts as worse than any that is: it is taken only where nothing else is left, so a diverged
@@ -27,7 +27,7 @@ def assign(
 
 
 def _worse_than_all(finite: np.ndarray, pairs: int) -> float:
-    """A cost that one pair with it outweighs any choice among the finite ones."""
+    """Return a cost that one pair with it outweighs any choice among the finite ones."""
     if finite.size == 0:
         return 0.0
     lowest, highest = float(finite.min()), float(finite.max())

@@ -28,8 +28,10 @@ from unimask.structures import Size
 
 
 def _on_cpu(tensor: Tensor) -> bool:
-    """Whether operations run one by one on the CPU. A compiler or an exporter sees the plain versions only:
-    it makes its own plans."""
+    """Return whether operations run one by one on the CPU.
+
+    A compiler or an exporter sees the plain versions only: it makes its own plans.
+    """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -91,7 +93,7 @@ def project(
 
 
 def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*others few"]:
-    """The softmax over a last dimension of a few elements.
+    """Return the softmax over a last dimension of a few elements.
 
     On the CPU PyTorch's own takes each short row for itself; whole-tensor operations are six times as fast.
     """
@@ -175,5 +177,5 @@ def look_up(
 
 
 def in_small_parts(tensor: Tensor) -> bool:
-    """Whether work is cut into parts that fit the cache of a processor: not on other devices."""
+    """Return whether work is cut into parts that fit the cache of a processor: not on other devices."""
     return _on_cpu(tensor)

@@ -16,7 +16,7 @@ MOST_SEGMENTS = torch.iinfo(torch.int16).max
 
 
 def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "layers height width"]:
-    """The id map of dense masks: mask n (from 0) gets the number n + 1.
+    """Return the id map of dense masks: mask n (from 0) gets the number n + 1.
 
     Greedy: each mask goes to the first layer where it overlaps nothing, so masks without overlap need one
     layer, and there is one (empty) layer even without masks. An empty mask leaves its number unused.
@@ -72,7 +72,7 @@ class LayerPacker:
         return index
 
     def layers(self) -> Int16[Tensor, "layers height width"]:
-        """The layers, at least one; the packer has none afterwards."""
+        """Return the layers, at least one; the packer has none afterwards."""
         self._spare.clear()
         if len(self._layers) == 1:
             return self._layers.pop()[None]
@@ -90,7 +90,7 @@ class LayerPacker:
 
 
 def _overlap(pieces: Pieces, taken: Tensor) -> bool:
-    """Whether any of the masks meets something that is not 0."""
+    """Return whether any of the masks meets something that is not 0."""
     both = (mask & taken[window].bool() for mask, window in pieces if mask.numel())
     return any(int(meeting.view(torch.uint8).max()) for meeting in both)  # on the CPU much faster than any()
 
@@ -107,7 +107,7 @@ def _coarse(mask: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, tuple[sl
 
 
 def boxes_from_layers(layers: Int16[Tensor, "layers height width"], count: int) -> Int64[Tensor, "{count} 4"]:
-    """The tight box of each of `count` segments: (left, top, width, height) in pixels.
+    """Return the tight box of each of `count` segments: (left, top, width, height) in pixels.
 
     An empty segment gets (0, 0, 0, 0).
     """
@@ -138,7 +138,7 @@ def _boxes_from_presence(
 
 
 def renumber(segments: Segments, keep: Bool[Tensor, " segments"]) -> Segments:
-    """The segments that `keep` marks, numbered 1..M in their old order; the pixels of the others become 0.
+    """Return the segments that `keep` marks, numbered 1..M in their old order; others become 0.
 
     Layers with nothing left are dropped, except that one always remains.
     """
@@ -146,7 +146,7 @@ def renumber(segments: Segments, keep: Bool[Tensor, " segments"]) -> Segments:
 
 
 def chosen(segments: Segments, indices: Int64[Tensor, " chosen"]) -> Segments:
-    """The segments of some indices, each at most once, numbered 1..M in the order of the indices.
+    """Return the segments of some indices, each at most once, numbered 1..M in the order of the indices.
 
     Otherwise as `renumber`.
     """

@@ -53,7 +53,7 @@ def signed_area(ring: Ring) -> float:
 
 
 def one_ring(part: list[Ring]) -> Ring:
-    """The rings of a mask as one, joined by bridges without width, there and back.
+    """Return the rings of a mask as one, joined by bridges without width, there and back.
 
     For formats that know neither holes nor parts. Each ring is joined to what is joined already, from its
     first corner to the corner nearest to that.
@@ -88,7 +88,7 @@ def _rings(mask: Bool[ndarray, "height width"]) -> Iterator[tuple[Ring, tuple[in
 
 
 def _follow(edges: dict[tuple[int, int, int], tuple[int, int]], x: int, y: int, direction: int) -> Ring:
-    """The ring of a side; its sides are taken out. Of two ways on, the right turn comes first."""
+    """Return the ring of a side; its sides are taken out. Of two ways on, the right turn comes first."""
     start, corners = (x, y, direction), []
     while True:
         x, y = x + int(_STEPS[direction, 0]), y + int(_STEPS[direction, 1])

@@ -19,7 +19,7 @@ VALUES_AT_ONCE = 2**19
 def sample_features(
     features: Float[Tensor, "batch channels height width"], points: Float[Tensor, "batch points 2"]
 ) -> Float[Tensor, "batch channels points"]:
-    """The features of each image at its points.
+    """Return the features of each image at its points.
 
     Fastest where `features` has the memory format channels_last: then each point reads four rows.
     """
@@ -39,7 +39,7 @@ def sample_features(
 def _neighbours(
     points: Float[Tensor, "*points 2"], height: int, width: int
 ) -> tuple[Int64[Tensor, "*points 4"], Float[Tensor, "*points 4"]]:
-    """The four pixels around each point, as indices into the flat map, and their weights (0 outside)."""
+    """Return the four pixels around each point (indices into the flat map) and their weights (0 outside)."""
     x, y = _pixel_position(points[..., 0], width), _pixel_position(points[..., 1], height)
     left, top = x.floor(), y.floor()
     right_weight, bottom_weight = x - left, y - top
@@ -60,7 +60,7 @@ def _neighbours(
 
 
 def _pixel_position(coordinate: Float[Tensor, "*points"], size: int) -> Float[Tensor, "*points"]:
-    """Where a coordinate lies between pixel centres; rounded as `grid_sample` at 2 p - 1 rounds it."""
+    """Return where a coordinate lies between pixel centres; rounded as `grid_sample` at 2 p - 1 rounds it."""
     from_center = 2 * coordinate - 1
     return ((from_center + 1) * size - 1) / 2
 
@@ -70,7 +70,7 @@ def logits_at_shared_points(
     features: Float[Tensor, "channels height width"],
     points: Float[Tensor, "points 2"],
 ) -> Float[Tensor, "queries points"]:
-    """The mask logits of all queries of an image at the same points.
+    """Return the mask logits of all queries of an image at the same points.
 
     Sampling and the product with the embeddings commute; the smaller of (queries, height, width) and
     (queries, points) is where the product is made.
@@ -123,7 +123,7 @@ def sample_maps(
 def sample_all_labels(
     layers: Int16[Tensor, "layers height width"], count: int, points: Float[Tensor, "points 2"]
 ) -> Float[Tensor, "{count} points"]:
-    """The masks of the segments 1..count at the same points, from the id map: exact, and never dense.
+    """Return the masks of the segments 1..count at the same points, from the id map: exact, and never dense.
 
     The bilinear value of a mask at a point is the sum of the weights of those of its four neighbours that
     carry the segment's number.
@@ -143,7 +143,7 @@ def sample_labels(
     numbers: Int64[Tensor, " segments"],
     points: Float[Tensor, "segments points 2"],
 ) -> Float[Tensor, "segments points"]:
-    """The mask of each of the named segments (1-based) at points of its own, from the id map."""
+    """Return the mask of each of the named segments (1-based) at points of its own, from the id map."""
     padded = functional.pad(layers, (1, 1, 1, 1))  # number 0 outside: nobody's
     at_once = _at_once(points)
     parts = zip(numbers.split(at_once), points.split(at_once), strict=True)
@@ -151,7 +151,7 @@ def sample_labels(
 
 
 def _at_once(points: Float[Tensor, "maps points 2"]) -> int:
-    """The points of how many maps are worth a step of their own."""
+    """Return the points of how many maps are worth a step of their own."""
     if points.device.type != "cpu":
         return max(1, len(points))
     return max(1, VALUES_AT_ONCE // max(1, points.shape[1]))
@@ -187,7 +187,7 @@ def _labels_of_some(
 def uncertain_points(
     maps: Float[Tensor, "maps height width"], candidates: Float[Tensor, "maps candidates 2"], count: int
 ) -> Float[Tensor, "maps {count} 2"]:
-    """The `count` candidates of each map where its logit is nearest to 0, in no particular order.
+    """Return the `count` candidates of each map where its logit is nearest to 0, in no particular order.
 
     Source: PointRend (1912.08193), Sec. 3.1 and its training, used by Mask2Former, Sec. 3.3.
     """

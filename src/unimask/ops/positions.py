@@ -16,7 +16,8 @@ def sine_positions(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "height width channels"]:
-    """A vector for each cell of a map: the first half of the channels encodes the row, the second the column.
+    """Return a vector for each cell of a map: the first half of the channels encodes the row, the second the
+    column.
 
     Rows and columns count from 1 and are divided by the last one, so every map spans (0, 2 pi], whatever its
     size. Even channels hold sines, odd ones cosines, in falling frequency.
@@ -89,7 +90,7 @@ def sequence_positions(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "count channels"]:
-    """A vector for each place `first`, `first` + 1, ... of a sequence, which may be of any length.
+    """Return a vector for each place `first`, `first` + 1, ... of a sequence, which may be of any length.
 
     Wavelengths run geometrically from 2 pi to `temperature` x 2 pi. Even channels hold sines, odd ones
     cosines, as in the paper; with `halves` all sines come first and then all cosines, as in Marian.
@@ -124,7 +125,7 @@ def fourier_positions(
 def cell_centers(
     height: int, width: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "cells 2"]:
-    """The centre (x, y) of each cell of a map, row by row; the map spans [0, 1] in both directions."""
+    """Return the centre (x, y) of each cell of a map, row by row; the map spans [0, 1] in both directions."""
     y = (torch.arange(height, device=device, dtype=dtype) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=dtype) + 0.5) / width
     return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)

@@ -31,7 +31,7 @@ _ARGUMENTS = {
 
 @cache
 def private_operator(name: str) -> Callable[..., Any] | None:
-    """The operator of this name, or None where this PyTorch has none that takes the known arguments."""
+    """Return the operator of this name, or None where this PyTorch has none with the known arguments."""
     library, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     try:
@@ -44,7 +44,7 @@ def private_operator(name: str) -> Callable[..., Any] | None:
 
 @cache
 def fuses(dtype: torch.dtype) -> bool:
-    """Whether the fused convolutions and products of PyTorch's oneDNN serve a type on this processor."""
+    """Return whether PyTorch's fused oneDNN convolutions and products serve a type on this processor."""
     names = [name for name in _ARGUMENTS if name.startswith("mkldnn::")]
     if not torch.backends.mkldnn.is_available() or None in map(private_operator, names):
         return False

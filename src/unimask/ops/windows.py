@@ -45,7 +45,7 @@ class Taps:
         return blocks
 
     def first(self, start: int, stop: int) -> tuple[int, int]:
-        """The range of inputs that the outputs start..stop - 1 touch."""
+        """Return the range of inputs that the outputs start..stop - 1 touch."""
         lowest, highest = self._ends
         return lowest[start], highest[stop - 1] + 1
 
@@ -62,7 +62,7 @@ class Taps:
             yield slice(begin - start, end - start), slice(first - low, last - low), weights
 
     def reach(self, low: int, high: int) -> tuple[int, int]:
-        """The range of outputs that touch any of the inputs low..high - 1; empty if none does."""
+        """Return the range of outputs that touch any of the inputs low..high - 1; empty if none does."""
         start = int((self.index.amax(dim=1) < low).sum())
         stop = int((self.index.amin(dim=1) < high).sum())
         return start, max(start, stop)
@@ -79,7 +79,7 @@ def bilinear_taps(inputs: int, outputs: int) -> Taps:
 
 
 def chain(first: Taps, second: Taps) -> Taps:
-    """The taps of one resize after another; `second` may leave out the last outputs of `first` (a crop)."""
+    """Return the taps of two resizes in sequence; `second` may crop the last outputs of `first`."""
     index = first.index[second.index].flatten(1)
     weight = (first.weight[second.index] * second.weight[:, :, None]).flatten(1)
     return Taps(index=index, weight=weight)
@@ -105,7 +105,7 @@ class Windows:
                 yield slice(top, min(top + side, height)), slice(left, min(left + side, width))
 
     def source(self, rows: slice, columns: slice) -> tuple[slice, slice]:
-        """The window of the input that a window of the output touches."""
+        """Return the window of the input that a window of the output touches."""
         return slice(*self.rows.first(rows.start, rows.stop)), slice(
             *self.columns.first(columns.start, columns.stop)
         )
@@ -113,7 +113,7 @@ class Windows:
     def resize(
         self, maps: Float[Tensor, "maps input_rows input_columns"], rows: slice, columns: slice
     ) -> Float[Tensor, "maps rows columns"]:
-        """The window of the output, from `maps` cut to `source(rows, columns)`."""
+        """Return the window of the output, from `maps` cut to `source(rows, columns)`."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         wide = maps.new_empty((len(maps), maps.shape[1], width))
         for outputs, inputs, weights in self.columns.matrices(columns.start, columns.stop):
@@ -124,7 +124,7 @@ class Windows:
         return resized
 
     def reach(self, rows: slice, columns: slice) -> tuple[slice, slice]:
-        """The window of the output that touches a window of the input."""
+        """Return the window of the output that touches a window of the input."""
         return slice(*self.rows.reach(rows.start, rows.stop)), slice(
             *self.columns.reach(columns.start, columns.stop)
         )

@@ -13,8 +13,8 @@ from unimask.conversion.run import read_model
 from unimask.data.open import open_dataset
 from unimask.errors import WeightsError
 from unimask.inference.evaluation import evaluate
-from unimask.inference.segmenter import Segmenter, find_device
-from unimask.machine import describe_machine
+from unimask.inference.segmenter import Segmenter
+from unimask.machine import describe_machine, find_device
 from unimask.presets import PRESETS
 from unimask.reproduction.table import Row
 

@@ -47,7 +47,7 @@ class Album:
         self._gallery.add(index, sample, found, quality)
 
     def _name(self, image_id: str) -> str:
-        """A name for the file of an image that no other one has."""
+        """Return a name for the file of an image that no other one has."""
         plain = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in image_id)
         name, number = plain.strip(". ")[-150:] or "image", 2
         while name.casefold() in self._names:

@@ -94,7 +94,7 @@ _START, _END = 210.0, 84.0  # of the bars, from both sides
 
 
 def _by_size(confusion: Confusion) -> Part:
-    """A bar for each size, in the shares of its outcomes."""
+    """Return a bar for each size, in the shares of its outcomes."""
     elements: list[Element] = [Text((16, 18), f"{confusion.unit} by size", bold=True)]
     x = 16.0
     for name, color in _OUTCOMES.values():

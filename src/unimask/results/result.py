@@ -34,12 +34,13 @@ from unimask.results.formats.label_studio import (
 )
 from unimask.results.formats.labelme import as_labelme, with_image
 from unimask.results.formats.napari import Layer, box_layer, label_layers
+from unimask.results.formats.panoptic import as_id_image
 from unimask.results.formats.supervision import as_supervision
 from unimask.results.formats.table import Table, table_of
 from unimask.results.formats.yolo import as_yolo, as_yolo_boxes
 from unimask.results.found import Bbox, Found, Polygons, Record, document, found_in, save_result
 from unimask.results.measures import measure_boxes, measure_layers
-from unimask.structures import Categories, Detections, Segments
+from unimask.structures import Categories, Detections, Segments, Size
 
 if TYPE_CHECKING:
     import fiftyone
@@ -76,6 +77,11 @@ class Result:
     image: UInt8[Tensor, "3 height width"]  # RGB
     prediction: Segments | Detections
     categories: Categories
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the image."""
+        return self.height, self.width
 
     @property
     def height(self) -> int:
@@ -126,7 +132,7 @@ class Result:
         return np.array(corners, dtype=np.float32).reshape(-1, 4)
 
     def id_maps(self) -> Int16[ndarray, "layers height width"]:
-        """The number of the segment at each pixel, 0 for none: 1 + its index in the prediction.
+        """Return the number of the segment at each pixel, 0 for none: 1 + its index in the prediction.
 
         Segments that overlap lie in different layers. Of panoptic and semantic segments there is one layer.
 
@@ -295,7 +301,7 @@ class Result:
         if self.task == "instance":
             records = self._with_masks(records)
         kind = "boxes" if self.task == "detection" else "segments"
-        return document(self.task, (self.height, self.width), self.categories, **{kind: records})
+        return document(self.task, self.size, self.categories, **{kind: records})
 
     def _with_masks(self, records: list[Record]) -> list[Record]:
         masks = zip(records, self.run_lengths, strict=True)
@@ -359,7 +365,7 @@ class Result:
         The label is the index into the categories' names, coordinates are shares of width and height. Holes
         and parts are joined to one polygon by bridges without width.
         """
-        labels, size = self.labels.tolist(), (self.height, self.width)
+        labels, size = self.labels.tolist(), self.size
         if isinstance(self.prediction, Detections):
             return as_yolo_boxes(labels, self.boxes.tolist(), size)
         return as_yolo(labels, self.polygons, size)
@@ -369,7 +375,7 @@ class Result:
 
         `image` is the path of the image as seen from the JSON; without it the image is put inside.
         """
-        content = as_labelme(self.segments, self.polygons, (self.height, self.width), image or self.name)
+        content = as_labelme(self.segments, self.polygons, self.size, image or self.name)
         return content if image else with_image(content, self.image.numpy())
 
     def to_label_studio(
@@ -391,7 +397,7 @@ class Result:
         Raises:
             ConfigError: the result is of `detection`, and labels are not rectangles.
         """
-        size = (self.height, self.width)
+        size = self.size
         boxes = isinstance(self.prediction, Detections)
         kind = labels or ("rectangle" if boxes else "brush")
         values: list[list[Record]]
@@ -426,9 +432,7 @@ class Result:
         if self.task in ("instance", "detection"):
             what = "boxes" if self.task == "detection" else "instances"
             raise ValueError(f"{what} may overlap, so one image cannot hold them; use to_coco() or to_json()")
-        ids = self._as_segments("png").layers[0].numpy().astype(np.uint16)
-        channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
-        return Image.fromarray(channels.astype(np.uint8))
+        return as_id_image(self._as_segments("png").layers[0].numpy())
 
     def save(
         self,

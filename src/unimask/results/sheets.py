@@ -84,7 +84,7 @@ def _fitted(picture: Image.Image, width: int) -> Image.Image:
 
 
 def _cut(text: str, width: int, font: Font) -> str:
-    """The text, or as much of its end as fits into the width: ends are where names differ."""
+    """Return the text, or as much of its end as fits into the width: ends are where names differ."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"...{text}") > width:

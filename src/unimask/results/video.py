@@ -76,7 +76,7 @@ class FrameRecords:
         """Write the record of a frame."""
         start = ","
         if self._count == 0:
-            about = document(result.task, (result.height, result.width), result.categories)
+            about = document(result.task, result.size, result.categories)
             start = f'{json_text(about, None)[:-1]}, "frames": ['
         self._count += 1
         self._file.write(f"{start}\n{json_text(_record(result, index, time), None)}")

@@ -2,6 +2,7 @@
 
 import base64
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import ndimage
 
 from unimask.config.images import Task
 from unimask.results.drawing import inner_point, segment_colors
+from unimask.results.formats.panoptic import as_id_image
 from unimask.results.found import Record
 from unimask.results.result import Result
 from unimask.serve.cached import Thresholds
@@ -70,6 +72,7 @@ class SegmentAnswer:
     height: int
     width: int
     categories: list[CategoryRecord]
+    notes: list[str]  # what of the file was not read, or was guessed: a sentence each
     segments: list[SegmentRecord]
 
 
@@ -83,12 +86,13 @@ class BoxAnswer:
     height: int
     width: int
     categories: list[CategoryRecord]
+    notes: list[str]  # what of the file was not read, or was guessed: a sentence each
     boxes: list[BoxRecord]
 
 
-def answer(model: str, result: Result) -> Record:
+def answer(model: str, result: Result, notes: Sequence[str]) -> Record:
     """Return the fields of a `SegmentAnswer` or a `BoxAnswer`."""
-    about: Record = {"model": model, "name": result.name, **result.to_json()}
+    about: Record = {"model": model, "name": result.name, "notes": list(notes), **result.to_json()}
     if result.task != "detection":
         masks = zip(result.segments, result.run_lengths, strict=True)
         about["segments"] = [{**found.to_json(), "segmentation": mask} for found, mask in masks]
@@ -173,6 +177,4 @@ def id_map(result: Result) -> Image.Image:
     layers = result.id_maps().astype(np.uint16)
     none = np.uint16(65535)
     ids = np.where(layers == 0, none, layers).min(axis=0)  # instances are numbered by falling score
-    ids = np.where(ids == none, np.uint16(0), ids)
-    channels = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=2)
-    return Image.fromarray(channels.astype(np.uint8))
+    return as_id_image(np.where(ids == none, np.uint16(0), ids))

@@ -17,15 +17,16 @@ from starlette.middleware.cors import CORSMiddleware
 from unimask import __version__
 from unimask.config.images import ALL_TASKS, Task
 from unimask.errors import UnimaskError, shown
+from unimask.files import json_text
 from unimask.inference.segmenter import Segmenter
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
 from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.connections import Answering
 from unimask.serve.engine import Engine, full
-from unimask.serve.gate import Access, Gate, refused
 from unimask.serve.images import png
 from unimask.serve.label_studio import LabelStudio, label_studio_router
 from unimask.serve.limits import Limits, Refusal
+from unimask.serve.middleware import Access, Middleware, refused
 from unimask.serve.page_routes import page_router
 from unimask.serve.service import Service
 from unimask.serve.telemetry import Counting
@@ -71,7 +72,7 @@ def create_app(
     if label_studio is not None:
         app.include_router(label_studio_router(service, label_studio))
     _errors(app)
-    app.add_middleware(Gate, access=access, limits=limits, full=lambda: full(engine.retry_after()))
+    app.add_middleware(Middleware, access=access, limits=limits, full=lambda: full(engine.retry_after()))
     if access.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -105,7 +106,7 @@ def _interface(app: FastAPI, service: Service) -> None:
     )
     async def segment(
         request: Request,
-        picture: Annotated[UploadFile, File(description="A file: PNG, JPEG, WebP, TIFF, BMP, GIF, ...")],
+        image: Annotated[UploadFile, File(description="A file: PNG, JPEG, WebP, TIFF, BMP, GIF, ...")],
         task: Annotated[
             str, Form(description=f"One of: {', '.join(ALL_TASKS)}; empty: what the model was trained for.")
         ] = "",
@@ -126,7 +127,7 @@ def _interface(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """What is in an image: JSON, or a PNG."""
         check_fields(
-            request, await request.form(), ("picture", "task", "model", "threshold", "overlap", "output")
+            request, await request.form(), ("image", "task", "model", "threshold", "overlap", "output")
         )
         name = service.model(model)
         task = task or service.engine.segmenters[name].task
@@ -139,11 +140,12 @@ def _interface(app: FastAPI, service: Service) -> None:
         def finish(seen: CachedPrediction) -> Response:
             result = result_of(segmenter, seen, chosen, thresholds)
             if output == "json":
-                return JSONResponse(answer(name, result))
+                return JSONResponse(answer(name, result, seen.notes))
             drawn = id_map(result) if output == "ids" else result.plot()
-            return Response(png(drawn), media_type="image/png")
+            told = {"X-Notes": json_text(seen.notes, None, ascii_only=True)} if seen.notes else {}
+            return Response(png(drawn), media_type="image/png", headers=told)
 
-        response: Response = await service.ask(name, picture, finish)
+        response: Response = await service.ask(name, image, finish)
         return response
 
     @app.get("/v1/models", summary="What is served")

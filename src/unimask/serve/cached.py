@@ -23,6 +23,7 @@ class CachedPrediction:
     name: str
     image: UInt8[Tensor, "3 height width"]
     tiles: tuple[TilePrediction, ...]
+    notes: tuple[str, ...] = ()  # what is to be said about how the image was read
 
     @property
     def bytes(self) -> int:

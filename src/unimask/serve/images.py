@@ -1,22 +1,31 @@
 """Images from bytes that anybody may have sent."""
 
 import io
+from dataclasses import dataclass
 
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from unimask.data.read import read_image
 from unimask.data.reading import PLAIN, Reading
 from unimask.errors import DataError
+from unimask.inference.given import as_given, read_given
 from unimask.serve.limits import Limits, Refusal
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that starts a program
 LONGEST_NAME = 80
 
 
-def decode(content: bytes, limits: Limits, reading: Reading = PLAIN) -> UInt8[Tensor, "3 height width"]:
-    """Return the image in the bytes of a file, as `read_image` reads it for a model with this `reading`.
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """An image, and what is to be said about how it was read: a sentence each."""
+
+    pixels: UInt8[Tensor, "3 height width"]
+    notes: tuple[str, ...]
+
+
+def decode(content: bytes, limits: Limits, reading: Reading = PLAIN) -> Decoded:
+    """Return the image in the bytes of a file, as a model with this `reading` reads it.
 
     Its size is read from the file's head and checked before a pixel is decoded.
 
@@ -29,7 +38,9 @@ def decode(content: bytes, limits: Limits, reading: Reading = PLAIN) -> UInt8[Te
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > limits.pixels:
                 raise _too_large(f"{image.width:,} x {image.height:,} pixels", limits)
-        return read_image(content, reading)
+        notes: list[str] = []
+        ((_, found),) = read_given(as_given(content), reading, "rgb", lambda name, said: notes.append(said))
+        return Decoded(pixels=found.pixels, notes=tuple(notes))
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise Refusal(415, f"This is not an image in a format that is read here ({known}).") from None
@@ -64,7 +75,7 @@ def display_name(name: str) -> str:
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem = last.rsplit(".", 1)[0] if "." in last.lstrip(".") else last
     clean = "".join(letter if letter.isalnum() or letter in " ._-()" else "_" for letter in stem)
-    return clean.strip(" .")[:LONGEST_NAME] or "picture"
+    return clean.strip(" .")[:LONGEST_NAME] or "image"
 
 
 def encode(image: UInt8[Tensor, "3 height width"]) -> bytes:

@@ -155,7 +155,7 @@ async def _bounded(answer: httpx.Response, limits: Limits) -> bytes:
 
 
 def label_studio_router(service: Service, studio: LabelStudio) -> APIRouter:
-    """What Label Studio calls: `/health`, `/setup`, `/predict`, `/versions` and `/webhook`.
+    """Return what Label Studio calls: `/health`, `/setup`, `/predict`, `/versions` and `/webhook`.
 
     Source: github.com/HumanSignal/label-studio-ml-backend, `label_studio_ml/api.py` (addresses and fields).
     """
@@ -250,14 +250,16 @@ async def _predicted(
             raise Refusal(422, f"Task {task.get('id')} has no address of an image under {interface.key!r}.")
         content = await studio.fetch(address, service.limits)
         segmenter, asked = service.engine.segmenters[model], _task(service, model, interface)
-        image = await run_in_threadpool(aside(decode), content, service.limits, segmenter.reading)
+        decoded = await run_in_threadpool(aside(decode), content, service.limits, segmenter.reading)
+        for note in decoded.notes:
+            _LOG.warning("Label Studio's task %s: %s", task.get("id"), note)
         thresholds = service.question(model, asked, None, None)
 
         def finish(seen: CachedPrediction) -> Record:
             return _as_prediction(result_of(segmenter, seen, asked, thresholds), model, interface)
 
         name = display_name(urlsplit(address).path)
-        found: Record = await service.wait(service.engine.submit(model, name, image, finish))
+        found: Record = await service.predicted(model, name, decoded, finish)
         return found
     except Refusal as error:
         if tasks == 1:

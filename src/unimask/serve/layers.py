@@ -55,7 +55,7 @@ def why_not(segmenter: Segmenter) -> str:
     return ""
 
 
-def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watched:
+def watch(segmenter: Segmenter, image: Tensor, view: TilePrediction) -> Watched:
     """Run the model on a tile of the image once more, and keep all that its decoder does.
 
     Raises:
@@ -65,18 +65,18 @@ def watch(segmenter: Segmenter, picture: Tensor, view: TilePrediction) -> Watche
     if reason:
         raise Refusal(422, reason)
     model = segmenter.model
-    batch = segmenter.preprocess([view.pixels(picture)])
+    batch = segmenter.predictor.preprocess([view.pixels(image)])
     if isinstance(model, Eomt):
-        with torch.inference_mode(), segmenter.autocast():
+        with torch.inference_mode(), segmenter.predictor.autocast():
             all_blocks, steps = _watch_eomt(model, batch.pixels)
         return Watched(view=view, steps=steps, prediction=all_blocks)
     assert isinstance(model, MaskClassifier)
     assert isinstance(model.query_decoder, QueryDecoder)
-    prediction = segmenter.forward(batch)
+    prediction = segmenter.predictor.forward(batch)
     assert isinstance(prediction, MaskPrediction)
     with (
         torch.inference_mode(),
-        segmenter.autocast(),
+        segmenter.predictor.autocast(),
         watched(_cross_attentions(model.query_decoder)) as shares,
     ):
         visible = model.attention_masks(batch.pixels)

@@ -19,7 +19,7 @@ from unimask.results.result import Result
 from unimask.serve.answers import page_answer
 from unimask.serve.cached import CachedPrediction, result_of
 from unimask.serve.downloads import download, formats_of
-from unimask.serve.images import encode
+from unimask.serve.images import Decoded, encode
 from unimask.serve.layers import Watched, describe, query_of, watch, why_not
 from unimask.serve.limits import Refusal
 from unimask.serve.service import Service
@@ -47,7 +47,7 @@ def page_router(service: Service, examples: tuple[Path, ...]) -> APIRouter:
     _files(router)
     _examples(router, {path.name: path for path in examples})
     _reports(router, service)
-    _pictures(router, Desk(service, Store(service.limits.kept_bytes)))
+    _images(router, PageResults(service, Store(service.limits.kept_bytes)))
     return router
 
 
@@ -103,7 +103,7 @@ def _reports(router: APIRouter, service: Service) -> None:
         return Response(content, media_type=TYPES["html"], headers=headers)
 
 
-class Desk:
+class PageResults:
     """Results about the images that are kept; a few at a time, outside the engine's thread."""
 
     def __init__(self, service: Service, store: Store) -> None:
@@ -116,7 +116,7 @@ class Desk:
     def result(
         self, name: str, task: str, score: float | None, overlap: float | None
     ) -> tuple[Result, dict[str, object]]:
-        """The result, and what the page draws of it."""
+        """Return the result, and what the page draws of it."""
         kept = self.store.get(name)
         thresholds = self.service.question(kept.model, task, score, overlap)
         offer = self.service.offer(kept.model, task)
@@ -127,7 +127,7 @@ class Desk:
     def layers(
         self, name: str, task: str, score: float | None, overlap: float | None, segment: int, query: int
     ) -> dict[str, object]:
-        """The layers of the query that a segment came from, or of query number `query` if it is not -1."""
+        """Return the layers of the query that a segment came from, or of query `query` if that is not -1."""
         kept = self.store.get(name)
         segmenter = self.service.engine.segmenters[kept.model]
         reason = why_not(segmenter)
@@ -176,8 +176,8 @@ def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> in
     return max(range(len(seen.tiles)), key=lambda index: worth(seen.tiles[index]))
 
 
-def _pictures(router: APIRouter, desk: Desk) -> None:
-    service = desk.service
+def _images(router: APIRouter, results: PageResults) -> None:
+    service = results.service
 
     @router.get("/page/formats")
     async def formats() -> JSONResponse:
@@ -193,53 +193,54 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
                 "width": width,
                 "height": height,
                 "views": len(seen.tiles),
+                "notes": list(seen.notes),
                 "layers_reason": why_not(service.engine.segmenters[model]),
             }
         )
 
-    @router.post("/page/pictures")
+    @router.post("/page/images")
     async def upload(
-        picture: Annotated[UploadFile, File()], model: Annotated[str, Form()] = ""
+        image: Annotated[UploadFile, File()], model: Annotated[str, Form()] = ""
     ) -> JSONResponse:
         chosen = service.model(model)
-        seen: CachedPrediction = await service.ask(chosen, picture, lambda seen: seen)
-        return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
+        seen: CachedPrediction = await service.ask(chosen, image, lambda seen: seen)
+        return about(results.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
 
-    @router.post("/page/pictures/{name}/model")
+    @router.post("/page/images/{name}/model")
     async def again(name: str, model: Annotated[str, Form()]) -> JSONResponse:
-        kept, chosen = desk.store.get(name), service.model(model)
-        future = service.engine.submit(chosen, kept.seen.name, kept.seen.image, lambda seen: seen)
-        seen: CachedPrediction = await service.wait(future)
-        return about(desk.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
+        kept, chosen = results.store.get(name), service.model(model)
+        decoded = Decoded(pixels=kept.seen.image, notes=kept.seen.notes)
+        seen: CachedPrediction = await service.predicted(chosen, kept.seen.name, decoded, lambda seen: seen)
+        return about(results.store.put(Kept(model=chosen, seen=seen)), chosen, seen)
 
-    @router.get("/page/pictures/{name}/picture.png")
+    @router.get("/page/images/{name}/image.png")
     async def pixels(name: str) -> Response:
         content = await to_thread.run_sync(
-            aside(encode), desk.store.get(name).seen.image, limiter=desk.limiter
+            aside(encode), results.store.get(name).seen.image, limiter=results.limiter
         )
         return Response(content, media_type="image/png")
 
-    @router.get("/page/pictures/{name}/result")
+    @router.get("/page/images/{name}/result")
     async def result(
         name: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> JSONResponse:
         _, drawn = await to_thread.run_sync(
-            aside(desk.result), name, task, score, overlap, limiter=desk.limiter
+            aside(results.result), name, task, score, overlap, limiter=results.limiter
         )
         return JSONResponse(drawn)
 
-    @router.get("/page/pictures/{name}/files/{form}")
+    @router.get("/page/images/{name}/files/{form}")
     async def file(
         name: str, form: str, task: str = "panoptic", score: float | None = None, overlap: float | None = None
     ) -> Response:
         def write() -> tuple[str, bytes]:
-            return download(desk.result(name, task, score, overlap)[0], form)
+            return download(results.result(name, task, score, overlap)[0], form)
 
-        saved_as, content = await to_thread.run_sync(aside(write), limiter=desk.limiter)
+        saved_as, content = await to_thread.run_sync(aside(write), limiter=results.limiter)
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(saved_as)}"}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
-    @router.get("/page/pictures/{name}/layers")
+    @router.get("/page/images/{name}/layers")
     async def layers(
         name: str,
         segment: int,
@@ -249,6 +250,6 @@ def _pictures(router: APIRouter, desk: Desk) -> None:
         query: int = -1,
     ) -> JSONResponse:
         told = await to_thread.run_sync(
-            aside(desk.layers), name, task, score, overlap, segment, query, limiter=desk.limiter
+            aside(results.layers), name, task, score, overlap, segment, query, limiter=results.limiter
         )
         return JSONResponse(told)

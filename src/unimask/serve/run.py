@@ -15,9 +15,9 @@ from unimask.inference.segmenter import Segmenter, load
 from unimask.serve.app import create_app
 from unimask.serve.connections import Connections
 from unimask.serve.examples import examples_in, shipped_examples
-from unimask.serve.gate import LOOPBACK_NAMES, Access
 from unimask.serve.label_studio import LabelStudio
 from unimask.serve.limits import Limits
+from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REPORT_NAME = "report.html"  # of a run folder

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from unimask.inference.segmenter import Segmenter
 from unimask.results.found import Record, category_records
 from unimask.serve.cached import CachedPrediction, Offer, Thresholds, offers_of
 from unimask.serve.engine import Engine
-from unimask.serve.images import decode, display_name
+from unimask.serve.images import Decoded, decode, display_name
 from unimask.serve.limits import Refusal, too_late
 from unimask.threads import aside
 
@@ -84,9 +85,24 @@ class Service:
         """
         content = await upload.read()
         reading = self.engine.segmenters[model].reading
-        image = await run_in_threadpool(aside(decode), content, self.limits, reading)
+        decoded = await run_in_threadpool(aside(decode), content, self.limits, reading)
         del content
-        return await self.wait(self.engine.submit(model, display_name(upload.filename or ""), image, finish))
+        name = display_name(upload.filename or "")
+        return await self.predicted(model, name, decoded, finish)
+
+    async def predicted(
+        self, model: str, name: str, decoded: Decoded, finish: Callable[[CachedPrediction], object]
+    ) -> Any:
+        """Return what `finish` makes of a model's prediction for an image, which keeps the notes about it.
+
+        Raises:
+            Refusal: there is no room for it, or the time is up.
+        """
+
+        def with_notes(seen: CachedPrediction) -> object:
+            return finish(replace(seen, notes=decoded.notes))
+
+        return await self.wait(self.engine.submit(model, name, decoded.pixels, with_notes))
 
     async def wait(self, future: "Future[Any]") -> Any:
         """Return the engine's answer.

@@ -73,7 +73,7 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as few as tell them apart."""
+    """Return the last parts of the paths, as few as tell them apart."""
     parts = [path.absolute().parts for path in paths]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(one[-count:]) for one in parts]
@@ -84,10 +84,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> ComparedRun:
     folder = RunFolder(path)
-    try:
-        description = folder.description()
-    except (OSError, ValueError) as error:
-        raise DataError(path / "experiment.json", f"cannot be read ({error})") from None
+    description = folder.description()
     lines, task = folder.read_metrics(), str(description.get("task", ""))
     rows = results_table(lines)
     primary = MAIN_MEASURES.get(task, ("BLEU",))[0]  # type: ignore[call-overload]
@@ -98,7 +95,7 @@ def _read(path: Path, name: str) -> ComparedRun:
         task=task,
         data={
             "data": description.get("data", ""),
-            "images to learn from": description.get("pictures"),
+            "images to learn from": description.get("images"),
             "categories": f"{len(categories)}: {some_of(categories)}" if categories else "",
         },
         settings=flatten(description.get("experiment", {})),

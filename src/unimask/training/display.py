@@ -32,15 +32,15 @@ class Display:
 
     def draw(self, step: int, make: Callable[[], Drawing]) -> Mapping[str, Image.Image]:
         """Write the images and tables of an evaluation, and return the images; none where drawing fails."""
-        pictures: Mapping[str, Image.Image] = {}
+        images: Mapping[str, Image.Image] = {}
         with self._reported("the images of the evaluation"):
             drawing = make()
-            for name, picture in drawing.pictures.items():
-                save_image(self._folder.path / _picture_path(name, step), picture)
+            for name, image in drawing.images.items():
+                save_image(self._folder.path / _image_path(name, step), image)
             for name, table in drawing.tables.items():
                 save_table(self._folder.path / f"{name}.json", {"step": step, **table})
-            pictures = drawing.pictures
-        return pictures
+            images = drawing.images
+        return images
 
     def refresh(self) -> None:
         """Write `results.csv`, `categories.csv`, `curves.png` and `report.html` anew."""
@@ -66,7 +66,7 @@ class Display:
             self._message(f"{what} could not be written ({type(error).__name__}: {first_line(error)})")
 
 
-def _picture_path(name: str, step: int) -> str:
+def _image_path(name: str, step: int) -> str:
     return f"validation/step_{step}.png" if name == "validation" else f"{name}.png"
 
 

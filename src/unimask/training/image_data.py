@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from unimask.config.images import Experiment, Task
-from unimask.data.open import open_set
+from unimask.data.open import open_items, with_truth_of
 from unimask.data.own import checked, name_of, split_own
 from unimask.data.reading import Reading, reading_of
 from unimask.data.views import match_categories, view
@@ -62,15 +62,10 @@ def open_task(
         return _own_task(data, validation, task, experiment)
     if validation is not None:
         raise DataError(data, "has a val split of its own; `validation` goes with a Dataset")
-    opened = partial(
-        open_set,
-        data,
-        task=task,
-        background=experiment.data.background,
-        follow_outside=experiment.data.follow_outside,
-    )
-    first = opened(split="train", reading=reading_of(experiment.data))
-    training, reading = first.dataset, first.items.decided.reading
+    opened = partial(open_items, data, task=task, follow_outside=experiment.data.follow_outside)
+    seen = partial(with_truth_of, task, path=data, background=experiment.data.background)
+    items = opened(split="train", reading=reading_of(experiment.data))
+    training, reading = seen(items), items.decided.reading
     if len(training) == 0:
         raise DataError(data, "the train split holds no images")
     if experiment.training.evaluate_every <= 0:
@@ -78,7 +73,7 @@ def open_task(
             task=task, data=str(data), training=training, validation=training, reading=reading
         )
     try:
-        validation = match_categories(opened(split="val", reading=reading).dataset, training.categories, task)
+        validation = match_categories(seen(opened(split="val", reading=reading)), training.categories, task)
     except DataError as error:
         way_out = f"{error.reason} (training.evaluate_every=0 trains without a val split)"
         raise DataError(error.path, way_out) from None

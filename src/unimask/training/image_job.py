@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.config.images import Experiment, TrainingConfig, experiment_to_dict
 from unimask.data.category_tables import categories_to_json
+from unimask.data.check import DataCheck
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.inference.evaluation import QUALITY, Evaluation, TaskMetrics, measure
 from unimask.inference.segmenter import Segmenter
@@ -42,6 +43,7 @@ class MaskJob:
     initial: str | Path | None
     renamed: Mapping[str, str]
     licence: str
+    read: DataCheck | None  # what was read of the data before, if anything was
 
     @property
     def training(self) -> TrainingConfig:
@@ -68,7 +70,7 @@ class MaskJob:
         return {
             "task": self.task.task,
             "data": self.task.data,
-            "pictures": len(self.task.training),
+            "images": len(self.task.training),
             "categories": categories_to_json(self.task.categories),
             "experiment": experiment_to_dict(self.experiment),
         }
@@ -79,7 +81,7 @@ class MaskJob:
         Raises:
             DataError: it would be no use to train on this data.
         """
-        for sentence in say_at_start(self.experiment, self.task, self.initial, folder):
+        for sentence in say_at_start(self.experiment, self.task, self.initial, folder, self.read):
             say(sentence)
 
     def build(self) -> nn.Module:
@@ -150,7 +152,7 @@ class MaskJob:
         confusion = share.metrics.table()
         title = f"What was found as what, after step {step:,}"
         return Drawing(
-            pictures={
+            images={
                 "validation": gallery_sheet(share.gallery.same(), categories, quality),
                 "worst": gallery_sheet(share.gallery.worst(), categories, quality),
                 "confusion": as_image(confusion_figure(confusion, title)),

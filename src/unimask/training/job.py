@@ -45,7 +45,7 @@ class Measured(Protocol):
 class Drawing:
     """What an evaluation shows, by name."""
 
-    pictures: Mapping[str, Image.Image]  # `validation`: the same few images each time
+    images: Mapping[str, Image.Image]  # `validation`: the same few images each time
     tables: Mapping[str, Mapping[str, object]]  # ready for JSON
 
 
@@ -82,7 +82,7 @@ class Job(Protocol, Generic[BatchType]):
 
     @property
     def unit(self) -> str:
-        """Return the unit of speed, as the log names it: pictures, tokens."""
+        """Return the unit of speed, as the log names it: images, tokens."""
 
     @property
     def primary_metric(self) -> str:

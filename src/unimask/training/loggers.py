@@ -27,8 +27,8 @@ class Logger(Protocol):
     def values(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """Log numbers after a step: losses and speed (group `training`) or measures (`evaluation`)."""
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        """Log a picture of an evaluation: `validation`, `worst`, `confusion`."""
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image of an evaluation: `validation`, `worst`, `confusion`."""
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -60,9 +60,9 @@ class TensorBoardLogger:
         if group == "evaluation":
             self._writer.flush()
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        """Log a picture, half as large where it is more than 1,600 pixels wide."""
-        small = picture.reduce(2) if picture.width > 1600 else picture
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image, half as large where it is more than 1,600 pixels wide."""
+        small = image.reduce(2) if image.width > 1600 else image
         self._writer.add_image(name, np.array(small.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class WandbLogger:
     def __init__(self, run: LoggedRun) -> None:
         with needs_extra("wandb", "the log for Weights & Biases"):
             import wandb
-        self._picture = wandb.Image
+        self._image = wandb.Image
         known = _known_run(run.folder, "wandb")
         try:
             self._run = wandb.init(
@@ -98,9 +98,9 @@ class WandbLogger:
         """Log a curve for each number."""
         self._run.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        """Log a picture."""
-        self._run.log({"step": step, name: self._picture(picture)})
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image."""
+        self._run.log({"step": step, name: self._image(image)})
 
     def close(self) -> None:
         """Wait until everything is sent, or written to the folder where there is no connection."""
@@ -149,9 +149,9 @@ class MlflowLogger:
         ]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        """Log a picture as an artifact."""
-        self._client.log_image(self._id, picture, artifact_file=f"{name}/step_{step}.png")
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image as an artifact."""
+        self._client.log_image(self._id, image, artifact_file=f"{name}/step_{step}.png")
 
     def close(self) -> None:
         """Say that the run has ended."""
@@ -166,7 +166,7 @@ _RUNS = "loggers.json"
 
 
 def _known_run(folder: Path, service: str) -> str:
-    """The name that a service gave the run when it began; empty where it did not begin there."""
+    """Return the name that a service gave the run when it began; empty where it did not begin there."""
     known = read_json(folder / _RUNS) if (folder / _RUNS).exists() else {}
     return str(known.get(service, "")) if isinstance(known, dict) else ""
 
@@ -225,9 +225,9 @@ class Loggers:
         """Log numbers everywhere."""
         self._each(lambda logger: logger.values(group, step, values))
 
-    def picture(self, name: str, step: int, picture: Image.Image) -> None:
-        """Log a picture everywhere."""
-        self._each(lambda logger: logger.picture(name, step, picture))
+    def image(self, name: str, step: int, image: Image.Image) -> None:
+        """Log an image everywhere."""
+        self._each(lambda logger: logger.image(name, step, image))
 
     def close(self) -> None:
         """Close all loggers."""

@@ -1,6 +1,6 @@
 """AdamW with the paper's parameter groups."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]
 
 
 def _rate(name: str, config: TrainingConfig, blocks: int, query_blocks: int) -> float:
-    """What the learning rate of a parameter is multiplied with.
+    """Return what the learning rate of a parameter is multiplied with.
 
     In a Vision Transformer it falls from block to block, down from the last; what lies before the blocks
     learns as the first of them. The norm after them learns as the rest of the model, and so do the blocks
@@ -130,6 +130,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Train
     return config.learning_rate * factors[False]
 
 
-def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+def parameters_of(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     """Return all parameters that the optimiser updates."""
     return (parameter for group in optimizer.param_groups for parameter in group["params"])

@@ -1,18 +1,18 @@
 """What a training is to do: a named experiment, that of a model, or one chosen from the data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from unimask.checkpoints.images import load_model_file
 from unimask.checkpoints.text import is_sequence_model
 from unimask.config.images import (
-    DataConfig,
     DetrConfig,
     Experiment,
     Scale,
     Task,
+    Whole,
     experiment_from_dict,
     tasks_of,
 )
@@ -23,15 +23,16 @@ from unimask.conversion.imagenet import why_unavailable
 from unimask.data.check import DataCheck, Progress, check
 from unimask.data.open import labelled_task, open_items
 from unimask.errors import ConfigError
-from unimask.inference.segmenter import find_device
-from unimask.machine import free_memory
+from unimask.machine import find_device, free_memory
 from unimask.presets import named
 from unimask.presets.shared import EFFICIENTNET
+from unimask.results.gallery import shrink
 from unimask.training.choice import Base, Here, Line, Seen, choose, steps_of
 from unimask.training.initial import is_model, model_differences
 from unimask.training.run_folder import described
 
 LOOKS = 10.0  # seconds of reading the data before something is chosen
+SHOWN_SIDE = 640  # pixels of the samples that are kept until they are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Plan:
     initial: str | None
     lines: tuple[Line, ...]  # what was chosen, as options, and why; empty where nothing was
     notes: tuple[str, ...]  # what else is to be known before the training starts
+    # what was read of the data, where they chose something; its samples are small
+    checked: DataCheck | None = field(default=None, compare=False)
 
 
 def plan(
@@ -193,8 +196,7 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
             "several processes need the same settings; start with one process and copy the lines of what was "
             "chosen, or name --preset",
         )
-    as_it_is = Experiment(data=DataConfig(resize=Scale(), follow_outside=_follows(asked.changes)))
-    said = check(asked.data, task, as_it_is, seconds=LOOKS, progress=asked.progress)
+    said = check(asked.data, task, _as_it_is(asked, given), seconds=LOOKS, progress=asked.progress)
     said.refuse()
     computes = find_device(asked.device)
     here = Here(
@@ -206,7 +208,26 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
         seen_in(said), here, asked.changes, given=given, initial=asked.initial, epochs=asked.epochs
     )
     wanted = None if choice.initial == "none" else choice.initial
-    return Plan(experiment=choice.experiment, task=task, initial=wanted, lines=choice.lines, notes=())
+    return Plan(
+        experiment=choice.experiment,
+        task=task,
+        initial=wanted,
+        lines=choice.lines,
+        notes=(),
+        checked=replace(said, samples=tuple(shrink(one, SHOWN_SIDE) for one in said.samples)),
+    )
+
+
+def _as_it_is(asked: _Asked, given: Base | None) -> Experiment:
+    """Return an experiment that reads images as the training will, and sees them at their own size."""
+    base = given.experiment if given else Experiment()
+    changes = {path: value for path, value in asked.changes.items() if path in _OF_READING}
+    return Experiment(data=replace(override(base, changes).data, resize=Scale(), view=Whole()))
+
+
+_OF_READING = tuple(
+    f"data.{name}" for name in ("background", "follow_outside", "orientation", "depth", "page", "channel")
+)
 
 
 def _follows(changes: Mapping[str, object]) -> bool:

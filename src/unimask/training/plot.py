@@ -69,7 +69,7 @@ def _known(points: Sequence[Point]) -> list[Point]:
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """The means of neighbours, so that at most `MOST_POINTS` are left."""
+    """Return the means of neighbours, so that at most `MOST_POINTS` are left."""
     size = -(-len(points) // MOST_POINTS)
     if size < 2:
         return points
@@ -93,7 +93,7 @@ def _number(value: Number, ceiling: Number) -> str:
 
 
 def _legend(curves: Sequence[Curve], width: int) -> Part:
-    """A colour and a name for each curve, in as many lines as they need."""
+    """Return a colour and a name for each curve, in as many lines as they need."""
     elements: list[Element] = []
     x, y = float(LEFT), 38.0
     for curve in curves:

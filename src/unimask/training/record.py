@@ -18,7 +18,7 @@ def _plain(value: Value) -> Value:
 
 
 def _nothing() -> Drawing:
-    return Drawing(pictures={}, tables={})
+    return Drawing(images={}, tables={})
 
 
 class RunRecord:
@@ -62,7 +62,7 @@ class RunRecord:
         draw: Callable[[], Drawing] = _nothing,
     ) -> None:
         """Log the metrics of an evaluation, and what it shows: first the images, so that they are there."""
-        pictures = self._display.draw(step, draw)
+        images = self._display.draw(step, draw)
         plain = {name: _plain(value) for name, value in values.items()}
         self._evaluations[step] = plain
         self._folder.append_metrics(
@@ -74,8 +74,8 @@ class RunRecord:
                 "per_category": {name: dict(numbers) for name, numbers in (per_category or {}).items()},
             }
         )
-        for name, picture in pictures.items():
-            self._loggers.picture(name, step, picture)
+        for name, image in images.items():
+            self._loggers.image(name, step, image)
         measured = {name: value for name, value in plain.items() if value is not None}
         self._loggers.values("evaluation", step, measured)
         self._display.refresh()

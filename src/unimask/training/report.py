@@ -69,9 +69,9 @@ def _about(description: Mapping[str, Any], task: str) -> str:
     categories = description.get("categories", [])
     data = Path(str(description.get("data", ""))).name
     if task not in MAIN_MEASURES:
-        return f"translation on {data}, {description.get('pictures', 0):,} pairs to learn from"
+        return f"translation on {data}, {description.get('images', 0):,} pairs to learn from"
     kind = "detection" if task == "detection" else f"{task} segmentation"
-    learned = f"{description.get('pictures', 0):,} images to learn from"
+    learned = f"{description.get('images', 0):,} images to learn from"
     return f"{kind} on {data}, {learned}, {len(categories)} categories"
 
 
@@ -135,7 +135,7 @@ def _validation(folder: Path) -> str:
 
 
 def _sheet(path: Path, step: int, visible: bool) -> str:
-    """A sheet of images as two halves, which a narrow page shows one below the other."""
+    """Return a sheet of images as two halves, which a narrow page shows one below the other."""
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     middle = picture.width // 2
@@ -184,7 +184,7 @@ def _change(before: float, now: float) -> str:
 
 
 def _bar(value: float | None) -> str:
-    """A cell with a bar behind its number."""
+    """Return a cell with a bar behind its number."""
     if value is None:
         return "<td>-</td>"
     return f'<td class="bar" style="--share:{max(0.0, min(1.0, value)):.4f}">{_number(value)}</td>'

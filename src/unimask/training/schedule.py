@@ -38,7 +38,7 @@ def learning_rate_factor(step: int, config: TrainingConfig, *, in_backbone: bool
 
 
 def _two_stage_factor(step: int, config: TrainingConfig, *, in_backbone: bool) -> float:
-    """The factor where the backbone warms up after the rest of the model."""
+    """Return the factor where the backbone warms up after the rest of the model."""
     still = config.warmup_steps if in_backbone else 0
     warmup = config.backbone_warmup_steps if in_backbone else config.warmup_steps
     if step < still + warmup:

@@ -14,12 +14,16 @@ SECONDS = 10.0  # for looking at the data; of a large set a part is looked at
 
 
 def say_at_start(
-    experiment: Experiment, task: TrainingTask, initial: str | Path | None, folder: RunFolder
+    experiment: Experiment,
+    task: TrainingTask,
+    initial: str | Path | None,
+    folder: RunFolder,
+    read: DataCheck | None = None,
 ) -> tuple[str, ...]:
     """Return what a user should know before a training on images, a sentence each; warnings say so.
 
-    What the data holds is kept in `check.json` and `check.png` of the folder. Generated data are known, and
-    not looked at.
+    `read` is a check of this data where there was one before; then they are not read again. What the data
+    holds is kept in `check.json` and `check.png` of the folder. Generated data are known, and not looked at.
 
     Raises:
         DataError: it would be no use to train on this data.
@@ -30,7 +34,10 @@ def say_at_start(
     splits = {"train": task.training}
     if task.validation is not task.training:
         splits["val"] = task.validation
-    checked = check_datasets(splits, task.task, experiment, data=task.data, seconds=SECONDS)
+    if read is not None and splits.keys() <= read.looked.keys():
+        checked = read.seen_by(experiment, list(splits))
+    else:
+        checked = check_datasets(splits, task.task, experiment, data=task.data, seconds=SECONDS)
     checked.refuse()
     keep_check(checked, folder)
     if initial is None:

@@ -63,7 +63,7 @@ class SequenceJob:
         return {
             "task": "sequences",
             "data": self.data.name,
-            "pictures": len(self.data.training),  # pairs: the name is that of the file's format
+            "images": len(self.data.training),  # pairs: the name is that of the file's format
             "categories": [],
             "experiment": translation_to_dict(self.experiment),
         }
@@ -146,7 +146,7 @@ class SequenceJob:
             {"reference": share.truth[index], "translation": share.results[index]}
             for index in spread(len(share.truth), MOST_LINES)
         ]
-        return Drawing(pictures={}, tables={"translations": {"lines": lines}})
+        return Drawing(images={}, tables={"translations": {"lines": lines}})
 
     def headline(self, values: Mapping[str, float | None]) -> str:
         """Return BLEU and the share of lines that equal the reference."""

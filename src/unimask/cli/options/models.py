@@ -82,7 +82,7 @@ ExportedFormat = Annotated[
 ExportedFile = Annotated[
     Path, typer.Option(metavar="FILE", help="The file to write; a report on it goes to FILE.parity.json.")
 ]
-ParityPictures = Annotated[
+ParityImages = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="IMAGE_OR_FOLDER",

@@ -14,7 +14,8 @@ from unimask.data.category_tables import load_categories
 from unimask.data.formats.coco_file import Record, load_json, records, whole
 from unimask.data.formats.coco_instances import open_instances
 from unimask.data.formats.coco_panoptic import open_panoptic
-from unimask.data.formats.folders import CLASSES_FILE, pair_up
+from unimask.data.formats.folders_pairs import pair_up
+from unimask.data.formats.folders_scheme import CLASSES_FILE
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import NumberScheme, numbered_dataset
 from unimask.data.pillow import open_image
@@ -82,7 +83,7 @@ def read_objects(path: Path) -> Int32[ndarray, "height width"]:
 
 @cache
 def _things() -> Int32[ndarray, " things_and_none"]:
-    """The class of each number of a thing, from 1 on; number 0 is none."""
+    """Return the class of each number of a thing, from 1 on; number 0 is none."""
     table = load_categories("ade20k")
     return np.array([0, *(n for n, thing in zip(table.file_ids, table.is_thing) if thing)], dtype=np.int32)
 
@@ -171,7 +172,7 @@ def _is_ade20k(root: Path) -> bool:
 
 
 def _source(root: Path, split: str, task: Task) -> Source:
-    """The first annotations that serve the task."""
+    """Return the first annotations that serve the task."""
     word = _WORDS[split]
     classes, objects = root / CLASSES / word, root / OBJECTS / word
     of_json = {

@@ -37,7 +37,7 @@ def open_cityscapes(root: Path, split: str, task: Task) -> ItemDataset:
 
 
 def number_scheme(kind: str) -> NumberScheme:
-    """What the numbers in label maps of Cityscapes mean: CLASS_IDS, TRAIN_IDS or INSTANCE_IDS.
+    """Return what the numbers in label maps of Cityscapes mean: CLASS_IDS, TRAIN_IDS or INSTANCE_IDS.
 
     Source: cityscapesScripts, `helpers/labels.py` (ids, train ids, names, colours, which are evaluated) and
     `preparation/json2instanceImg.py` (instance ids: label x 1000 + number, or the label alone).
@@ -56,7 +56,7 @@ def number_scheme(kind: str) -> NumberScheme:
 
 
 def _kind(truth: Path, task: Task) -> str:
-    """Which label maps serve the task, by those of the first city."""
+    """Return which label maps serve the task, by those of the first city."""
     cities = sorted(folder for folder in truth.iterdir() if folder.is_dir()) if truth.is_dir() else []
     if not cities:
         raise DataError(truth, f"no labels; unzip gtFine_trainvaltest.zip beside {IMAGES}/")

@@ -52,7 +52,7 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 def _around(path: Path, task: Task) -> Sources:
-    """The set of a file, and those of other splits in files that are named alike."""
+    """Return the set of a file, and those of other splits in files that are named alike."""
     named = _kind_and_split(path)
     split = named[1] if named is not None else ""
     beside = split or split_of_word(path.parent.name)
@@ -70,7 +70,7 @@ def _around(path: Path, task: Task) -> Sources:
 
 
 def _in_folder(root: Path, kind: str, task: Task) -> Sources:
-    """The files of one kind, by split."""
+    """Return the files of one kind, by split."""
     found: dict[str, list[Path]] = {}
     for place in (root, root / "annotations", *(root / word for words in SPLITS.values() for word in words)):
         for path in sorted(place.glob("*.json")):
@@ -88,7 +88,7 @@ def _in_folder(root: Path, kind: str, task: Task) -> Sources:
 
 
 def _kind_and_split(path: Path) -> tuple[str, str] | None:
-    """What the name of a COCO file says; None for the names of other files."""
+    """Return what the name of a COCO file says; None for the names of other files."""
     match = _NAME.fullmatch(path.name.lower())
     if match is None:
         return None

@@ -46,7 +46,7 @@ def load_json(path: Path) -> Record:
 
 
 def records(path: Path, content: Record, key: str) -> list[Record]:
-    """The list of objects under a key of a COCO file.
+    """Return the list of objects under a key of a COCO file.
 
     Raises:
         DataError: the key is missing, or is no list of objects, or the list is empty.
@@ -62,7 +62,7 @@ def records(path: Path, content: Record, key: str) -> list[Record]:
 
 
 def whole(path: Path, record: Record, key: str, what: str) -> int:
-    """The integer under a key of a record, which may be text.
+    """Return the integer under a key of a record, which may be text.
 
     Raises:
         DataError: it is missing or no integer.
@@ -78,7 +78,7 @@ def whole(path: Path, record: Record, key: str, what: str) -> int:
 
 
 def flag(path: Path, record: Record, key: str, what: str) -> bool:
-    """Whether a key of a record is 1 and not 0 or missing; the number may be text.
+    """Return whether a key of a record is 1 and not 0 or missing; the number may be text.
 
     Raises:
         DataError: it is anything else.
@@ -91,7 +91,7 @@ def flag(path: Path, record: Record, key: str, what: str) -> bool:
 
 
 def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
-    """The id of an image under a key of a record: an integer, or text.
+    """Return the id of an image under a key of a record: an integer, or text.
 
     Raises:
         DataError: it is missing or neither.
@@ -149,7 +149,7 @@ def read_categories(path: Path, content: Record, *, used: frozenset[int]) -> Cat
 
 
 def used_categories(entries: Sequence[Record]) -> frozenset[int]:
-    """The category ids that occur in annotations."""
+    """Return the category ids that occur in annotations."""
     return frozenset(c for entry in entries if isinstance(c := entry.get("category_id"), int)) | frozenset(
         int(c)
         for entry in entries
@@ -242,7 +242,7 @@ def _first(files: Folders, folder: Path, spelt: Sequence[str]) -> Path | None:
 
 
 def image_folders(path: Path) -> list[Path]:
-    """Where the images of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
+    """Return where the images of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
 
     With `instances_train2017.json` in `annotations/`: `.`, `images`, `train2017`, `images/train2017`,
     `train2017/images`, the same without the year, each seen from the JSON's folder and from its parent.
@@ -263,7 +263,7 @@ _AROUND = (("", ""), ("images/", ""), ("", "/images"))
 
 
 def split_of(path: Path) -> str:
-    """The part of a COCO file's name that names the split: `train2017` of `instances_train2017.json`."""
+    """Return the part of a COCO file's name that is the split: `train2017` of `instances_train2017.json`."""
     stem = path.name.removesuffix(".json").removesuffix(".coco").removeprefix("_")
     for prefix in (f"{kind}{end}" for end in ("_", "") for kind in _KINDS):
         if stem.startswith(prefix):

@@ -187,12 +187,12 @@ def _instance(path: Path, entry: Record, label: int, size: Size) -> _Instance:
 
 
 def _is_crowd(path: Path, entry: Record, what: str) -> bool:
-    """Whether it is no object to learn from: a crowd, or difficult as in PASCAL VOC."""
+    """Return whether it is no object to learn from: a crowd, or difficult as in PASCAL VOC."""
     return flag(path, entry, "iscrowd", what) or flag(path, entry, "difficult", what)
 
 
 def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
-    """The segmentation of an annotation in compact form; run lengths are decoded later."""
+    """Return the segmentation of an annotation in compact form; run lengths are decoded later."""
     given = entry.get("segmentation")
     if isinstance(given, dict):
         return _run_lengths(path, given, what, size)
@@ -224,7 +224,7 @@ def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
 
 
 def _is_outside(ring: ndarray, size: Size) -> bool:
-    """Whether a polygon lies more than a pixel beyond a border: so much is no rounding."""
+    """Return whether a polygon lies more than a pixel beyond a border: so much is no rounding."""
     x, y = ring[::2], ring[1::2]
     return bool(x.max() < -1 or y.max() < -1 or x.min() > size[1] + 1 or y.min() > size[0] + 1)
 

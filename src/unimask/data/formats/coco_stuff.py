@@ -5,7 +5,8 @@ from pathlib import Path
 
 from unimask.config.images import Task
 from unimask.data.category_tables import load_categories
-from unimask.data.formats.folders import CLASSES_FILE, pair_up
+from unimask.data.formats.folders_pairs import pair_up
+from unimask.data.formats.folders_scheme import CLASSES_FILE
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import NumberScheme, numbered_dataset
 from unimask.data.sources import Format, Source, Sources, refused

@@ -65,7 +65,7 @@ class CvatFile:
 
 
 def is_cvat(path: Path) -> bool:
-    """Whether the file begins as an XML of CVAT."""
+    """Return whether the file begins as an XML of CVAT."""
     return path.suffix.lower() == ".xml" and b"<annotations" in first_bytes(path, 4096)
 
 
@@ -118,7 +118,7 @@ def read_cvat(path: Path) -> CvatFile:
 
 
 def cvat_subsets(file: CvatFile) -> dict[str, tuple[CvatImage, ...]]:
-    """The images by their `subset`, in small letters; "" where there are none."""
+    """Return the images by their `subset`, in small letters; "" where there are none."""
     found: dict[str, list[CvatImage]] = {}
     for image in file.images:
         subset = image.attributes.get("subset", "").lower()
@@ -216,7 +216,7 @@ class _Runs:
 
 
 def _turn(corners: np.ndarray, degrees: float) -> np.ndarray:
-    """A polygon turned clockwise around its centre."""
+    """Return a polygon turned clockwise around its centre."""
     points = corners.reshape(-1, 2)
     center, angle = points.mean(axis=0), np.deg2rad(degrees)
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -225,7 +225,7 @@ def _turn(corners: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """The file itself, `annotations.xml` in a folder, or a file for each split, as datumaro writes them."""
+    """Find the file itself, `annotations.xml` in a folder, or a file per split, as datumaro writes them."""
     file = path if path.is_file() else path / CVAT_FILE
     if is_cvat(file):
         return _subsets(file)

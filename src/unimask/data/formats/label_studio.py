@@ -113,7 +113,7 @@ def pack_brush(values: Bool[ndarray, " values"]) -> list[int]:
 
 
 def is_label_studio(path: Path) -> bool:
-    """Whether a JSON begins as a list of tasks."""
+    """Return whether a JSON begins as a list of tasks."""
     if path.suffix.lower() != ".json":
         return False
     start = first_bytes(path, 1 << 14)
@@ -161,14 +161,14 @@ def _tasks(path: Path) -> list[Record]:
 
 
 def _annotations(task: Record) -> list[Record]:
-    """The annotations of a task that were not cancelled."""
+    """Return the annotations of a task that were not cancelled."""
     given = task.get("annotations", task.get("completions", []))
     found = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     return [annotation for annotation in found if not annotation.get("was_cancelled")]
 
 
 def _given_results(path: Path, task: Record) -> list[Record]:
-    """The results of the annotation of a task that is taken, of any kind."""
+    """Return the results of the annotation of a task that is taken, of any kind."""
     results = _annotations(task)[0].get("result") or []
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise DataError(
@@ -178,7 +178,7 @@ def _given_results(path: Path, task: Record) -> list[Record]:
 
 
 def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
-    """The results with an area: what messages call them, their label, and themselves."""
+    """Return the results with an area: what messages call them, their label, and themselves."""
     found = []
     for number, result in enumerate(_given_results(path, task), 1):
         kind, value = result.get("type"), result.get("value")
@@ -225,7 +225,7 @@ def _image(
 
 
 def _file_name(text: str) -> str:
-    """The path in an address: that after `?d=` (local files), else that before `?`."""
+    """Return the path in an address: that after `?d=` (local files), else that before `?`."""
     before, _, after = text.partition("?")
     return unquote(after.removeprefix("d=")) if after.startswith("d=") else unquote(before)
 

@@ -43,7 +43,7 @@ IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
 
 
 def labelme_files(folder: Path) -> list[Path]:
-    """The JSON files of LabelMe directly in a folder, known by their `shapes`."""
+    """Return the JSON files of LabelMe directly in a folder, known by their `shapes`."""
     found = []
     for path in sorted(folder.glob("*.json")):
         if re.search(rb'"shapes"\s*:', first_bytes(path, 1 << 16)):
@@ -87,7 +87,7 @@ def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
 
 
 def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
-    """The shapes with an area, and how messages name them."""
+    """Return the shapes with an area, and how messages name them."""
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise DataError(path, "has no list of objects 'shapes'; expected a JSON of LabelMe")

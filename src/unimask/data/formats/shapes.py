@@ -126,7 +126,7 @@ def _grid(size: Size) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "1 width
 def _scenery(
     size: Size, generator: torch.Generator
 ) -> tuple[Float[Tensor, "3 height width"], Float[Tensor, "height width"]]:
-    """The empty image in [0, 1] and the label of each of its pixels."""
+    """Return the empty image in [0, 1] and the label of each of its pixels."""
     y, x = _grid(size)
     height, width = size
     horizon = _between(0.1, 0.9, generator) * height + _between(-0.2, 0.2, generator) * (x - width / 2)
@@ -142,7 +142,7 @@ def _scenery(
 
 
 def _thing(size: Size, generator: torch.Generator) -> _DrawnThing:
-    """A circle, a square or a triangle that has its middle in the image."""
+    """Return a circle, a square or a triangle that has its middle in the image."""
     y, x = _grid(size)
     label = int(torch.randint(0, 3, (), generator=generator))
     radius = max(2.0, _between(0.08, 0.28, generator) * min(size))

@@ -9,7 +9,7 @@ from unimask.config.images import Task
 from unimask.data.category_tables import color_or_default
 from unimask.data.formats.coco_file import Record, load_json, records, whole
 from unimask.data.formats.coco_panoptic import open_panoptic
-from unimask.data.formats.folders import pair_up
+from unimask.data.formats.folders_pairs import pair_up
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import NumberScheme, numbered_dataset
 from unimask.data.sources import Format, Source, Sources, refused
@@ -76,7 +76,7 @@ def open_evaluated(path: Path, config: Path, images: Path) -> ItemDataset:
 
 
 def _evaluated(path: Path, content: Record, config: Path) -> Record:
-    """The categories and segments of a panoptic JSON that are evaluated; category n is label n - 1."""
+    """Return the categories and segments of a panoptic JSON that are evaluated; category n is label n - 1."""
     entries = _labels(config)
     names = _names(config, entries)
     categories: dict[int, Record] = {}
@@ -112,7 +112,7 @@ def _labels(config: Path) -> list[Record]:
 
 
 def _names(config: Path, entries: Sequence[Record]) -> list[str]:
-    """The readable names of all labels, which are those of the panoptic JSON of version 1.2."""
+    """Return the readable names of all labels, which are those of the panoptic JSON of version 1.2."""
     names = [str(entry.get("readable", "")).strip() for entry in entries]
     if len(set(names)) < len(names) or "" in names:
         raise DataError(config, "a label has no 'readable' name, or two have the same one")
@@ -132,7 +132,7 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 def _has(root: Path, version: Version) -> bool:
-    """Whether annotations of the version are there, as only this data set has them."""
+    """Return whether annotations of the version are there, as only this data set has them."""
     folders = [root / word / version.folder for word in _WORDS.values() if (root / word / "images").is_dir()]
     if version.folder:
         return any(folder.is_dir() for folder in folders)
@@ -144,7 +144,7 @@ def _has(root: Path, version: Version) -> bool:
 
 
 def _means(path: Path, root: Path, version: Version) -> bool:
-    """Whether the path stands for the version: the root for any, else its names say which."""
+    """Return whether the path stands for the version: the root for any, else its names say which."""
     parts = path.relative_to(root).parts
     if not parts:
         return True
@@ -167,7 +167,7 @@ def _sets(root: Path, version: Version, task: Task) -> Sources:
 
 
 def _source(root: Path, version: Version, place: Path, task: Task) -> Source:
-    """The first annotations that serve the task."""
+    """Return the first annotations that serve the task."""
     folder, config = place / version.folder, root / version.config
     panoptic = folder / "panoptic" / version.panoptic
     kind, divisor = ("labels", 1) if task == "semantic" else ("instances", 256)

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from unimask.config.images import Task
 from unimask.data.category_tables import BACKGROUND, BACKGROUND_COLOR, default_color
-from unimask.data.formats.folders import CLASSES_FILE, VOID_COLOR
+from unimask.data.formats.folders_scheme import CLASSES_FILE, VOID_COLOR
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
@@ -81,7 +81,7 @@ def read_voc_scheme(folder: Path) -> VocScheme:
 
 
 def voc_color(number: int) -> tuple[int, int, int]:
-    """The colour of a class in the palette of VOC: the bits of its number, by three, from high to low.
+    """Return the colour of a class in the palette of VOC: the bits of its number, by three, from high to low.
 
     Source: the development kit of Pascal VOC, `VOCcolormap.m`.
     """

@@ -29,7 +29,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def voc_files(folder: Path) -> list[Path]:
-    """The XML files of VOC of a folder, in `Annotations/` or directly in it."""
+    """Return the XML files of VOC of a folder, in `Annotations/` or directly in it."""
     for place in (folder / ANNOTATIONS, folder / ANNOTATIONS.lower(), folder):
         found = [path for path in sorted(place.glob("*.xml")) if _is_voc(path)]
         if found:
@@ -43,7 +43,7 @@ def _is_voc(path: Path) -> bool:
 
 
 def voc_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """The names of all objects in the files, sorted.
+    """Return the names of all objects in the files, sorted.
 
     Raises:
         DataError: a file is no XML, or an object has no name, or there are no objects.
@@ -77,7 +77,7 @@ def _read(path: Path) -> ElementTree.Element:
 
 
 def _objects(path: Path, root: ElementTree.Element) -> list[tuple[str, ElementTree.Element]]:
-    """The objects, and how messages name them."""
+    """Return the objects, and how messages name them."""
     return [
         (f"object {number}", one)
         for number, one in enumerate(root.findall("object"), 1)
@@ -115,7 +115,7 @@ def _is_difficult(path: Path, where: str, one: ElementTree.Element) -> bool:
 
 
 def _size(path: Path, root: ElementTree.Element) -> tuple[Size, ...]:
-    """What the file says; many tools write zeros or nothing where they do not know it."""
+    """Return what the file says; many tools write zeros or nothing where they do not know it."""
     own, of_labelme = ("size/height", "size/width"), ("imagesize/nrows", "imagesize/ncols")
     places = of_labelme if root.find("imagesize") is not None else own
     given = [(root.findtext(place) or "0").strip() for place in places]
@@ -144,7 +144,7 @@ def _region(path: Path, where: str, one: ElementTree.Element) -> Outline:
 
 
 def _polygon(path: Path, where: str, polygon: ElementTree.Element) -> ndarray:
-    """An outline as supervision and Roboflow write it: x1, y1, x2, y2, ..., counted from 1 as boxes."""
+    """Return an outline, which supervision and Roboflow write as x1, y1, x2, y2, ..., counted from 1."""
     points = polygon.findall("pt")
     if points:  # the XML of LabelMe, counted from 0
         return ring(path, where, [point.findtext(axis) for point in points for axis in "xy"])
@@ -175,7 +175,7 @@ def xml_sources(root: Path) -> Sources:
 
 
 def _splits(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The XML files of each list but `cat_train.txt` and its like; without lists all, under ""."""
+    """Return the XML files of each list but `cat_train.txt` and its like; without lists all, under ""."""
     by_stem = {path.stem: path for path in voc_files(folder)}
     lists = [path for path in sorted((folder / LISTS).glob("*.txt")) if "_" not in path.stem]
     splits = read_lists(lists, by_stem, f"{ANNOTATIONS}/{{}}.xml") or {"": tuple(by_stem)}

@@ -33,7 +33,7 @@ class YoloSet:
 
 
 def names_file(root: Path) -> Path | None:
-    """The file that names the classes of a YOLO folder, or none where there is no such folder."""
+    """Return the file that names the classes of a YOLO folder, or none where there is no such folder."""
     for name in NAMES_FILES:
         if (root / name).is_file() and any(root.glob("**/labels/**/*.txt")):
             return root / name
@@ -94,17 +94,17 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_absent(path: Path, base: Path, listed: Sequence[object]) -> bool:
-    """Whether nothing is at the places of a part, as with the test images of many a set."""
+    """Return whether nothing is at the places of a part, as with the test images of many a set."""
     return not any(exists(place) for text in listed for place in _tried(path, base, str(text)))
 
 
 def _tried(path: Path, base: Path, text: str) -> list[Path]:
-    """Where the images of a part may be; exports of some tools are off by one `..`."""
+    """Return where the images of a part may be; exports of some tools are off by one `..`."""
     return [base / text, path.parent / text, path.parent / text.removeprefix("../")]
 
 
 def _place(path: Path, base: Path, key: str, text: str) -> Path:
-    """Where the images of a part are."""
+    """Return where the images of a part are."""
     tried = _tried(path, base, text)
     for place in tried:
         if is_folder(place) or (place.suffix == ".txt" and is_file(place)):
@@ -113,7 +113,7 @@ def _place(path: Path, base: Path, key: str, text: str) -> Path:
 
 
 def _images(place: Path) -> list[Path]:
-    """The images in a folder, or those that a text file lists.
+    """Return the images in a folder, or those that a text file lists.
 
     Paths begin at the list's folder, or higher up: CVAT writes `data/images/train/a.jpg` for
     `images/train/a.jpg`.
@@ -211,7 +211,7 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 def _parts(root: Path) -> dict[str, tuple[Path, ...]]:
-    """The folders of images where `data.yaml` names none: by split, or all in one."""
+    """Return the folders of images where `data.yaml` names none: by split, or all in one."""
     found = {}
     for split, words in SPLITS.items():
         places = [place for word in words for place in (root / "images" / word, root / word / "images")]

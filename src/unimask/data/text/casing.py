@@ -40,7 +40,7 @@ class Casing:
         self._endings = _shapes_of_endings(forms)
 
     def __bool__(self) -> bool:
-        """Whether there is anything that it would change."""
+        """Return whether there is anything that it would change."""
         return bool(self._forms)
 
     def restore(self, words: str) -> str:
@@ -148,7 +148,7 @@ def _is_counts(counts: Any) -> bool:
 
 
 def _blend(seen: Mapping[str, int], form: str, alone: float) -> float:
-    """The share of a form beside a neighbour, drawn towards its share everywhere (`alone`)."""
+    """Return the share of a form beside a neighbour, drawn towards its share everywhere (`alone`)."""
     return (seen.get(form, 0) + _TRUST * alone) / (sum(seen.values()) + _TRUST)
 
 

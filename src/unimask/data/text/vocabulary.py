@@ -45,7 +45,7 @@ class Vocabulary:
         return int(self._inner.get_vocab_size())
 
     def to_json(self) -> str:
-        """The content of a `tokenizer.json`."""
+        """Return the content of a `tokenizer.json`."""
         return self._text
 
     def encode(self, line: str, language: str) -> list[int]:

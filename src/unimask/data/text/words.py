@@ -46,7 +46,7 @@ def split_words(text: str, language: str) -> str:
 
 
 def _has_final_stop(word: str, rest: list[str]) -> bool:
-    """Whether the point at the end of a word is a mark of its own."""
+    """Return whether the point at the end of a word is a mark of its own."""
     if len(word) < 2 or not word.endswith(".") or word.endswith(".."):
         return False
     if all(not any(letter.isalnum() for letter in later) for later in rest):

@@ -100,7 +100,7 @@ def fused_linear(
 
 
 def pack_linear(weight: Float[Tensor, "channels in_channels"]) -> Tensor:
-    """The weight of `fused_linear` in oneDNN's own order."""
+    """Return the weight of `fused_linear` in oneDNN's own order."""
     return _operator("mkldnn::_reorder_linear_weight")(weight.contiguous())
 
 

@@ -27,7 +27,7 @@ _KERNEL = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]
 
 
 def winograd_serves(weight: Float[Tensor, "channels channels_of_group rows columns"], steps: Steps) -> bool:
-    """Whether a convolution with this weight can be computed so, faster than plainly."""
+    """Return whether a convolution with this weight can be computed so, faster than plainly."""
     simple = steps == ([1, 1], [1, 1], [1, 1], 1) and weight.shape[2:] == (3, 3)
     return simple and weight.dtype == torch.float32 and min(weight.shape[:2]) >= LEAST_CHANNELS
 
@@ -35,7 +35,7 @@ def winograd_serves(weight: Float[Tensor, "channels channels_of_group rows colum
 def transform_kernel(
     weight: Float[Tensor, "channels in_channels 3 3"],
 ) -> Float[Tensor, "16 in_channels channels"]:
-    """The kernel in the transformed space."""
+    """Return the kernel in the transformed space."""
     kernel = _KERNEL.to(weight.device)
     transformed = torch.einsum("ri,oxij,cj->rcxo", kernel, weight.double(), kernel)
     return transformed.flatten(0, 1).to(weight.dtype).contiguous()

@@ -119,7 +119,7 @@ class _CellTable:
         self.origin, self.last = self.first.new_zeros(()), last.int()
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
-        """The table: a row for each head of each cell."""
+        """Return the table: a row for each head of each cell."""
         table = self._zeros_around(values.shape[2])
         for inner, level in zip(self._levels(table), self._split(values), strict=True):
             inner.copy_(level)
@@ -128,7 +128,7 @@ class _CellTable:
     def fill_projected(
         self, tokens: Float[Tensor, "cells _channels"], project: Callable[[Tensor], Tensor], channels: int
     ) -> Float[Tensor, "rows channels"]:
-        """The table of what `project` makes of tokens, made of some rows of cells after the other."""
+        """Return the table of what `project` makes of tokens, made of some rows of cells after the other."""
         table = self._zeros_around(channels)
         for inner, level in zip(self._levels(table), self._split(tokens), strict=True):
             rows = max(1, QUERIES_AT_ONCE // max(1, level.shape[1]))
@@ -137,11 +137,11 @@ class _CellTable:
         return table
 
     def take(self, table: Float[Tensor, "rows channels"]) -> Float[Tensor, "cells heads channels"]:
-        """The rows of real cells: the reverse of `fill`."""
+        """Return the rows of real cells: the reverse of `fill`."""
         return torch.cat([inner.flatten(0, 1) for inner in self._levels(table)])
 
     def _zeros_around(self, channels: int) -> Float[Tensor, "rows channels"]:
-        """A table whose borders are filled, and nothing else."""
+        """Return a table whose borders are filled, and nothing else."""
         table = torch.empty(self.length, channels, dtype=self.dtype, device=self.first.device)
         for level in self._with_borders(table):
             level[:BEFORE], level[-AFTER:] = 0, 0
@@ -164,7 +164,7 @@ class _CellTable:
             yield level.unflatten(0, (height, width))
 
     def corners(self, locations: Float[Tensor, "queries slots 2"], *, gradients: bool) -> _Corners:
-        """The cells around some locations. One that is not a number has fractions that are none either."""
+        """Return the cells around some locations; a location that is NaN has fractions that are NaN."""
         x = torch.addcmul(_HALF.to(locations), locations[..., 0], self.width)  # 0 is the border's first cell
         y = torch.addcmul(_HALF.to(locations), locations[..., 1], self.height)
         free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
@@ -265,7 +265,7 @@ def _sum(
 
 
 def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
-    """The gradient of an image's values; those of locations and weights are written into their parts."""
+    """Return the gradient of an image's values; write those of locations and weights into their parts."""
     rows = table.fill(values)
     found: list[tuple[Tensor, ...]] = []
     for places, shares, gradient, of_places, of_shares in parts:
@@ -281,7 +281,7 @@ def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...]
 
 
 def _products(table: _CellTable, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
-    """The product of each row that was read with the gradient of the bag it went into, by corner."""
+    """Return the product of each row that was read with the gradient of the bag it went into, by corner."""
     bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
     bag_of_entry = bags.repeat_interleave(table.entries)
     offsets = bags * table.entries
@@ -316,7 +316,7 @@ def _write_gradients(
 
 
 def _scatter(table: _CellTable, upper: Tensor, weights: list[Tensor], gradients: Tensor) -> Tensor:
-    """The gradient of the table: for each row the weighted sum of the gradients of the bags that read it.
+    """Return the gradient of the table: per row the weighted sum of the gradients of the bags that read it.
 
     The transposed bags: entries sorted by the row that they read. The order is the same for all corners.
     """

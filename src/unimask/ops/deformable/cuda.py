@@ -29,7 +29,7 @@ Whole = int | torch.SymInt
 
 
 def kernels_serve(values: Tensor, locations: Tensor, weights: Tensor) -> bool:
-    """Whether the kernels can take these tensors: on a CUDA device, at most 32 bits, Triton installed.
+    """Return whether the kernels can take these tensors: on a CUDA device, at most 32 bits, Triton installed.
 
     Not where deterministic algorithms are demanded: the gradient of the values is summed in any order.
     """
@@ -187,7 +187,7 @@ _sample.register_autograd(_backward, setup_context=_keep)
 
 
 def _kernels(values: Tensor) -> ModuleType:
-    """The kernels, loaded where they are needed first."""
+    """Return the kernels, loaded where they are needed first."""
     if not HAS_TRITON:
         raise RuntimeError("the kernels of deformable sampling need Triton, which is not installed")
     if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
@@ -229,7 +229,7 @@ def _grid(values: Tensor, locations: Tensor) -> tuple[int, int, int]:
 
 
 def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
-    """What the kernels are compiled for."""
+    """Return what the kernels are compiled for."""
     return {
         "LEVELS": locations.shape[3],
         "POINTS": locations.shape[4],
@@ -240,7 +240,7 @@ def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
 
 
 def _is_wide(*tensors: Tensor) -> bool:
-    """Whether an offset inside an image needs 64 bits."""
+    """Return whether an offset inside an image needs 64 bits."""
     reaches = (
         sum(size * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
         for tensor in tensors

@@ -16,7 +16,7 @@ def deformable_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """The weighted sum, per query and head, of values read at a few points of every level.
+    """Return the weighted sum, per query and head, of values read at a few points of every level.
 
     `values` holds the maps of all levels one after the other, row by row; `sizes` are their (height, width).
     `locations` are (x, y), a map spans [0, 1]; values are read bilinearly and are 0 outside of the map.

@@ -24,7 +24,7 @@ export class Beside {
     find("compare").hidden = false;
   }
 
-  /** What is shown now: { picture, bitmap, task, models, looks }. */
+  /** What is shown now: { image, bitmap, task, models, looks }. */
   async follow(now) {
     const task = this.now?.task;
     this.now = now;
@@ -51,26 +51,26 @@ export class Beside {
 
   cell(model) {
     const item = document.createElement("li"), button = document.createElement("button"), told = made("p", "told");
-    const cell = { model, item, button, facts: made("span", "quiet", "waits …"), chips: made("div", "summary"), picture: null };
+    const cell = { model, item, button, facts: made("span", "quiet", "waits …"), chips: made("div", "summary"), image: null };
     button.type = "button";
     button.append(made("div", "wheel"));
     button.setAttribute("aria-label", `Look at the result of ${model.name}`);
-    button.addEventListener("click", () => cell.picture && this.choose(cell.picture));
+    button.addEventListener("click", () => cell.image && this.choose(cell.image));
     told.append(made("b", "", model.name), cell.facts);
     item.append(button, told, cell.chips);
     return cell;
   }
 
   mark({ model, button }) {
-    button.setAttribute("aria-pressed", String(model.name === this.now.picture.model));
+    button.setAttribute("aria-pressed", String(model.name === this.now.image.model));
   }
 
   async fill(cell) {
     const { model } = cell, now = this.now, turn = this.turn;
     try {
-      if (!cell.picture) cell.picture = model.name === now.picture.model ? now.picture : await this.saw(model, now.picture);
+      if (!cell.image) cell.image = model.name === now.image.model ? now.image : await this.saw(model, now.image);
       const task = model.tasks.includes(now.task) ? now.task : model.task;
-      const found = await json(`page/pictures/${cell.picture.id}/result?${new URLSearchParams({ task })}`);
+      const found = await json(`page/images/${cell.image.id}/result?${new URLSearchParams({ task })}`);
       const scene = await sceneOf(found, now.bitmap, this.now.looks);
       if (this.turn !== turn || this.now.task !== now.task) return;
       cell.scene = scene;
@@ -83,10 +83,10 @@ export class Beside {
     }
   }
 
-  saw(model, picture) {
+  saw(model, image) {
     const body = new FormData();
     body.append("model", model.name);
-    return json(`page/pictures/${picture.id}/model`, { method: "POST", body });
+    return json(`page/images/${image.id}/model`, { method: "POST", body });
   }
 
   /** The categories, the most frequent first. */

@@ -43,8 +43,8 @@ function operation(description, path, method, told) {
 try {
   const description = await (await fetch("openapi.json")).json();
   find("curl").textContent =
-    `curl -F picture=@photo.jpg -F task=instance ${new URL("v1/segment", location.href)}\n` +
-    `curl -F picture=@photo.jpg -F output=overlay ${new URL("v1/segment", location.href)} -o photo.overlay.png`;
+    `curl -F image=@photo.jpg -F task=instance ${new URL("v1/segment", location.href)}\n` +
+    `curl -F image=@photo.jpg -F output=overlay ${new URL("v1/segment", location.href)} -o photo.overlay.png`;
   find("about").textContent = "Where a token is needed: -H 'Authorization: Bearer TOKEN'. An error is {\"error\": \"a sentence\"}.";
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, told] of Object.entries(methods)) find("paths").append(operation(description, path, method, told));

@@ -31,10 +31,10 @@ export class Inside {
     find("play").addEventListener("click", () => (this.timer ? this.stop() : this.play()));
   }
 
-  /** The segment whose query is to be watched: { picture, bitmap, question, segment }, or none with a reason. */
+  /** The segment whose query is to be watched: { image, bitmap, question, segment }, or none with a reason. */
   follow(wanted, reason = "") {
     this.because(reason);
-    if (!reason && wanted.picture.id !== this.shown) this.told = null; // nothing to show of this image yet
+    if (!reason && wanted.image.id !== this.shown) this.told = null; // nothing to show of this image yet
     this.wanted = reason ? null : wanted;
     this.wait(!reason);
     this.query = -1;
@@ -72,7 +72,7 @@ export class Inside {
     this.abort = new AbortController();
     try {
       const question = new URLSearchParams({ ...wanted.question, segment: wanted.segment.id, query: this.query });
-      const told = await json(`page/pictures/${wanted.picture.id}/layers?${question}`, { signal: this.abort.signal });
+      const told = await json(`page/images/${wanted.image.id}/layers?${question}`, { signal: this.abort.signal });
       for (const step of told.steps) {
         for (const name of ["mask", "visible", "attention"]) step[name].values = new Uint8Array(await unpack(step[name].data));
       }
@@ -89,7 +89,7 @@ export class Inside {
   show(told, wanted) {
     const fresh = !this.told;
     this.told = told;
-    this.shown = wanted.picture.id;
+    this.shown = wanted.image.id;
     this.because("");
     this.wait(false);
     this.crop = wanted.bitmap;

@@ -12,11 +12,11 @@ const THEMES = [["", "as the system", "◐"], ["light", "light", "☀"], ["dark"
 const percent = (value) => `${Math.round(value * 100)} %`;
 const exact = (value) => `${(value * 100).toFixed(1)} %`;
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
-const state = { models: [], limits: {}, formats: {}, picture: null, bitmap: null, task: "", thresholds: {}, scene: null, pending: null };
+const state = { models: [], limits: {}, formats: {}, image: null, bitmap: null, task: "", thresholds: {}, scene: null, pending: null };
 
 const stage = new Stage(find("view"), find("glow"), find("stage"));
 const inside = new Inside(fail);
-const beside = new Beside((picture) => trying(() => arrive(picture)));
+const beside = new Beside((image) => trying(() => arrive(image)));
 
 // what is said
 
@@ -45,7 +45,7 @@ async function trying(work) {
   }
 }
 
-const model = () => state.models.find(({ name }) => name === (state.picture?.model ?? find("model").value)) ?? state.models[0];
+const model = () => state.models.find(({ name }) => name === (state.image?.model ?? find("model").value)) ?? state.models[0];
 
 // an image comes
 
@@ -59,9 +59,9 @@ async function open(file) {
   if (!before) await preview(file);
   beside.clear();
   const body = new FormData();
-  body.append("picture", file, file.name || "pasted.png");
+  body.append("image", file, file.name || "pasted.png");
   body.append("model", find("model").value);
-  const done = await trying(async () => arrive(await json("page/pictures", { method: "POST", body })));
+  const done = await trying(async () => arrive(await json("page/images", { method: "POST", body })));
   wait("");
   if (!done && !before) leave();
 }
@@ -77,17 +77,17 @@ async function preview(file) {
   }
 }
 
-async function arrive(picture) {
-  state.picture = picture;
-  state.bitmap = await createImageBitmap(await blob(`page/pictures/${picture.id}/picture.png`));
+async function arrive(image) {
+  state.image = image;
+  state.bitmap = await createImageBitmap(await blob(`page/images/${image.id}/image.png`));
   state.thresholds = structuredClone(model().thresholds);
-  find("model").value = picture.model;
+  find("model").value = image.model;
   if (!model().tasks.includes(state.task)) state.task = model().task;
   find("report").hidden = !model().report;
   if (model().report) find("report").href = model().report;
   enter();
   find("side").hidden = find("bar").hidden = find("keys").hidden = find("inside").hidden = false;
-  find("what").textContent = picture.name;
+  find("what").textContent = image.name;
   find("beside").hidden = state.models.length < 2;
   offerTasks();
   await ask();
@@ -100,7 +100,7 @@ function enter() {
 }
 
 function leave() {
-  state.picture = null;
+  state.image = null;
   stage.scene = null;
   find("start").hidden = false;
   for (const id of ["stage", "again", "side", "bar", "keys", "inside", "beside", "report"]) find(id).hidden = true;
@@ -122,9 +122,9 @@ async function ask() {
   const pending = (state.pending = new AbortController());
   const asked = question();
   await trying(async () => {
-    const found = await json(`page/pictures/${state.picture.id}/result?${new URLSearchParams(asked)}`, { signal: pending.signal });
+    const found = await json(`page/images/${state.image.id}/result?${new URLSearchParams(asked)}`, { signal: pending.signal });
     await receive(found, asked);
-    await beside.follow({ picture: state.picture, bitmap: state.bitmap, task: state.task, models: state.models, looks: looks() });
+    await beside.follow({ image: state.image, bitmap: state.bitmap, task: state.task, models: state.models, looks: looks() });
   });
   if (state.pending === pending) state.pending = null;
 }
@@ -138,7 +138,8 @@ async function receive(found, asked) {
   sliders();
   offerFormats();
   follow(0, asked);
-  find("facts").textContent = `${width} × ${height}` + (state.picture.views > 1 ? ` · seen in ${state.picture.views} tiles` : "");
+  const tiles = state.image.views > 1 ? [`seen in ${state.image.views} tiles`] : [];
+  find("facts").textContent = [`${width} × ${height}`, ...tiles, ...state.image.notes].join(" · ");
   say(`${state.task}: ${counted(found.segments, state.scene.boxes)}`);
 }
 
@@ -147,7 +148,7 @@ function follow(id, asked = question()) {
   const { segments } = state.scene;
   const chosen = segments.find((one) => one.id === id) ?? [...segments].sort((one, other) => other.thing - one.thing || other.area - one.area)[0];
   const none = segments.length ? "" : "Nothing was found, so there is no query to watch.";
-  inside.follow(chosen && { picture: state.picture, bitmap: state.bitmap, question: asked, segment: chosen }, state.picture.layers_reason || none);
+  inside.follow(chosen && { image: state.image, bitmap: state.bitmap, question: asked, segment: chosen }, state.image.layers_reason || none);
 }
 
 function looks() {
@@ -338,12 +339,12 @@ function offerFormats() {
 
 function explainFormat() {
   const one = (state.formats[state.task] ?? []).find(({ name }) => name === find("format").value);
-  find("format-help").textContent = one?.help.replaceAll("NAME", state.picture.name) ?? "";
+  find("format-help").textContent = one?.help.replaceAll("NAME", state.image.name) ?? "";
 }
 
 /** Saves the result in the chosen format, under the name that the server gives the file. */
 async function saveFormat() {
-  const answer = await request(`page/pictures/${state.picture.id}/files/${find("format").value}?${new URLSearchParams(question())}`);
+  const answer = await request(`page/images/${state.image.id}/files/${find("format").value}?${new URLSearchParams(question())}`);
   const name = decodeURIComponent(answer.headers.get("Content-Disposition").split("''")[1]);
   save(await answer.blob(), name);
 }
@@ -365,7 +366,7 @@ for (const name of ["opacity", "outlines", "labels"]) {
     beside.look(looks());
   });
 }
-find("save-overlay").addEventListener("click", () => trying(async () => save(await stage.picture(), `${state.picture.name}.overlay.png`)));
+find("save-overlay").addEventListener("click", () => trying(async () => save(await stage.picture(), `${state.image.name}.overlay.png`)));
 find("save-format").addEventListener("click", () => trying(saveFormat));
 find("format").addEventListener("change", explainFormat);
 
@@ -413,11 +414,11 @@ addEventListener("paste", (event) => {
 });
 
 find("model").addEventListener("change", () => {
-  if (!state.picture) return;
+  if (!state.image) return;
   const body = new FormData();
   body.append("model", find("model").value);
   wait("Another model looks at the image …");
-  trying(async () => arrive(await json(`page/pictures/${state.picture.id}/model`, { method: "POST", body }))).finally(() => wait(""));
+  trying(async () => arrive(await json(`page/images/${state.image.id}/model`, { method: "POST", body }))).finally(() => wait(""));
 });
 
 let theme = Math.max(0, THEMES.findIndex(([name]) => name === localStorage.getItem("unimask-theme")));

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unimask.serve.limits import Limits, Refusal
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-WORKING = ("/v1/segment", "/page/pictures", "/predict")  # what counts as a request that waits for the models
+WORKING = ("/v1/segment", "/page/images", "/predict")  # what counts as a request that waits for the models
 # without the token there is no answer; the last four are Label Studio's
 CLOSED = ("/v1/", "/page/", "/metrics", "/predict", "/setup", "/webhook", "/train")
 OPEN = frozenset({"/healthz", "/favicon.svg"})  # beside the files of the page: without a token
@@ -43,7 +43,7 @@ class Access:
     origins: frozenset[str] = frozenset()
 
 
-class Gate:
+class Middleware:
     """ASGI middleware. A request that may not pass is answered here, with a sentence."""
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits, full: Callable[[], Refusal]) -> None:
@@ -113,7 +113,7 @@ def _token_given(headers: Headers) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two texts are equal, in a time that does not tell how far."""
+    """Return whether two texts are equal, in a time that does not tell how far."""
     return hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -124,7 +124,7 @@ def _too_long(limits: Limits) -> Refusal:
 
 
 def _bounded(receive: Receive, limits: Limits) -> Receive:
-    """The body of a request, until it is too long or comes too slowly."""
+    """Return the body of a request, until it is too long or comes too slowly."""
     taken = 0
     deadline = time.monotonic() + limits.seconds
     complete = False
