@@ -81,7 +81,7 @@ def test_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run is there"):
         compare([tmp_path])
     (tmp_path / "experiment.json").write_text("{")
-    with pytest.raises(DataError, match=r"experiment\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"experiment\.json: is not valid JSON"):
         compare([tmp_path])
 
 

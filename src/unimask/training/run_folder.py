@@ -92,7 +92,7 @@ def described(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(path, f"cannot be read ({error}); name another folder") from None
+        raise DataError(path, f"is not valid JSON ({error}); name another folder") from None
     if not isinstance(found, dict) or not isinstance(found.get("experiment"), dict):
         raise DataError(path, "is no description of a run; name another folder")
     return {"images": found.pop("pictures", None)} | found  # as it was called before 0.1
