@@ -6,21 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
-from hotcoco import mask as run_lengths
 from jaxtyping import Bool, Float32, Int16, Int64, UInt8
 from numpy import ndarray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 
 from unimask.config.images import Task
 from unimask.errors import ConfigError, needs_extra, some_of
 from unimask.ops.id_maps import chosen
-from unimask.ops.outlines import outlines
 from unimask.results.box_drawing import overlay_boxes
 from unimask.results.drawing import overlay
 from unimask.results.formats.fiftyone import as_detections, as_segmentation
@@ -38,8 +35,16 @@ from unimask.results.formats.panoptic import as_id_image
 from unimask.results.formats.supervision import as_supervision
 from unimask.results.formats.table import Table, table_of
 from unimask.results.formats.yolo import as_yolo, as_yolo_boxes
-from unimask.results.found import Bbox, Found, Polygons, Record, document, found_in, save_result
+from unimask.results.found import Found, Polygons, Record, document, found_in, save_result
 from unimask.results.measures import measure_boxes, measure_layers
+from unimask.results.regions import (
+    RunLengthMask,
+    extents_in,
+    indices_in,
+    masks_in,
+    polygons_in,
+    run_lengths_in,
+)
 from unimask.structures import Categories, Detections, Segments, Size
 
 if TYPE_CHECKING:
@@ -48,13 +53,6 @@ if TYPE_CHECKING:
     from supervision import Detections as SupervisionDetections
 
 NOTEBOOK = 1200  # pixels
-
-
-class RunLengthMask(TypedDict):
-    """A mask in COCO's compressed run-length encoding; `pycocotools.mask.decode` reads it."""
-
-    size: list[int]  # [height, width] of the image
-    counts: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -99,7 +97,7 @@ class Result:
         labels, scores = self.prediction.labels.tolist(), self.prediction.scores.tolist()
         return tuple(
             found_in(self.categories, index + 1, labels[index], scores[index], area, bbox)
-            for index, area, bbox in self._extents()
+            for index, area, bbox in extents_in(self.prediction)
         )
 
     @property
@@ -148,12 +146,7 @@ class Result:
         Raises:
             ConfigError: the result is of `detection`: boxes have no masks.
         """
-        found = self._as_segments("masks")
-        masks = np.zeros((len(self), *found.size), dtype=bool)
-        places = {index: place for place, index in enumerate(self._indices.tolist())}
-        for layer, index, box in _boxes_in(found):
-            masks[places[index]][box] = layer[box] == index + 1
-        return masks
+        return masks_in(self._as_segments("masks"))
 
     @cached_property
     def polygons(self) -> tuple[Polygons, ...]:
@@ -162,17 +155,7 @@ class Result:
         A list of parts, each a list of rings: the outer one, and then those of its holes. A ring is a float64
         array (corners, 2) of (x, y), whose last corner is joined to the first. A box has one ring.
         """
-        if isinstance(self.prediction, Detections):
-            return tuple(
-                [[np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=np.float64)]]
-                for left, top, right, bottom in self.boxes.tolist()
-            )
-        found: dict[int, Polygons] = {}
-        for layer, index, box in _boxes_in(self.prediction):
-            start = (box[1].start, box[0].start)
-            parts = outlines(layer[box] == index + 1)
-            found[index] = [[ring + start for ring in part] for part in parts]
-        return tuple(found[index] for index in sorted(found))
+        return polygons_in(self.prediction)
 
     @cached_property
     def run_lengths(self) -> tuple[RunLengthMask, ...]:
@@ -181,35 +164,12 @@ class Result:
         Raises:
             ConfigError: the result is of `detection`: boxes have no masks.
         """
-        prediction = self._as_segments("run_lengths")
-        found: dict[int, RunLengthMask] = {}
-        for layer, index, box in _boxes_in(prediction):
-            mask = np.zeros(prediction.size, dtype=np.uint8, order="F")
-            mask[box] = layer[box] == index + 1
-            counts = run_lengths.encode(mask)["counts"].decode("ascii")
-            found[index] = {"size": list(prediction.size), "counts": counts}
-        return tuple(found[index] for index in sorted(found))
+        return run_lengths_in(self._as_segments("run_lengths"))
 
     @cached_property
     def _indices(self) -> Int64[ndarray, " segments"]:
-        """Where each lies in the prediction."""
-        if isinstance(self.prediction, Detections):
-            return np.arange(len(self.prediction))
-        return self.prediction.areas().nonzero()[:, 0].numpy()
-
-    def _extents(self) -> Iterator[tuple[int, int | float, Bbox]]:
-        """Yield the index in the prediction, the area and the box (x, y, width, height) of each."""
-        if isinstance(self.prediction, Detections):
-            for index, (left, top, right, bottom) in enumerate(self.prediction.boxes.tolist()):
-                width, height = right - left, bottom - top
-                bbox = (round(left, 3), round(top, 3), round(width, 3), round(height, 3))
-                yield index, round(width * height, 3), bbox
-            return
-        areas = self.prediction.areas().tolist()
-        boxes = {index: box for _, index, box in _boxes_in(self.prediction)}
-        for index, (rows, columns) in sorted(boxes.items()):
-            size = (columns.stop - columns.start, rows.stop - rows.start)
-            yield index, areas[index], (columns.start, rows.start, *size)
+        """The index in the prediction of each."""
+        return indices_in(self.prediction)
 
     def _as_segments(self, what: str) -> Segments:
         if isinstance(self.prediction, Detections):
@@ -470,11 +430,3 @@ class Result:
 
         place = Place(folder=Path(folder), name=name or self.name, image=image, pixel_size=pixel_size)
         return save_result(folder, place.name, files_of(self, formats, place), overwrite=overwrite)
-
-
-def _boxes_in(segments: Segments) -> Iterator[tuple[ndarray, int, tuple[slice, slice]]]:
-    """Yield the layer, the index and the box of each segment that has pixels."""
-    for layer in segments.layers.numpy():
-        for index, box in enumerate(ndimage.find_objects(layer, max_label=len(segments))):
-            if box is not None:
-                yield layer, index, box
