@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_measure import TYPES, Failures, Plan, Step, as_graph, in_turn, peak_megabytes, ratio
 from unimask.checkpoints.images import load_model
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.conversion import convert
 from unimask.losses.build import build_criterion
 from unimask.structures import MaskPrediction, Segments, Size

@@ -22,19 +22,11 @@ from transformers.utils import logging
 from benchmarks.learning_report import Run, write
 from benchmarks.settings import progress
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import (
-    DataConfig,
-    Experiment,
-    LossConfig,
-    PixelDecoderConfig,
-    PostprocessConfig,
-    QueryDecoderConfig,
-    Scale,
-    ScaleJitter,
-    Task,
-    Tiles,
-    TrainingConfig,
-)
+from unimask.config.data import DataConfig, Scale, ScaleJitter, Tiles
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.tasks import Task
+from unimask.config.training import LossConfig, TrainingConfig
 from unimask.conversion import hugging_face
 from unimask.conversion.rules import to_ours
 from unimask.data.loader import training_loader

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.settings import Outcome, Settings
 from unimask.benchmark.tables import Table
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.loader import training_loader
 from unimask.data.open import open_dataset
 from unimask.errors import DataError

@@ -23,7 +23,7 @@ from unimask.benchmark.memory import Peak, measure_peak
 from unimask.benchmark.tables import Table
 from unimask.benchmark.timing import Rounds, Stopwatch, interleave
 from unimask.checkpoints.images import load_model
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.models.memory import spare_memory
 from unimask.structures import Segments, Size

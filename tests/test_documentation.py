@@ -21,7 +21,8 @@ import unimask
 from unimask.checkpoints.images import ModelFile, save_model, shipped_models
 from unimask.cli import app
 from unimask.cli.options.parsing import parse_settings
-from unimask.config.images import DetrConfig, PostprocessConfig, experiment_to_dict
+from unimask.config.images import PostprocessConfig, experiment_to_dict
+from unimask.config.models import DetrConfig
 from unimask.config.text import translation_to_dict
 from unimask.data.formats.folders_scheme import read_scheme
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset

@@ -24,7 +24,8 @@ from unimask.benchmark.tables import Table, shown, to_markdown
 from unimask.benchmark.tables import to_plain as plain_table
 from unimask.benchmark.timing import TOTAL, Rounds, Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model_file, save_model
-from unimask.config.images import ModelConfig, PixelDecoderConfig, QueryDecoderConfig, ShortSide
+from unimask.config.data import ShortSide
+from unimask.config.models import ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.data.formats.shapes import CATEGORIES
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model

@@ -19,7 +19,7 @@ from unimask.checkpoints.images import (
     usual_task,
 )
 from unimask.checkpoints.tensors import load_tensors, save_tensors
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import categories_to_json, load_categories
 from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model

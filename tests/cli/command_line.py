@@ -14,7 +14,7 @@ from PIL import Image
 
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.cli import main, output
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.models.build import build_model
 from unimask.presets.own_data import tiny
 from unimask.structures import Categories

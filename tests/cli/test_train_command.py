@@ -22,7 +22,8 @@ from data.dataset_files import (
 )
 from torch import Tensor
 
-from unimask.config.images import Task, Tiles, Whole
+from unimask.config.data import Tiles, Whole
+from unimask.config.tasks import Task
 from unimask.inference.segmenter import Segmenter
 from unimask.structures import Segments
 from unimask.training.run import train

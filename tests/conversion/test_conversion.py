@@ -11,7 +11,9 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.checkpoints.tensors import load_tensors, save_tensors
-from unimask.config.images import Experiment, PixelDecoderConfig, QueryDecoderConfig, ShortSide
+from unimask.config.data import ShortSide
+from unimask.config.images import Experiment
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.config.overrides import override
 from unimask.conversion import convert, hugging_face, hugging_face_files, original
 from unimask.conversion.checkpoint_format import CheckpointFormat, relative_position_index

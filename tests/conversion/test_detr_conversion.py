@@ -8,7 +8,8 @@ import torch
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.checkpoints.tensors import load_tensors
-from unimask.config.images import DetrConfig, Experiment
+from unimask.config.images import Experiment
+from unimask.config.models import DetrConfig
 from unimask.conversion import convert
 from unimask.conversion.data_sets import made_up_categories
 from unimask.conversion.run import import_original

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import SlidingWindow, Square, VisionTransformerConfig, Whole
+from unimask.config.data import SlidingWindow, Square, Whole
+from unimask.config.models import VisionTransformerConfig
 from unimask.conversion import convert, eomt, hugging_face_config
 from unimask.conversion.data_sets import made_up_categories
 from unimask.conversion.imagenet import load_imagenet, vision_transformer_from_timm

@@ -15,15 +15,8 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.checkpoints.tensors import load_tensors, save_tensors
-from unimask.config.images import (
-    BackboneConfig,
-    DataConfig,
-    DetrConfig,
-    EomtConfig,
-    ModelConfig,
-    Scale,
-    Tiles,
-)
+from unimask.config.data import DataConfig, Scale, Tiles
+from unimask.config.models import BackboneConfig, DetrConfig, EomtConfig, ModelConfig
 from unimask.conversion import convert, original
 from unimask.conversion.data_sets import categories_for, made_up_categories, with_stuff
 from unimask.conversion.foreign_files import read_foreign, unwrapped

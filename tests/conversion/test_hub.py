@@ -10,7 +10,8 @@ import torch
 
 import unimask
 from unimask.checkpoints.images import ModelFile, load_model, save_model
-from unimask.config.images import Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import ModelConfig
 from unimask.config.overrides import override
 from unimask.conversion import hub
 from unimask.conversion.hub import cache_folder, find_model

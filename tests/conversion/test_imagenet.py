@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.conversion import imagenet
 from unimask.conversion.imagenet import LITE0_RULES, TAGS, load_imagenet, swin_from_timm
 from unimask.conversion.rules import to_ours

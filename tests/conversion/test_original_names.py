@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.conversion import original
 from unimask.conversion.checkpoint_format import relative_position_index
 from unimask.conversion.rules import to_ours

@@ -21,7 +21,9 @@ from data.published_files import (
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig, ShortSide, Task
+from unimask.config.data import ShortSide
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.tasks import Task
 from unimask.conversion import original
 from unimask.conversion.data_sets import settings_for
 from unimask.conversion.run import import_original

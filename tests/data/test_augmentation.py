@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from unimask.config.images import DataConfig, ScaleJitter
+from unimask.config.data import DataConfig, ScaleJitter
 from unimask.data.augmentation import augment, draw_window, jitter_camera, jitter_color, scale_factor
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.rasterise import truth_segments

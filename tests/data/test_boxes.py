@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unimask.config.images import DataConfig, ScaleJitter
+from unimask.config.data import DataConfig, ScaleJitter
 from unimask.data.augmentation import augment
 from unimask.data.formats.coco_instances import open_boxes
 from unimask.data.formats.shapes import shapes_dataset

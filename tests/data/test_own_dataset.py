@@ -9,7 +9,7 @@ from PIL import Image
 from training.small_runs import small_experiment
 
 import unimask
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.own import checked, split_own
 from unimask.errors import ConfigError, DataError
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments

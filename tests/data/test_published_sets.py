@@ -29,7 +29,7 @@ from data.published_files import (
 )
 from PIL import Image
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.cityscapes import number_scheme
 from unimask.data.open import open_dataset

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unimask.config.images import TASKS, Task
+from unimask.config.tasks import TASKS, Task
 from unimask.data.formats.coco_instances import open_instances
 from unimask.data.open import open_dataset
 from unimask.data.read import read_labels

@@ -18,7 +18,8 @@ from data.dataset_files import (
 )
 from PIL import Image
 
-from unimask.config.images import DataConfig, ScaleJitter, Task
+from unimask.config.data import DataConfig, ScaleJitter
+from unimask.config.tasks import Task
 from unimask.data.check import check
 from unimask.data.formats.shards import shards_named
 from unimask.data.loader import training_loader

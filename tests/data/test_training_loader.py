@@ -4,7 +4,7 @@ from itertools import islice
 import pytest
 import torch
 
-from unimask.config.images import DataConfig, Scale, ScaleJitter, ShortSide
+from unimask.config.data import DataConfig, Scale, ScaleJitter, ShortSide
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.data.loader import training_loader
 from unimask.data.placing import batch_images, placement_for

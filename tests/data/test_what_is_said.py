@@ -10,7 +10,7 @@ import pytest
 from data.dataset_files import annotation, save_json, square
 from PIL import Image
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.check import DataCheck, check
 from unimask.data.open import labelled_task
 from unimask.errors import DataError

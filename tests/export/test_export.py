@@ -19,7 +19,7 @@ from export.models import Exports
 
 from unimask.checkpoints.images import load_model, load_model_file, model_file_text
 from unimask.checkpoints.onnx import final_tensors, load_exported, signature_of
-from unimask.config.images import tasks_of
+from unimask.config.models import tasks_of
 from unimask.errors import ConfigError, WeightsError
 from unimask.exporting.parity import box_agreement
 from unimask.exporting.wrappers import exportable, fixed_convolution, fixed_pool, smallest_step

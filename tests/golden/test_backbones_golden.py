@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import Module
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.conversion import original
 from unimask.conversion.rules import to_ours
 from unimask.models.backbones import STRIDES, NetworkBackbone, build_backbone, freeze_norms

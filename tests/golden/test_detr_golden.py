@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config.images import BackboneConfig, DetrConfig
+from unimask.config.models import BackboneConfig, DetrConfig
 from unimask.conversion import original
 from unimask.conversion.rules import to_ours, to_theirs
 from unimask.models.build import build_model

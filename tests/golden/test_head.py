@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.models.build import build_pixel_decoder, build_query_decoder
 from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.query_decoder import masked_visibility

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.losses.matcher import match
 from unimask.losses.terms import ClassTerm, DiceTerm, MaskTerm

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.conversion import original
 from unimask.conversion.rules import Rule, to_ours
 from unimask.models.backbones import STRIDES, NetworkBackbone, freeze_norms

@@ -9,7 +9,7 @@ from golden.test_losses_golden import assert_close, factorise, read_targets
 from safetensors import safe_open
 from torch import Tensor
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.losses.matcher import match
 from unimask.losses.sampling import EveryPixel

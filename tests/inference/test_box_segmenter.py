@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import BackboneConfig, DetrConfig, PostprocessConfig, Tiles
+from unimask.config.data import Tiles
+from unimask.config.images import PostprocessConfig
+from unimask.config.models import BackboneConfig, DetrConfig
 from unimask.errors import ConfigError, DataError
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimask.config.images import TASKS, Task
+from unimask.config.tasks import TASKS, Task
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.reading import PLAIN
 from unimask.data.views import match_categories, view

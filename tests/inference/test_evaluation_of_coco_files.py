@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.formats.coco_instances import open_boxes, open_instances
 from unimask.data.reading import PLAIN, Reading
 from unimask.inference.evaluation import measure

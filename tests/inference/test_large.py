@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.windows import InMemory, open_large
 from unimask.errors import DataError
 from unimask.inference.joining import categories_united

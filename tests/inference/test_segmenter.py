@@ -11,19 +11,10 @@ from pycocotools import mask as coco_mask
 
 import unimask
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import (
-    TASKS,
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    PixelDecoderConfig,
-    PostprocessConfig,
-    QueryDecoderConfig,
-    ShortSide,
-    Task,
-    check_task,
-)
+from unimask.config.data import DataConfig, ShortSide
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.tasks import TASKS, Task, check_task
 from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.inference.segmenter import Segmenter, load
 from unimask.machine import find_device

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cli.command_line import save_tiny_model
 
-from unimask.config.images import Whole
+from unimask.config.data import Whole
 from unimask.errors import ConfigError
 from unimask.inference.segmenter import Segmenter, load
 from unimask.inference.tta import PLAIN, Augmentation, augmentations_of, augmented_placement, combine

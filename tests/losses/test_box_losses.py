@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.errors import ConfigError
 from unimask.losses.build import build_criterion
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm

@@ -1,6 +1,6 @@
 import pytest
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.errors import ConfigError
 from unimask.losses.build import build_criterion
 from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints

@@ -16,7 +16,7 @@ from losses.loss_inputs import (
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses import mask_comparison as masks_file
 from unimask.losses.build import build_criterion
 from unimask.structures import Losses, MaskPrediction

@@ -10,7 +10,7 @@ from losses.loss_inputs import (
 )
 from torch.nn import functional
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.losses.criterion import Criterion
 from unimask.losses.matcher import match

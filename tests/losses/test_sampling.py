@@ -5,7 +5,7 @@ import torch
 from losses.loss_inputs import Generator, leaves, random_prediction, random_targets
 from torch.nn import functional
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses import mask_comparison as masks_file
 from unimask.losses.build import build_criterion
 from unimask.losses.sampling import EveryPixel

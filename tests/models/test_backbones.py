@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import FrozenBatchNorm, build_backbone
 from unimask.nn.swin import Swin

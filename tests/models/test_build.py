@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unimask.config.images import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import ConfigError
 from unimask.models.build import build_model, build_pixel_decoder, build_query_decoder
 

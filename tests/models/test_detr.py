@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 import torch
 
-from unimask.config.images import BackboneConfig, DetrConfig
+from unimask.config.models import BackboneConfig, DetrConfig
 from unimask.errors import ConfigError
 from unimask.models import optimize
 from unimask.models.backbones import build_backbone

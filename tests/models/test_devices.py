@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_leaves
 
-from unimask.config.images import DetrConfig, EomtConfig, Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import DetrConfig, EomtConfig, ModelConfig
 from unimask.config.overrides import override
 from unimask.losses import matcher
 from unimask.losses.build import build_criterion, kind_of

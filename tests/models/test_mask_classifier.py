@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder
 from unimask.models.mask_classifier import MaskClassifier
 

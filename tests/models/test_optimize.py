@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.config.images import (
+from unimask.config.models import (
     BackboneConfig,
     DetrConfig,
     ModelConfig,

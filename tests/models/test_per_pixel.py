@@ -9,7 +9,8 @@ from torch.nn import functional
 from training.small_runs import SETTINGS, small_data, small_task
 
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import Experiment, ModelConfig, PostprocessConfig
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import ModelConfig
 from unimask.config.overrides import override
 from unimask.conversion import original
 from unimask.errors import ConfigError, WeightsError

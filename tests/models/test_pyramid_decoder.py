@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.config.images import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone
 from unimask.models.build import build_model, build_pixel_decoder, memory_channels

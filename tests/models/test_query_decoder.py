@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.config.images import QueryDecoderConfig
+from unimask.config.models import QueryDecoderConfig
 from unimask.models.build import build_query_decoder
 from unimask.models.query_decoder import (
     QueryDecoder,

@@ -5,7 +5,7 @@ import timm
 import torch
 from timm.layers import AvgPool2dSame, Conv2dSame
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.models.backbones import EFFICIENTNETS, NetworkBackbone, build_backbone
 from unimask.nn.same import SameAveragePool, SameConvolution
 

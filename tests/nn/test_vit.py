@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from unimask.config.images import VisionTransformerConfig
+from unimask.config.models import VisionTransformerConfig
 from unimask.models.build_eomt import build_vision_transformer
 from unimask.nn.vit import RotaryPositions, VisionTransformer, unrotated
 

@@ -14,7 +14,7 @@ from transformers import (
     EomtForUniversalSegmentation,
 )
 
-from unimask.config.images import EomtConfig, VisionTransformerConfig
+from unimask.config.models import EomtConfig, VisionTransformerConfig
 
 CLASSES = 6
 SIZE = 96

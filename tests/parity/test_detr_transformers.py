@@ -14,7 +14,7 @@ from transformers import DetrForObjectDetection, DetrForSegmentation
 
 from unimask.checkpoints.images import load_model
 from unimask.checkpoints.tensors import load_tensors
-from unimask.config.images import DetrConfig
+from unimask.config.models import DetrConfig
 from unimask.conversion import convert
 from unimask.structures import BoxMaskPrediction, BoxPrediction
 

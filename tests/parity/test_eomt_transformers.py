@@ -7,7 +7,7 @@ import torch
 from parity.eomt_models import CLASSES, SIZE, Kind, our_config, our_names, their_model
 from torch import Tensor, nn
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.losses.build import build_criterion
 from unimask.models.build_eomt import build_eomt
 from unimask.models.eomt import AnnealedAttention, Eomt

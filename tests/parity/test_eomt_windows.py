@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import EomtImageProcessor
 
-from unimask.config.images import DataConfig, ShortSide, SlidingWindow
+from unimask.config.data import DataConfig, ShortSide, SlidingWindow
 from unimask.inference.joining import AveragedWindows
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.tiles import sliding_windows, tile_placement, tiling_of

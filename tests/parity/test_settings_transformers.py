@@ -14,7 +14,7 @@ from parity.test_transformers import random_model as random_mask2former
 from transformers import SwinConfig
 
 from unimask.checkpoints.images import load_model
-from unimask.config.images import DataConfig, ShortSide
+from unimask.config.data import DataConfig, ShortSide
 from unimask.conversion import convert
 from unimask.conversion.hugging_face_pixels import NAME, read_pixels
 from unimask.data.placing import batch_images, placement_for

@@ -14,7 +14,7 @@ from transformers import (
 
 from unimask.checkpoints.images import load_model
 from unimask.checkpoints.tensors import load_tensors
-from unimask.config.images import PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.models import PixelDecoderConfig, QueryDecoderConfig
 from unimask.conversion import convert, hugging_face
 from unimask.conversion.rules import to_ours
 from unimask.models.build import VISIBILITY, build_pixel_decoder, build_query_decoder

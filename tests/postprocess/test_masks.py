@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unimask.config.images import PostprocessConfig, Task
+from unimask.config.images import PostprocessConfig
+from unimask.config.tasks import Task
 from unimask.ops.windows import ELEMENTS_AT_ONCE
 from unimask.postprocess.masks import distinct, instance, panoptic, postprocess_masks
 from unimask.postprocess.semantic import semantic

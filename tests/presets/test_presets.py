@@ -3,15 +3,9 @@ import json
 import pytest
 import torch
 
-from unimask.config.images import (
-    DetrConfig,
-    EomtConfig,
-    Experiment,
-    ShortSide,
-    Square,
-    experiment_from_dict,
-    experiment_to_dict,
-)
+from unimask.config.data import ShortSide, Square
+from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.config.models import DetrConfig, EomtConfig
 from unimask.config.overrides import override
 from unimask.errors import ConfigError
 from unimask.losses.build import build_criterion

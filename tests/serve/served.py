@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Scale, Tiles, Whole
+from unimask.config.data import Scale, Tiles, Whole
 from unimask.config.overrides import override
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model

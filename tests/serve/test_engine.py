@@ -8,7 +8,7 @@ import torch
 from serve.served import ColorNetwork, as_file, color_segmenter, model_file, scene, served
 from torch import Tensor
 
-from unimask.config.images import Tiles
+from unimask.config.data import Tiles
 from unimask.inference.segmenter import Segmenter
 from unimask.serve.cached import CachedPrediction, Thresholds, result_of
 from unimask.serve.engine import Engine, fastest_batch_size

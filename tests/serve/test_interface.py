@@ -13,7 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from serve.served import as_file, box_segmenter, color_segmenter, random_segmenter, scene, served
 
-from unimask.config.images import TASKS, Tiles
+from unimask.config.data import Tiles
+from unimask.config.tasks import TASKS
 from unimask.serve.images import FORMATS, display_name
 from unimask.serve.limits import Limits
 from unimask.serve.middleware import LOOPBACK_NAMES, Access

@@ -24,7 +24,8 @@ from serve.served import (
     unmasked_segmenter,
 )
 
-from unimask.config.images import TASKS, Tiles
+from unimask.config.data import Tiles
+from unimask.config.tasks import TASKS
 from unimask.inference.segmenter import Segmenter
 from unimask.results.writing import FORMATS
 from unimask.serve.cached import predict_cached

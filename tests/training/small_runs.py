@@ -14,8 +14,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from unimask.config.images import Experiment, Task
+from unimask.config.images import Experiment
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.reading import PLAIN
 from unimask.losses.build import build_criterion

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimask.config.images import Experiment, TrainingConfig
+from unimask.config.images import Experiment
 from unimask.config.overrides import override
+from unimask.config.training import TrainingConfig
 from unimask.errors import ConfigError, DataError
 from unimask.machine import memory_now, peak_memory
 from unimask.presets import PRESETS

@@ -6,8 +6,8 @@ from unittest import mock
 import pytest
 import torch
 
-from unimask.config.images import TrainingConfig
 from unimask.config.overrides import override
+from unimask.config.training import TrainingConfig
 from unimask.errors import ConfigError
 from unimask.models.build import build_model
 from unimask.presets.eomt import eomt_large_512_ade20k_dinov3, eomt_tiny, published_model

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from unimask.config.images import Scale, ShortSide, Tiles
+from unimask.config.data import Scale, ShortSide, Tiles
 from unimask.config.overrides import override
 from unimask.presets import PRESETS
 from unimask.training.choice import Base, Choice, Here, Seen, choose

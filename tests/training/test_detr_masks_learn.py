@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from unimask.checkpoints.images import load_model
-from unimask.config.images import BackboneConfig, DetrConfig, Experiment, TrainingConfig
+from unimask.config.images import Experiment
+from unimask.config.models import BackboneConfig, DetrConfig
 from unimask.config.overrides import override
+from unimask.config.training import TrainingConfig
 from unimask.data.loader import box_mask_targets, training_loader
 from unimask.data.open import open_dataset
 from unimask.errors import ConfigError

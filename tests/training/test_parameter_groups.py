@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from unimask.config.images import TrainingConfig
 from unimask.config.overrides import override
+from unimask.config.training import TrainingConfig
 from unimask.models.build import build_model
 from unimask.presets.own_data import tiny
 from unimask.training.optimizer import ParameterGroup, build_optimizer, parameter_groups, set_learning_rate

@@ -11,7 +11,7 @@ from data.dataset_files import save_coco_instances
 import unimask
 from unimask.checkpoints.images import ModelFile, save_model
 from unimask.cli.options.parsing import parse_settings
-from unimask.config.images import DetrConfig
+from unimask.config.models import DetrConfig
 from unimask.config.overrides import override
 from unimask.data.formats.shapes import CATEGORIES
 from unimask.data.open import labelled_task

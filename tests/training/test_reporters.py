@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.training.progress import PlainReporter, RichReporter, describe, duration
 from unimask.training.speed import Window, report_step
 

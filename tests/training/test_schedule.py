@@ -1,6 +1,6 @@
 import pytest
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.training.schedule import learning_rate_factor
 
 

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from unimask.config.images import TrainingConfig, check_task
+from unimask.config.tasks import check_task
+from unimask.config.training import TrainingConfig
 from unimask.errors import ConfigError
 from unimask.training.checks import check_device, check_settings
 

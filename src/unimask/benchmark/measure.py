@@ -29,7 +29,7 @@ from unimask.benchmark.tables import Cell, Table, share
 from unimask.benchmark.timing import TOTAL, Clock, Rounds, Stopwatch, interleave
 from unimask.benchmark.transformers_side import exported, side_like
 from unimask.checkpoints.images import load_model_file
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.conversion.hub import find_model
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.errors import ConfigError

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import Scale, SlidingWindow, Square, Task, Whole, tasks_of
+from unimask.config.data import Scale, SlidingWindow, Square, Whole
+from unimask.config.models import tasks_of
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError
 from unimask.files import json_text
 from unimask.inference.predictions import of_whole_image

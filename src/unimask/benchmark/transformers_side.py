@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unimask.benchmark.sides import FULL, Logits, side_name
 from unimask.benchmark.timing import Stopwatch
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.conversion.run import convert
 from unimask.errors import ConfigError, WeightsError
 from unimask.files import json_text

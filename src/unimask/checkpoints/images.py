@@ -12,14 +12,9 @@ from typing import cast
 import torch
 
 from unimask.checkpoints.tensors import fill, load_tensors, save_weights
-from unimask.config.images import (
-    Experiment,
-    Task,
-    check_task,
-    experiment_from_dict,
-    experiment_to_dict,
-    tasks_of,
-)
+from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.config.models import tasks_of
+from unimask.config.tasks import Task, check_task
 from unimask.data.category_tables import categories_from_json, categories_to_json
 from unimask.errors import ConfigError, WeightsError, choices
 from unimask.files import json_text, write_text

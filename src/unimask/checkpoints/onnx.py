@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, parse_model_file
-from unimask.config.images import AnyModelConfig, DetrConfig
+from unimask.config.models import AnyModelConfig, DetrConfig
 from unimask.errors import ConfigError, WeightsError, needs_extra, some_of
 from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
 

@@ -9,7 +9,7 @@ from unimask.cli.options import models, shared
 from unimask.cli.options.parsing import parse_size
 
 if TYPE_CHECKING:
-    from unimask.config.images import AnyModelConfig
+    from unimask.config.models import AnyModelConfig
 
 
 def convert(

@@ -1,4 +1,4 @@
-"""Settings of models that take a sequence and write tokens; those of training are in `config/images.py`.
+"""Settings of models that take a sequence and write tokens; those of training are in `config/training.py`.
 
 The defaults are those of the base model of "Attention Is All You Need" (arXiv 1706.03762, Table 3).
 """
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.config.values import Below1, Factor, Width, settings_from_dict, settings_to_dict
 from unimask.errors import ConfigError
 

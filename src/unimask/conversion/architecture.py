@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask.config.images import (
+from unimask.config.models import (
     BackboneConfig,
     DetrConfig,
     ModelConfig,

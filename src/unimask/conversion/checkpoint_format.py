@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
 from unimask.checkpoints.tensors import check_fit
-from unimask.config.images import AnyModelConfig, Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import AnyModelConfig, ModelConfig
 from unimask.config.values import settings_to_dict
 from unimask.conversion.architecture import Stated
 from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs

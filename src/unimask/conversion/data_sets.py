@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import AnyModelConfig, DetrConfig, EomtConfig, ModelConfig
 from unimask.data.category_tables import default_color, load_categories
 from unimask.errors import ConfigError, choices, some_of
 from unimask.presets import detr, eomt, mask2former, maskformer

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.tensors import check_numbers
-from unimask.config.images import EomtConfig, Experiment, VisionTransformerConfig
+from unimask.config.images import Experiment
+from unimask.config.models import EomtConfig, VisionTransformerConfig
 from unimask.conversion.architecture import Stated, count_keys
 from unimask.conversion.checkpoint_format import CheckpointFormat, class_weights
 from unimask.conversion.layers import modules

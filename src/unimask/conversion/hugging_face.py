@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unimask.config.images import DetrConfig, Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import DetrConfig, ModelConfig
 from unimask.conversion.architecture import (
     DETR_WITHOUT_TRACE,
     MASKS_WITHOUT_TRACE,

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import AnyModelConfig, BackboneConfig, DetrConfig, EomtConfig, ModelConfig
+from unimask.config.models import AnyModelConfig, BackboneConfig, DetrConfig, EomtConfig, ModelConfig
 from unimask.conversion import eomt, hugging_face
 from unimask.conversion.architecture import SWIN_DROP_PATH_RATE, Stated
 from unimask.conversion.checkpoint_format import CheckpointFormat

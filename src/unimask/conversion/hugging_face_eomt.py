@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import EomtConfig
+from unimask.config.models import EomtConfig
 from unimask.conversion.architecture import Stated
 from unimask.conversion.hugging_face_values import Json, check_fixed, heads_in, part_of, written_losses
 from unimask.errors import WeightsError

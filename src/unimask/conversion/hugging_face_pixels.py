@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, TypeGuard
 
 from unimask.checkpoints.images import ModelFile
-from unimask.config.images import Exact, Experiment, Scale, ShortSide, SlidingWindow, Square, Tiles, Whole
+from unimask.config.data import Exact, Scale, ShortSide, SlidingWindow, Square, Tiles, Whole
+from unimask.config.images import Experiment
 from unimask.conversion.architecture import Channels, Stated
 from unimask.conversion.hugging_face_values import Json, check_fixed, read_object
 from unimask.errors import WeightsError

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from unimask.config.images import LossConfig
+from unimask.config.training import LossConfig
 from unimask.conversion.architecture import HEADS
 from unimask.errors import WeightsError
 from unimask.files import read_json

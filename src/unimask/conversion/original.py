@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask.config.images import AnyModelConfig, DetrConfig, EomtConfig, Experiment, ModelConfig
+from unimask.config.images import Experiment
+from unimask.config.models import AnyModelConfig, DetrConfig, EomtConfig, ModelConfig
 from unimask.conversion import eomt
 from unimask.conversion.architecture import (
     DEEPLABS,

@@ -10,7 +10,7 @@ import yaml
 import unimask
 from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME, ModelFile, load_model, resolve_weights
 from unimask.checkpoints.text import is_sequence_model
-from unimask.config.images import tasks_of
+from unimask.config.models import tasks_of
 from unimask.conversion.run import Format, convert
 from unimask.errors import DataError, WeightsError, first_line
 from unimask.files import read_json, write_text

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model, usual_task
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
-from unimask.config.images import EomtConfig, Experiment, ShortSide, SlidingWindow, Square
+from unimask.config.data import ShortSide, SlidingWindow, Square
+from unimask.config.images import Experiment
+from unimask.config.models import EomtConfig
 from unimask.conversion import (
     eomt,
     hugging_face_config,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from unimask.config.images import DataConfig, ScaleJitter
+from unimask.config.data import DataConfig, ScaleJitter
 from unimask.data.placing import resize_image
 from unimask.ops.boxes import box_areas, clip_boxes, scale_of
 from unimask.ops.id_maps import renumber

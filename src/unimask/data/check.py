@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unimask.config.images import DataConfig, Experiment, Task, queries_of, warnings_of_settings
+from unimask.config.data import DataConfig
+from unimask.config.images import Experiment
+from unimask.config.models import queries_of
+from unimask.config.tasks import Task
+from unimask.config.training import warnings_of_settings
 from unimask.data.items import ItemDataset
 from unimask.data.looked import Looked, SplitCheck
 from unimask.data.open import labelled_task, open_splits

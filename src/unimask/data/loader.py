@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from unimask.config.images import DataConfig
+from unimask.config.data import DataConfig
 from unimask.data.augmentation import augment
 from unimask.data.placing import Channels, batch_images
 from unimask.data.seeds import seeded_generator

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unimask.config.images import DataConfig, Task, Tiles
+from unimask.config.data import DataConfig, Tiles
+from unimask.config.tasks import Task
 from unimask.data.placing import placement_for
 from unimask.ops.boxes import box_areas, boxes_around
 from unimask.structures import Dataset, Detections, Sample, Segments

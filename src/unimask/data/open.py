@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.border import Border, check_files, refusal
 from unimask.data.drawn import holds_only_boxes, with_boxes
 from unimask.data.formats.ade20k import ADE20K

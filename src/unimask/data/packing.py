@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import categories_to_json
 from unimask.data.formats.shards import (
     SUMMARY_NAME,

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.config.images import DataConfig, Exact, Scale, ShortSide, Square
+from unimask.config.data import DataConfig, Exact, Scale, ShortSide, Square
 from unimask.structures import ImageBatch, Placement, Size
 
 Channels = tuple[float, float, float]

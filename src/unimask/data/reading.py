@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from unimask.config.images import DataConfig, Experiment
+from unimask.config.data import DataConfig
+from unimask.config.images import Experiment
 
 Orientation = Literal["auto", "exif", "stored"]
 Depth = Literal["auto"] | int

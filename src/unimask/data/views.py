@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import with_background
 from unimask.data.items import ItemDataset
 from unimask.errors import DataError, some_of

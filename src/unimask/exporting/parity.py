@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from unimask.checkpoints.onnx import ExportedNetwork, final_tensors
-from unimask.config.images import Task, tasks_of, why_not_joined
+from unimask.config.data import why_not_joined
+from unimask.config.models import tasks_of
+from unimask.config.tasks import Task
 from unimask.exporting.wrappers import only_size
 from unimask.inference.segmenter import Segmenter, SegmentTask
 from unimask.machine import seconds_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError, DataError, UnimaskError, first_line, needs_extra
 from unimask.inference.batches import Progress
 from unimask.inference.resuming import Asked, left_of

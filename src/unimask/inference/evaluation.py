@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from unimask.config.images import Experiment, Task
+from unimask.config.images import Experiment
+from unimask.config.tasks import Task
 from unimask.data.check import check_datasets
 from unimask.data.formats.shapes import is_generated
 from unimask.data.open import open_dataset

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.stitching import stitch
 from unimask.inference.tiles import Tile

@@ -11,7 +11,7 @@ from numpy import ndarray
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.windows import LargeImage
 from unimask.errors import DataError, needs_extra
 from unimask.inference.joining import categories_united

@@ -4,16 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unimask.config.images import (
-    Experiment,
-    PostprocessConfig,
-    SlidingWindow,
-    Task,
-    check_task,
-    queries_of,
-    tasks_of,
-    why_not_joined,
-)
+from unimask.config.data import SlidingWindow, why_not_joined
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import queries_of, tasks_of
+from unimask.config.tasks import Task, check_task
 from unimask.errors import ConfigError
 from unimask.inference.joining import AveragedWindows, Joiner, StitchedTiles, categories_united
 from unimask.inference.predictions import TilePrediction

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unimask.checkpoints.images import model_file_text
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import DataError
 from unimask.files import json_text
 from unimask.inference.segmenter import Segmenter

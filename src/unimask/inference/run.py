@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.decisions import decide_for_run
 from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video

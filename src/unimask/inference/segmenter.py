@@ -12,17 +12,11 @@ from torch import nn
 
 from unimask.checkpoints.images import WEIGHTS_NAME, ModelFile, load_model
 from unimask.checkpoints.onnx import is_exported, load_exported
-from unimask.config.images import (
-    AnyView,
-    EomtConfig,
-    PostprocessConfig,
-    SlidingWindow,
-    Square,
-    Task,
-    Tiles,
-    tasks_of,
-)
+from unimask.config.data import AnyView, SlidingWindow, Square, Tiles
+from unimask.config.images import PostprocessConfig
+from unimask.config.models import EomtConfig, tasks_of
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.conversion.hub import find_model
 from unimask.data.read import AnyImage, Channels
 from unimask.data.reading import Reading, reading_of

@@ -12,7 +12,8 @@ from typing import TypeVar
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import Task, Tiles
+from unimask.config.data import Tiles
+from unimask.config.tasks import Task
 from unimask.data.pillow import MOST_PIXELS
 from unimask.data.pixels import Read
 from unimask.data.read import read

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from unimask.config.images import DataConfig, SlidingWindow, Tiles
+from unimask.config.data import DataConfig, SlidingWindow, Tiles
 from unimask.data.placing import placement_for, resize_image
 from unimask.structures import Placement, Segments, Size
 

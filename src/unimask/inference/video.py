@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.video import Frame, Video, open_video
 from unimask.errors import DataError
 from unimask.inference.segmenter import Segmenter

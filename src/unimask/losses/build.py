@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from unimask.config.images import AnyModelConfig, DetrConfig, LossConfig, ModelConfig
+from unimask.config.models import AnyModelConfig, DetrConfig, ModelConfig
+from unimask.config.training import LossConfig
 from unimask.config.values import check_values
 from unimask.losses.box_comparison import BoxComparison
 from unimask.losses.box_mask_comparison import BoxMaskComparison

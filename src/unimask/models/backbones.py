@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.errors import ConfigError
 from unimask.nn.efficientnet import EfficientNetLite
 from unimask.nn.swin import Swin

@@ -6,13 +6,7 @@ from typing import cast, overload
 
 from torch import nn
 
-from unimask.config.images import (
-    DetrConfig,
-    EomtConfig,
-    ModelConfig,
-    PixelDecoderConfig,
-    QueryDecoderConfig,
-)
+from unimask.config.models import DetrConfig, EomtConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.config.values import check_divisible, check_values
 from unimask.errors import ConfigError
 from unimask.models.backbones import build_backbone

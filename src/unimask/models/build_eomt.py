@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 from torch.nn import functional
 
-from unimask.config.images import EomtConfig, VisionTransformerConfig
+from unimask.config.models import EomtConfig, VisionTransformerConfig
 from unimask.config.values import check_divisible, check_values
 from unimask.errors import ConfigError
 from unimask.models.eomt import Eomt, Upscaling, masked_attention, open_attention

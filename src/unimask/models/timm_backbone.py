@@ -10,7 +10,7 @@ from timm.layers import AvgPool2dSame, Conv2dSame
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from unimask.config.images import BackboneConfig
+from unimask.config.models import BackboneConfig
 from unimask.errors import ConfigError
 from unimask.models.backbones import DEEPLAB, NAME, STRIDES, NetworkBackbone, freeze_norms
 from unimask.nn.same import SameAveragePool, SameConvolution

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int16, Int64
 from torch import Tensor
 
-from unimask.config.images import PostprocessConfig, Task
+from unimask.config.images import PostprocessConfig
+from unimask.config.tasks import Task
 from unimask.ops.dispatch import in_small_parts, look_up
 from unimask.ops.id_maps import LayerPacker
 from unimask.ops.windows import BLOCK, ELEMENTS_AT_ONCE, Windows, restoration, side_for

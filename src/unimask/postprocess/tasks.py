@@ -1,6 +1,7 @@
 """Postprocessing of any prediction for any task."""
 
-from unimask.config.images import PostprocessConfig, Task
+from unimask.config.images import PostprocessConfig
+from unimask.config.tasks import Task
 from unimask.postprocess.boxes import postprocess_boxes, postprocess_panoptic
 from unimask.postprocess.masks import postprocess_masks
 from unimask.structures import (

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from unimask.config.images import AnyModelConfig, EomtConfig, Experiment, ModelConfig, Task
+from unimask.config.images import Experiment
+from unimask.config.models import AnyModelConfig, EomtConfig, ModelConfig
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError, choices
 
 Story = Literal["add", "remove"]

@@ -6,17 +6,10 @@ Source: DETR (2005.12872), Sec. 4 and A.4, and the defaults of the original rele
 from collections.abc import Callable
 from dataclasses import replace
 
-from unimask.config.images import (
-    BackboneConfig,
-    DataConfig,
-    DetrConfig,
-    Experiment,
-    LossConfig,
-    PostprocessConfig,
-    ScaleJitter,
-    ShortSide,
-    TrainingConfig,
-)
+from unimask.config.data import DataConfig, ScaleJitter, ShortSide
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import BackboneConfig, DetrConfig
+from unimask.config.training import LossConfig, TrainingConfig
 from unimask.presets.shared import BACKBONES, EFFICIENTNET
 
 DETR_LOSSES = LossConfig(

@@ -7,19 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from unimask.config.images import (
-    DataConfig,
-    EomtConfig,
-    Experiment,
-    LossConfig,
-    PostprocessConfig,
-    ScaleJitter,
-    ShortSide,
-    SlidingWindow,
-    Square,
-    TrainingConfig,
-    VisionTransformerConfig,
-)
+from unimask.config.data import DataConfig, ScaleJitter, ShortSide, SlidingWindow, Square
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import EomtConfig, VisionTransformerConfig
+from unimask.config.training import LossConfig, TrainingConfig
 from unimask.presets.shared import Preset
 
 Weights = Literal["dinov2", "dinov3"]

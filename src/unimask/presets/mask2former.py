@@ -5,14 +5,9 @@ Source: Mask2Former (2112.01527), Sec. 4.1, and the configurations of the origin
 
 from collections.abc import Callable, Mapping
 
-from unimask.config.images import (
-    BackboneConfig,
-    Experiment,
-    ModelConfig,
-    PostprocessConfig,
-    QueryDecoderConfig,
-    TrainingConfig,
-)
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import BackboneConfig, ModelConfig, QueryDecoderConfig
+from unimask.config.training import TrainingConfig
 from unimask.presets.shared import BACKBONES, poly_training, semantic_data
 
 

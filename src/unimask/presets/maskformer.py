@@ -6,18 +6,10 @@ Source: MaskFormer (2107.06278), Sec. 4.1, and the configurations of the origina
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from unimask.config.images import (
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    LossConfig,
-    ModelConfig,
-    PixelDecoderConfig,
-    PostprocessConfig,
-    QueryDecoderConfig,
-    ScaleJitter,
-    TrainingConfig,
-)
+from unimask.config.data import DataConfig, ScaleJitter
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.training import LossConfig, TrainingConfig
 from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, poly_training, semantic_data
 
 

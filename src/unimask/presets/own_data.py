@@ -2,18 +2,10 @@
 
 from dataclasses import replace
 
-from unimask.config.images import (
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    LossConfig,
-    PostprocessConfig,
-    Scale,
-    ScaleJitter,
-    ShortSide,
-    Tiles,
-    TrainingConfig,
-)
+from unimask.config.data import DataConfig, Scale, ScaleJitter, ShortSide, Tiles
+from unimask.config.images import Experiment, PostprocessConfig
+from unimask.config.models import BackboneConfig
+from unimask.config.training import LossConfig, TrainingConfig
 from unimask.presets.shared import EFFICIENTNET, narrow_model
 
 

@@ -2,17 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
-from unimask.config.images import (
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    ModelConfig,
-    PixelDecoderConfig,
-    QueryDecoderConfig,
-    ScaleJitter,
-    ShortSide,
-    TrainingConfig,
-)
+from unimask.config.data import DataConfig, ScaleJitter, ShortSide
+from unimask.config.images import Experiment
+from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
+from unimask.config.training import TrainingConfig
 
 Preset = Callable[[], Experiment]
 

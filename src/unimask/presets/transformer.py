@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from unimask.config.images import TrainingConfig
 from unimask.config.text import DecodingConfig, SequenceModelConfig, TextConfig, TranslationExperiment
+from unimask.config.training import TrainingConfig
 
 
 def transformer_tiny_multi30k() -> TranslationExperiment:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Experiment, Task
+from unimask.config.images import Experiment
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.conversion.run import read_model
 from unimask.data.open import open_dataset
 from unimask.errors import WeightsError

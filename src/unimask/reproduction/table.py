@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unimask.config.images import ALL_TASKS, Task
+from unimask.config.tasks import ALL_TASKS, Task
 from unimask.config.values import settings_from_dict
 from unimask.errors import ConfigError, DataError, nearest
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import DataError
 from unimask.files import json_text
 from unimask.ops.outlines import Ring

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.rasterise import LayerPainter, shape_pixels
 from unimask.data.read import AnyImage, read_image, read_panoptic_ids
 from unimask.data.reading import PLAIN, Reading

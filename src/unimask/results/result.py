@@ -15,7 +15,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError, needs_extra, some_of
 from unimask.ops.id_maps import chosen
 from unimask.results.box_drawing import overlay_boxes

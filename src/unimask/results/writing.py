@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError, choices
 from unimask.results.folder import JOINED, PARTS
 from unimask.results.formats.imagej import write_imagej

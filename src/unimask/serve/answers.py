@@ -11,7 +11,7 @@ from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.results.drawing import inner_point, segment_colors
 from unimask.results.formats.panoptic import as_id_image
 from unimask.results.found import Record

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from unimask import __version__
-from unimask.config.images import ALL_TASKS, Task
+from unimask.config.tasks import ALL_TASKS, Task
 from unimask.errors import UnimaskError, shown
 from unimask.files import json_text
 from unimask.inference.segmenter import Segmenter

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import ALL_TASKS, SlidingWindow, Task, Tiles, tasks_of
+from unimask.config.data import SlidingWindow, Tiles
+from unimask.config.models import tasks_of
+from unimask.config.tasks import ALL_TASKS, Task
 from unimask.errors import NotFiniteError
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter

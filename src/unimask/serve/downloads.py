@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import ConfigError
 from unimask.results.found import Record
 from unimask.results.result import Result

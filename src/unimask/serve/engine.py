@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.config.images import Whole
+from unimask.config.data import Whole
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.tiles import tile_placement, tiling_of
 from unimask.machine import seconds_of

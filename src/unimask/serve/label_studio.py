@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.errors import shown
 from unimask.results.formats.label_studio import Labels
 from unimask.results.found import Record

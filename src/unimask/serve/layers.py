@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from unimask.config.images import tasks_of
+from unimask.config.models import tasks_of
 from unimask.inference.predictions import TilePrediction
 from unimask.inference.segmenter import Segmenter
 from unimask.models.eomt import Eomt, Foreground

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from jaxtyping import Bool
 from torch import Tensor
 
-from unimask.config.images import ALL_TASKS
+from unimask.config.tasks import ALL_TASKS
 from unimask.inference.predictions import TilePrediction
 from unimask.results.result import Result
 from unimask.serve.answers import page_answer

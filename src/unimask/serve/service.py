@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from unimask.config.images import ALL_TASKS, Task
+from unimask.config.tasks import ALL_TASKS, Task
 from unimask.inference.segmenter import Segmenter
 from unimask.results.found import Record, category_records
 from unimask.serve.cached import CachedPrediction, Offer, Thresholds, offers_of

@@ -5,7 +5,8 @@ Masked attention ends during the training, and rotary positions have a random sc
 
 from functools import partial
 
-from unimask.config.images import EomtConfig, Experiment
+from unimask.config.images import Experiment
+from unimask.config.models import EomtConfig
 from unimask.models.build import Model
 from unimask.models.build_eomt import PREDICTED_WITH
 from unimask.models.eomt import AnnealedAttention, AttentionRule, Eomt

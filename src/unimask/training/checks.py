@@ -5,15 +5,10 @@ from importlib.util import find_spec
 import torch
 from torch import distributed
 
-from unimask.config.images import (
-    AnyModelConfig,
-    AnyView,
-    DetrConfig,
-    Task,
-    TrainingConfig,
-    tasks_of,
-    why_not_joined,
-)
+from unimask.config.data import AnyView, why_not_joined
+from unimask.config.models import AnyModelConfig, DetrConfig, tasks_of
+from unimask.config.tasks import Task
+from unimask.config.training import TrainingConfig
 from unimask.config.values import check_values
 from unimask.errors import ConfigError, choices
 from unimask.machine import DEVICES

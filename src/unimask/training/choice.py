@@ -7,8 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimask.config.images import AnyModelConfig, EomtConfig, Exact, Experiment, Scale, Task
+from unimask.config.data import Exact, Scale
+from unimask.config.images import Experiment
+from unimask.config.models import AnyModelConfig, EomtConfig
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.files import json_text
 from unimask.presets import PRESETS
 

@@ -11,7 +11,7 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Stra
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.errors import ConfigError
 from unimask.processes import is_lost_connection, launched
 from unimask.training.checks import check_device, check_settings

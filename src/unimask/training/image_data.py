@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Experiment, Task
+from unimask.config.images import Experiment
+from unimask.config.tasks import Task
 from unimask.data.open import open_items, with_truth_of
 from unimask.data.own import checked, name_of, split_own
 from unimask.data.reading import Reading, reading_of

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, save_model
-from unimask.config.images import Experiment, TrainingConfig, experiment_to_dict
+from unimask.config.images import Experiment, experiment_to_dict
+from unimask.config.training import TrainingConfig
 from unimask.data.category_tables import categories_to_json
 from unimask.data.check import DataCheck
 from unimask.data.loader import box_mask_targets, training_loader

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import ModelFile, load_model
-from unimask.config.images import AnyModelConfig, ModelConfig
+from unimask.config.models import AnyModelConfig, ModelConfig
 from unimask.config.values import settings_to_dict
 from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import ImageNetSource, load_imagenet

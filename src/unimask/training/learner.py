@@ -8,7 +8,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.nn.synchronised import synchronise_norms
 from unimask.training.average import average_of
 from unimask.training.engine import mesh_of

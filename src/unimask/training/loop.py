@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 import unimask
 from unimask.checkpoints.tensors import fill
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.errors import UnimaskError
 from unimask.files import remove
 from unimask.machine import command_line, describe_machine

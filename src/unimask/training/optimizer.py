@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.errors import ConfigError
 from unimask.models.eomt import Eomt
 from unimask.training.schedule import learning_rate_factor

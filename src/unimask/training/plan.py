@@ -7,16 +7,11 @@ from types import MappingProxyType
 
 from unimask.checkpoints.images import load_model_file
 from unimask.checkpoints.text import is_sequence_model
-from unimask.config.images import (
-    DetrConfig,
-    Experiment,
-    Scale,
-    Task,
-    Whole,
-    experiment_from_dict,
-    tasks_of,
-)
+from unimask.config.data import Scale, Whole
+from unimask.config.images import Experiment, experiment_from_dict
+from unimask.config.models import DetrConfig, tasks_of
 from unimask.config.overrides import override
+from unimask.config.tasks import Task
 from unimask.config.text import TranslationExperiment, translation_from_dict
 from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import why_unavailable

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from unimask.checkpoints.text import VOCABULARY_NAME
-from unimask.config.images import Experiment, Task, check_task
+from unimask.config.images import Experiment
+from unimask.config.tasks import Task, check_task
 from unimask.config.text import TranslationExperiment
 from unimask.data.check import DataCheck
 from unimask.data.reading import with_reading

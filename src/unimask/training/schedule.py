@@ -1,6 +1,6 @@
 """The learning rate as a function of the step, without state to save and restore."""
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 
 
 def learning_rate_factor(step: int, config: TrainingConfig, *, in_backbone: bool = False) -> float:

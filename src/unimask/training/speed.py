@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.training.progress import StepReport
 
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from unimask.config.images import Experiment, warnings_of_settings
+from unimask.config.images import Experiment
+from unimask.config.training import warnings_of_settings
 from unimask.data.check import DataCheck, check_datasets
 from unimask.data.formats.shapes import is_generated
 from unimask.files import complete_file, write_json

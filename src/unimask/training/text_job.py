@@ -15,8 +15,8 @@ from unimask.checkpoints.text import (
     load_sequence_model,
     save_sequence_model,
 )
-from unimask.config.images import TrainingConfig, warnings_of_settings
 from unimask.config.text import TranslationExperiment, translation_to_dict
+from unimask.config.training import TrainingConfig, warnings_of_settings
 from unimask.data.text.loader import training_batches
 from unimask.data.text.vocabulary import SPECIAL
 from unimask.errors import ConfigError

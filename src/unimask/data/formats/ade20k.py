@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy import ndarray
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.coco_file import Record, load_json, records, whole
 from unimask.data.formats.coco_instances import open_instances

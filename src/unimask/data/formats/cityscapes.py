@@ -4,7 +4,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import load_categories
 from unimask.data.items import ItemDataset
 from unimask.data.numbered import LabelPair, NumberScheme, numbered_dataset

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.formats.coco_file import Record, load_json
 from unimask.data.formats.coco_instances import open_boxes, open_instances
 from unimask.data.formats.coco_panoptic import open_panoptic

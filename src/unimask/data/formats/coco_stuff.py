@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import load_categories
 from unimask.data.formats.folders_pairs import pair_up
 from unimask.data.formats.folders_scheme import CLASSES_FILE

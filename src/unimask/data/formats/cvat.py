@@ -9,7 +9,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.drawn import (
     Drawn,
     DrawnImage,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import with_background
 from unimask.data.formats.folders_pairs import NO_JPEG, left_out, pair_up, read_splits, readable_files
 from unimask.data.formats.folders_scheme import CLASSES_FILE, LabelScheme, read_classes, read_scheme

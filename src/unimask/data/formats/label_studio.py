@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.drawn import (
     Drawn,
     DrawnImage,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import with_background
 from unimask.data.drawn import (
     Drawn,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.items import ItemDataset
 from unimask.data.rasterise import truth_segments
 from unimask.data.reading import PLAIN, Reading

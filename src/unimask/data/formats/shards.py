@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import categories_from_json
 from unimask.data.items import ItemDataset
 from unimask.data.read import read_image

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import color_or_default
 from unimask.data.formats.coco_file import Record, load_json, records, whole
 from unimask.data.formats.coco_panoptic import open_panoptic

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from numpy import ndarray
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.category_tables import BACKGROUND, BACKGROUND_COLOR, default_color
 from unimask.data.formats.folders_scheme import CLASSES_FILE, VOID_COLOR
 from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists

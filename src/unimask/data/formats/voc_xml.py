@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from numpy import ndarray
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.drawn import (
     Drawn,
     DrawnImage,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
 from unimask.data.items import ItemDataset
 from unimask.data.naming import images_below

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 import torch
 
-from unimask.config.images import TrainingConfig
+from unimask.config.training import TrainingConfig
 from unimask.files import write_json, write_text
 from unimask.machine import describe_machine
 from unimask.presets.ablation import WHOLE

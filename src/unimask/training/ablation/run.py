@@ -10,7 +10,8 @@ from itertools import count, product
 from pathlib import Path
 from statistics import median
 
-from unimask.config.images import Experiment, Task, check_task, experiment_to_dict
+from unimask.config.images import Experiment, experiment_to_dict
+from unimask.config.tasks import Task, check_task
 from unimask.config.text import TranslationExperiment
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_json
