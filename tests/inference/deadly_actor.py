@@ -4,10 +4,10 @@ import os
 import signal
 from typing import Any
 
-from unimask.inference.engine_ray import _Actor
+from unimask.inference.ray_actors import Actor
 
 
-class Deadly(_Actor):
+class Deadly(Actor):
     """Dies at the image 001."""
 
     def __call__(self, rows: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from cli.command_line import Outcome, picture, save_tiny_model, unimask
+from cli.command_line import Outcome, picture, unimask
+from inference.photos import write_photos
 from PIL import Image
 
 from unimask import remote
@@ -21,16 +22,9 @@ COUNT = 5
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(COUNT):
-        picture(17 + number, 23, seed=number).save(folder / f"{number}.png")
-    (folder / "2b.png").write_bytes(b"no image")
+    names = [f"{number}.png" for number in range(COUNT)]
+    folder = write_photos(tmp_path_factory.mktemp("photos"), names, ["2b.png"])
     (folder / "notes.txt").write_text("x")
     return folder
 

@@ -22,7 +22,7 @@ from unimask.inference.evaluation import evaluate
 from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.presets import PRESETS
-from unimask.reproduction.run import Measure, check_digest
+from unimask.reproduction.run import ReproducedMeasure, check_digest
 from unimask.reproduction.table import read_zoo
 
 SETTINGS = {
@@ -193,7 +193,7 @@ def test_a_table_that_is_wrong_is_refused(tmp_path: Path, change: dict[str, obje
 
 def test_nothing_measured_is_not_reproduced(tmp_path: Path) -> None:
     for found, reproduced in ((50.1, True), (50.3, False), (float("nan"), False)):
-        measure = Measure(task="panoptic", name="PQ", published=50.0, found=found, tolerance=0.2)
+        measure = ReproducedMeasure(task="panoptic", name="PQ", published=50.0, found=found, tolerance=0.2)
         assert measure.reproduced == reproduced
     file = tmp_path / "weights.pth"
     file.write_bytes(b"weights")

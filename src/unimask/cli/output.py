@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.exporting.parity import ParityReport
     from unimask.inference.evaluation import Evaluation
     from unimask.inference.stream import AnyResult
-    from unimask.training.compare import Comparison
+    from unimask.training.compare import RunComparison
     from unimask.training.plan import Plan
 
 errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -224,7 +224,7 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
     show_line("all measures and counts: --json, or --output FILE; the images: --pictures FOLDER")
 
 
-def show_comparison(found: "Comparison") -> None:
+def show_comparison(found: "RunComparison") -> None:
     """What differs between runs, a column for each, and what came out of them."""
     tables: dict[str, tuple[Mapping[str, tuple[object, ...]], Callable[[object], str]]] = {
         "settings": (found.settings, lambda value: json_text(value, None)),

@@ -12,7 +12,7 @@ from unimask.cli.failures import check_folder, naming
 from unimask.cli.options import reproduction, shared
 from unimask.errors import ConfigError
 from unimask.files import write_json
-from unimask.reproduction.table import PUBLISHED, Row, Zoo, read_zoo
+from unimask.reproduction.table import PUBLISHED, Zoo, ZooRow, read_zoo
 
 if TYPE_CHECKING:
     from unimask.reproduction.run import Reproduction
@@ -59,7 +59,7 @@ def reproduce(
 
 
 def _measure(
-    row: Row,
+    row: ZooRow,
     data: str,
     weights: str,
     base: Path | None,
@@ -87,7 +87,7 @@ def _measure(
         raise typer.Exit(NOT_REPRODUCED)
 
 
-def _numbers(row: Row) -> str:
+def _numbers(row: ZooRow) -> str:
     named = [f"{name} {number:.1f}" for numbers in row.published.values() for name, number in numbers.items()]
     return "  ".join(named)
 
@@ -118,7 +118,7 @@ def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
         show.show_line("what a row needs: unimask reproduce ROW")
 
 
-def _show_row(row: Row) -> None:
+def _show_row(row: ZooRow) -> None:
     """What is known of a row, and what must be at hand for it."""
     found = {
         "row": row.name,

@@ -70,14 +70,14 @@ def _preset(config: ModelConfig | DetrConfig, num_classes: int) -> Callable[[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ForeignCategories:
     """The categories of foreign weights, and what had to be assumed of them (a sentence; "" for nothing)."""
 
     categories: Categories
     assumed: str
 
 
-def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> Found:
+def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> ForeignCategories:
     """Return the categories of foreign weights. Stated `names` are kept ("" for a label without one).
 
     What else is to be known of a category (a thing or stuff, its number and color) is that of the category of
@@ -87,9 +87,9 @@ def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, .
     table, title = _table_for(config, num_classes)
     if not names:
         if table is None:
-            return Found(categories=made_up_categories(num_classes), assumed="")
+            return ForeignCategories(categories=made_up_categories(num_classes), assumed="")
         reason = f"the names of the categories are not stated; they are those of {title}, which has as many"
-        return Found(categories=table, assumed=reason)
+        return ForeignCategories(categories=table, assumed=reason)
     made_up = made_up_categories(num_classes)
     known = table if table and 2 * sum(map(_same, names, table.names)) > _count(names) else made_up
     same = [not name or _same(name, other) for name, other in zip(names, known.names, strict=True)]
@@ -103,7 +103,7 @@ def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, .
         file_ids=known.file_ids,
         colors=known.colors,
     )
-    return Found(categories=categories, assumed=assumed if foreign else "")
+    return ForeignCategories(categories=categories, assumed=assumed if foreign else "")
 
 
 def with_stuff(categories: Categories, stuff: Sequence[str]) -> Categories:

@@ -20,7 +20,7 @@ MOST_DECODED = 50  # of the files of 16 bits among them, whose brightest value i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class FileHead:
     """What the head of an image file says. `size` is that of the stored pixels."""
 
     size: Size
@@ -29,7 +29,7 @@ class Head:
     pages: int
 
 
-def head_of(path: Path) -> Head:
+def head_of(path: Path) -> FileHead:
     """Return the head of an image file; of one that cannot be read a plain one without a size.
 
     What is wrong with it is said where it is read.
@@ -41,9 +41,11 @@ def head_of(path: Path) -> Head:
             if image.format == "TIFF" and swaps_sides(orientation):  # Pillow states the turned size
                 height, width = width, height
             deep = image.mode in SIXTEEN_BIT or is_cut(image)
-            return Head(size=(height, width), orientation=orientation, is_deep=deep, pages=frames_in(image))
+            return FileHead(
+                size=(height, width), orientation=orientation, is_deep=deep, pages=frames_in(image)
+            )
     except Exception:  # decoders raise all kinds of errors
-        return Head(size=(0, 0), orientation=1, is_deep=path.suffix.lower() in (".tif", ".tiff"), pages=1)
+        return FileHead(size=(0, 0), orientation=1, is_deep=path.suffix.lower() in (".tif", ".tiff"), pages=1)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -113,7 +115,7 @@ EIGHT_BIT_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".webp")
 
 
 def _orientation(
-    turned: Sequence[tuple[Path, Head, tuple[Size, ...]]], reading: Reading, said: list[str]
+    turned: Sequence[tuple[Path, FileHead, tuple[Size, ...]]], reading: Reading, said: list[str]
 ) -> Reading:
     """Decide whether images are turned, by the sizes that labels state."""
     fits: dict[str, list[Path]] = {"exif": [], "stored": []}

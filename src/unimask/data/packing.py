@@ -31,7 +31,7 @@ MEGABYTES = 256  # of a shard, about
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WrittenShards:
     """What was written."""
 
     output: Path
@@ -49,7 +49,7 @@ def write_shards(
     megabytes: int = MEGABYTES,
     follow_outside: bool = False,
     progress: Callable[[str, int, int], None] = lambda split, done, total: None,
-) -> Written:
+) -> WrittenShards:
     """Write all splits of a data set as shards into a folder; training on it gives the same as on the data.
 
     An image goes in as the file that it is, if that is all it takes to read it, else as PNG. Images that
@@ -74,7 +74,7 @@ def write_shards(
     task = task or labelled_task(data, follow_outside=follow_outside)
     splits = open_splits(data, task, follow_outside=follow_outside)
     _make_empty(folder)
-    written = Written(output=folder, task=task, images={}, shards={}, left_out=())
+    written = WrittenShards(output=folder, task=task, images={}, shards={}, left_out=())
     left_out: list[str] = []
     try:
         for split, opener in splits.items():
@@ -86,7 +86,7 @@ def write_shards(
         write_json(folder / SUMMARY_NAME, {"shards": written.shards, "left_out": left_out})
     except OSError as error:
         raise DataError(folder, f"cannot be written ({error}); make room for it, then start again") from None
-    return Written(
+    return WrittenShards(
         output=folder, task=task, images=written.images, shards=written.shards, left_out=tuple(left_out)
     )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unimask.errors import DataError, needs_extra
+from unimask.inference.job import PredictionJob
 from unimask.inference.resuming import Asked
 from unimask.inference.staging import folder_for
-from unimask.inference.stream import Job, Made
+from unimask.inference.stream import Made
 from unimask.remote import Location
 from unimask.results.ledger import result_files
 
@@ -121,7 +122,7 @@ class Tally:
 
 
 @contextmanager
-def rows_file(output: Location, job: Job) -> Iterator[Callable[["Table"], None]]:
+def rows_file(output: Location, job: PredictionJob) -> Iterator[Callable[["Table"], None]]:
     """Yield what adds rows to `images.parquet` in a folder, which is complete when it appears.
 
     Raises:
@@ -142,7 +143,7 @@ def rows_file(output: Location, job: Job) -> Iterator[Callable[["Table"], None]]
     try:
         with (
             folder_for(output, job) as folder,
-            result_files(folder, [ROWS_NAME], overwrite=job.overwrite) as (temporary,),
+            result_files(folder, [ROWS_NAME], overwrite=job.options.overwrite) as (temporary,),
             parquet.ParquetWriter(temporary, schema) as file,
         ):
 

@@ -1,9 +1,8 @@
 """Image files in, files of results out: what `unimask predict` does."""
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from unimask.config.tasks import Task
 from unimask.data.decisions import decide_for_run
 from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
-from unimask.errors import ConfigError, DataError, UnimaskError, some_of
+from unimask.errors import DataError, UnimaskError, some_of
 from unimask.inference.batches import Progress
-from unimask.inference.postprocessing import check_threshold
+from unimask.inference.job import Options, PredictionJob
 from unimask.inference.resuming import (
     Asked,
     left_of,
@@ -25,12 +24,12 @@ from unimask.inference.resuming import (
 )
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.staging import parts_here, remote_images, segment_located, some_here
-from unimask.inference.stream import Job, Keep, Made
+from unimask.inference.stream import Keep, Made
 from unimask.processes import Team, find_team, gather, meeting
 from unimask.remote import Location, Url, location
 from unimask.results.folder import JOINED, join_parts
 from unimask.results.ledger import ledger_of
-from unimask.results.writing import check_formats, check_known
+from unimask.results.writing import check_formats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +105,15 @@ def predict(
         ConfigError: the model does not have the task, the threshold is not from 0 to 1, or there is no such
             format, or it has no room for results of the task.
     """
+    options = Options(
+        task=task,
+        threshold=threshold,
+        batch_size=batch_size,
+        formats=tuple(formats),
+        pixel_size=pixel_size,
+        every=every,
+        overwrite=overwrite,
+    )
     team, share = find_team(), _Share()
     place = location(output)
     named: list[Asked] = []
@@ -120,21 +128,10 @@ def predict(
 
     with meeting(team):
         with _told(team, share):
-            check_options(threshold, formats, pixel_size, every)
+            options.check()
             named, said = name_images(images, formats)
             model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
-            job, more = plan_job(
-                model,
-                named,
-                place,
-                task,
-                threshold=threshold,
-                batch_size=batch_size,
-                formats=formats,
-                pixel_size=pixel_size,
-                every=every,
-                overwrite=overwrite,
-            )
+            job, more = plan_job(model, named, place, options)
             said += more
             left = team.share(named)
             if resume:
@@ -160,7 +157,12 @@ def predict(
 
 
 def join(
-    output: Location, named: Sequence[Asked], parts: Mapping[str, Sequence[str]], job: Job, *, failed: bool
+    output: Location,
+    named: Sequence[Asked],
+    parts: Mapping[str, Sequence[str]],
+    job: PredictionJob,
+    *,
+    failed: bool,
 ) -> None:
     """Make one file for all images where a format of the job is such a file, in the order of the images.
 
@@ -171,26 +173,11 @@ def join(
         join_parts(
             folder,
             [part for _, name in named for part in parts.get(name, (name,))],
-            job.formats,
-            overwrite=job.overwrite,
+            job.options.formats,
+            overwrite=job.options.overwrite,
             made_with="" if failed else made_with_all(job.settings, named),
             keep=failed,
         )
-
-
-def check_options(
-    threshold: float | None, formats: Sequence[str], pixel_size: float | None, every: int
-) -> None:
-    """Check, before a model is loaded, what can be wrong with any.
-
-    Raises:
-        ConfigError: a number is out of its range, or there is no such format.
-    """
-    if every < 1 or (pixel_size is not None and not 0 < pixel_size < math.inf):
-        raise ConfigError("every" if every < 1 else "pixel_size", "must be above 0")
-    check_known(formats)
-    if threshold is not None:
-        check_threshold(threshold)
 
 
 def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[list[Asked], tuple[str, ...]]:
@@ -213,44 +200,30 @@ def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[l
 
 
 def plan_job(
-    segmenter: Segmenter,
-    named: Sequence[Asked],
-    output: Location,
-    task: Task | None,
-    *,
-    threshold: float | None,
-    batch_size: int,
-    formats: Sequence[str],
-    pixel_size: float | None,
-    every: int,
-    overwrite: bool,
-) -> tuple[Job, tuple[str, ...]]:
+    segmenter: Segmenter, named: Sequence[Asked], output: Location, options: Options
+) -> tuple[PredictionJob, tuple[str, ...]]:
     """Return what is to be done with every image, checked before the work, and what is to be said.
-
-    The arguments are those of `predict`.
 
     Raises:
         DataError, ConfigError: as `predict`.
     """
-    chosen = task or segmenter.task
-    written = check_formats(formats, chosen)
-    if not overwrite:
-        refuse_foreign(output, [name for _, name in named], written)
+    options = replace(options, batch_size=max(1, options.batch_size))
+    task = options.task or segmenter.task
+    formats = check_formats(options.formats, task)
+    if not options.overwrite:
+        refuse_foreign(output, [name for _, name in named], formats)
     with some_here([file for file, _ in named]) as files:
         reading, said = decide_for_run([file for file in files if not is_video(file)], segmenter.reading)
-    more = {"threshold": threshold, "formats": written, "pixel_size": pixel_size, "every": every}
-    job = Job(
-        task=chosen,
-        threshold=threshold,
-        batch_size=max(1, batch_size),
-        formats=tuple(formats),
-        pixel_size=pixel_size,
-        every=every,
-        overwrite=overwrite,
-        reading=reading,
-        settings=settings_digest(segmenter, chosen, reading=repr(reading), **more),
+    settings = settings_digest(
+        segmenter,
+        task,
+        reading=repr(reading),
+        threshold=options.threshold,
+        formats=formats,
+        pixel_size=options.pixel_size,
+        every=options.every,
     )
-    return job, said
+    return PredictionJob(options=options, task=task, reading=reading, settings=settings), said
 
 
 def _nor(files: Sequence[Location]) -> str:

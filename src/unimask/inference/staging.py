@@ -18,9 +18,10 @@ from unimask.data.read import IMAGE_SUFFIXES, RESULT_ENDINGS, left_out_among
 from unimask.data.video import is_video
 from unimask.errors import DataError, UnimaskError
 from unimask.inference.batches import ahead
+from unimask.inference.job import PredictionJob
 from unimask.inference.resuming import Asked, Named
 from unimask.inference.segmenter import Segmenter
-from unimask.inference.stream import Job, Keep, Made, Work, segment_files
+from unimask.inference.stream import Keep, Made, Work, segment_files
 from unimask.remote import Location, Url, at_once, discard, fetch, files_in, put
 from unimask.results.folder import PARTS
 from unimask.results.ledger import LEDGER_NAME, REMOTE_NAME, foreign_files, ledger_of
@@ -42,7 +43,7 @@ class _Fetched:
 
 def segment_located(
     segmenter: Segmenter,
-    job: Job,
+    job: PredictionJob,
     output: Location,
     asked: Sequence[Asked],
     *,
@@ -102,7 +103,7 @@ def _fetch(asked: Sequence[Asked]) -> _Fetched:
 def _work_on(
     fetched: _Fetched,
     segmenter: Segmenter,
-    job: Job,
+    job: PredictionJob,
     output: Location,
     keep: Keep,
     advance: Callable[[str], object],
@@ -142,7 +143,7 @@ def _bring(work: Work, fetched: _Fetched, output: Location, made: Made) -> None:
         made.notes.setdefault(sentence, []).extend(files)
 
 
-def _upload(folder: Path, output: Url, names: Sequence[str], job: Job) -> Iterator[tuple[str, str]]:
+def _upload(folder: Path, output: Url, names: Sequence[str], job: PredictionJob) -> Iterator[tuple[str, str]]:
     """Copy results into a store: the part of the ledger that knows them first, then their files.
 
     Yield the name and a message for each image whose results may not go there.
@@ -152,7 +153,7 @@ def _upload(folder: Path, output: Url, names: Sequence[str], job: Job) -> Iterat
     results = {line: list(json.loads(line)["files"]) for line in lines if line}
     known = ledger_of(output)
     for line, files in list(results.items()):
-        foreign = [] if job.overwrite else [file for file in files if known.is_foreign(file)]
+        foreign = [] if job.options.overwrite else [file for file in files if known.is_foreign(file)]
         if foreign:
             del results[line]
             yield _image_of(files, names), str(foreign_files(output, foreign))
@@ -170,7 +171,7 @@ def _image_of(files: Sequence[str], names: Sequence[str]) -> str:
 
 
 @contextmanager
-def parts_here(output: Location, job: Job) -> Iterator[Path]:
+def parts_here(output: Location, job: PredictionJob) -> Iterator[Path]:
     """Yield a folder of this machine with the parts that are to be joined; what is made there is brought.
 
     Where the parts are removed there, they are removed from the store as well.
@@ -192,7 +193,7 @@ def parts_here(output: Location, job: Job) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_for(output: Location, job: Job) -> Iterator[Path]:
+def folder_for(output: Location, job: PredictionJob) -> Iterator[Path]:
     """Yield the folder of the results, or for a store a temporary one whose results are brought there.
 
     Raises:

@@ -13,15 +13,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.config.data import Tiles
-from unimask.config.tasks import Task
 from unimask.data.pillow import MOST_PIXELS
 from unimask.data.pixels import Read
 from unimask.data.read import read
-from unimask.data.reading import Reading
 from unimask.data.video import is_video
 from unimask.data.windows import open_large, pixels_in
 from unimask.errors import DataError, MissingPackageError, NotFiniteError, is_out_of_memory
 from unimask.inference.batches import ahead
+from unimask.inference.job import PredictionJob
 from unimask.inference.large import LargeResult, segment_large
 from unimask.inference.postprocessing import Tell
 from unimask.inference.resuming import Named, made_with
@@ -46,21 +45,6 @@ OF_LARGE = ("png", "json", "csv")
 Thing = TypeVar("Thing")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What is to be done with every image of a run: plain data, which other processes can be told."""
-
-    task: Task
-    threshold: float | None
-    batch_size: int
-    formats: tuple[str, ...]  # none: the default ones
-    pixel_size: float | None
-    every: int  # frame of a video
-    overwrite: bool  # files that are no results
-    reading: Reading  # of all images of the run
-    settings: str  # a digest of all that decides what is found (`resuming.settings_digest`)
-
-
 @dataclass(kw_only=True)
 class Made:
     """What came of some images: plain data."""
@@ -76,7 +60,7 @@ class Work:
     """A job in this process. `advance` is called after each image, be it segmented or not."""
 
     segmenter: Segmenter
-    job: Job
+    job: PredictionJob
     folder: Path  # of the results
     keep: Keep
     advance: Callable[[str], object]  # is given the name of the results
@@ -115,7 +99,7 @@ def segment_all(work: Work, images: Sequence[Named]) -> None:
         written: deque[Future[None]] = deque()
         for named, result in _results(work, _read(work, images)):
             written.append(writer.submit(_write, work, named, result))
-            while len(written) > work.job.batch_size:
+            while len(written) > work.job.options.batch_size:
                 written.popleft().result()
         for future in written:
             future.result()
@@ -130,7 +114,7 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
         with collected(work, (file, name)), open_large(file, work.job.reading) as image:
             for note in image.notes:
                 work.tell(file, note)
-            if missing := [one for one in work.job.formats if one not in OF_LARGE]:
+            if missing := [one for one in work.job.options.formats if one not in OF_LARGE]:
                 reason = f"is too large for --format {','.join(missing)}; there are {','.join(OF_LARGE)}"
                 raise DataError(file, reason)
             result = segment_large(
@@ -139,11 +123,11 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
                 work.job.task,
                 work.folder,
                 name,
-                table="csv" in work.job.formats,
-                pixel_size=work.job.pixel_size,
-                threshold=work.job.threshold,
-                batch_size=work.job.batch_size,
-                overwrite=work.job.overwrite,
+                table="csv" in work.job.options.formats,
+                pixel_size=work.job.options.pixel_size,
+                threshold=work.job.options.threshold,
+                batch_size=work.job.options.batch_size,
+                overwrite=work.job.options.overwrite,
                 made_with=work.made_with(file),
             )
             work.done((file, name), result)
@@ -152,7 +136,7 @@ def segment_large_images(work: Work, images: Sequence[Named]) -> None:
 
 def segment_videos(work: Work, videos: Sequence[Named]) -> None:
     """Segment videos frame by frame: NAME.overlay.mp4 and NAME.json; other formats are of single frames."""
-    formats = work.job.formats or tuple(ENDINGS)
+    formats = work.job.options.formats or tuple(ENDINGS)
     of_frames = [one for one in formats if one not in ENDINGS]
 
     def write(result: Result) -> None:
@@ -168,10 +152,10 @@ def segment_videos(work: Work, videos: Sequence[Named]) -> None:
                 work.folder,
                 name,
                 formats=formats,
-                every=work.job.every,
-                threshold=work.job.threshold,
-                batch_size=work.job.batch_size,
-                overwrite=work.job.overwrite,
+                every=work.job.options.every,
+                threshold=work.job.options.threshold,
+                batch_size=work.job.options.batch_size,
+                overwrite=work.job.options.overwrite,
                 made_with="" if of_frames else work.made_with(file),
                 write=write,
             )
@@ -196,7 +180,7 @@ def _read(work: Work, images: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
     def read_one(named: Named) -> Read:
         return read(named[0], work.job.reading)
 
-    for named, future in ahead(read_one, images, work.job.batch_size, threads=2):
+    for named, future in ahead(read_one, images, work.job.options.batch_size, threads=2):
         for one in _collected(work, named, future.result):
             for note in one.notes:
                 work.tell(named[0], note)
@@ -228,7 +212,7 @@ def _results(work: Work, images: Iterator[tuple[Named, Image]]) -> Iterator[tupl
     while True:
         files.clear()
         try:
-            for found in _find(work, taken(), work.job.batch_size, tell):
+            for found in _find(work, taken(), work.job.options.batch_size, tell):
                 named, image = waiting.popleft()
                 yield named, work.segmenter.result(named[0].stem, image, found, work.job.task)
             return
@@ -250,13 +234,14 @@ def _find(
     work: Work, images: Iterable[Image], batch_size: int, tell: Tell
 ) -> Iterator[Segments | Detections]:
     return work.segmenter.find(
-        images, work.job.task, threshold=work.job.threshold, batch_size=batch_size, tell=tell
+        images, work.job.task, threshold=work.job.options.threshold, batch_size=batch_size, tell=tell
     )
 
 
 def _write(work: Work, named: Named, result: Result) -> None:
     with collected(work, named):
-        _save(work, result, named[1], work.address(named[0]), work.job.formats, work.made_with(named[0]))
+        address, made_with = work.address(named[0]), work.made_with(named[0])
+        _save(work, result, named[1], address, work.job.options.formats, made_with)
         work.done(named, result)
     work.advance(named[1])
 
@@ -265,9 +250,9 @@ def _save(
     work: Work, result: Result, name: str, image: str, formats: Sequence[str], made_with: str = ""
 ) -> None:
     """Write the files of an image or a frame; those that are joined for the folder become parts."""
-    place = Place(folder=work.folder, name=name, image=image, pixel_size=work.job.pixel_size)
+    place = Place(folder=work.folder, name=name, image=image, pixel_size=work.job.options.pixel_size)
     files = files_of(result, formats, place, parts=True)
-    save_result(work.folder, name, files, overwrite=work.job.overwrite, made_with=made_with)
+    save_result(work.folder, name, files, overwrite=work.job.options.overwrite, made_with=made_with)
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Target(Protocol):
 
 
 @runtime_checkable
-class Predicted(Protocol):
+class HasClassLogits(Protocol):
     """The output of a model for a batch; the first dimension of the logits runs over predictions."""
 
     @property
@@ -77,7 +77,7 @@ class Compared(Protocol):
         """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""
 
 
-PredictionOfModel = TypeVar("PredictionOfModel", bound=Predicted, contravariant=True)
+PredictionOfModel = TypeVar("PredictionOfModel", bound=HasClassLogits, contravariant=True)
 TargetOfModel = TypeVar("TargetOfModel", bound=Target, contravariant=True)
 
 

@@ -110,7 +110,7 @@ class WindowAttention(nn.Module):
         return result
 
 
-class Block(nn.Module):
+class SwinBlock(nn.Module):
     """Attention in (shifted) windows and a feed-forward, each residual with the norm before (Eq. 3).
 
     The map is padded with zeros after the norm, so padded tokens take part in the attention.
@@ -147,14 +147,14 @@ class Block(nn.Module):
         return result
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Blocks at one stride; every second one shifts its windows by half a window."""
 
     def __init__(self, *, channels: int, heads: int, window: int, drop_path_rates: tuple[float, ...]) -> None:
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(
-            Block(
+            SwinBlock(
                 channels=channels,
                 heads=heads,
                 window=window,
@@ -249,7 +249,7 @@ class Swin(nn.Module):
         self.channels = {PATCH * 2**index: width for index, width in enumerate(widths)}
         self.patch_embedding = PatchEmbedding(embed_channels)
         self.stages = nn.ModuleList(
-            Stage(
+            SwinStage(
                 channels=width,
                 heads=num_heads,
                 window=window,

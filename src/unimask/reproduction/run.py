@@ -17,14 +17,14 @@ from unimask.inference.evaluation import evaluate
 from unimask.inference.segmenter import Segmenter
 from unimask.machine import describe_machine, find_device
 from unimask.presets import PRESETS
-from unimask.reproduction.table import Row
+from unimask.reproduction.table import ZooRow
 
 Progress = Callable[[Task, int, int], object]
 """Called with the task that is measured, the images done and their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class ReproducedMeasure:
     """A published number beside the measured one, in percent."""
 
     task: Task
@@ -43,8 +43,8 @@ class Measure:
 class Reproduction:
     """What came out for a row."""
 
-    row: Row
-    measures: tuple[Measure, ...]
+    row: ZooRow
+    measures: tuple[ReproducedMeasure, ...]
     images: int
     seconds: float
     machine: dict[str, object]
@@ -56,7 +56,7 @@ class Reproduction:
 
 
 def reproduce(
-    row: Row,
+    row: ZooRow,
     data: str | Path,
     *,
     weights: str | Path = "",
@@ -86,7 +86,7 @@ def reproduce(
     model, about = read_model(source or row.weights, row.licence, base)
     about = replace(about, experiment=_as_published(about.experiment, row))
     segmenter = Segmenter(model, about, find_device(device))
-    measures: list[Measure] = []
+    measures: list[ReproducedMeasure] = []
     images = 0
     for task, numbers in row.published.items():
         background = about.experiment.data.background
@@ -96,7 +96,7 @@ def reproduce(
         for name, number in numbers.items():
             value = found.values[name]
             measures.append(
-                Measure(
+                ReproducedMeasure(
                     task=task,
                     name=name,
                     published=number,
@@ -113,7 +113,7 @@ def reproduce(
     )
 
 
-def _as_published(converted: Experiment, row: Row) -> Experiment:
+def _as_published(converted: Experiment, row: ZooRow) -> Experiment:
     """Return the experiment with the row's way to see images and to postprocess predictions."""
     if row.preset:
         preset = PRESETS[row.preset]()

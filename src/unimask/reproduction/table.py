@@ -13,7 +13,7 @@ PUBLISHED = Path(__file__).with_name("published.json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ZooRow:
     """A model of a zoo."""
 
     name: str
@@ -63,10 +63,10 @@ class Unreachable:
 class Zoo:
     """The rows, and the numbers without one."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ZooRow, ...]
     unreachable: tuple[Unreachable, ...]
 
-    def matching(self, name: str) -> tuple[Row, ...]:
+    def matching(self, name: str) -> tuple[ZooRow, ...]:
         """Return the row of a name, or all whose names begin with it.
 
         Raises:
@@ -81,7 +81,7 @@ class Zoo:
 
 
 def read_zoo(path: Path = PUBLISHED) -> Zoo:
-    """Return the table in a JSON file: `rows`, objects with the fields of `Row`, and `unreachable`.
+    """Return the table in a JSON file: `rows`, objects with the fields of `ZooRow`, and `unreachable`.
 
     `defaults` in the file gives fields to all rows whose name begins with a key.
 
@@ -94,7 +94,7 @@ def read_zoo(path: Path = PUBLISHED) -> Zoo:
     except (OSError, ValueError) as error:
         raise DataError(path, f"cannot be read as a table of models ({error})") from None
     shared: Mapping[str, Mapping[str, object]] = content.get("defaults", {})
-    rows = tuple(settings_from_dict(Row, _with_defaults(row, shared)) for row in content["rows"])
+    rows = tuple(settings_from_dict(ZooRow, _with_defaults(row, shared)) for row in content["rows"])
     names = [row.name for row in rows]
     twice = {name for name in names if names.count(name) > 1}
     if twice:

@@ -55,7 +55,7 @@ class Here:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ChosenOptions:
     """Some of what was chosen, as options of the command line, and why."""
 
     flags: tuple[str, ...]
@@ -68,7 +68,7 @@ class Choice:
 
     experiment: Experiment
     initial: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChosenOptions, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +121,16 @@ def choose(
         experiment=experiment,
         initial=base.initial,
         lines=(
-            Line(flags=("--task", seen.task, *base.flags), because=base.because),
-            Line(flags=_flags(size, asked), because=kept if base.keep_data else _why_size(seen, size)),
-            Line(
+            ChosenOptions(flags=("--task", seen.task, *base.flags), because=base.because),
+            ChosenOptions(
+                flags=_flags(size, asked), because=kept if base.keep_data else _why_size(seen, size)
+            ),
+            ChosenOptions(
                 flags=_flags(steps, asked),
                 because=f"each of the {seen.images:,} images is seen about {_times(times)}",
             ),
-            Line(flags=_flags(batch, asked), because=_why_batch(here, experiment)),
-            Line(flags=("--initial", base.initial), because=base.weights),
+            ChosenOptions(flags=_flags(batch, asked), because=_why_batch(here, experiment)),
+            ChosenOptions(flags=("--initial", base.initial), because=base.weights),
         ),
     )
 

@@ -10,7 +10,7 @@ from unimask.files import write_text
 from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.results.album import save_image
 from unimask.results.figure import Part, as_image, as_svg, beside
-from unimask.training.curves import Line, results_table
+from unimask.training.curves import LogLine, results_table
 from unimask.training.plot import COLORS, Curve, panel
 from unimask.training.run_folder import RunFolder, flatten
 
@@ -32,7 +32,7 @@ class ComparedRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """Runs, and what differs between them: each name with a value for each run."""
 
     runs: tuple[ComparedRun, ...]
@@ -52,7 +52,7 @@ class Comparison:
         return {"runs": {run.name: run.folder for run in self.runs}, **by_run}
 
 
-def compare(folders: Sequence[str | Path]) -> Comparison:
+def compare(folders: Sequence[str | Path]) -> RunComparison:
     """Return what differs between the runs in some folders; paths that are no runs are left out and listed.
 
     Raises:
@@ -63,7 +63,7 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     if not known:
         raise DataError(some_of(paths), "no run is there; name folders that `unimask train` has written")
     runs = tuple(_read(path, name) for path, name in zip(known, _names(known), strict=True))
-    return Comparison(
+    return RunComparison(
         runs=runs,
         settings=_different([run.settings for run in runs]),
         data=_different([{"task": run.task, **run.data} for run in runs]),
@@ -108,7 +108,7 @@ def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, flo
     return [(row["step"], float(row[name])) for row in rows if row.get(name) is not None]
 
 
-def _results(lines: Sequence[Line], rows: Sequence[Mapping[str, Any]], task: str) -> dict[str, Value]:
+def _results(lines: Sequence[LogLine], rows: Sequence[Mapping[str, Any]], task: str) -> dict[str, Value]:
     measures = MAIN_MEASURES.get(task, ("BLEU",))  # type: ignore[call-overload]
     evaluated = [
         line for line in lines if line["kind"] == "evaluation" and line["values"].get(measures[0]) is not None
@@ -143,7 +143,7 @@ def _different(tables: Sequence[Mapping[str, Value]]) -> dict[str, tuple[Value, 
     }
 
 
-def save_curves(comparison: Comparison, path: Path) -> None:
+def save_curves(comparison: RunComparison, path: Path) -> None:
     """Write the curves of the runs as SVG or, under any other name, as PNG.
 
     Raises:

@@ -7,11 +7,11 @@ from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.results.figure import Part
 from unimask.training.plot import COLORS, Curve, panel
 
-Line = Mapping[str, Any]  # of the log
+LogLine = Mapping[str, Any]  # of the log
 PANEL_WIDTH = 400
 
 
-def results_table(lines: Iterable[Line]) -> list[dict[str, Any]]:
+def results_table(lines: Iterable[LogLine]) -> list[dict[str, Any]]:
     """Return a row for each step with a line in the log or an evaluation, which share it."""
     rows: dict[int, dict[str, Any]] = {}
     for line in lines:
@@ -23,7 +23,7 @@ def results_table(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def categories_table(lines: Iterable[Line]) -> list[dict[str, object]]:
+def categories_table(lines: Iterable[LogLine]) -> list[dict[str, object]]:
     """Return a row for each category in each evaluation."""
     return [
         {"step": line["step"], "category": name, **numbers}
@@ -33,7 +33,7 @@ def categories_table(lines: Iterable[Line]) -> list[dict[str, object]]:
     ]
 
 
-def curves(lines: Sequence[Line], task: str, width: int = PANEL_WIDTH) -> list[Part]:
+def curves(lines: Sequence[LogLine], task: str, width: int = PANEL_WIDTH) -> list[Part]:
     """Return panels of the loss, its terms, the main measures, the learning rate, gradients and the speed."""
     rows = results_table(lines)
     steps = max([line["step"] for line in lines], default=0) or 1
@@ -59,11 +59,11 @@ def curves(lines: Sequence[Line], task: str, width: int = PANEL_WIDTH) -> list[P
     return [panel(title, drawn, steps, width) for title, drawn in shown.items()]
 
 
-def _step_columns(lines: Iterable[Line]) -> list[str]:
+def _step_columns(lines: Iterable[LogLine]) -> list[str]:
     return list(dict.fromkeys(name for line in lines if line["kind"] == "step" for name in line))
 
 
-def loss_terms(lines: Iterable[Line]) -> list[str]:
+def loss_terms(lines: Iterable[LogLine]) -> list[str]:
     """Return the names of the terms of the loss in a log."""
     others = {"kind", "step", "loss", "gradient_norm", "learning_rate", "skipped_steps", "seconds"}
     return [name for name in _step_columns(lines) if name not in others and not name.endswith("_per_second")]

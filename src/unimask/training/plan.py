@@ -22,7 +22,7 @@ from unimask.machine import find_device, free_memory
 from unimask.presets import named
 from unimask.presets.shared import EFFICIENTNET
 from unimask.results.gallery import shrink
-from unimask.training.choice import Base, Here, Line, Seen, choose, steps_of
+from unimask.training.choice import Base, ChosenOptions, Here, Seen, choose, steps_of
 from unimask.training.initial import is_model, model_differences
 from unimask.training.run_folder import described
 
@@ -37,7 +37,7 @@ class Plan:
     experiment: Experiment | TranslationExperiment
     task: Task
     initial: str | None
-    lines: tuple[Line, ...]  # what was chosen, as options, and why; empty where nothing was
+    lines: tuple[ChosenOptions, ...]  # what was chosen, as options, and why; empty where nothing was
     notes: tuple[str, ...]  # what else is to be known before the training starts
     # what was read of the data, where they chose something; its samples are small
     checked: DataCheck | None = field(default=None, compare=False)

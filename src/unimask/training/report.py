@@ -16,7 +16,7 @@ from unimask.inference.evaluation import MAIN_MEASURES
 from unimask.metrics.confusion import Confusion
 from unimask.results.confusion_figure import confusion_figure
 from unimask.results.figure import as_svg
-from unimask.training.curves import Line, curves
+from unimask.training.curves import LogLine, curves
 from unimask.training.progress import duration
 from unimask.training.run_folder import RunFolder, flatten
 
@@ -86,7 +86,7 @@ def _number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) <= 1 else f"{value:,.2f}"
 
 
-def _tiles(lines: Sequence[Line], evaluations: Sequence[Line], task: str) -> str:
+def _tiles(lines: Sequence[LogLine], evaluations: Sequence[LogLine], task: str) -> str:
     tiles = []
     primary = MAIN_MEASURES.get(task, ("BLEU",))[0]  # type: ignore[call-overload]
     known = [(line["values"].get(primary), line["step"]) for line in evaluations]
@@ -109,7 +109,7 @@ def _tiles(lines: Sequence[Line], evaluations: Sequence[Line], task: str) -> str
     return f'<div class="tiles">{"".join(shown)}</div>'
 
 
-def _curves(lines: Sequence[Line], task: str) -> str:
+def _curves(lines: Sequence[LogLine], task: str) -> str:
     drawn = "\n".join(as_svg(part) for part in curves(lines, task))
     return _section("Curves", "", f'<div class="curves">{drawn}</div>') if drawn else ""
 
@@ -154,7 +154,7 @@ def _embedded(picture: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def _categories(evaluations: Sequence[Line]) -> str:
+def _categories(evaluations: Sequence[LogLine]) -> str:
     found = evaluations[-1].get("per_category", {}) if evaluations else {}
     if not found:
         return ""
@@ -238,7 +238,7 @@ def _text(text: str) -> str:
     return f'<td class="text">{escape(text)}</td>'
 
 
-def _skipped(lines: Sequence[Line]) -> str:
+def _skipped(lines: Sequence[LogLine]) -> str:
     rows = [
         f"<tr><td>{line['step']:,}</td>{_text('; '.join(line['problems']))}</tr>"
         for line in lines

@@ -202,7 +202,7 @@ SHARDS = Format(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class ShardHead:
     """What the index of a shard says beside its samples; the same for all shards of a set."""
 
     kind: Kind
@@ -215,11 +215,11 @@ def head_to_json(kind: Kind, categories: list[dict[str, object]], reading: Readi
     return {"unimask_shard": 1, "kind": kind, "categories": categories, "reading": asdict(reading)}
 
 
-def _head(shard: Path) -> Head:
+def _head(shard: Path) -> ShardHead:
     return _index(shard)[0]
 
 
-def _index(shard: Path) -> tuple[Head, list[tuple[str, int, int]]]:
+def _index(shard: Path) -> tuple[ShardHead, list[tuple[str, int, int]]]:
     path = index_of(shard)
     if not path.is_file():
         raise DataError(shard, f"has no index {path.name} beside it; write shards with `unimask shards`")
@@ -230,7 +230,7 @@ def _index(shard: Path) -> tuple[Head, list[tuple[str, int, int]]]:
             raise DataError(path, f"is of version {said['unimask_shard']}; this unimask reads version 1")
         kind: Kind = {"segments": "segments", "boxes": "boxes"}[said["kind"]]  # type: ignore[assignment]
         categories = categories_from_json(said["categories"])
-        head = Head(kind=kind, categories=categories, reading=Reading(**said["reading"]))
+        head = ShardHead(kind=kind, categories=categories, reading=Reading(**said["reading"]))
         samples = [(str(name), int(start), int(length)) for name, start, length in said["samples"]]
     except (AssertionError, KeyError, TypeError, ValueError, ConfigError) as error:
         reason = f"{type(error).__name__}: {error}" if str(error) else "no object"
