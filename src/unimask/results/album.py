@@ -1,4 +1,4 @@
-"""A folder of the images of an evaluation: truth beside prediction, the worst, what was taken for what."""
+"""A folder of the images of an evaluation: truth beside prediction, the worst ones, the confusion matrix."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ SIDE = 1024  # pixels of the longer side of an image
 
 
 class Album:
-    """Writes the images of an evaluation into a folder while it goes on; the sheets come at its end."""
+    """Writes the images of an evaluation into a folder while it runs, and the sheets at its end."""
 
     def __init__(self, folder: Path, categories: Categories, quality: str) -> None:
         self.folder, self.categories, self.quality = folder, categories, quality
@@ -26,7 +26,7 @@ class Album:
         self._names: set[str] = set()
 
     def add(self, index: int, sample: Sample, found: Truth, quality: float) -> None:
-        """Write `images/NAME.png`: the image with its truth on the left, with what was found on the right.
+        """Write `images/NAME.png`: the image with its truth on the left, with the prediction on the right.
 
         Raises:
             DataError: the folder cannot be written to.

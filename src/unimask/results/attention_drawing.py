@@ -1,4 +1,4 @@
-"""Attention drawn: what attends to what in a sequence, and where queries may attend in an image."""
+"""Drawings of attention: what attends to what in a sequence, and where queries may attend in an image."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ _LOW, _HIGH = (255, 255, 255), (12, 70, 140)  # RGB of 0 and 1
 def draw_attention(
     shares: Float[Tensor, "heads takers taken"], takers: Sequence[str], taken: Sequence[str]
 ) -> Image.Image:
-    """Draw the map of each head side by side: a row for each taker, a column for each taken; dark is much.
+    """Draw the maps of all heads side by side: a row per query, a column per key; dark means much attention.
 
     Words stand beside the rows and above the columns; there must be as many as rows and columns.
 

@@ -23,7 +23,7 @@ def overlay_boxes(
     """Return the image, at its own size, with its boxes in the colours of their categories.
 
     Each box has its category and score at its upper left corner, inside the image, unless the name of a
-    surer box is there. Boxes are drawn from the least sure to the surest.
+    box with a higher score is there. Boxes are drawn by rising score.
     """
     picture = Image.fromarray(np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy()))
     labels, scores = detections.labels.tolist(), detections.scores.tolist()

@@ -1,4 +1,4 @@
-"""The table of what was taken for what as a figure: true categories by found ones, and outcomes by size."""
+"""The confusion matrix as a figure: true categories by predicted ones, and outcomes by size."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _RIGHT, _WRONG = (26, 127, 55), (207, 34, 46)
 
 
 def confusion_figure(confusion: Confusion, title: str) -> Part:
-    """Return the table, each row as shares of its true category, and below it the outcomes by size."""
+    """Return the matrix, each row as shares of its true category, and below it the outcomes by size."""
     parts = [_table(confusion, title)]
     if confusion.by_size:
         parts.append(_by_size(confusion))

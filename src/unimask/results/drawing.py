@@ -135,7 +135,7 @@ def _contour_color(color: UInt8[ndarray, "3"]) -> Float[ndarray, "3"]:
 
 
 def font_size(size: Size) -> int:
-    """Return how high names are on an image of this size, in pixels; below 8 they cannot be read."""
+    """Return the height of names on an image of this size, in pixels; below 8 they cannot be read."""
     side = (size[0] * size[1]) ** 0.5
     return int(min(max(10, 0.022 * side), 0.08 * min(size) + 4))
 
@@ -270,7 +270,7 @@ def inner_point(mask: Bool[ndarray, "rows columns"], room: Size) -> tuple[int, i
     if small.sum() * step * step < 1.2 * room[0] * room[1]:
         return None
     distance = ndimage.distance_transform_edt(small, sampling=(1 / room[0], 1 / room[1]))
-    points = np.argwhere(distance >= 0.95 * distance.max())  # as good as equal: the most central of them
+    points = np.argwhere(distance >= 0.95 * distance.max())  # nearly equal: the most central of them
     center = np.argwhere(small).mean(axis=0)
     row, column = points[((points - center) ** 2).sum(axis=1).argmin()]
     return (int(row) - 1) * step, (int(column) - 1) * step

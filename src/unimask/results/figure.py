@@ -184,5 +184,5 @@ def _draw_text(picture: Image.Image, text: Text) -> None:
 
 
 def text_width(text: str) -> float:
-    """Return about how wide a text is, in units."""
+    """Return the approximate width of a text, in units."""
     return float(label_font(FONT * _SCALE, text).getlength(text)) / _SCALE

@@ -1,4 +1,4 @@
-"""One file for all images of a folder, joined from a file per image, one of which is in memory at a time."""
+"""One file for all images of a folder, joined from a file per image, with one of them in memory at a time."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def join_tables(parts: Sequence[Path], targets: Sequence[Path]) -> None:
 def join_coco(parts: Sequence[Path], targets: Sequence[Path]) -> None:
     """Write one annotation file; images and annotations are numbered from 1 on, in the order of the parts.
 
-    Names of image files are seen from the folder that holds all of them.
+    Names of image files are relative to the folder that holds all of them.
     """
 
     def documents() -> Iterator[tuple[int, Any]]:
@@ -74,7 +74,7 @@ def join_coco(parts: Sequence[Path], targets: Sequence[Path]) -> None:
 
 
 def join_lists(parts: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Write one JSON list of all that the lists of the parts hold."""
+    """Join the JSON lists of the parts."""
     with targets[0].open("w", encoding="utf-8", newline="\n") as file:
         write_list(file, (one for part in parts for one in json.loads(part.read_text(encoding="utf-8"))))
         file.write("\n")
@@ -90,7 +90,7 @@ def write_list(file: TextIO, values: Iterable[object]) -> None:
 
 
 def from_common_folder(files: Sequence[str]) -> list[str]:
-    """Return the paths as seen from the folder that holds all of them, with slashes; addresses as given."""
+    """Return the paths relative to the folder that holds all of them, with slashes; addresses as given."""
     if any("://" in file for file in files):
         return list(files)
     folders = [os.path.dirname(os.path.abspath(file)) for file in files]

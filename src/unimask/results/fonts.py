@@ -12,7 +12,7 @@ from PIL import ImageFont
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _log = logging.getLogger(__name__)
-_SIZE = 16  # at which letters are looked at
+_SIZE = 16  # at which letters are compared
 _MISSING = "\U0010fffd"  # a place for private use: no font has it
 _MOST_FILES = 500  # that are tried for a script
 _LIKELY = re.compile(

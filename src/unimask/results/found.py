@@ -1,4 +1,4 @@
-"""What every result is made of and saved as: the record of a segment or box, its JSON, and complete files."""
+"""What every result consists of: the record of a segment or box, its JSON, and files that appear complete."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -100,19 +100,19 @@ def document(task: Task, size: Size, categories: Categories, **found: object) ->
 
 
 def json_writer(content: object) -> Writer:
-    """Return what writes the content as JSON."""
+    """Return a function that writes the content as JSON."""
     return text_writer(json_text(content) + "\n")
 
 
 def text_writer(text: str) -> Writer:
-    """Return what writes a text, in UTF-8."""
+    """Return a function that writes a text, in UTF-8."""
     return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def save_result(
     folder: str | Path, name: str, files: Files, *, overwrite: bool = False, made_with: str = ""
 ) -> tuple[Path, ...]:
-    """Write files, by their paths in the folder, for a result of a name; return their paths.
+    """Write the files of a result, given by their paths in the folder; return their full paths.
 
     All files are complete before the first one takes its name, and noted in the ledger of the folder with
     what they were made with. Where NAME.json is among them, images of an earlier result of this name that are

@@ -1,4 +1,4 @@
-"""The images of an evaluation that people look at: the same few each time, and the worst ones.
+"""The images of an evaluation to be shown: the same few each time, and the worst ones.
 
 Images are kept small, so memory does not grow with the data.
 """
@@ -32,7 +32,7 @@ class Example:
 
 
 class Gallery:
-    """The images with some indices, and the worst ones of all: a state that adds."""
+    """The images with some indices, and the worst ones of all: states can be merged."""
 
     def __init__(self, indices: Sequence[int]) -> None:
         self._indices = frozenset(indices)
@@ -40,7 +40,7 @@ class Gallery:
         self._worst: list[Example] = []
 
     def add(self, index: int, sample: Sample, found: Truth, quality: float) -> None:
-        """Keep an image if it is one of the same or among the worst so far."""
+        """Keep an image if it has one of the indices or is among the worst so far."""
         bad = len(self._worst) < MOST or (quality, index) < _order(self._worst[-1])
         if index not in self._indices and not bad:
             return
@@ -62,7 +62,7 @@ class Gallery:
         return [self._same[index] for index in sorted(self._same)]
 
     def worst(self) -> list[Example]:
-        """Return the worst images, the worst one first; where they are equal the first ones of the data."""
+        """Return the worst images, the worst one first; of equal ones the first in the data."""
         return list(self._worst)
 
 
@@ -95,7 +95,7 @@ def shrink(sample: Sample, side: int = SIDE) -> Sample:
 def shrink_truth(truth: Truth, sample: Sample, side: int = SIDE) -> Truth:
     """Return segments or boxes of an image as they lie in the one of `shrink`.
 
-    Each pixel has the segment of the nearest one: segments may lose all of theirs.
+    Each pixel takes the segment of the nearest pixel, so small segments may vanish.
     """
     height, width = sample.image.shape[1:]
     rows, columns = _small_size(sample.image, side)

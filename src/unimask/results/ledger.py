@@ -1,8 +1,8 @@
 """Which files of a folder are results that this library wrote: a line for each result in `.unimask.jsonl`.
 
 A line names the files of a result with their sizes and digests, and what it was made with. It is written
-before the files get their names, so that a kill in between leaves none that nobody knows. Whoever changes a
-file makes it his own: its digest is another one then. Several processes may add lines to one ledger.
+before the files get their names, so that a kill in between leaves no unknown file. A file that somebody
+changes is no longer a result: its digest differs. Several processes may add lines to one ledger.
 
 In an object store, where nothing can be added to a file, each part of the ledger is a file in `.unimask`.
 """
@@ -68,7 +68,7 @@ def _lock(file: int) -> None:
 
 
 class Ledger:
-    """What the ledger of a folder says; lines that a kill cut off say nothing."""
+    """The ledger of a folder; lines that a kill cut off are skipped."""
 
     def __init__(self, folder: Location) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class Ledger:
             return
         path = self.folder / LEDGER_NAME
         size = path.stat().st_size if path.is_file() else 0
-        if size < self._read:  # it is another one
+        if size < self._read:  # it was replaced
             self._read, self._files, self._made = 0, {}, {}
         if size > self._read:
             with path.open("rb") as file:
@@ -151,7 +151,7 @@ def _ledger_at(folder: Location) -> Ledger:
 
 
 def ledger_of(folder: Location) -> Ledger:
-    """Return what the ledger of a folder says now; it is read once, and then what is added."""
+    """Return the current ledger of a folder; it is read once, and then only the lines that are added."""
     ledger = _ledger_at(folder if isinstance(folder, Url) else folder.absolute())
     ledger.refresh()
     return ledger

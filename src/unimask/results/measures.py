@@ -1,4 +1,4 @@
-"""What is measured about each segment: area, centroid, perimeter, brightness; in bounded memory."""
+"""Measures of each segment: area, centroid, perimeter, brightness; in bounded memory."""
 
 import math
 
@@ -34,7 +34,7 @@ class Measures:
         self._places = np.zeros((2, count + 1))  # sums of x and y
         self._colors = np.zeros((3, count + 1))
         self._crossings = np.zeros(count + 1)  # of lines in four directions, times their distance
-        self._above = np.zeros(width + 2, dtype=np.int64)  # the last row, with nothing at its sides
+        self._above = np.zeros(width + 2, dtype=np.int64)  # the last row, with a margin of zeros
         self._rows = 0
 
     def add(self, ids: Int[ndarray, "rows width"], image: UInt8[ndarray, "3 rows width"]) -> None:

@@ -1,4 +1,4 @@
-"""Results from their files: what `Result.save` and `unimask predict` wrote becomes a `Result` again."""
+"""Reading results: the files that `Result.save` and `unimask predict` wrote become a `Result` again."""
 
 from functools import cache
 from pathlib import Path
@@ -76,8 +76,8 @@ def read_result(path: str | Path, image: AnyImage, reading: Reading = PLAIN) -> 
     """Return the result that a NAME.json of `Result.save` or `unimask predict` holds.
 
     Ids, labels, scores and pixels are those that were saved; of segments that may not overlap, the pixels
-    are in the NAME.segments.png beside the JSON. `image` is what was segmented, and `reading` how, where it
-    was not read in the usual way.
+    are in the NAME.segments.png beside the JSON. `image` is the image that was segmented, and `reading` how
+    it was read, where that is not the default.
 
     Raises:
         DataError: a file is missing, damaged or no result, the image has another size, or it was larger than

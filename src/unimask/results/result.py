@@ -1,4 +1,4 @@
-"""What was found in one image, segments or boxes, and every form it is shown and saved in."""
+"""The result for one image, segments or boxes, and the forms in which it is shown and saved."""
 
 import io
 from collections import Counter
@@ -112,7 +112,7 @@ class Result:
 
     @property
     def scores(self) -> Float32[ndarray, " segments"]:
-        """How sure the model is of each, from 0 to 1."""
+        """The score of each, from 0 to 1."""
         return self.prediction.scores.numpy()[self._indices]
 
     @property
@@ -215,11 +215,11 @@ class Result:
         return f"Result({self.name!r}, {self.task}, {self.width} x {self.height} pixels: {found})"
 
     def _repr_png_(self) -> bytes:
-        """Return the picture that notebooks show, at most `NOTEBOOK` pixels wide and high."""
-        picture = self.plot()
-        picture.thumbnail((NOTEBOOK, NOTEBOOK))
+        """Return the PNG that notebooks show, at most `NOTEBOOK` pixels wide and high."""
+        image = self.plot()
+        image.thumbnail((NOTEBOOK, NOTEBOOK))
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         return buffer.getvalue()
 
     def plot(self) -> Image.Image:
@@ -333,7 +333,7 @@ class Result:
     def to_labelme(self, image: str = "") -> dict[str, object]:
         """Return the content of a JSON of LabelMe: polygons, to be corrected by hand.
 
-        `image` is the path of the image as seen from the JSON; without it the image is put inside.
+        `image` is the path of the image relative to the JSON; without it the image is put inside.
         """
         content = as_labelme(self.segments, self.polygons, self.size, image or self.name)
         return content if image else with_image(content, self.image.numpy())
@@ -349,7 +349,7 @@ class Result:
     ) -> dict[str, object]:
         """Return a task for Label Studio's import: what was found, as a prediction.
 
-        `image` is the address of the image as Label Studio sees it (by default the result's name). `labels`:
+        `image` is the address of the image for Label Studio (by default the result's name). `labels`:
         brushes are exact to the pixel, polygons have no holes, and boxes can only be rectangles; by default
         the first that there is. `from_name` and `to_name` are those of the BrushLabels (PolygonLabels,
         RectangleLabels) and of the Image in the labelling interface.

@@ -48,7 +48,7 @@ class AnnotatedVideo:
         self._container.close()
 
     def _fitted(self, picture: Image.Image) -> Image.Image:
-        """Return the picture in the size of the first one, made even: the format halves its colours."""
+        """Return the image at the size of the first one, with even sides, which the format needs."""
         if self._last < 0:
             self._stream.width = picture.width + picture.width % 2
             self._stream.height = picture.height + picture.height % 2

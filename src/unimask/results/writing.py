@@ -20,7 +20,7 @@ OVERLAPPING = ("instance", "detection")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the files of a result go, and what it does not know itself."""
+    """Where the files of a result go, and what they say beyond the result."""
 
     folder: Path
     name: str  # of the files, without their endings
@@ -164,9 +164,9 @@ def check_formats(formats: Sequence[str], task: Task) -> tuple[str, ...]:
 
 
 def files_of(result: Result, formats: Sequence[str], place: Place, *, parts: bool = False) -> Files:
-    """Return what writes the files of a result; none of the formats stand for the default ones.
+    """Return functions that write the files of a result; none of the formats stand for the default ones.
 
-    With `parts`, files that are to be joined for a folder go where `folder.join_parts` looks for them.
+    With `parts`, files that are to be joined for a folder go where `folder.join_parts` finds them.
 
     Raises:
         ConfigError: as `check_formats`.

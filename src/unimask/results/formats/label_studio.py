@@ -53,7 +53,7 @@ def as_label_studio(
     """Return a task with a prediction, ready for Label Studio's import.
 
     `values` are the regions of each: brushes (`kind` is `brushlabels`), polygons (`polygonlabels`) or
-    rectangles (`rectanglelabels`). `image` is the image's address as Label Studio sees it. `from_name` and
+    rectangles (`rectanglelabels`). `image` is the address of the image for Label Studio. `from_name` and
     `to_name` are the names of the labels and of the Image in the labelling interface.
     """
     results = [

@@ -19,8 +19,8 @@ VERSION = "5.5.0"  # of the format; masks are shapes since 5.2
 def as_labelme(found: Sequence[Found], polygons: Sequence[Polygons], size: Size, image: str) -> Record:
     """Return the content of a JSON of LabelMe: a polygon per part of a segment, along the edges of pixels.
 
-    Parts of a segment share a `group_id`. LabelMe knows no holes: they are joined to their outer ring by
-    bridges without width. `image` is the path of the image as seen from the JSON; see `with_image`.
+    Parts of a segment share a `group_id`. LabelMe has no holes: they are joined to their outer ring by
+    bridges without width. `image` is the path of the image relative to the JSON; see `with_image`.
     """
     shapes = []
     for one, outline in zip(found, polygons, strict=True):

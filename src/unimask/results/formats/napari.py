@@ -62,5 +62,5 @@ def box_layer(
 
 
 def _columns(table: Table, which: ndarray) -> dict[str, ndarray]:
-    """Return the columns of a table for some of its rows, but the name of the image, equal in all of them."""
+    """Return the columns of a table for some of its rows, without the name of the image."""
     return {key: np.array(values)[which] for key, values in table.items() if key != "image"}

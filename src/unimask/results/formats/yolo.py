@@ -12,7 +12,7 @@ from unimask.structures import Categories, Size
 def as_yolo(labels: Sequence[int], polygons: Sequence[Polygons], size: Size) -> str:
     """Return the text of a label file: a line `label x1 y1 x2 y2 ...` per segment.
 
-    Coordinates are shares of width and height. The format knows neither holes nor parts: they are joined by
+    Coordinates are shares of width and height. The format has neither holes nor parts: they are joined by
     bridges without width.
     """
     height, width = size
