@@ -1,4 +1,4 @@
-"""Batches of what has one size, and work done ahead: in bounded memory, however much there is to do."""
+"""Batches of items of one size, and work done ahead, in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -22,7 +22,7 @@ def batches(items: Iterable[tuple[int, Hashable, Item]], size: int) -> Iterator[
     """Group items of one key into batches of at most `size`; each is yielded as soon as it is full.
 
     Items are (index of the image, key, item), by rising index; items of one key keep their order. An item
-    waits for at most `LOOKAHEAD * size` later images, so little is held back however many images come.
+    waits for at most `LOOKAHEAD * size` later images.
     """
     waiting: dict[Hashable, list[tuple[int, Item]]] = {}  # the group that has waited longest is the first
     for image, key, item in items:
@@ -39,7 +39,7 @@ def batches(items: Iterable[tuple[int, Hashable, Item]], size: int) -> Iterator[
 def ahead(
     make: Callable[[Given], Made], given: Iterable[Given], count: int, threads: int = 1
 ) -> Iterator[tuple[Given, "Future[Made]"]]:
-    """Yield everything given with the future of what `make` makes of it; threads work on the next `count`."""
+    """Yield each item with the future of `make(item)`; threads work on the next `count` items."""
     waiting: deque[tuple[Given, Future[Made]]] = deque()
     with side_threads(threads) as pool:
         for one in given:

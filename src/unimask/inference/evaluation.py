@@ -32,7 +32,7 @@ from unimask.ops.id_maps import renumber
 from unimask.results.album import Album
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
 
-LOOKS = 10.0  # seconds for looking at data before they are measured on; of a large set a part is looked at
+LOOKS = 10.0  # seconds for checking data before the evaluation; of a large set a part is checked
 
 Seen = Callable[[int, Sample, Truth, float], object]
 """Called with each image: its index, itself, what was found in it that counts, and its quality."""
@@ -42,11 +42,11 @@ Same = TypeVar("Same")
 
 @runtime_checkable
 class Finder(Protocol):
-    """What can be evaluated; `segmenter.Segmenter` is one."""
+    """Anything that can be evaluated, such as `segmenter.Segmenter`."""
 
     @property
     def task(self) -> Task:
-        """The task that it does unless it is asked for another."""
+        """The task unless another is named."""
 
     @property
     def categories(self) -> Categories:
@@ -62,7 +62,7 @@ class Finder(Protocol):
 
     @property
     def instance_threshold(self) -> float:
-        """The score from which on an instance or a box counts as found."""
+        """The lowest score of an instance or a box that counts."""
 
     def find(
         self, images: Iterable[Tensor], task: Task, *, threshold: float | None = None, batch_size: int = 4
@@ -83,7 +83,7 @@ class Values(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A state that counts images and adds."""
+    """A state that counts images; states can be merged."""
 
     def update(self, result: Any, truth: Any) -> None:
         """Count one image; both are segments, or both are boxes, as the task has them."""
@@ -151,7 +151,7 @@ class Evaluation:
     per_category: Mapping[str, Mapping[str, float]]
     images: int
     seconds: float  # for reading, predicting and measuring
-    confusion: Confusion  # what was taken for what; instances and boxes from the segmenter's threshold on
+    confusion: Confusion  # instances and boxes from the segmenter's threshold on
 
     @property
     def main(self) -> dict[str, float | None]:
@@ -181,7 +181,7 @@ class Evaluation:
 
 
 def _nothing(index: int, sample: Sample, found: Truth, quality: float) -> None:
-    """Look at no image."""
+    """Do nothing with the image."""
 
 
 def _silent(text: str) -> None:
@@ -189,7 +189,7 @@ def _silent(text: str) -> None:
 
 
 class TaskMetrics:
-    """All metrics of a task as one state that adds: processes can count images of their own and merge."""
+    """All metrics of a task as one state: processes count images of their own and merge their states."""
 
     def __init__(self, task: Task, categories: Categories, instance_threshold: float) -> None:
         self.task = task
@@ -225,7 +225,7 @@ class TaskMetrics:
         return renumber(result, keep) if isinstance(result, Segments) else result.select(keep)
 
     def table(self) -> Confusion:
-        """Return what was taken for what so far."""
+        """Return the confusion matrix so far."""
         return self._confusion.table()
 
     def merge(self, other: "TaskMetrics") -> None:
@@ -287,12 +287,12 @@ def evaluate(
     the folder `pictures` each image appears with its truth beside its prediction, and `worst.png`,
     `confusion.png` and `confusion.json`.
 
-    Files of data are looked at first, for ten seconds at most: `message` gets what `unimask.check` warns of.
+    Files of data are checked first, for ten seconds at most: `message` gets what `unimask.check` warns of.
 
     Raises:
-        DataError: there is no image, the data are of no use (see `unimask.check`), an image cannot be read, a
-            category is unknown to the segmenter, a prediction is not finite, or the folder cannot be written
-            to.
+        DataError: there is no image, the data cannot be used (see `unimask.check`), an image cannot be read,
+            a category is unknown to the segmenter, a prediction is not finite, or the folder cannot be
+            written to.
     """
     start = time.perf_counter()
     task = task or segmenter.task
@@ -320,7 +320,7 @@ def evaluate(
 
 
 def _experiment_of(segmenter: Finder) -> Experiment:
-    """Return how the model sees images, and how many objects it can find; of any other finder the usual."""
+    """Return the experiment of a segmenter, for its view and queries; of any other finder the default one."""
     return segmenter.model_file.experiment if isinstance(segmenter, Segmenter) else Experiment()
 
 
@@ -332,10 +332,10 @@ def _look_at(
     data: str,
     message: Callable[[str], object],
 ) -> None:
-    """Tell what may be wrong with a data set.
+    """Report what may be wrong with a data set.
 
     Raises:
-        DataError: it is no use to measure on it.
+        DataError: it cannot be used for an evaluation.
     """
     checked = check_datasets({split: dataset}, task, experiment, data=data, seconds=LOOKS)
     checked.refuse()
@@ -377,9 +377,9 @@ def _found(
     indices: Sequence[int],
     batch_size: int,
 ) -> Iterator[tuple[int, Sample, Truth]]:
-    """Yield each image and what is found in it; what has a score is asked for with every score."""
+    """Yield each image and what is found in it, with instances and boxes of every score."""
     matched = match_categories(dataset, segmenter.categories, task)
-    waiting: deque[tuple[int, Sample]] = deque()  # whose result is to come
+    waiting: deque[tuple[int, Sample]] = deque()  # that wait for their results
     names: list[str] = []
 
     def images() -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ def fiftyone_dataset(
 
     `unimask.predict(model, [images], results)` wrote the results. A sample's label (`Result.to_fiftyone`) is
     in its `field`; an image that has no result is a sample without one. Images are read one at a time.
-    `reading` is how they were read for the model, where that is not the usual way.
+    `reading` is how they were read for the model, where that is not the default.
 
     Raises:
         MissingPackageError: fiftyone is not installed (the extra `fiftyone` of unimask).

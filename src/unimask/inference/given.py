@@ -1,4 +1,4 @@
-"""Images as users give them: one, several, or a stream without end, read alike within one call."""
+"""Images as users give them: one, several, or an endless stream; those of one call are read alike."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from unimask.data.reading import Reading
 
 _log = logging.getLogger(__name__)
 Tell = Callable[[str, str], object]
-"""Called with the name of an image and what is to be said about it."""
+"""Called with the name of an image and a sentence about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,13 @@ class Given:
 
     form: Literal["one", "list", "stream"]
     images: Iterable[object]
-    known: Sequence[object]  # those that can be looked at before the first one is read
+    known: Sequence[object]  # before the first one is read; none of a stream
 
 
 def as_given(image: object) -> Given:
-    """Return what a user gives as a row of images.
+    """Return the argument of a user as a sequence of images.
 
-    What is no image and can be iterated over is a stream. Anything else counts as one image, and is refused
+    An iterable that is no image is a stream. Anything else counts as one image, and is refused
     where it is read.
     """
     if isinstance(image, list | tuple):
@@ -39,12 +39,12 @@ def as_given(image: object) -> Given:
 
 @dataclass
 class Speaker:
-    """Says each sentence once, with the image that it was first about, as a warning of the log."""
+    """Logs each sentence once, as a warning, with the first image that it is about."""
 
     said: set[str] = field(default_factory=set)
 
     def __call__(self, name: str, sentence: str) -> None:
-        """Say it, if it is new."""
+        """Log the sentence if it is new."""
         if sentence not in self.said:
             self.said.add(sentence)
             _log.warning("%s: %s", name, sentence)

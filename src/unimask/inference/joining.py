@@ -1,4 +1,4 @@
-"""One result for an image from the predictions of the parts in which the model saw it."""
+"""One result for an image from the predictions for its parts."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -23,7 +23,7 @@ class Joiner(Protocol):
         """Take the next part."""
 
     def result(self) -> Segments | Detections:
-        """Return what the parts together say, on the CPU."""
+        """Return the result of all parts, on the CPU."""
 
 
 class StitchedTiles:
@@ -45,7 +45,7 @@ class StitchedTiles:
         self._parts.append((one.tile, self._postprocess(one)))
 
     def result(self) -> Segments | Detections:
-        """Return the segments of all tiles, or what the only one holds."""
+        """Return the segments of all tiles, or the segments or boxes of the only one."""
         if len(self._parts) == 1:
             return self._parts[0][1]
         segments = [(tile, found) for tile, found in self._parts if isinstance(found, Segments)]
@@ -67,7 +67,7 @@ class AveragedWindows:
         """Return the category with the largest mean at each pixel."""
         placed = []
         for one in self._parts:
-            assert isinstance(one.prediction, MaskPrediction)  # who finds boxes only has no semantic task
+            assert isinstance(one.prediction, MaskPrediction)  # models of boxes have no semantic task
             placed.append(
                 PlacedPrediction(
                     prediction=one.prediction, window=one.tile.window, canvas=one.placement.canvas

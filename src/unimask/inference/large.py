@@ -1,4 +1,4 @@
-"""Images larger than memory: tile by tile, joined as those that fit into it, with masks and maps on disk."""
+"""Images larger than memory: segmented tile by tile, with masks and maps on disk."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def segment_large(
 ) -> LargeResult:
     """Segment an image in the segmenter's tiles; write NAME.segments.tif and NAME.json into the folder.
 
-    With `table`, what is measured about the segments is left where `results.folder.join_parts` takes it from;
+    With `table`, the measures of the segments are written where `results.folder.join_parts` finds them;
     `pixel_size` is as for `Result.to_table`, `overwrite` and `made_with` as for `results.found.save_result`.
 
     The TIFF is the id map, in tiles of 32-bit numbers; where instances overlap, it shows the one of the best
@@ -143,7 +143,7 @@ class IdMap:
         return tuple(records)
 
     def measured(self, image: LargeImage, count: int) -> Float[ndarray, "measures segments"]:
-        """Return what is measured about each of the segments, by their numbers, a few rows at a time."""
+        """Return the measures of each segment, by their numbers, computed a few rows at a time."""
         measures = Measures(count, self._size[1])
         for rows in self._strips():
             pixels = image.read(rows, slice(0, self._size[1])).numpy()

@@ -1,4 +1,4 @@
-"""The second of the two stages of a prediction: thresholds turn what the model saw into segments or boxes."""
+"""The second of the two stages of a prediction: thresholds turn predictions into segments or boxes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from unimask.postprocess.tasks import nearly_full, postprocess
 from unimask.structures import Categories, Detections, Segments
 
 Tell = Callable[[int, str], object]
-"""Called with the index of an image and what is to be said about it."""
+"""Called with the index of an image and a sentence about it."""
 
 
 def thresholds_for(experiment: Experiment, task: Task, threshold: float | None) -> PostprocessConfig:
@@ -41,7 +41,7 @@ def thresholds_for(experiment: Experiment, task: Task, threshold: float | None) 
 
 
 def check_threshold(threshold: float) -> None:
-    """Check that a threshold of scores can be one.
+    """Check that a threshold of scores is possible.
 
     Raises:
         ConfigError: it is not from 0 to 1.
@@ -52,17 +52,17 @@ def check_threshold(threshold: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocessor:
-    """What makes segments or boxes of the predictions about the tiles of an image."""
+    """Makes segments or boxes of the predictions for the tiles of an image."""
 
     experiment: Experiment
     categories: Categories
     task: Task
     thresholds: PostprocessConfig
-    augmented: bool  # the model has seen several versions of the image
+    augmented: bool  # predictions are of several versions of the image
     tell: Tell = lambda image, sentence: None
 
     def joiner(self) -> Joiner:
-        """Return what makes one result of the tiles of the next image."""
+        """Return the joiner of the tiles of the next image."""
         if isinstance(self.experiment.data.view, SlidingWindow):
             return AveragedWindows()
         return StitchedTiles(

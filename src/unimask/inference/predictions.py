@@ -13,7 +13,7 @@ from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction,
 
 @dataclass(frozen=True, kw_only=True)
 class TilePrediction:
-    """The model's final prediction about one tile of an image: a batch of one."""
+    """The model's final prediction for one tile of an image: a batch of one."""
 
     image: int  # index among the images that were given
     frame: Placement  # how the image lies in what tiles are cut from
@@ -58,7 +58,7 @@ class TilePrediction:
 
 
 def of_whole_image(prediction: Prediction, placement: Placement) -> TilePrediction:
-    """Return the prediction about a batch of one image that is not cut into tiles."""
+    """Return the prediction for a batch of one image that is not cut into tiles."""
     (tile,) = whole(placement.original)
     return TilePrediction(
         image=0,
@@ -70,7 +70,7 @@ def of_whole_image(prediction: Prediction, placement: Placement) -> TilePredicti
 
 
 def final_of(prediction: Prediction, position: int) -> Prediction:
-    """Return the final prediction about one image of a batch, as a batch of one that shares the memory."""
+    """Return the final prediction for one image of a batch, as a batch of one that shares the memory."""
     one = slice(position, position + 1)
     class_logits = prediction.class_logits[-1:, one]
     if isinstance(prediction, MaskPrediction):

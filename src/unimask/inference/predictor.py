@@ -24,7 +24,7 @@ AUTOCAST = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A model on its device, with all that is needed to see images as it was trained to."""
+    """A model on its device, with all that is needed to preprocess images as in its training."""
 
     model: nn.Module
     experiment: Experiment
@@ -73,7 +73,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: Sequence[Image]) -> Prediction:
-        """Return one prediction about images of one canvas, from all versions of them."""
+        """Return one prediction for images of one canvas, from all versions of them."""
         batches_of_versions = [self.preprocess(images, augmentation) for augmentation in self.tta]
         if self.tta == (PLAIN,):
             return self.forward(batches_of_versions[0])

@@ -50,7 +50,7 @@ def mapped(
     """Return the data set with the results of actors in each row; nothing happens until Ray runs it."""
     if isinstance(settings.output, Path):
         settings.output.mkdir(parents=True, exist_ok=True)
-        (settings.output / LEDGER_NAME).touch()  # actors look for it: is this folder theirs?
+        (settings.output / LEDGER_NAME).touch()  # by which the actors recognise the folder
     return dataset.map_batches(
         Actor,
         fn_constructor_args=(settings, ray.put(pack(segmenter))),

@@ -1,4 +1,4 @@
-"""Which image files of a prediction are done already: each result is noted with what it was made with."""
+"""Which image files are done already: the ledger says what each result was made with."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ Asked = tuple[Location, str]
 """The same, of an image that may be in an object store."""
 
 _END = 1 << 14  # bytes at the start and at the end of a file that tell it from others of its size
-_FIRST = 64  # files that are looked for in a store before the work
+_FIRST = 64  # files that are checked in a store before the work
 _ENDINGS = {"overlay": ".overlay.png", "png": ".segments.png", "json": ".json"}
 
 
 def settings_digest(segmenter: Segmenter, task: Task, **more: object) -> str:
     """Return a digest of all that decides what is found in an image and what is written of it.
 
-    The model is told by its `config.json` and by every number of its weights. The device is left out, as are
-    the sizes of batches.
+    The model is identified by its `config.json` and by every number of its weights. The device and the sizes
+    of batches are left out.
     """
     about = {
         "model": model_file_text(segmenter.model_file),
@@ -59,7 +59,7 @@ def _digest_of_tensors(model: nn.Module) -> str:
 def made_with(settings: str, image: Location) -> str:
     """Return a digest of the settings and of an image: its name, its size, and both ends of its file.
 
-    It is empty where the file cannot be read; what is wrong is said when it is segmented.
+    It is empty where the file cannot be read; the error is reported when it is segmented.
     """
     try:
         size, ends = _remote_ends(image) if isinstance(image, Url) else _ends(image)
@@ -69,7 +69,7 @@ def made_with(settings: str, image: Location) -> str:
 
 
 def _ends(image: Path) -> tuple[int, bytes]:
-    """The size of a file, and its first and last bytes."""
+    """Return the size of a file, and its first and last bytes."""
     size = image.stat().st_size
     with image.open("rb") as file:
         ends = file.read(_END)
@@ -108,7 +108,7 @@ def left_of(asked: Sequence[Asked], ledger: Ledger, settings: str) -> list[Asked
 def shared_again(team: Team, named: Sequence[Asked], left: Sequence[Asked]) -> list[Asked]:
     """Return this process's share of all that is left, given what is left of its share of all images.
 
-    Where the processes cannot meet, each keeps to its own share. All of those that can must call it.
+    Where the processes cannot communicate, each keeps its own share. All that can must call this.
     """
     if not team.meets:
         return list(left)
@@ -117,13 +117,13 @@ def shared_again(team: Team, named: Sequence[Asked], left: Sequence[Asked]) -> l
 
 
 def refuse_foreign(folder: Location, names: Sequence[str], formats: Sequence[str]) -> None:
-    """Check before the work that it would replace nothing but results.
+    """Check before the work that it will replace nothing but results.
 
     Only sizes are compared, and files of the formats that images are usually written in, of a store those of
     the first images. Where files get their names, every file is looked at again, and its content.
 
     Raises:
-        DataError: it would.
+        DataError: it would replace another file.
     """
     files = [f"{name}{_ENDINGS[one]}" for name in names for one in formats if one in _ENDINGS]
     if isinstance(folder, Url):

@@ -1,4 +1,4 @@
-"""A row per image of a run: what became of it, as a table that is small and plain."""
+"""A row per image of a run: its status, as a small table of plain values."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ ROWS_NAME = "images.parquet"
 """The file of the output folder with a row per image."""
 
 SEGMENTED, FAILED, COMPLETE, LOST = "segmented", "failed", "complete before", "lost"
-"""The status of an image; lost: whatever worked on it died each time."""
+"""The status of an image; lost: each actor that worked on it died."""
 
 DIED = "the process that was to segment it died each time; run again with --resume, and --batch-size 1"
 _GROUP = 10_000  # rows that are written at once
 
 
 def result_schema() -> "Schema":
-    """Return the columns of what became of an image; `parts` are the names of files that are to be joined."""
+    """Return the columns of results; `parts` are the names of files that are to be joined."""
     with needs_extra("ray", ROWS_NAME):
         import pyarrow
     return pyarrow.schema(
@@ -44,7 +44,7 @@ def result_schema() -> "Schema":
 
 
 def named_table(named: Sequence[Asked]) -> "Table":
-    """Return images and the names of their results as a table; what in them is no Unicode is escaped."""
+    """Return images and the names of their results as a table; bytes that are no Unicode are escaped."""
     import pyarrow
 
     texts = {"path": [_text(file) for file, _ in named], "name": [_text(name) for _, name in named]}
@@ -56,7 +56,7 @@ def _text(thing: object) -> str:
 
 
 def with_status(rows: "Table", status: str, error: str | None = None) -> "Table":
-    """Return the rows with a status, and nothing else that is known."""
+    """Return the rows with a status, and their other columns of results empty."""
     return _with(
         rows, [{"status": status, "error": error, "notes": [], "parts": []} for _ in range(len(rows))]
     )
@@ -65,7 +65,7 @@ def with_status(rows: "Table", status: str, error: str | None = None) -> "Table"
 def with_results(
     rows: "Table", named: Sequence[Asked], made: Made, seconds: Mapping[str, float], unexpected: str
 ) -> "Table":
-    """Return rows, one for each of the images, with what came of it.
+    """Return the rows, one for each of the images, with their results.
 
     An image that was neither segmented nor failed was complete before, unless something `unexpected`
     happened, which is then its error.
@@ -105,14 +105,14 @@ def _with(rows: "Table", found: Sequence[Mapping[str, object]]) -> "Table":
 
 @dataclass(kw_only=True)
 class Tally:
-    """What rows said so far."""
+    """What the rows so far add up to."""
 
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each image that has a row
     failed: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)  # sentence -> names of images
 
     def add(self, rows: "Table") -> None:
-        """Take in rows of images."""
+        """Count the rows of some images."""
         for row in rows.select(["path", "name", "error", "notes", "parts"]).to_pylist():
             self.parts[row["name"]] = tuple(row["parts"])
             if row["error"]:
@@ -123,7 +123,7 @@ class Tally:
 
 @contextmanager
 def rows_file(output: Location, job: PredictionJob) -> Iterator[Callable[["Table"], None]]:
-    """Yield what adds rows to `images.parquet` in a folder, which is complete when it appears.
+    """Yield a function that adds rows to `images.parquet` in a folder, which is complete when it appears.
 
     Raises:
         DataError: there is such a file that was not written here, and `overwrite` is off; or it cannot be

@@ -34,20 +34,20 @@ from unimask.results.writing import check_formats
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What came of predicting many image files, in all processes that shared them."""
+    """The outcome of predicting many image files, in all processes that shared them."""
 
     images: int  # that were asked for
-    complete: int  # of them had their results before
+    complete: int  # of them had complete results before
     kept: tuple[Any, ...]  # of each image that was segmented, in the order of the images
     failed: tuple[str, ...]  # a message for each image that was not
-    notes: tuple[str, ...]  # what was not read of them, or guessed, or may be missing: a sentence each
+    notes: tuple[str, ...]  # sentences about what was not read, was guessed, or may be missing
     errors: tuple[str, ...]  # what kept one of several processes from its share
-    first_process: bool  # whether this process is the one that says so
+    first_process: bool  # whether this process is the one to report it
 
 
 @dataclass(kw_only=True)
 class _Share:
-    """What a process tells the others: plain data."""
+    """What a process sends to the others: plain data."""
 
     asked: list[str] = field(default_factory=list)  # the names of results that it is to make
     made: Made = field(default_factory=Made)
@@ -90,11 +90,11 @@ def predict(
             results of 10,000 images do not fit into memory.
         threshold: as `Segmenter.predict`.
         batch_size: the largest number of images or tiles that go through the model together.
-        device: which device each of the processes takes its own of.
+        device: the kind of device; each process takes one of its own.
         formats: which files are written (`results.writing.FORMATS`); by default those of `Result.save`. What
             is one file for all images (csv, coco, label-studio) is joined at the end, in their order.
         pixel_size: how many micrometres a pixel is wide, for the columns of the table.
-        every: of a video every n-th frame is segmented.
+        every: of a video, every n-th frame is segmented.
         overwrite: replace also files in `output` that are no results, or that somebody changed since.
         resume: leave out images whose results are complete in `output`, made by the same model with the same
             settings.
@@ -181,7 +181,7 @@ def join(
 
 
 def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[list[Asked], tuple[str, ...]]:
-    """Return each image, those of folders among them, with the name of its results; and what is left out.
+    """Return each image, also of folders, with the name of its results; and sentences about what is left out.
 
     Raises:
         DataError: nothing is given, a folder has no image, or no image exists.
@@ -202,7 +202,7 @@ def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[l
 def plan_job(
     segmenter: Segmenter, named: Sequence[Asked], output: Location, options: Options
 ) -> tuple[PredictionJob, tuple[str, ...]]:
-    """Return what is to be done with every image, checked before the work, and what is to be said.
+    """Return what is to be done with every image, checked before the work, and sentences for the user.
 
     Raises:
         DataError, ConfigError: as `predict`.
@@ -232,7 +232,7 @@ def _nor(files: Sequence[Location]) -> str:
 
 @contextmanager
 def _told(team: Team, share: _Share) -> Iterator[None]:
-    """Keep an error inside for the first of several processes to tell; of a single one it is raised."""
+    """Keep an error for the first of several processes to report; a single process raises it."""
     try:
         yield
     except UnimaskError as error:
@@ -244,7 +244,7 @@ def _told(team: Team, share: _Share) -> Iterator[None]:
 def _together(
     named: Sequence[Asked], shares: Sequence[_Share], speaks: bool, said: tuple[str, ...]
 ) -> Predicted:
-    """Return what all processes have done."""
+    """Return the outcome of all processes together."""
     kept = {name: one for share in shares for name, one in share.made.kept.items()}
     asked = {name for share in shares for name in share.asked}
     errors = tuple(dict.fromkeys(share.error for share in shares if share.error))
@@ -274,7 +274,7 @@ def joined_notes(notes: Iterable[Mapping[str, Sequence[str]]]) -> tuple[str, ...
 
 
 def reserved(formats: Sequence[str]) -> frozenset[str]:
-    """Return the names that files of the whole folder have, in some formats."""
+    """Return the names that are taken by the files for all images, in some formats."""
     return frozenset(Path(file).stem for one in formats if one in JOINED for file in JOINED[one].files)
 
 

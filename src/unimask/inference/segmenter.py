@@ -1,4 +1,4 @@
-"""A trained model that turns images into results: load it, give it images."""
+"""A trained model that turns images into results: load it, then predict."""
 
 import copy
 import dataclasses
@@ -45,7 +45,7 @@ def load(name_or_folder: str | Path, device: str = "auto", precision: str = "32-
     best model), an id of the Hugging Face hub (`owner/name`: converted once, `conversion/hub.py`) or an ONNX
     file.
 
-    A licence that forbids commercial use is told as a warning of the logger `unimask.inference.segmenter`.
+    A licence that forbids commercial use is a warning of the logger `unimask.inference.segmenter`.
 
     `device` is `auto` (a CUDA device if there is one, else Apple's `mps`, else the CPU) or one that torch
     knows. `precision` is `32-true`, `bf16-mixed` or `16-mixed`; predictions are postprocessed in float32.
@@ -93,7 +93,7 @@ class Segmenter:
         name: str = IN_MEMORY,
         weights: str = "",
     ) -> None:
-        """Put `model` on `device`, ready to predict: of a model of ours a copy (`models/optimize.py`).
+        """Put `model` on `device`, ready to predict: a prepared copy (`models/optimize.py`).
 
         `weights` is a digest of the file that it was loaded from, if there is one. An exported model
         (`checkpoints/onnx.py:ExportedNetwork`) is taken as it is.
@@ -111,7 +111,7 @@ class Segmenter:
             prepare_for_inference(model, dtype, self.device) if ours else model.eval().to(self.device)
         )
         self.model_file = model_file
-        self.own_view = model_file.experiment.data.view  # which `with_tiles` may put another in place of
+        self.own_view = model_file.experiment.data.view  # which `with_tiles` may replace
         self.tta = tuple(tta)
         self.name = name
         self.weights = weights
@@ -132,7 +132,7 @@ class Segmenter:
         channel: str | int | None = None,
         orientation: str | None = None,
     ) -> "Segmenter":
-        """Return the same model that reads images in another way (`data/reading.py:Reading`).
+        """Return the same model with another way of reading images (`data/reading.py:Reading`).
 
         Raises:
             ConfigError: a value is impossible.
@@ -145,11 +145,11 @@ class Segmenter:
         return other
 
     def with_tiles(self, size: int, overlap: int) -> "Segmenter":
-        """Return the same model that sees images in overlapping tiles, whose segments are joined.
+        """Return the same model for images in overlapping tiles, whose segments are joined.
 
         A model of sliding windows gets tiles at the size of its windows. A model that was trained on tiles
-        keeps its own: objects have the size that it knows in no others. They lie inside the larger ones,
-        which therefore change nothing; the logger `unimask.inference.segmenter` warns of it.
+        keeps its own tiles, in which objects have the size that it has learned; larger ones change nothing,
+        and the logger `unimask.inference.segmenter` warns of it.
 
         Raises:
             ConfigError: tiles have no size, overlap as much as they are long, or are smaller than the
@@ -202,7 +202,7 @@ class Segmenter:
 
     @property
     def task(self) -> Task:
-        """The task that the model was trained for, which it does unless it is asked for another."""
+        """The task that the model was trained for, and the one of a prediction unless another is named."""
         return self.model_file.task
 
     @property
@@ -217,12 +217,12 @@ class Segmenter:
 
     @property
     def reading(self) -> Reading:
-        """How it reads images: as those that it was trained on."""
+        """How images are read: like those of the training set."""
         return reading_of(self.model_file.experiment.data)
 
     @property
     def set_reading(self) -> Reading:
-        """How it reads images with labels: whether they are turned is for the labels to tell, if they can."""
+        """How images with labels are read: the labels decide whether images are turned, if they can."""
         reading = self.reading
         if reading.orientation == "auto":
             return reading
@@ -285,10 +285,10 @@ class Segmenter:
         `task` is that of the model (`task`) unless another is named.
         An image is a path, the bytes of a file or a stream of them, a PIL image, an array (H,W[,C]) or a
         tensor ([C,]H,W) of integers. Colours of arrays and tensors are red, green, blue; those of OpenCV are
-        `channels="bgr"`. A generator, or whatever else images can be taken from one by one, gives an iterator
-        of results, which holds a few batches in memory. What of a file is not read (other pages, other
+        `channels="bgr"`. A generator, or any other iterable of images, gives an iterator of results, which
+        holds a few batches in memory. What is not read of a file (other pages, other
         channels), and what was guessed about it, is a warning of the logger `unimask.inference.given`;
-        `with_reading` says otherwise.
+        `with_reading` changes it.
 
         `threshold` replaces the model's own lowest score: of a query in panoptic segmentation, of an instance
         in instance segmentation, of a box in detection. Semantic segmentation has none. `batch_size` is that
@@ -310,7 +310,7 @@ class Segmenter:
     def _predict_given(
         self, given: Given, task: Task, threshold: float | None, batch_size: int, channels: Channels
     ) -> Iterator[Result]:
-        """Yield the results of images; those that are under way are kept."""
+        """Yield the results of images; images that wait for theirs are kept."""
         waiting: dict[int, tuple[str, Image]] = {}
         speaker = Speaker()
 

@@ -1,4 +1,4 @@
-"""A segmenter as plain data, for processes that may not see the files of its model."""
+"""A segmenter as plain data, for processes without access to the files of its model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Images from object stores and results into them: a few at a time, by way of a temporary folder.
 
-What is segmented is a file of this machine in every case, so all formats, large images and videos work. While
-some images are segmented, the next ones are fetched and the results of those before are brought away.
+Only files of this machine are segmented, so all formats, large images and videos work. While some images are
+segmented, the next ones are fetched and the results of the previous ones are copied away.
 """
 
 import json
@@ -28,7 +28,7 @@ from unimask.results.ledger import LEDGER_NAME, REMOTE_NAME, foreign_files, ledg
 from unimask.threads import side_threads
 
 PART = 32
-"""Images that are fetched and brought away together."""
+"""Images that are fetched, and whose results are copied away, together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class _Fetched:
 
     folder: TemporaryDirectory[str]
     named: list[Named]
-    addresses: dict[Path, str]  # where each is from, as it was given
-    failed: dict[str, str]  # the message of each that could not be had, by the name of its results
+    addresses: dict[Path, str]  # where each comes from, as it was given
+    failed: dict[str, str]  # the message of each that could not be fetched, by the name of its results
 
 
 def segment_located(
@@ -51,9 +51,9 @@ def segment_located(
     advance: Callable[[str], object],
     made: Made,
 ) -> None:
-    """Segment images and videos of this machine or of stores, and write the results where they are to go.
+    """Segment images and videos of this machine or of stores, and write the results into `output`.
 
-    What comes of them is added to `made`, once their files are at their place.
+    Their outcome is added to `made` once their files are in place.
     """
     here = [(file, name) for file, name in asked if isinstance(file, Path)]
     if isinstance(output, Path) and len(here) == len(asked):
@@ -121,7 +121,7 @@ def _work_on(
 
 
 def _bring(work: Work, fetched: _Fetched, output: Location, made: Made) -> None:
-    """Bring results to their place, and add to `made` what came of their images."""
+    """Copy results to their place, and add the outcome of their images to `made`."""
     new = work.made
     for name, message in new.failed.items():
         for path, address in fetched.addresses.items():
@@ -172,7 +172,7 @@ def _image_of(files: Sequence[str], names: Sequence[str]) -> str:
 
 @contextmanager
 def parts_here(output: Location, job: PredictionJob) -> Iterator[Path]:
-    """Yield a folder of this machine with the parts that are to be joined; what is made there is brought.
+    """Yield a folder of this machine with the parts to be joined; new files in it are copied to `output`.
 
     Where the parts are removed there, they are removed from the store as well.
 
@@ -194,7 +194,7 @@ def parts_here(output: Location, job: PredictionJob) -> Iterator[Path]:
 
 @contextmanager
 def folder_for(output: Location, job: PredictionJob) -> Iterator[Path]:
-    """Yield the folder of the results, or for a store a temporary one whose results are brought there.
+    """Yield the folder of the results, or for a store a temporary one whose results are copied there.
 
     Raises:
         DataError: the store has other files of these names.
@@ -212,7 +212,7 @@ def remote_images(place: Url, said: list[str]) -> list[Url]:
     """Return the images in a folder of a store, or the address of a single file, as `data.read.image_files`.
 
     Raises:
-        DataError: the folder has no image, or the store cannot be asked.
+        DataError: the folder has no image, or the store cannot be reached.
     """
     files = files_in(place)
     if files is None:
@@ -237,8 +237,8 @@ def remote_images(place: Url, said: list[str]) -> list[Url]:
 def some_here(files: Sequence[Location]) -> Iterator[list[Path]]:
     """Yield the files that are on this machine, and copies of some of the others, spread over them.
 
-    Only those in stores that may have more than 8 bits are of interest. What cannot be had is left out here:
-    it is said where it is segmented.
+    Of those in stores, only files that may have more than 8 bits are copied. Files that cannot be copied are
+    left out here: the error is reported when they are segmented.
     """
     here = [file for file in files if isinstance(file, Path)]
     there = [

@@ -1,4 +1,4 @@
-"""The segments of an image from those of its tiles: what several tiles see is decided by their majority.
+"""The segments of an image from those of its tiles, which decide by majority where they overlap.
 
 Tiles overlap, so a thing that is smaller than their overlap is seen whole by one of them or more. Images that
 fit into memory and those that do not are joined by the same code; only the storage differs.
@@ -49,7 +49,7 @@ class _View:
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """What the views of a thing together say. `weight` is the order in which pixels are given away."""
+    """A thing as all its views agree on it. Pixels are given to things by falling `weight`."""
 
     label: int
     score: float
@@ -93,7 +93,7 @@ class Stitcher:
         self._stuff: dict[int, float] = {}  # label -> score, in the order of their numbers in the map
 
     def add(self, tile: Tile, segments: Segments) -> None:
-        """Take the segments of the next tile."""
+        """Add the segments of the next tile."""
         self._tiles.append(tile)
         self._layers.append(self._storage.put(segments.layers.numpy()))
         self._found.append(
@@ -143,7 +143,7 @@ class Stitcher:
         self._storage[self._stuff_map][tile.core] = numbers.numpy()
 
     def stitch(self) -> "Stitched":
-        """Return what all tiles together say."""
+        """Return the joined segments of all tiles."""
         cell = max((*self._tiles[0].size, 1))
         tiles = BoxIndex(cell)
         for number, (top, bottom, left, right) in enumerate(edges_of(self._tiles).tolist()):
@@ -258,7 +258,7 @@ class Stitcher:
         )
 
     def _groups(self, tiles: BoxIndex, pieces: Sequence[_View]) -> list[list[_View]]:
-        """Return the pieces, those together that neighbouring tiles agree on."""
+        """Return the pieces in groups on which neighbouring tiles agree."""
         by_tile: dict[int, dict[int, int]] = {}
         for number, piece in enumerate(pieces):
             by_tile.setdefault(piece.tile, {})[piece.index] = number
@@ -293,7 +293,7 @@ class Stitcher:
         )
 
     def _in_cores(self, group: Sequence[_View], box: Box) -> Bool[ndarray, "rows columns"]:
-        """Return what of the pieces lies in the cores of their tiles, as a mask in the box."""
+        """Return a mask in the box: the parts of the pieces that lie in the cores of their tiles."""
         top, bottom, left, right = box
         mask = np.zeros((bottom - top, right - left), dtype=bool)
         for view in group:
@@ -326,7 +326,7 @@ class Stitcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Stitched:
-    """What all tiles together say. Masks and maps lie in the storage, under their numbers."""
+    """The joined segments of all tiles. Masks and maps lie in the storage, under their numbers."""
 
     size: Size
     stuff: tuple[tuple[int, float], ...]  # label and score; the numbers 1, 2, ... of the map

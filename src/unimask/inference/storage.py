@@ -1,4 +1,4 @@
-"""Where the arrays lie that joining tiles needs: in memory, or in a file for images larger than memory."""
+"""Storage of the arrays for joining tiles: in memory, or in a file for images larger than memory."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy import ndarray
 
 @runtime_checkable
 class Storage(Protocol):
-    """Arrays by number. What is written into an array that was asked for stays."""
+    """Arrays by number. Writing into an array changes the stored one."""
 
     def put(self, array: ndarray) -> int:
         """Keep an array; return its number."""

@@ -34,20 +34,20 @@ from unimask.structures import Detections, Segments
 from unimask.threads import side_threads
 
 AnyResult = Result | LargeResult | VideoResult
-"""What `predict` finds in an image file."""
+"""The result for an image file."""
 
 Keep = Callable[[Location, str, AnyResult], object]
-"""Returns what is to be kept of a result, given where the image is and the name of the result's files."""
+"""Returns what is to be kept of a result, given the location of the image and the name of the result."""
 
 OF_LARGE = ("png", "json", "csv")
-"""The formats that there are of an image larger than memory."""
+"""The formats for an image larger than memory."""
 
 Thing = TypeVar("Thing")
 
 
 @dataclass(kw_only=True)
 class Made:
-    """What came of some images: plain data."""
+    """The outcome of some images: plain data."""
 
     kept: dict[str, object] = field(default_factory=dict)  # what is kept of a result, by its name
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # likewise: names of what is to be joined
@@ -57,7 +57,7 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A job in this process. `advance` is called after each image, be it segmented or not."""
+    """A job in this process. `advance` is called after each image, whether it was segmented or not."""
 
     segmenter: Segmenter
     job: PredictionJob
@@ -65,10 +65,10 @@ class Work:
     keep: Keep
     advance: Callable[[str], object]  # is given the name of the results
     made: Made = field(default_factory=Made)
-    address: Callable[[Path], str] = str  # what an image is called in files
+    address: Callable[[Path], str] = str  # the path or address of an image in the files of results
 
     def made_with(self, file: Path) -> str:
-        """Return what is noted with the results of an image."""
+        """Return the digest that the ledger keeps with the results of an image."""
         return made_with(self.job.settings, file)
 
     def tell(self, file: Path, sentence: str) -> None:
@@ -82,7 +82,7 @@ class Work:
 
 
 def segment_files(work: Work, named: Sequence[Named]) -> None:
-    """Segment and write images and videos: the small images first, which need no care."""
+    """Segment and write images and videos: first the images that fit into memory."""
     videos = [one for one in named if is_video(one[0])]
     large = [one for one in named if one not in videos and are_large(work.segmenter, one[0])]
     segment_all(work, [one for one in named if one not in videos and one not in large])
@@ -175,7 +175,7 @@ Image = UInt8[Tensor, "3 _height _width"]
 
 
 def _read(work: Work, images: Sequence[Named]) -> Iterator[tuple[Named, Image]]:
-    """Yield the images that can be read, the next ones read meanwhile."""
+    """Yield the images that can be read; the next ones are read meanwhile."""
 
     def read_one(named: Named) -> Read:
         return read(named[0], work.job.reading)

@@ -1,4 +1,4 @@
-"""How good a translator is on lines whose translation is known."""
+"""The evaluation of a translator on lines whose translation is known."""
 
 import time
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class LineEvaluation:
     """What was measured, and what was written."""
 
     words: Bleu  # of lowercased words, against the data set's own words where it ships them: as published
-    text: Bleu  # sacrebleu's standard, of lines as one writes them, heeding case
-    exact: float  # share of lines that are the truth to the letter, as words
+    text: Bleu  # sacrebleu's standard, of ordinary lines, case-sensitive
+    exact: float  # share of lines whose words are exactly those of the truth
     lines: tuple[str, ...]
     seconds: float  # for translating
 

@@ -1,4 +1,4 @@
-"""Boxes of tiles and of segments: which lie near each other, and how much of two is the same."""
+"""Boxes of tiles and of segments: which lie near each other, and how much they overlap."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def edges_of(tiles: Sequence[Tile]) -> Int64[ndarray, "tiles 4"]:
 def seeing_whole(
     box: Int64[ndarray, "4"], edges: Int64[ndarray, "tiles 4"], size: Size
 ) -> Bool[ndarray, " tiles"]:
-    """Return which tiles see the box whole: it touches none of their sides but those of the image."""
+    """Return which tiles hold the whole box: it touches none of their sides but those of the image."""
     top, bottom, left, right = edges.T
     return (
         ((top < box[0]) | (top == 0))

@@ -1,7 +1,7 @@
-"""Images seen tile by tile: where the tiles lie, and which segments of two tiles are the same.
+"""Images cut into tiles: where the tiles lie, and which segments of two tiles are the same.
 
-For images with more objects than a model has queries, or larger than what it was trained on. What the
-tiles together say: `inference/joining.py`.
+For images with more objects than a model has queries, or larger than those of its training. The results of
+tiles are joined in `inference/joining.py`.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from unimask.config.data import DataConfig, SlidingWindow, Tiles
 from unimask.data.placing import placement_for, resize_image
 from unimask.structures import Placement, Segments, Size
 
-SAME = 0.5  # IoU, where both tiles see, from which on two instances are one
+SAME = 0.5  # lowest IoU, inside both tiles, of two instances that are one
 SEEN = 0.5  # share of a segment that must be left where its tiles decide
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A part of an image. `window` is what the model sees; the `core`s of all tiles make up the image."""
+    """A part of an image. The model gets the `window`; the `core`s of all tiles make up the image."""
 
     window: tuple[slice, slice]  # rows, columns of the image (sliding windows: of the resized image)
     core: tuple[slice, slice]  # the part of the window where this tile decides
@@ -35,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """The tiles in which an image is seen, row by row, and the frame that they are cut from.
+    """The tiles of an image, row by row, and the frame that they are cut from.
 
     The frame is the image itself, or for sliding windows the resized image.
     """
@@ -45,7 +45,7 @@ class Tiling:
 
 
 def tiling_of(size: Size, config: DataConfig) -> Tiling:
-    """Return the tiles in which an image of `size` is seen; seen whole it is one tile."""
+    """Return the tiles of an image of `size`; without tiles in the settings it is a single one."""
     view = config.view
     if isinstance(view, SlidingWindow):
         resized = placement_for(size, config).resized
@@ -126,7 +126,7 @@ def _spread(length: int, side: int, overlap: int) -> list[tuple[slice, slice]]:
 
 
 def same_segments(tile: Tile, segments: Segments, other: Tile, others: Segments) -> list[tuple[int, int]]:
-    """Return pairs of segments (indices) that agree where both tiles see, each the best partner of the other.
+    """Return pairs of segments (indices) that agree inside both tiles, each the best partner of the other.
 
     The best partner has the largest product of IoU and scores, so a doubtful segment does not come between.
     """

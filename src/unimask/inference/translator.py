@@ -1,4 +1,4 @@
-"""Translation: load a model, give it lines, get lines."""
+"""Translation: load a model, then translate lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from unimask.results.attention_drawing import draw_attention_layers
 from unimask.structures import AttentionMaps, Special
 
 TOKENS_AT_ONCE = 4096
-"""Source tokens, with padding and hypotheses, that are worked on together."""
+"""Source tokens, with padding and hypotheses, that are processed together."""
 
 
 def load_translator(name_or_folder: str | Path, device: str = "auto") -> "Translator":
@@ -41,7 +41,7 @@ def load_translator(name_or_folder: str | Path, device: str = "auto") -> "Transl
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Something about a line that one should know."""
+    """A warning about a line."""
 
     line: int  # counted from 1
     text: str
@@ -49,7 +49,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """One line for each line that was given, and what is to be said about some of them."""
+    """One line for each line that was given, and warnings about some of them."""
 
     lines: tuple[str, ...]
     # as the model wrote them: words with blanks between them, in small letters if it knows no others
@@ -104,8 +104,9 @@ class Translator:
     ) -> Translation:
         """Return the translations of lines: line N is that of line N, whatever the lines hold.
 
-        A line is translated in pieces where it is longer than the model's `data.longest`; letters that the
-        model has never seen cannot be translated. Notes tell of both. `decoding` replaces the model's own.
+        A line is translated in pieces where it is longer than the model's `data.longest`; letters that
+        are not in its vocabulary cannot be translated. Notes warn of both. `decoding` replaces the
+        model's own.
         """
         experiment = self.model_file.experiment
         vocabulary, config = self.model_file.vocabulary, experiment.data
@@ -184,7 +185,7 @@ def write_all(
 ) -> list[Written]:
     """Return what a model writes for each source (tokens with their end token, or vectors), in their order.
 
-    Sources of about the same length are worked on together; what comes out does not depend on that, but for
+    Sources of about the same length are processed together; the result does not depend on that, except for
     sampling, which depends on `seed` too.
     """
     width = decoding.beams if decoding.method == "beam" else 1

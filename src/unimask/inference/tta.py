@@ -1,4 +1,4 @@
-"""Test-time augmentation: predictions for several versions of an image, as one.
+"""Test-time augmentation: one prediction from several versions of an image.
 
 Masks are factorised, so versions add up without a mask being made: the mask features of every version are
 brought to the same grid and stacked along the channels, and each query has zeros for the channels of the

@@ -24,7 +24,7 @@ ENDINGS = {"overlay": ".overlay.mp4", "json": ".json"}
 
 @dataclass(frozen=True, kw_only=True)
 class Total:
-    """What was found of a category in all frames."""
+    """The segments or boxes of a category in all frames."""
 
     segments: int
     score: float  # sum over the segments
@@ -63,7 +63,7 @@ def segment_video(
     write: Callable[[Result], object] = lambda result: None,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[VideoResult, DataError | None]:
-    """Segment every n-th frame of a video; return what was found, and what ended the frames too early.
+    """Segment every n-th frame of a video; return the result, and the error that ended the frames too early.
 
     Of the formats, `overlay` becomes NAME.overlay.mp4 and `json` NAME.json; they are complete when they
     appear, also where the video is damaged: with the frames before that, and noted as not complete. `write`
@@ -125,7 +125,7 @@ def _results(
 def _consumers(
     paths: Mapping[str, Path], video: Video, every: int, stack: ExitStack
 ) -> list[Callable[[Result, Frame], object]]:
-    """Return what takes each frame, for a file of each format; the stack closes the files."""
+    """Return a consumer of frames for the file of each format; the stack closes the files."""
     found: list[Callable[[Result, Frame], object]] = []
     if "overlay" in paths:
         drawn = stack.enter_context(closing(AnnotatedVideo(paths["overlay"], video.rate / every)))
