@@ -72,7 +72,7 @@ class SegmentAnswer:
     height: int
     width: int
     categories: list[CategoryRecord]
-    notes: list[str]  # what of the file was not read, or was guessed: a sentence each
+    notes: list[str]  # sentences about what was not read of the file, or was guessed
     segments: list[SegmentRecord]
 
 
@@ -86,7 +86,7 @@ class BoxAnswer:
     height: int
     width: int
     categories: list[CategoryRecord]
-    notes: list[str]  # what of the file was not read, or was guessed: a sentence each
+    notes: list[str]  # sentences about what was not read of the file, or was guessed
     boxes: list[BoxRecord]
 
 

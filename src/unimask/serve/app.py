@@ -45,10 +45,10 @@ def create_app(
     reports: Mapping[str, Path] = MappingProxyType({}),
     label_studio: LabelStudio | None = None,
 ) -> FastAPI:
-    """The application: an engine of its own, which ends with it. The first model is the default.
+    """Return the application, with an engine that ends with it. The first model is the default.
 
     `examples` are images of the server's own that the page offers; `reports` are the pages about the runs
-    that models come from, by the names of models. With `label_studio` it is a backend of that.
+    that models come from, by the names of models. With `label_studio` it is a backend of Label Studio.
     """
     engine = Engine(segmenters, limits, batch_size)
 
@@ -62,7 +62,7 @@ def create_app(
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # these pages load scripts from other sites; /docs is one of our own
+        docs_url=None,  # FastAPI's page loads scripts from other sites; /docs is written here
         redoc_url=None,
     )
     app.state.engine = engine
@@ -125,7 +125,7 @@ def _interface(app: FastAPI, service: Service) -> None:
             ),
         ] = "json",
     ) -> Response:
-        """What is in an image: JSON, or a PNG."""
+        """Segment an image; the answer is JSON or a PNG."""
         check_fields(
             request, await request.form(), ("image", "task", "model", "threshold", "overlap", "output")
         )
@@ -150,22 +150,22 @@ def _interface(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", summary="What is served")
     async def models() -> JSONResponse:
-        """Each model with its tasks, thresholds and categories; and the limits."""
+        """Return each model with its tasks, thresholds and categories; and the limits."""
         return JSONResponse({"models": service.models(), "limits": vars(service.limits)})
 
     @app.get("/healthz", summary="Whether the server is alive")
     async def health() -> JSONResponse:
-        """`ok`, and how many requests wait."""
+        """Return `ok`, and how many requests wait."""
         return JSONResponse({"status": "ok", "waiting": service.engine.waiting})
 
     @app.get("/metrics", summary="What the server does, for Prometheus")
     def metrics() -> Response:
-        """Requests by route and status, the line that waits, and seconds by stage."""
+        """Return requests by route and status, the length of the queue, and seconds by stage."""
         return service.engine.telemetry.response()
 
 
 def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> None:
-    """Check that a request says nothing that would be passed over.
+    """Check that nothing in a request would be ignored.
 
     Raises:
         Refusal: it has a field that does not exist, a field twice, or something in the address.
@@ -180,7 +180,7 @@ def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> No
 
 
 def _errors(app: FastAPI) -> None:
-    """Every error is a sentence, and none stops the server."""
+    """Answer every error with a sentence; none stops the server."""
 
     @app.exception_handler(Refusal)
     async def on_refusal(request: Request, error: Refusal) -> JSONResponse:

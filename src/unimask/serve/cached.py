@@ -1,4 +1,4 @@
-"""What a model predicted for an image, kept to be postprocessed again: for another task or threshold."""
+"""Predictions for an image, kept to be postprocessed again for another task or threshold."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from unimask.structures import Segments
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CachedPrediction:
-    """An image and the predictions of its tiles: all that results are made of, without the model."""
+    """An image and the predictions for its tiles, from which results are made without the model."""
 
     name: str
     image: UInt8[Tensor, "3 height width"]
     tiles: tuple[TilePrediction, ...]
-    notes: tuple[str, ...] = ()  # what is to be said about how the image was read
+    notes: tuple[str, ...] = ()  # sentences about how the image was read
 
     @property
     def bytes(self) -> int:
@@ -52,7 +52,7 @@ class Offer:
     task: Task
     reason: str
     thresholds: Thresholds
-    adjustable: tuple[str, ...]  # the thresholds that play a part
+    adjustable: tuple[str, ...]  # the thresholds that have an effect
 
 
 def offers_of(segmenter: Segmenter) -> dict[Task, Offer]:
@@ -107,7 +107,7 @@ def predict_cached(
     batch_size: int,
     after_each: Callable[[], None],
 ) -> list[CachedPrediction]:
-    """Return the model's predictions about images, to keep; tiles of one size go through it together.
+    """Return the model's predictions for images; tiles of one size go through it together.
 
     `after_each` is called after each tile, and may raise to end the work.
     """

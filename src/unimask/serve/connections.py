@@ -1,4 +1,4 @@
-"""How long a connection may say nothing and how many a client may hold, before anything of HTTP is parsed."""
+"""Limits of connections, before HTTP is parsed: how long one may be silent, how many a client may have."""
 
 import asyncio
 from collections import Counter
@@ -14,10 +14,10 @@ _KEY = "connection"  # of the state that the server hands to each request
 
 
 class Connections:
-    """The connections of a server: a silent one is closed, and a client has no more than its share.
+    """The connections of a server: silent ones are closed, and their number per client is limited.
 
     The head of a request must be there within `limits.head_seconds` after the connection is made, or after
-    the last answer. While a request is answered there is no such limit: its body and the answer have others.
+    the last answer. Body and answer of a request have limits of their own.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -25,7 +25,7 @@ class Connections:
         self.held: Counter[str] = Counter()
 
     def protocol(self, http: Callable[..., asyncio.Protocol]) -> Any:  # uvicorn asks for a class
-        """Return what makes a connection, for `uvicorn.Config(http=...)`; `http` parses the requests."""
+        """Return the factory of connections, for `uvicorn.Config(http=...)`; `http` parses the requests."""
 
         def connect(*, app_state: dict[str, Any], **more: Any) -> TimedProtocol:
             return TimedProtocol(self, lambda state: http(app_state={**app_state, **state}, **more))
@@ -63,19 +63,19 @@ class TimedProtocol(asyncio.Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Hand the bytes on."""
+        """Pass the bytes on."""
         if not self._refused:
             self._http.data_received(data)
 
     def eof_received(self) -> bool:
-        """Stay open for the answer to what the client said before it closed its side."""
+        """Stay open for the answer to a request before the client closed its side."""
         self._ended = True
         if not self._answering:
             self._arm(1.0, self._transport.close)  # the request may be there, and not begun
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Count the connection no more."""
+        """Stop counting the connection."""
         self._disarm()
         self._connections.held[self._client] -= 1
         if not self._connections.held[self._client]:
@@ -84,22 +84,22 @@ class TimedProtocol(asyncio.Protocol):
             self._http.connection_lost(error)
 
     def pause_writing(self) -> None:
-        """The client reads slowly."""
+        """Wait with writing: the client reads slowly."""
         if not self._refused:
             self._http.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Go on writing: the client has caught up."""
         if not self._refused:
             self._http.resume_writing()
 
     def begin(self) -> None:
-        """The head of a request is complete: its answer begins."""
+        """Begin the answer to a request whose head is complete."""
         self._answering += 1
         self._disarm()
 
     def end(self) -> None:
-        """The answer is written: close where the client has, else wait for the next head."""
+        """Close the connection after an answer if the client has closed it, else wait for the next head."""
         self._answering -= 1
         if self._answering or self._transport.is_closing():
             return
@@ -136,7 +136,7 @@ class TimedProtocol(asyncio.Protocol):
 
 
 class Answering:
-    """ASGI middleware that tells a connection when an answer to it begins and ends."""
+    """ASGI middleware that notifies a connection when an answer begins and ends."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -13,7 +13,7 @@ from unimask.results.writing import FORMATS, Place, check_formats, files_of
 
 
 def formats_of(task: Task) -> list[Record]:
-    """Return the formats that results of a task can be written in, by name, with what each is good for.
+    """Return the formats that results of a task can be written in, by name, each with its description.
 
     The overlay is left out: the page draws its own.
     """

@@ -1,4 +1,4 @@
-"""One thread that owns the models; requests wait in a line for it, and those that fit go through together."""
+"""One thread that owns the models; requests wait in a queue, and those that fit share a batch."""
 
 import math
 import threading
@@ -23,13 +23,13 @@ from unimask.serve.limits import Limits, Refusal, too_late
 from unimask.serve.telemetry import Telemetry
 
 BATCH_SIZES = (1, 2, 4, 8)  # that are tried
-WORTH = 0.9  # a larger batch is taken if a view costs at most this share of what it cost before
+WORTH = 0.9  # a larger batch is taken if a tile takes at most this share of the time before
 LONGEST_TRIAL = 1.0  # seconds; where one pass takes longer, larger batches are not tried
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Request:
-    """An image for a model, and what is to be made of what it says."""
+    """An image for a model, and what is to be made of its prediction."""
 
     model: str
     name: str
@@ -53,7 +53,7 @@ class Engine:
         self.segmenters = MappingProxyType(dict(segmenters))
         self.limits = limits
         self.batch_sizes = dict.fromkeys(segmenters, max(1, batch_size))
-        self.largest_batch = 0  # requests that shared one, so far
+        self.largest_batch = 0  # of requests, so far
         self.telemetry = Telemetry()
         self.telemetry.watch(lambda: self.waiting)
         self._measure = batch_size == 0
@@ -61,13 +61,13 @@ class Engine:
         self._change = threading.Condition()
         self._open = True
         self._running = 0
-        self._seconds = 1.0  # that a request takes, lately
+        self._seconds = 1.0  # that recent requests took
         self._thread = threading.Thread(target=self._work, name="unimask-engine", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Requests in the line and in work."""
+        """Requests in the queue and in work."""
         return len(self._line) + self._running
 
     def retry_after(self) -> int:
@@ -84,7 +84,7 @@ class Engine:
         """Return the future of what `finish`, run in the engine's thread, makes of the model's prediction.
 
         Raises:
-            Refusal: the image has too many tiles, the line is full, or the engine is closed.
+            Refusal: the image has too many tiles, the queue is full, or the engine is closed.
         """
         config = self.segmenters[model].model_file.experiment.data
         size = image.shape[1], image.shape[2]
@@ -119,7 +119,7 @@ class Engine:
         return job.future
 
     def close(self) -> None:
-        """Finish what is in work and refuse what waits."""
+        """Finish the requests in work and refuse those that wait."""
         with self._change:
             self._open = False
             left = list(self._line)
@@ -137,7 +137,7 @@ class Engine:
             started = time.monotonic()
             try:
                 self._answer(jobs)
-            except Exception as error:  # whatever happens, the thread lives on
+            except Exception as error:  # the thread goes on after any error
                 for job in jobs:
                     _refuse(job, error)
             with self._change:
@@ -146,7 +146,7 @@ class Engine:
             self._seconds += 0.2 * (share - self._seconds)
 
     def _take(self) -> list[_Request]:
-        """Return the first job of the line and those that share its batch; none if the engine is closed."""
+        """Return the first job of the queue and those that share its batch; none if the engine is closed."""
         with self._change:
             while self._open and not self._line:
                 self._change.wait()
@@ -180,7 +180,7 @@ class Engine:
                 wanted[0].future.set_exception(error)
                 return
             seen = []
-        if not seen:  # one of them is at fault, and the others must not pay for it
+        if not seen:  # one of them failed; the others are tried alone
             for job in wanted:
                 self._answer_alone(job)
             return
@@ -239,7 +239,7 @@ def _refuse(job: _Request, error: Exception) -> None:
 
 
 def fastest_batch_size(segmenter: Segmenter) -> int:
-    """Return how many tiles should go through the model together: the fastest of a few numbers, on grey."""
+    """Return how many tiles go through the model together: the fastest of a few numbers, on a grey image."""
     config = segmenter.model_file.experiment.data
     side = 512 if isinstance(config.view, Whole) else config.view.size
     image = torch.full((3, side, side), 127, dtype=torch.uint8)
@@ -252,7 +252,7 @@ def fastest_batch_size(segmenter: Segmenter) -> int:
                 best, least = size, seconds / size
             if seconds > LONGEST_TRIAL:
                 break
-    except Exception:  # too little memory for one of them: the best so far will do
+    except Exception:  # too little memory for one of them: the best so far is taken
         return best
     return best
 

@@ -1,4 +1,4 @@
-"""Images from bytes that anybody may have sent."""
+"""Images from untrusted bytes."""
 
 import io
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from unimask.errors import DataError
 from unimask.inference.given import as_given, read_given
 from unimask.serve.limits import Limits, Refusal
 
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # none that starts a program
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")  # decoders start no program
 LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An image, and what is to be said about how it was read: a sentence each."""
+    """An image, and sentences about how it was read."""
 
     pixels: UInt8[Tensor, "3 height width"]
     notes: tuple[str, ...]
@@ -70,7 +70,7 @@ def _too_large(what: str, limits: Limits) -> Refusal:
 def display_name(name: str) -> str:
     """Return the name of a client's image in answers: the stem of its file's name, of harmless letters.
 
-    It never leads to a file.
+    It is never used as a path.
     """
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem = last.rsplit(".", 1)[0] if "." in last.lstrip(".") else last
@@ -79,7 +79,7 @@ def display_name(name: str) -> str:
 
 
 def encode(image: UInt8[Tensor, "3 height width"]) -> bytes:
-    """Return a PNG of the pixels, packed fast rather than well."""
+    """Return a PNG of the pixels, compressed for speed."""
     return png(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
 
 

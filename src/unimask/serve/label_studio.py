@@ -36,7 +36,7 @@ _RENEWED_AFTER = 240  # seconds; Label Studio's access tokens live five minutes
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """What a project's labelling interface says: where the image is, and how it is labelled."""
+    """The labelling interface of a project: where the image is, and how it is labelled."""
 
     control: str  # name of the tag of labels
     kind: Labels
@@ -46,10 +46,10 @@ class Interface:
 
 
 def read_interface(text: str) -> Interface:
-    """Return what the XML of a labelling interface says.
+    """Return the labelling interface in an XML.
 
     Raises:
-        Refusal: it is no XML, has no Image, or nothing that takes masks or boxes.
+        Refusal: it is no XML, has no Image, or no tag that takes masks or boxes.
     """
     try:
         if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can grow without bounds
@@ -81,7 +81,7 @@ def read_interface(text: str) -> Interface:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStudio:
-    """Where Label Studio is: the only place that images are fetched from.
+    """The address of Label Studio, the only one that images are fetched from.
 
     `token` is an access token of a user: of the older kind, or a personal one, which is exchanged for one
     that lives for minutes.
@@ -155,7 +155,7 @@ async def _bounded(answer: httpx.Response, limits: Limits) -> bytes:
 
 
 def label_studio_router(service: Service, studio: LabelStudio) -> APIRouter:
-    """Return what Label Studio calls: `/health`, `/setup`, `/predict`, `/versions` and `/webhook`.
+    """Return the routes that Label Studio calls: `/health`, `/setup`, `/predict`, `/versions` and `/webhook`.
 
     Source: github.com/HumanSignal/label-studio-ml-backend, `label_studio_ml/api.py` (addresses and fields).
     """
@@ -191,7 +191,7 @@ def label_studio_router(service: Service, studio: LabelStudio) -> APIRouter:
     @router.post("/webhook")
     @router.post("/train")
     async def webhook(request: Request) -> JSONResponse:
-        """Nothing is trained here, and nothing is lost: annotations stay in Label Studio."""
+        """Accept and ignore events: nothing is trained here, and annotations stay in Label Studio."""
         await _object(request)
         return JSONResponse({}, 201)
 
@@ -225,7 +225,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _task(service: Service, model: str, interface: Interface) -> Task:
-    """Return the task whose result fits the interface: what tells objects apart, where the model can."""
+    """Return the task whose result fits the interface: instances, where the model can tell them apart."""
     offers = service.offers[model]
     wanted: tuple[Task, ...] = ("instance", "semantic") if interface.kind != "rectangle" else ("detection",)
     for task in wanted:
@@ -269,7 +269,7 @@ async def _predicted(
 
 
 def _as_prediction(result: Result, model: str, interface: Interface) -> Record:
-    """Return a prediction with what has a label in the interface, spelled as there."""
+    """Return a prediction of what has a label in the interface, with its spelling."""
     categories = result.categories
     spelled = tuple(interface.labels.get(name.lower(), name) for name in categories.names)
     labelled = result[[name.lower() in interface.labels for name in result.names]]

@@ -1,4 +1,4 @@
-"""What the decoder does, layer by layer: where a query may attend, where it attends, what it predicts."""
+"""The decoder layer by layer: where a query may attend, where it attends, what it predicts."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched:
-    """What happened in the decoder while the model predicted one tile of an image."""
+    """The steps of the decoder while the model predicted one tile of an image."""
 
     view: TilePrediction
     steps: tuple[Step, ...]
@@ -43,7 +43,7 @@ class Watched:
 
 
 def why_not(segmenter: Segmenter) -> str:
-    """Return why a model cannot be watched, in a sentence; empty if it can."""
+    """Return a sentence about why the layers of a model cannot be shown; empty if they can."""
     if isinstance(segmenter.model, Eomt):
         return ""
     if not isinstance(segmenter.model, MaskClassifier):
@@ -56,10 +56,10 @@ def why_not(segmenter: Segmenter) -> str:
 
 
 def watch(segmenter: Segmenter, image: Tensor, view: TilePrediction) -> Watched:
-    """Run the model on a tile of the image once more, and keep all that its decoder does.
+    """Run the model on a tile of the image again, and record the steps of its decoder.
 
     Raises:
-        Refusal: the model cannot be watched.
+        Refusal: the layers of the model cannot be shown.
     """
     reason = why_not(segmenter)
     if reason:
@@ -131,7 +131,7 @@ def _cross_attentions(decoder: QueryDecoder) -> list[Attention]:
 def _steps(
     decoder: QueryDecoder, shares: list[Tensor], visible: tuple[Bool[Tensor, "1 queries _h _w"], ...]
 ) -> tuple[Step, ...]:
-    unguided = len(decoder.strides) - len(visible)  # layers before the first prediction see everything
+    unguided = len(decoder.strides) - len(visible)  # layers before the first prediction attend everywhere
     steps = []
     if decoder.first_prediction == 0:
         queries = len(shares[0])

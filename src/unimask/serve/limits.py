@@ -1,4 +1,4 @@
-"""What a server takes, and how it says no."""
+"""The limits of a server, and how it refuses requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every request passes first: who may ask, how much, how long; nothing of it reaches the models."""
+"""The middleware of every request: who may ask, how much, and how long."""
 
 import asyncio
 import base64
@@ -31,10 +31,10 @@ SECURITY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may ask. `token`: what they must know; empty: nothing. `names`: what they may call the server.
+    """Who may ask. `token`: what clients must send; empty: nothing. `names`: the host names of the server.
 
     Other names in the address are refused where there is no token: a page of another site whose name leads
-    to this machine (DNS rebinding) is a stranger. Names are in small letters; no names: any will do.
+    to this machine (DNS rebinding) must not ask. Names are in small letters; without names any is accepted.
     `origins` are the pages of other sites that may ask (as in the header `Origin`).
     """
 
@@ -44,7 +44,7 @@ class Access:
 
 
 class Middleware:
-    """ASGI middleware. A request that may not pass is answered here, with a sentence."""
+    """ASGI middleware. A request that is not allowed is answered here, with a sentence."""
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits, full: Callable[[], Refusal]) -> None:
         self._app = app
@@ -54,7 +54,7 @@ class Middleware:
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let pass."""
+        """Answer the request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -113,7 +113,7 @@ def _token_given(headers: Headers) -> str:
 
 
 def _same(one: str, other: str) -> bool:
-    """Return whether two texts are equal, in a time that does not tell how far."""
+    """Return whether two texts are equal, in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -131,7 +131,7 @@ def _bounded(receive: Receive, limits: Limits) -> Receive:
 
     async def bounded() -> Message:
         nonlocal taken, complete
-        if complete:  # what comes now is the client hanging up, for which there is no limit
+        if complete:  # the next message is that the client disconnects, without a limit of time
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.01, deadline - time.monotonic()))
@@ -149,7 +149,7 @@ def _bounded(receive: Receive, limits: Limits) -> Receive:
 
 
 def _secured(send: Send) -> Send:
-    """Answers with the headers that keep browsers on the safe side."""
+    """Return a `send` that adds the security headers for browsers to the answer."""
 
     async def secured(message: Message) -> None:
         if message["type"] == "http.response.start":

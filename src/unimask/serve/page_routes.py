@@ -1,4 +1,4 @@
-"""What the page asks for: its own files, and results about images that it has uploaded."""
+"""The routes of the page: its own files, and results for images that it has uploaded."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -36,7 +36,7 @@ REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-popups"
 )
-"""A report is one self-contained file of a run folder: it may run what it holds, and reach nothing else."""
+"""A report is one self-contained file of a run folder: it may run its own scripts, and load nothing else."""
 READERS = 2  # results that are postprocessed at the same time
 WATCHED = 4  # views whose layers are kept
 
@@ -52,7 +52,7 @@ def page_router(service: Service, examples: tuple[Path, ...]) -> APIRouter:
 
 
 def _files(router: APIRouter) -> None:
-    """The files of the page, all of them read once: no address leads to another file."""
+    """Return the files of the page by their addresses, read once: no address leads to another file."""
     contents = {
         one.name: one.read_bytes()
         for one in files("unimask.serve").joinpath("page").iterdir()
@@ -104,7 +104,7 @@ def _reports(router: APIRouter, service: Service) -> None:
 
 
 class PageResults:
-    """Results about the images that are kept; a few at a time, outside the engine's thread."""
+    """Results for the images that are kept; a few at a time, outside the engine's thread."""
 
     def __init__(self, service: Service, store: Store) -> None:
         self.service = service
@@ -116,7 +116,7 @@ class PageResults:
     def result(
         self, name: str, task: str, score: float | None, overlap: float | None
     ) -> tuple[Result, dict[str, object]]:
-        """Return the result, and what the page draws of it."""
+        """Return the result, and the data from which the page draws it."""
         kept = self.store.get(name)
         thresholds = self.service.question(kept.model, task, score, overlap)
         offer = self.service.offer(kept.model, task)
@@ -164,7 +164,7 @@ class PageResults:
 
 
 def _best_view(seen: CachedPrediction, mask: Bool[Tensor, "height width"]) -> int:
-    """Return the tile in which most of the segment lies; of several the one whose middle is nearest."""
+    """Return the tile in which most of the segment lies; of several the one whose centre is nearest."""
     rows, columns = mask.nonzero().float().mean(dim=0).tolist()
 
     def worth(view: TilePrediction) -> tuple[int, float]:

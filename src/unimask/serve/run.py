@@ -40,10 +40,10 @@ def serve(
     limits: Limits,
     ready: Callable[[str], object] = lambda sentence: None,
 ) -> None:
-    """Answer requests until the process is told to end; `ready` is told a sentence with the address.
+    """Answer requests until the process is told to end; `ready` is called with a sentence with the address.
 
-    Beyond this machine a `token` is needed, and made up where none is given. `names` are what the server may
-    be called in an address, beside localhost; `origins` are pages of other sites that may ask. `examples` is
+    An address beyond this machine needs a `token`; without one a random one is made. `names` are the host
+    names of the server beside localhost; `origins` are pages of other sites that may ask. `examples` is
     a folder of images that the page offers, by default those of the package. `label_studio` is the address of
     one that this is a backend of, and `label_studio_token` an access token of it.
 

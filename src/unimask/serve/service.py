@@ -1,4 +1,4 @@
-"""What the routes share: the models that are served, what they offer, and how an image gets to them."""
+"""What the routes share: the models, their tasks and thresholds, and the way of an image to them."""
 
 import asyncio
 import secrets
@@ -22,7 +22,7 @@ from unimask.threads import aside
 
 
 class Service:
-    """What the routes share: the models, what they offer, and the limits."""
+    """The models that are served, their tasks and thresholds, and the limits."""
 
     def __init__(self, engine: Engine, reports: Mapping[str, Path]) -> None:
         """Share an engine; `reports` are those of the runs that models come from, by the names of models."""
@@ -43,7 +43,7 @@ class Service:
         return name or self.default
 
     def question(self, model: str, task: str, score: float | None, overlap: float | None) -> Thresholds:
-        """Return the thresholds of a question, the model's own where none are given.
+        """Return the thresholds of a request, the model's own where none are given.
 
         Raises:
             Refusal: the model does not have the task, the task no such threshold, or it is not from 0 to 1.
@@ -81,7 +81,7 @@ class Service:
         """Return what `finish` makes of a model's prediction for an uploaded image.
 
         Raises:
-            Refusal: it is no good image, there is no room for it, or the time is up.
+            Refusal: the image cannot be used, the queue is full, or the time is up.
         """
         content = await upload.read()
         reading = self.engine.segmenters[model].reading
@@ -96,7 +96,7 @@ class Service:
         """Return what `finish` makes of a model's prediction for an image, which keeps the notes about it.
 
         Raises:
-            Refusal: there is no room for it, or the time is up.
+            Refusal: the queue is full, or the time is up.
         """
 
         def with_notes(seen: CachedPrediction) -> object:
@@ -108,7 +108,7 @@ class Service:
         """Return the engine's answer.
 
         Raises:
-            Refusal: the time is up. The engine gives up too, after its next view.
+            Refusal: the time is up. The engine stops too, after its next tile.
         """
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds + 5)
@@ -116,17 +116,17 @@ class Service:
             raise too_late(self.limits) from None
 
     def models(self) -> list[Record]:
-        """Return what is served."""
+        """Return the models and the limits, as `/v1/models` answers."""
         return [
             self._about(name, segmenter, self.offers[name])
             for name, segmenter in self.engine.segmenters.items()
         ]
 
     def report(self, address: str) -> bytes:
-        """Return the page about the run that a model comes from, as it is now.
+        """Return the current report of the run that a model comes from.
 
         Raises:
-            Refusal: there is none at this address, which is told with the model and cannot be guessed.
+            Refusal: there is none at this address, which `/v1/models` tells and which cannot be guessed.
         """
         try:
             return self.reports[address][1].read_bytes()

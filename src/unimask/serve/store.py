@@ -1,4 +1,4 @@
-"""The images of the page: bounded, and found only by who was told their names."""
+"""The images of the page: in bounded memory, under names that cannot be guessed."""
 
 import secrets
 import threading
@@ -11,14 +11,14 @@ from unimask.serve.limits import Refusal
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Kept:
-    """An image that was uploaded, and the model that saw it."""
+    """An image that was uploaded, and the model for it."""
 
     model: str
     seen: CachedPrediction
 
 
 class Store:
-    """Keeps images under names that cannot be guessed; the longest unused ones give way to new ones."""
+    """Keeps images under names that cannot be guessed; the longest unused ones are dropped for new ones."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -31,7 +31,7 @@ class Store:
 
     @property
     def bytes(self) -> int:
-        """Of all that is kept."""
+        """The memory of all that is kept."""
         return self._bytes
 
     def put(self, kept: Kept) -> str:
@@ -49,7 +49,7 @@ class Store:
         """Return what was put under the name.
 
         Raises:
-            Refusal: nothing, or it had to give way.
+            Refusal: nothing was, or it has been dropped.
         """
         with self._lock:
             if name not in self._kept:

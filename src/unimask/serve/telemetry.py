@@ -1,4 +1,4 @@
-"""What a server tells about itself to Prometheus: requests, the line that waits, and seconds by stage."""
+"""Metrics of a server for Prometheus: requests, the length of the queue, and seconds by stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Stage = Literal["waiting", "model", "answer"]
-"""Of a request: in the line; in the model, with its batch; postprocessing and drawing."""
+"""Of a request: in the queue; in the model, with its batch; postprocessing and drawing."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROUTES = ("/v1/segment", "/v1/models", "/healthz", "/metrics")
@@ -37,21 +37,21 @@ class Telemetry:
             registry=self._registry,
         )
         self._waiting = Gauge(
-            "unimask_waiting", "Images in the line and in work, at the moment.", registry=self._registry
+            "unimask_waiting", "Images in the queue and in work, at the moment.", registry=self._registry
         )
 
     def watch(self, waiting: Callable[[], int]) -> None:
-        """Ask `waiting` for the length of the line whenever the numbers are read."""
+        """Call `waiting` for the length of the queue whenever the metrics are read."""
         self._waiting.set_function(waiting)
 
     def spent(self, stage: Stage, seconds: float, images: int = 1) -> None:
-        """Note that each of `images` images spent so long in a stage."""
+        """Count the time that each of `images` images spent in a stage."""
         for _ in range(images):
             self._stages.labels(stage).observe(seconds)
 
     @contextmanager
     def stage(self, stage: Stage, images: int = 1) -> Iterator[None]:
-        """Note the time that the block takes, also where it fails."""
+        """Count the time that the block takes, also where it fails."""
         started = time.perf_counter()
         try:
             yield
@@ -59,7 +59,7 @@ class Telemetry:
             self.spent(stage, time.perf_counter() - started, images)
 
     def answered(self, path: str, status: int) -> None:
-        """Note an answer. Paths that nobody serves are counted as one, so that no client can add rows."""
+        """Count an answer. Unknown paths are counted as one, so that no client can add rows."""
         route = next((one for one in _ROUTES if path == one), _PAGE if path.startswith(_PAGE) else "other")
         self._requests.labels(route, str(status)).inc()
 
@@ -69,14 +69,14 @@ class Telemetry:
 
 
 class Counting:
-    """ASGI middleware that notes the status of every answer."""
+    """ASGI middleware that counts the status of every answer."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note its answer."""
+        """Pass the request on, and count its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
