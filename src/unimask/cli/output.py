@@ -40,12 +40,12 @@ LONGEST_NAME = 24
 
 
 def show_error(message: object, title: str = "error") -> None:
-    """A message on standard error, with its title in red."""
+    """Write a message to standard error, with its title in red."""
     errors.print(Text.assemble((title, "bold red"), f" {message}"))
 
 
 def show_warning(message: object) -> None:
-    """A message on standard error, that something may be wrong."""
+    """Write a warning to standard error."""
     errors.print(Text.assemble(("warning", "bold yellow"), f" {message}"))
 
 
@@ -55,7 +55,7 @@ def show_json(value: object) -> None:
 
 
 def show_line(text: str) -> None:
-    """A line on standard output, never broken: it can be copied."""
+    """Write a line to standard output, never broken, so that it can be copied."""
     screen.print(text, soft_wrap=True)
 
 
@@ -190,12 +190,12 @@ def _by_category(images: Sequence[ImageSummary]) -> Table:
 
 
 def shorten(name: str) -> str:
-    """A long name without its middle: names of a series differ at their ends."""
+    """Return a long name without its middle: names of a series differ at their ends."""
     return name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}"
 
 
 def show_values(values: Mapping[str, float | None], title: str) -> None:
-    """A table of measures."""
+    """Print a table of measures."""
     show_line(title)
     table = _table(("measure",), ("value",))
     for name, value in values.items():
@@ -204,7 +204,7 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
 
 
 def show_evaluation(evaluation: "Evaluation", data: str) -> None:
-    """The main measures, the best and the worst categories, and what is most often wrong."""
+    """Print the main measures, the best and the worst categories, and the most frequent errors."""
     show_values(evaluation.main, f"{evaluation.task}, {evaluation.images} images of {data}")
     limited, unlimited = evaluation.values.get("AP"), evaluation.values.get("AP_all")
     if limited is not None and unlimited is not None and abs(unlimited - limited) >= 0.0005:
@@ -225,7 +225,7 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
 
 
 def show_comparison(found: "RunComparison") -> None:
-    """What differs between runs, a column for each, and what came out of them."""
+    """Print what differs between runs, a column for each, and their results."""
     tables: dict[str, tuple[Mapping[str, tuple[object, ...]], Callable[[object], str]]] = {
         "settings": (found.settings, lambda value: json_text(value, None)),
         "data": (found.data, str),
@@ -245,12 +245,12 @@ def show_comparison(found: "RunComparison") -> None:
 
 
 def _result(value: object) -> str:
-    """A share with four digits, a large number with as many as matter."""
+    """Return a share with four digits, a large number with as many as matter."""
     return _number(value) if isinstance(value, float) and abs(value) <= 1 else f"{value:,.5g}"
 
 
 def _show_categories(ranked: Mapping[str, Mapping[str, float]]) -> None:
-    """All categories, or the best and the worst ones of many."""
+    """Print all categories, or the best and the worst ones of many."""
     measures = list(dict.fromkeys(name for numbers in ranked.values() for name in numbers))
     names, cut = list(ranked), len(ranked) > 2 * MOST_RANKED
     shown = [*names[:MOST_RANKED], "", *names[-MOST_RANKED:]] if cut else names
@@ -284,7 +284,7 @@ def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def show_check(said: "DataCheck") -> None:
-    """What each split holds, what is wrong, and what may be."""
+    """Print what each split holds, what is wrong, and what may be."""
     splits = said.splits
     table = _table((said.task,), tuple(splits))
     rows: dict[str, Callable[[SplitCheck], str]] = {
@@ -321,7 +321,7 @@ def show_check(said: "DataCheck") -> None:
 
 
 def show_plan(plan: "Plan", data: str, command: Sequence[str]) -> None:
-    """What was chosen, as options to copy behind the command, and why; and what differs from the model."""
+    """Print what was chosen, as options to copy, and why; and what differs from the model."""
     if plan.lines:
         errors.print(
             f"chosen for {data} and this machine (docs/guide/choice.md); this command does the same again:"
@@ -335,7 +335,7 @@ def show_plan(plan: "Plan", data: str, command: Sequence[str]) -> None:
 
 
 def show_bench(found: "Bench") -> None:
-    """What was measured: a column for each side."""
+    """Print what was measured: a column for each side."""
     from unimask.benchmark.measure import COLUMNS, about, rows_of
     from unimask.benchmark.tables import shown
 
@@ -353,7 +353,7 @@ def show_bench(found: "Bench") -> None:
 
 
 def show_parity(report: "ParityReport", path: str) -> None:
-    """The report on an exported model."""
+    """Print the report on an exported model."""
     from unimask.exporting.parity import Agreement
 
     show_line(f"{path}: {report.format}, {report.megabytes:.1f} MB")
@@ -388,7 +388,7 @@ def show_settings(values: Mapping[str, object], path: str = "") -> None:
 
 
 def show_presets(descriptions: Mapping[str, str]) -> None:
-    """The table of the named experiments."""
+    """Print the table of the named experiments."""
     table = Table()
     table.add_column("preset", no_wrap=True)
     table.add_column("what it is")
@@ -398,7 +398,7 @@ def show_presets(descriptions: Mapping[str, str]) -> None:
 
 
 def _number(value: float) -> str:
-    """A share with four digits, a count as it is."""
+    """Return a share with four digits, a count as it is."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if abs(value) <= 1 or value != int(value) else str(int(value))

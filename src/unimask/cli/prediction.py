@@ -152,5 +152,5 @@ def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> No
 
 
 def _folder(output: str) -> str:
-    """The name of a folder, so that it looks like one."""
+    """Return the name of a folder with a slash at its end."""
     return f"{output.rstrip('/')}/" if "://" in output else f"{Path(output)}{os.sep}"

@@ -93,7 +93,7 @@ def _numbers(row: ZooRow) -> str:
 
 
 def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
-    """A table for each paper, and what cannot be reproduced."""
+    """Print a table for each paper, and what cannot be reproduced."""
     wide = show.screen.width >= _WIDE
     for paper in dict.fromkeys(row.paper for row in zoo.rows):
         rows = [row for row in zoo.rows if row.paper == paper]
@@ -119,7 +119,7 @@ def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
 
 
 def _show_row(row: ZooRow) -> None:
-    """What is known of a row, and what must be at hand for it."""
+    """Print what is known of a row, and what it needs."""
     found = {
         "row": row.name,
         "model": f"{row.model}; {row.paper}",
@@ -142,7 +142,7 @@ def _show_row(row: ZooRow) -> None:
 
 
 def _show_result(found: "Reproduction") -> None:
-    """A line for each number: published, measured, reproduced or not."""
+    """Print a line for each number: published, measured, reproduced or not."""
     compared = Table()
     for title in ("task", "measure"):
         compared.add_column(title)
