@@ -78,7 +78,7 @@ class Segments:
         return counts[1 : len(self) + 1]
 
     def object_areas(self) -> Float[Tensor, " segments"]:
-        """The areas by which objects are small or large: those that are stated, else the pixels of each."""
+        """Return the areas that make objects small or large: those that are stated, else their pixels."""
         return self.stated_areas if len(self.stated_areas) else self.areas().float()
 
     def masks(self) -> Bool[Tensor, "segments height width"]:

@@ -75,7 +75,7 @@ BOXES_AND_MASKS = Signature(
 
 
 def signature_of(config: AnyModelConfig) -> Signature:
-    """How a model of this kind is exported."""
+    """Return the inputs and outputs of an exported model of this kind."""
     if isinstance(config, DetrConfig):
         return BOXES_AND_MASKS if config.mask_head else BOXES
     return MASKS

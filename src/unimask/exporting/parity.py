@@ -132,7 +132,7 @@ def differences(model: nn.Module, exported: ExportedNetwork, divisor: int) -> tu
 def box_agreement(
     one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]]
 ) -> BoxAgreement:
-    """How alike the boxes of two segmenters are."""
+    """Return how alike the boxes of two segmenters are."""
     partners = boxes = 0
     corner = 0.0
     for image in images:
@@ -151,7 +151,7 @@ def box_agreement(
 def agreement(
     one: Segmenter, other: Segmenter, images: Sequence[UInt8[Tensor, "3 _height _width"]], task: SegmentTask
 ) -> Agreement:
-    """How alike the results of two segmenters are."""
+    """Return how alike the results of two segmenters are."""
     same_pixels = pixels = partners = segments = 0
     for image in images:
         (mine,), (theirs,) = one.find([image], task), other.find([image], task)

@@ -78,7 +78,7 @@ def fixed_padding(
 
 
 def fixed_convolution(layer: SameConvolution) -> FixedPadding:
-    """The convolution with fixed padding."""
+    """Return the convolution with fixed padding."""
     plain = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -93,7 +93,7 @@ def fixed_convolution(layer: SameConvolution) -> FixedPadding:
 
 
 def fixed_pool(layer: SameAveragePool) -> FixedPadding:
-    """The pool with fixed padding, which counts as zeros."""
+    """Return the pool with fixed padding, which counts as zeros."""
     plain = nn.AvgPool2d(layer.kernel_size, layer.stride, ceil_mode=layer.ceil_mode)
     return FixedPadding(plain, (1, 1))
 

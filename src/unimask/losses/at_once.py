@@ -15,7 +15,7 @@ Rows = Callable[[tuple[Tensor, ...]], Iterator[Float[Tensor, " terms"]]]
 def differentiated_at_once(
     rows: Rows, tensors: tuple[Tensor, ...], weights: Float[Tensor, " terms"]
 ) -> Float[Tensor, "rows terms"]:
-    """All rows; the gradient of their weighted sum is computed row by row, and only it is kept.
+    """Return all rows; the gradient of their weighted sum is computed row by row, and only it is kept.
 
     What a row needs for its gradient is freed before the next row is computed. So memory does not grow with
     the number of rows and hardly with the number of pairs that each compares. Only a multiple of the weighted

@@ -121,7 +121,7 @@ class ComparedMasks:
 
 
 def _groups(pairs_of_images: Sequence[int], at_once: int) -> list[tuple[int, slice]]:
-    """All pairs in their order, as (image, range of pairs) with at most `at_once` pairs of one image.
+    """Yield all pairs in order, as (image, range of pairs) with at most `at_once` pairs of one image.
 
     Without any pair there is one empty group, so that the losses still depend on the prediction.
     """

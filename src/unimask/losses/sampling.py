@@ -142,7 +142,7 @@ class EveryCell:
     def choose(
         self, maps: Float[Tensor, "pairs height width"], drawn: tuple[Float[Tensor, "pairs _ 2"], ...]
     ) -> Float[Tensor, "pairs points 2"]:
-        """All cells, for each pair."""
+        """Return all cells, for each pair."""
         pairs, height, width = maps.shape
         return cell_centers(height, width, device=maps.device).expand(pairs, -1, -1)
 
@@ -207,7 +207,7 @@ def at_shared_points(
     target: Segments,
     points: Float[Tensor, "points 2"],
 ) -> LogitsAndLabels:
-    """All queries and all targets of an image at the same points."""
+    """Return all queries and all targets of an image at the same points."""
     labels = sample_all_labels(target.layers, len(target), points)
     return logits_at_shared_points(embeddings, features, points), labels
 

@@ -159,7 +159,7 @@ def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
 
 
 def _fuse_known(module: nn.Module, backbone: nn.Module | None) -> None:
-    """The same for our own layers, which are put together in few ways."""
+    """Fuse likewise the layers of this library, which are put together in few ways."""
     for name, child in list(module.named_children()):
         if child is backbone:
             continue
@@ -212,7 +212,7 @@ def _is_residual(module: nn.Module) -> bool:
 
 
 def _is_plain(block: nn.Module) -> bool:
-    """Whether the block has nothing but convolutions and ReLUs, and maybe a convolution in its shortcut."""
+    """Return whether the block has only convolutions and ReLUs, and perhaps a convolution in its shortcut."""
     allowed = (nn.Identity, nn.ReLU, nn.Conv2d)
     own = all(type(child) in allowed for name, child in block.named_children() if name != "downsample")
     return own and all(isinstance(c, nn.ReLU) for n, c in block.named_children() if n.startswith("act"))

@@ -21,7 +21,7 @@ MULTI_GRID = (1, 2, 4)
 
 
 def set_multi_grid(blocks: nn.Sequential) -> None:
-    """The 3x3 convolutions of a ResNet's last stage get the dilations `MULTI_GRID`."""
+    """Give the 3x3 convolutions of a ResNet's last stage the dilations `MULTI_GRID`."""
     for block, dilation in zip(blocks, MULTI_GRID, strict=True):
         convolution = block.get_submodule("conv2")
         assert isinstance(convolution, nn.Conv2d)
@@ -29,7 +29,7 @@ def set_multi_grid(blocks: nn.Sequential) -> None:
 
 
 def _create(config: BackboneConfig, others: Sequence[str]) -> nn.Module:
-    """The timm feature extractor with random weights; nothing is ever downloaded."""
+    """Return the timm feature extractor with random weights; nothing is ever downloaded."""
     name = DEEPLAB.get(config.name, config.name)
     if ":" in config.name or not timm.is_model(name):
         known = [*others, *DEEPLAB, *timm.list_models()]
@@ -52,7 +52,7 @@ def _create(config: BackboneConfig, others: Sequence[str]) -> nn.Module:
 
 
 def build_timm(config: BackboneConfig, others: Sequence[str]) -> NetworkBackbone:
-    """The backbone of timm with random weights; `others` are the names that are not timm's, for messages.
+    """Return a backbone of timm with random weights; `others` are names that are not timm's, for messages.
 
     Raises:
         ConfigError: as `build_backbone`.

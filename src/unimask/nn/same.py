@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def pair_of(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """A size as torch's layers keep it, for rows and columns."""
+    """Return a size as torch's layers keep it, for rows and columns."""
     rows, columns = (value, value) if isinstance(value, int) else value
     return rows, columns
 

@@ -139,7 +139,7 @@ def double_maps(
     weight: Float[Tensor, "in_channels channels 2 2"],
     bias: Float[Tensor, " channels"],
 ) -> Float[Tensor, "batch channels 2*height 2*width"]:
-    """The transposed convolution of 2x2 with a stride of 2, in which each cell becomes four of its own.
+    """Return the transposed convolution of 2x2 with a stride of 2, in which each cell becomes four.
 
     On the CPU it is one matrix product, whose backward pass takes a fifth of the time of PyTorch's.
     """

@@ -31,12 +31,12 @@ class Taps:
 
     @cached_property
     def _ends(self) -> tuple[list[int], list[int]]:
-        """The first and the last input of each output."""
+        """Return the first and the last input of each output."""
         return self.index.amin(dim=1).tolist(), self.index.amax(dim=1).tolist()
 
     @cached_property
     def _blocks(self) -> list[Float[Tensor, "outputs inputs"]]:
-        """The weights of `BLOCK` outputs at a time, of the inputs that any of them touches."""
+        """Return the weights of `BLOCK` outputs at a time, of the inputs that any of them touches."""
         blocks = []
         for begin in range(0, len(self.index), BLOCK):
             index, weight = self.index[begin : begin + BLOCK], self.weight[begin : begin + BLOCK]

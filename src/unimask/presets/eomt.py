@@ -34,7 +34,7 @@ _CITYSCAPES_EPOCH = 2_975 / 16
 
 
 def published_model(name: str, size: int, weights: Weights = "dinov2", queries: int = 200) -> EomtConfig:
-    """The model of the paper: `small`, `base`, `large` or `giant`, for squares of `size` pixels."""
+    """Return the model of the paper: `small`, `base`, `large` or `giant`, for squares of `size` pixels."""
     channels, blocks, heads, query_blocks = _SIZES[name]
     timm_name = {"dinov2": f"vit_{name}_patch14_reg4_dinov2", "dinov3": f"vit_{name}_patch16_dinov3"}
     backbone = VisionTransformerConfig(
@@ -84,7 +84,7 @@ def ade20k_panoptic(model: EomtConfig) -> Experiment:
 
 
 def in_sliding_windows(data: DataConfig, size: int) -> DataConfig:
-    """The settings of data whose images are seen in squares of `size` pixels, as high as the short side."""
+    """Return the data settings of sliding windows: squares of `size` pixels, as high as the short side."""
     resize = ShortSide(size=size, longest=LONGEST * size)
     return replace(data, resize=resize, view=SlidingWindow(size=size))
 

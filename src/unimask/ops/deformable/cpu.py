@@ -149,7 +149,7 @@ class _CellTable:
         return table
 
     def _levels(self, table: Tensor) -> Iterator[Tensor]:
-        """The cells of each level inside of its border: views (height, width, heads, channels)."""
+        """Return the cells of each level inside its border: views (height, width, heads, channels)."""
         for level in self._with_borders(table):
             yield level[BEFORE:-AFTER, BEFORE:-AFTER]
 

@@ -200,7 +200,7 @@ def _kernels(values: Tensor) -> ModuleType:
 def _check(
     values: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
 ) -> None:
-    """The kernels read memory at computed places, so shapes have to be right."""
+    """Check the shapes: the kernels read memory at computed addresses."""
     cells = sum(height * width for height, width in zip(heights, widths, strict=True))
     batch, queries, _, _, points, _ = locations.shape
     expected = (batch, queries, values.shape[2], len(heights), points)

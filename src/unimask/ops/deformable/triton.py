@@ -42,7 +42,7 @@ def _read(pointer, is_query):
 @triton.jit
 @no_type_check
 def _wide(index, WIDE: tl.constexpr):
-    """An index in 64 bits, if an offset inside an image may need them."""
+    """Return an index in 64 bits, if an offset inside an image may need them."""
     return index.to(tl.int64) if WIDE else index
 
 
