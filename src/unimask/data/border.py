@@ -1,4 +1,4 @@
-"""The data folder is a border: what a set reads lies in it, unless its user says otherwise."""
+"""The border of a data folder: a set reads files inside it only, unless its user allows others."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a data set holds, told before anything is learned from it or measured on it."""
+"""What a data set holds, checked before it is used for training or evaluation."""
 
 import math
 import time
@@ -34,20 +34,20 @@ class DataCheck:
     task: Task
     categories: Categories
     splits: dict[str, SplitCheck]
-    errors: tuple[str, ...]  # it is no use to train on it or to measure on it
+    errors: tuple[str, ...]  # why it cannot be used for training or evaluation
     warnings: tuple[str, ...]
     samples: tuple[Sample, ...] = field(repr=False)  # a few, with their ground truth
     looked: Mapping[str, Looked] = field(repr=False, compare=False)  # what was read of each split
-    config: DataConfig = field(repr=False)  # how the model sees the images
+    config: DataConfig = field(repr=False)  # how images reach the model
     beside: tuple[str, ...] = ()  # what lies beside the files of all splits
 
     def is_of(self, data: str, task: Task, config: DataConfig) -> bool:
-        """Return whether this is what a check of the data would read, whatever the model sees of it."""
+        """Return whether a check of the data would read the same, whatever reaches the model."""
         alike = [_read_by(one) for one in (self.config, config)]
         return (self.data, self.task) == (data, task) and alike[0] == alike[1]
 
     def seen_by(self, experiment: Experiment, splits: Sequence[str]) -> "DataCheck":
-        """Return the same about some of the splits, as another model sees them; nothing is read again.
+        """Return the check of some of the splits for another model, without reading them again.
 
         The experiment reads images and ground truth as this check did (`is_of`).
         """
@@ -63,10 +63,10 @@ class DataCheck:
         )
 
     def refuse(self) -> None:
-        """Raise what is wrong, if anything is.
+        """Raise an error if anything is wrong.
 
         Raises:
-            DataError: it is no use to train on the data or to measure on it; the first reasons are given.
+            DataError: the data cannot be used for training or evaluation; the first reasons are given.
         """
         errors = list(dict.fromkeys(self.errors))
         if len(errors) == 1:
@@ -78,7 +78,7 @@ class DataCheck:
             raise DataError(self.data, "\n  ".join([f"has {len(errors)} errors:", *said, *more]))
 
     def summary(self) -> str:
-        """Return in one line how much there is."""
+        """Return the number of images and objects, in one line."""
         splits = [
             f"{name} {one.images:,} images with {sum(one.objects.values()):,} objects"
             + f" in the {one.read:,} that were looked at" * (one.read < one.images)
@@ -120,7 +120,7 @@ class DataCheck:
 
 
 def _read_by(config: DataConfig) -> tuple[object, ...]:
-    """Return the settings that say what is read, rather than how a model sees it."""
+    """Return the settings that decide what is read, rather than how it reaches the model."""
     return reading_of(config), config.background, config.follow_outside
 
 
@@ -131,7 +131,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def _silent(split: str, done: int, total: int) -> None:
-    """Say nothing."""
+    """Report nothing."""
 
 
 def check(
@@ -145,11 +145,11 @@ def check(
     """Read a data set as the ground truth of a task, and return what it holds.
 
     `task` is what the data were labelled for (`labelled_task`) unless another is named.
-    `experiment` says how the model sees the images, how many segments it can find in a view, and whether
+    `experiment` says how images reach the model, how many segments it can find in a view, and whether
     pixels without an object are background. After `seconds` no more images are read: those that were are
     spread evenly over each split, and the numbers are theirs.
 
-    What is wrong does not raise: it stands in `errors`, with every file that cannot be used.
+    Errors in the data are not raised: they are listed in `errors`, with every file that cannot be used.
 
     Raises:
         DataError: no format is recognised, or the files that say what is in the set cannot be used.
@@ -186,7 +186,7 @@ def check_datasets(
     seconds: float = math.inf,
     progress: Progress = _silent,
 ) -> DataCheck:
-    """Return what data sets hold that are open already, with ground truth of the task; else as `check`."""
+    """Return what open data sets hold, with ground truth of the task; otherwise as `check`."""
     looked: dict[str, Looked] = {}
     samples: list[Sample] = []
     for name, dataset in datasets.items():
@@ -220,7 +220,7 @@ def check_datasets(
 
 
 def _spread(count: int) -> list[int]:
-    """All indices, so ordered that any first part of them is spread over the whole."""
+    """Return all indices in an order whose every beginning is spread over the whole."""
     step = max(1, round(count * 0.6180339887))
     while count > 1 and _common(step, count) > 1:
         step += 1
@@ -234,7 +234,7 @@ def _common(one: int, other: int) -> int:
 
 
 def _in_several(looked: Mapping[str, Looked]) -> tuple[str, ...]:
-    """Say which images of a split are in another one, too: what is measured on them was learned by heart."""
+    """Say which images of a split are also in another one, where measures would be too good."""
     found = []
     splits = list(looked.items())
     for index, (name, one) in enumerate(splits):
@@ -266,7 +266,7 @@ def _errors(splits: Mapping[str, SplitCheck]) -> tuple[str, ...]:
 
 
 def _nothing_to_find(name: str, one: SplitCheck) -> str:
-    """Return a sentence where no object was seen; else nothing."""
+    """Return a sentence if no object was found; else nothing."""
     if sum(one.objects.values()) or not one.read:
         return ""
     way_out = "; take another val split, or training.evaluate_every=0 to do without" * (name == "val")

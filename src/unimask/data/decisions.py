@@ -1,4 +1,4 @@
-"""How the images of a set or a run are read, decided once for all of them, and said."""
+"""How the images of a set or a run are read: decided once for all of them, and reported."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from unimask.data.reading import Reading
 from unimask.errors import DataError, UnimaskError, some_of
 from unimask.structures import Size
 
-MOST_HEADS = 1000  # of files, spread over the set, whose heads are looked at
-MOST_DECODED = 50  # of the files of 16 bits among them, whose brightest value is looked for
+MOST_HEADS = 1000  # of files, spread over the set, whose heads are read
+MOST_DECODED = 50  # of the files of 16 bits among them, which are searched for the brightest value
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileHead:
-    """What the head of an image file says. `size` is that of the stored pixels."""
+    """The head of an image file. `size` is that of the stored pixels."""
 
     size: Size
     orientation: int  # as EXIF numbers it; 1: as stored
@@ -32,7 +32,7 @@ class FileHead:
 def head_of(path: Path) -> FileHead:
     """Return the head of an image file; of one that cannot be read a plain one without a size.
 
-    What is wrong with it is said where it is read.
+    The error is reported where the file is read.
     """
     try:
         with opened(path) as image:
@@ -55,7 +55,7 @@ def spread(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """How the images of a set are read, and what was decided about it: a sentence each."""
+    """How the images of a set are read, and a sentence about each decision."""
 
     reading: Reading
     said: tuple[str, ...]
@@ -68,7 +68,7 @@ def decide_for_set(
 
     Where image files have an EXIF orientation, they are turned or not as the sizes of the labels tell
     (`stated`, by the index of the image); where these do not tell, they are turned. Of a large set some files
-    are looked at, spread over it.
+    are examined, spread over it.
 
     Raises:
         DataError: the labels of some images have the size of the turned image, and of others that of the
@@ -91,9 +91,9 @@ def decide_for_set(
 
 
 def decide_for_run(images: Sequence[object], reading: Reading) -> tuple[Reading, tuple[str, ...]]:
-    """Return how the images of a run are read, with their depth decided, and what is to be said about it.
+    """Return how the images of a run are read, with their depth decided, and sentences about it.
 
-    Files and arrays are looked at, spread over the run.
+    Files and arrays are examined, spread over the run.
     """
     said: list[str] = []
     chosen = [images[index] for index in spread(len(images), MOST_HEADS)]
@@ -174,6 +174,6 @@ def _span(image: object, reading: Reading) -> tuple[int, ...]:
     """Return the lowest and highest value of a 16-bit image; none where it has 8 bits or cannot be read."""
     try:
         span = read(image, replace(reading, depth="auto")).span
-    except UnimaskError:  # said where it is read
+    except UnimaskError:  # reported where the file is read
         return ()
     return () if span == EIGHT_BITS else span

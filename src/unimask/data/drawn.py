@@ -1,4 +1,4 @@
-"""Images whose objects are drawn as shapes, as annotation tools write them; here shapes become segments."""
+"""Images with shapes, as annotation tools write them, which become segments here."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -79,7 +79,7 @@ class United:
 def corners(region: Region, size: Size) -> tuple[float, ...]:
     """Return left, top, right and bottom of a region: of outlines to parts of a pixel, clipped at the border.
 
-    What has no area is nothing.
+    A region without an area has none.
 
     Raises:
         ValueError: the region does not fit the image.
@@ -119,7 +119,7 @@ class DrawnImage:
     source: Path
     size: tuple[Size, ...]  # none or one
     objects: tuple[Drawn, ...]
-    void: tuple[Drawn, ...] = ()  # pixels that are nothing, where no object is
+    void: tuple[Drawn, ...] = ()  # void pixels, where no object is
     fill: tuple[int, ...] = ()  # none, or the label of the pixels that are neither object nor void
 
     @property
@@ -259,9 +259,9 @@ def with_boxes(dataset: ItemDataset) -> ItemDataset:
 def drawn_dataset(
     names: Sequence[str], images: Iterable[DrawnImage], *, left_out: tuple[str, ...] = ()
 ) -> ItemDataset:
-    """Return a sample for each image; the categories are the names that the tool knows, all of them things.
+    """Return a sample for each image; the categories are the names of the tool, all of them things.
 
-    What reaches beyond the images is cut off, and said beside `left_out`.
+    Parts of shapes beyond the images are cut off, which a sentence beside `left_out` says.
     """
     images = tuple(images)
     categories = Categories(
@@ -274,7 +274,7 @@ def drawn_dataset(
 
 
 def said_without_area(kinds: Counter[str], what: str) -> tuple[str, ...]:
-    """Say how many shapes of each kind are left out, because no pixel is theirs; nothing of none."""
+    """Say how many shapes of each kind without a pixel are left out; nothing if there are none."""
     counts = [f"{count} of kind {kind}" for kind, count in sorted(kinds.items())]
     return (f"{what} without an area are left out: {some_of(counts)}",) * bool(counts)
 
@@ -288,7 +288,7 @@ def reaches_beyond(ring: ndarray, size: Size) -> bool:
 
 
 def said_beyond(count: int, first: str) -> tuple[str, ...]:
-    """Say how many objects reach beyond their images, and the file of the first; nothing of none."""
+    """Say how many objects reach beyond their images, and the file of the first; nothing if none does."""
     what = "1 object reaches beyond its image" if count == 1 else f"{count} objects reach beyond their images"
     said = f"{what}, and what is outside is cut off (the first is in {first}); drawn on another size?"
     return (said,) * bool(count)
@@ -306,7 +306,7 @@ def _said_beyond(images: Sequence[DrawnImage]) -> tuple[str, ...]:
 
 
 def _rings(region: Region) -> tuple[ndarray, ...]:
-    """The outlines of a region in pixels; none where it has none, or only shares."""
+    """Return the outlines of a region in pixels; none where it has none, or only shares."""
     if isinstance(region, United):
         return tuple(ring for one in region.regions for ring in _rings(one))
     return region.rings if isinstance(region, Outline) and not region.relative else ()
@@ -316,7 +316,7 @@ def ring(source: Path, where: str, numbers: Sequence[object]) -> ndarray:
     """Read a polygon from x1, y1, x2, y2, ...; numbers may be text.
 
     Raises:
-        DataError: one is no finite number, or they are not the x and y of at least three points.
+        DataError: a number is not finite, or they are not x and y of at least three points.
     """
     try:
         values = np.array([float(str(number)) for number in numbers], dtype=np.float64)

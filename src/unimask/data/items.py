@@ -21,7 +21,7 @@ class Item(Protocol):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What is read for it: the image, and the files of ground truth that are its own."""
+        """The files that are read for it: the image, and those of its ground truth alone."""
 
     def stated_size(self) -> tuple[Size, ...]:
         """(height, width) that its ground truth is of, as told without reading pixels; none if unknown."""
@@ -40,14 +40,14 @@ class ItemDataset:
 
     categories: Categories
     items: tuple[Item, ...]
-    left_out: tuple[str, ...] = ()  # what lies beside them and is not read: a sentence each
-    reading: Reading = PLAIN  # how its images are read, as far as that is asked for
+    left_out: tuple[str, ...] = ()  # sentences about files beside them that are not read
+    reading: Reading = PLAIN  # how its images are read, as far as the user says
     known: Reading = PLAIN  # how its images are read, as far as that was decided when they were written
     whole: tuple[Item, ...] = ()  # what this is a part of: all of it decides how images are read
 
     @cached_property
     def decided(self) -> Decided:
-        """How all of its images are read; files are looked at when this is first asked for.
+        """How all of its images are read; files are examined when this is first needed.
 
         Raises:
             DataError: as `decide_for_set`.
@@ -69,6 +69,6 @@ class ItemDataset:
         return self.items[index].read(self.decided.reading)
 
     def part(self, indices: Sequence[int]) -> "ItemDataset":
-        """Some of the samples, in the order of `indices`."""
+        """Return the data set of some samples, in the order of `indices`."""
         items = tuple(self.items[index] for index in indices)
         return replace(self, items=items, whole=self.whole or self.items)

@@ -48,7 +48,7 @@ def training_loader(
 
     `batch_size` is that of this rank; the ranks share the images of a step. The stream is a function of
     (dataset, config, seed >= 0, batch_size x world): the number of workers does not change it, and one that
-    begins at `start_step` continues exactly where another was after so many batches. `pin_memory` puts
+    begins at `start_step` continues exactly where another one was after as many batches. `pin_memory` puts
     the tensors into page-locked memory, from which they are copied to a CUDA device faster. Decoded samples
     are kept in memory up to `cache_megabytes` in all workers together (each has its own).
 

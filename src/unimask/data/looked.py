@@ -1,4 +1,4 @@
-"""What was read of a split of a data set: its sums, and how a model sees it."""
+"""Statistics of a split of a data set, also as its images reach a model."""
 
 import hashlib
 from collections import Counter
@@ -30,8 +30,8 @@ class SplitCheck:
     void_share: float  # of the pixels: neither object nor background nor crowd
     tiny: int  # objects of at most one pixel on the model's canvas
     sizes: dict[str, float]  # 10 %, 50 % and 90 % of the objects have a shorter side below; canvas pixels
-    most_objects: int  # in one view: the image, or a tile where the model sees tiles
-    left_out: tuple[str, ...]  # what the folder holds and nothing reads
+    most_objects: int  # in one view: the image, or a tile
+    left_out: tuple[str, ...]  # what the folder holds and is not read
     broken: tuple[str, ...]  # a sentence per file
     duplicates: tuple[tuple[str, str], ...]  # images with the same pixels
     repeated: int  # objects that lie exactly on another one of their category
@@ -87,7 +87,7 @@ class Looked:
         self.same.setdefault(digest, sample.image_id)
 
     def result(self, config: DataConfig) -> SplitCheck:
-        """Return the sums, for a model that sees the images in this way."""
+        """Return the statistics for a model that images reach in this way."""
         all_sides, tiny, most = [torch.empty(0)], 0, 0
         for size, corners, areas in zip(self.image_sizes, self.corners, self.areas, strict=True):
             placement = placement_for(size, config)
@@ -120,14 +120,14 @@ class Looked:
 
 
 def _repeated(boxes: Detections) -> int:
-    """How many objects have the category, the box and the area of another one."""
+    """Return how many objects have the category, the box and the area of another one."""
     numbers = (boxes.boxes, boxes.labels[:, None], boxes.areas[:, None])
     rows = torch.cat([one.double() for one in numbers], dim=1)[~boxes.is_crowd]
     return len(rows) - len(rows.unique(dim=0))
 
 
 def _most_in_a_view(boxes: Float[Tensor, "boxes 4"], config: DataConfig) -> int:
-    """The most objects that the model sees at once; in tiles: whose middles lie in a square of that size."""
+    """Return the most objects in one view of the model; in tiles, those whose centres lie in one tile."""
     if not isinstance(config.view, Tiles) or not len(boxes):
         return len(boxes)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -1,4 +1,4 @@
-"""The one file that a name in an annotation file leads to."""
+"""Find the one file that a name in an annotation file means."""
 
 import os
 import unicodedata
@@ -12,7 +12,7 @@ from unimask.errors import DataError, some_of
 class Folders:
     """Finds named files in folders; each folder is listed once.
 
-    A name that is not there as it is written stands for the only one that differs from it in letter case or
+    A name without a file of this spelling means the only one that differs from it in letter case or
     in the form of its accents (NFC, NFD).
     """
 
@@ -71,7 +71,7 @@ class Folders:
             try:
                 with os.scandir(folder) as entries:
                     self._listed[folder] = {entry.name: entry.is_file() for entry in entries}
-            except (OSError, ValueError):  # no such folder, or a name that can be none
+            except (OSError, ValueError):  # no such folder, or an impossible name
                 self._listed[folder] = {}
         return self._listed[folder]
 
@@ -90,7 +90,7 @@ def _existing(path: Path) -> Path | None:
 def spellings(name: str) -> list[str]:
     """Return the name as written, with slashes for back-slashes, then without its first folders one by one.
 
-    So `C:\\sets\\video1\\1.jpg` is looked for in `video1/` before its last part is.
+    So `C:\\sets\\video1\\1.jpg` is searched in `video1/` before its last part alone.
     """
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     inner = [part for part in parts if part != ".."]

@@ -43,7 +43,7 @@ class NumberScheme:
     ignored: tuple[int, ...]  # classes whose pixels are void
     plain: int
     divisor: int
-    way_out: str  # what to do about a number that is no class: the end of the message
+    way_out: str  # the end of the message about a number that is no class
 
     def class_of(self, number: int) -> int:
         """Return the class that a number stands for, which may not exist."""
@@ -69,15 +69,15 @@ class NumberedItem:
         return self.pair.image, self.pair.labels
 
     def stated_size(self) -> tuple[Size, ...]:
-        """That of its label map."""
+        """The size of its label map."""
         return size_of_labels(self.pair)
 
     def read(self, reading: Reading = PLAIN) -> Sample:
         """Read the image and one segment for each number.
 
         Raises:
-            DataError: the image cannot be read, has another size than its labels, or holds a number that the
-                scheme does not know.
+            DataError: the image cannot be read, has another size than its labels, or holds a number that is
+                not in the scheme.
         """
         check_sizes(self.pair)
         numbers = self.read_numbers(self.pair.labels)
@@ -129,7 +129,11 @@ def select_numbers(
 
 
 def check_sizes(pair: LabelPair) -> None:
-    """Raises: DataError, where the files state sizes that differ even if the image is turned by a quarter."""
+    """Check that image and label map state one size, if need be with the image turned by a quarter.
+
+    Raises:
+        DataError: they do not.
+    """
     of_labels = stated_size(pair.labels, (0, 0))
     of_image = stated_size(pair.image, of_labels)
     if 0 not in of_labels and of_labels not in (of_image, of_image[::-1]):

@@ -1,4 +1,4 @@
-"""Open `--data PATH`: one split of what lies there, with the ground truth of the task."""
+"""Open one split of the data set at `--data PATH`, with the ground truth of the task."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -47,10 +47,10 @@ FORMATS: tuple[Format, ...] = (
     FOLDERS,
     VOC_XML,
 )
-"""In the order in which they are looked for.
+"""In the order in which they are tried.
 
 Published sets and exports of annotation tools come first, since each has a file or a folder that nothing else
-has; XML files of Pascal VOC come last, since all others say more than boxes.
+has; XML files of Pascal VOC come last, since all others have more than boxes.
 """
 
 LAYOUTS = "\n".join(["expected one of", *(format_.layouts for format_ in reversed(FORMATS))])
@@ -129,7 +129,7 @@ def labelled_task(path: str | Path, *, follow_outside: bool = False) -> Task:
 
     try:
         open_splits(path, "panoptic", follow_outside=follow_outside)
-    except DataError:  # there is nothing with masks here
+    except DataError:  # there are no masks here
         with suppress(DataError):
             first_split("detection")
             return "detection"
@@ -149,7 +149,7 @@ def _try_to_read(items: ItemDataset) -> None:
     """Read the first image that is whole.
 
     Raises:
-        DataError: none of the first `TRIED` is; what is wrong with the first of them.
+        DataError: none of the first `TRIED` is; the error is that of the first.
     """
     failures: list[DataError] = []
     for index in range(min(TRIED, len(items))):
@@ -165,8 +165,9 @@ def _try_to_read(items: ItemDataset) -> None:
 def open_splits(
     path: str | Path, task: Task, *, follow_outside: bool = False
 ) -> dict[str, Callable[[], ItemDataset]]:
-    """Return what opens each split that the data has, by name; "all" is a set that stands alone,
-    as that of a single image does.
+    """Return a function that opens each split of the data, by name; "all" is a set without splits.
+
+    The set of a single image is one.
 
     `follow_outside` is as for `open_dataset`. How the images are read is still to be decided.
 
@@ -191,7 +192,7 @@ def open_splits(
 def _has_one_image(source: Source) -> bool:
     try:
         return len(source.open()) == 1
-    except DataError:  # said where the split is opened
+    except DataError:  # reported where the split is opened
         return False
 
 
@@ -235,7 +236,7 @@ def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside
 
 
 def _opened(root: Path, source: Source, task: Task, follow_outside: bool) -> ItemDataset:
-    """Open a set that keeps to the data folder, and whose entries have an image each."""
+    """Open a set, whose files must lie in the data folder and whose entries must have an image each."""
     border = Border(root)
     if source.path != root and not follow_outside and (outside := border.outside([source.path])):
         raise refusal(outside, border)

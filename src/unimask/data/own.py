@@ -1,4 +1,4 @@
-"""Data sets that users write in Python: samples from arrays, and checks of what they give."""
+"""Data sets that users write in Python: samples from arrays, and their checks."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -95,14 +95,14 @@ def _boxes(name: str, labels: Tensor, boxes: ArrayLike) -> Detections:
 
 
 class CheckedDataset:
-    """Some or all of the samples of a data set, checked on the way out."""
+    """Some or all samples of a data set, checked when they are read."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, indices
 
     @property
     def categories(self) -> Categories:
-        """Those of the data set."""
+        """The categories of the data set."""
         return self._dataset.categories
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class CheckedDataset:
 
 
 def name_of(dataset: Dataset) -> str:
-    """Return how messages and the run folder name a data set that somebody wrote."""
+    """Return the name of a data set of Python in messages and in the run folder."""
     return type(dataset).__name__
 
 

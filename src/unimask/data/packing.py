@@ -50,10 +50,10 @@ def write_shards(
     follow_outside: bool = False,
     progress: Callable[[str, int, int], None] = lambda split, done, total: None,
 ) -> WrittenShards:
-    """Write all splits of a data set as shards into a folder; training on it gives the same as on the data.
+    """Write all splits of a data set as shards into a folder; training gives the same on both.
 
-    An image goes in as the file that it is, if that is all it takes to read it, else as PNG. Images that
-    cannot be read are left out, and said. Where the writing is broken off, the same call starts again.
+    Image files are copied unchanged where they can be read on their own, others become PNG. Images that
+    cannot be read are left out and reported. After an interruption the same call starts again.
 
     Args:
         data: what `unimask.train` takes.
@@ -62,7 +62,7 @@ def write_shards(
             the other tasks that can be learned from them.
         megabytes: of a shard, about; a shard holds at least one image.
         follow_outside: as for `unimask.train`.
-        progress: is told the split, how many of its images are done, and how many there are.
+        progress: is called with the split, how many of its images are done, and how many there are.
 
     Raises:
         DataError: the data cannot be used, none of the images of a split can be read, or the folder holds
@@ -92,7 +92,7 @@ def write_shards(
 
 
 def _make_empty(folder: Path) -> None:
-    """Make the folder; of shards that are not complete nothing stays."""
+    """Make the folder, and remove incomplete shards from it."""
     if folder.exists() and not folder.is_dir():
         raise DataError(folder, "is a file; name a folder for the shards")
     clean_up(folder)
@@ -142,7 +142,7 @@ class _SplitWriter:
         first: tuple[Item, Sample],
         others: Iterable[tuple[Item, Sample]],
     ) -> tuple[Item, Sample] | None:
-        """Fill a shard; return the sample that comes into the next one."""
+        """Fill a shard; return the first sample of the next one."""
         reading = self.dataset.decided.reading
         entries: list[tuple[str, int, int]] = []
         kind: Kind = "boxes" if isinstance(first[1].truth, Detections) else "segments"
@@ -164,20 +164,20 @@ class _SplitWriter:
 
 
 def _contents(item: Item, sample: Sample, reading: Reading) -> dict[str, bytes]:
-    """The files of a sample by the ending of their names."""
+    """Return the files of a sample by the ending of their names."""
     ending, image = _image(item, sample.image, reading)
     about = json_text({"image_id": sample.image_id}, None).encode()
     return {"json": about, "npz": truth_to_bytes(sample.truth), ending: image}
 
 
 def _image(item: Item, pixels: Tensor, reading: Reading) -> tuple[str, bytes]:
-    """The file of an image, where it gives the same pixels when it is read; else a PNG of them."""
+    """Return the file of an image, if it gives the same pixels when it is read; else a PNG of them."""
     for path in item.files[:1]:
         content = read_bytes(path)
         try:
             if torch.equal(read_image(content, reading), pixels):
                 return path.suffix.lower().lstrip(".") or "image", content
-        except DataError:  # it is not the file alone that is read
+        except DataError:  # more than the file is read
             continue
     stream = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, format="PNG")

@@ -1,4 +1,4 @@
-"""Image files as Pillow reads them, turned into 8-bit RGB, or one clear error."""
+"""Image files that Pillow reads, as 8-bit RGB, or one clear error."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,14 +79,14 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
 def stated_size(path: Path, default: Size) -> Size:
     """Return the size in the head of an image file, `default` where that cannot be read.
 
-    So a file of the wrong size is told before its pixels take any memory.
+    So a file of the wrong size is refused before its pixels take any memory.
     """
     try:
         if not path.is_file():
             return default
         with Image.open(path) as image:
             return image.height, image.width
-    except Exception:  # decoders raise all kinds of errors; what is wrong is said where the file is read
+    except Exception:  # decoders raise all kinds of errors; they are reported where the file is read
         return default
 
 
@@ -112,7 +112,11 @@ def one_sentence(name: str) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Raises: DataError, where there is no regular file with content."""
+    """Check that there is a regular file with content.
+
+    Raises:
+        DataError: there is none.
+    """
     try:
         if path.is_dir():
             raise DataError(path, "is a folder, not an image")
@@ -176,7 +180,7 @@ def _decode_png(content: bytes) -> Tensor:
 
 
 def _deep_png(image: Image.Image, source: Path | bytes, name: str, reading: Reading) -> Read:
-    """Colours, or grey with alpha, of 16 bits."""
+    """Return whether an image has colours, or grey with alpha, of 16 bits."""
     check_pixels(image.height, image.width, name)
     content = source if isinstance(source, bytes) else read_bytes(source)
     values = _decode_png(content).permute(1, 2, 0).numpy()
@@ -203,7 +207,11 @@ def _loaded(image: Image.Image, source: Path | bytes | None, name: str, rotate: 
 
 
 def check_pixels(height: int, width: int, name: str) -> None:
-    """Raises: DataError, where an image has too many pixels, or none."""
+    """Check the number of pixels of an image.
+
+    Raises:
+        DataError: there are too many, or none.
+    """
     if width * height > MOST_PIXELS:
         raise DataError(name, f"{width} x {height} is more than {MOST_PIXELS:,} pixels; cut it into tiles")
     if width == 0 or height == 0:
@@ -221,7 +229,7 @@ def _all_rows_there(image: Image.Image, source: Path | bytes) -> bool:
     try:
         _decode_png(content)
     except RuntimeError as error:
-        return "Internal error" not in str(error)  # of libpng: it has told which
+        return "Internal error" not in str(error)  # of libpng, which has printed the reason
     return True
 
 
@@ -245,7 +253,7 @@ def _to_rgb(image: Image.Image, name: str, reading: Reading) -> Read:
         if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
             image = on_white(rgba(image))
         pixels = np.array(image.convert("RGB"))
-    except ValueError as error:  # some modes have no way to RGB
+    except ValueError as error:  # some modes cannot be converted to RGB
         raise DataError(name, f"is of mode {mode} ({error}); save it as RGB, for instance as PNG") from None
     return Read(pixels=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), notes=(), span=EIGHT_BITS)
 

@@ -14,7 +14,7 @@ from unimask.data.reading import Channel, Depth, Reading
 from unimask.errors import DataError
 
 Values = Shaped[ndarray, "_height _width _channels"]
-FEW_LEVELS = 16  # of 256 in an image of more than 8 bits: below that it is said
+FEW_LEVELS = 16  # of 256 in an image of more than 8 bits; fewer are reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ EIGHT_BITS = (0, 255)
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """An image, and what is to be said about how it was read."""
+    """An image, and sentences about how it was read."""
 
     pixels: UInt8[Tensor, "3 height width"]
     notes: tuple[str, ...]
@@ -40,7 +40,7 @@ class Read:
 
 
 def to_rgb(values: Values, layout: Layout, reading: Reading, name: str) -> Read:
-    """Return values as 8-bit RGB, of the channels and in the depth that `reading` says.
+    """Return values as 8-bit RGB, of the channels and in the depth of `reading`.
 
     Raises:
         DataError: there is no such channel, the values are no integers, or are beyond the depth.
@@ -94,7 +94,7 @@ def to_8_bits(
 ) -> tuple[UInt8[ndarray, "height width channels"], tuple[str, ...], tuple[int, int]]:
     """Scale values of a file with so many bits; of more than 8 bits by `depth`, the bits of the camera.
 
-    Returns the scaled values, what is to be said, and the lowest and the highest value of the file.
+    Returns the scaled values, sentences about them, and the lowest and the highest value of the file.
 
     Raises:
         DataError: a value is negative or beyond the depth.
@@ -124,7 +124,7 @@ def to_8_bits(
 
 
 def few_levels(span: tuple[int, int], depth: int) -> tuple[str, ...]:
-    """Return what is said where values from the lowest to the highest become few of the 256 levels."""
+    """Return a sentence if values from the lowest to the highest become few of the 256 levels."""
     levels = 1 + int((span[1] - span[0]) * 255 / (2**depth - 1))
     if levels >= FEW_LEVELS or span[1] - span[0] < FEW_LEVELS:
         return ()
@@ -142,7 +142,7 @@ def depth_of(highest: int, bits: int, depth: Depth) -> int:
 
 
 def page_note(pages: int) -> tuple[str, ...]:
-    """Return what is said where the first of several images in a file is read."""
+    """Return a sentence if only the first of several images in a file is read."""
     return (f"page 1 of {pages} is read; others with --page NUMBER, the largest value with --page max",)
 
 

@@ -1,4 +1,4 @@
-"""Where an image goes: resized, on a canvas, normalised; in training and in prediction alike."""
+"""Preprocessing of images in training and prediction: resized, placed on a canvas, normalised."""
 
 import platform
 from collections.abc import Sequence

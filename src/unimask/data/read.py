@@ -35,7 +35,7 @@ from unimask.structures import Size
 
 @runtime_checkable
 class ByteStream(Protocol):
-    """A file that is open in binary mode, or what reads like one."""
+    """A file that is open in binary mode, or an object with its `read`."""
 
     def read(self) -> bytes:
         """Return what is left of it."""
@@ -43,7 +43,7 @@ class ByteStream(Protocol):
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """What numpy takes for an array."""
+    """Anything that numpy converts to an array."""
 
     def __array__(self) -> ndarray: ...
 
@@ -83,7 +83,7 @@ def read_image(
     becomes three equal channels, CMYK is converted. Values of 16 bits are scaled by the depth of the camera,
     by default guessed from the brightest one: below 256 they are taken as they are, below 4096 they are
     12-bit, otherwise 16-bit. Of several images in a file the first one is read, of channels that are no
-    colours the first. `reading` says otherwise. Arrays and tensors have the order of `channels`.
+    colours the first. `reading` changes all of that. Arrays and tensors have the order of `channels`.
 
     Raises:
         DataError: the file is missing, empty, damaged, not an image, too large, or of floating-point pixels.
@@ -93,10 +93,10 @@ def read_image(
 
 
 def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb") -> Read:
-    """Read an image as `read_image`, and return with it what is to be said: what is left out or was guessed.
+    """Read an image as `read_image`, with sentences about what is left out or was guessed.
 
     Raises:
-        DataError: also where it is nothing that can be an image.
+        DataError: also where the source cannot be an image.
     """
     if isinstance(image, str | os.PathLike):
         return _read_file(Path(image), os.fspath(image), reading)
@@ -130,7 +130,7 @@ def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb")
 
 
 def is_one_image(image: object) -> bool:
-    """Return whether something is to be read as one image, though it may be possible to iterate over it."""
+    """Return whether an object is one image, even if it can be iterated over."""
     kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ndarray | Tensor | ArrayLike
     return isinstance(image, kinds) or callable(getattr(image, "read", None))
 
@@ -199,7 +199,7 @@ def _head(source: Path | bytes) -> bytes:
 
 
 def _is_for_tifffile(image: Image.Image, reading: Reading) -> bool:
-    """Return whether Pillow reads a part of it only, or wrongly."""
+    """Return whether Pillow reads only a part of the file, or wrongly."""
     tags = tags_of(image)
     if frames_in(image) > 1 or reading.channel != "colors":
         return _has_tifffile()  # Pillow reads pages and colours, too
@@ -296,7 +296,7 @@ def image_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def left_out_of(paths: Sequence[str | Path]) -> tuple[str, ...]:
-    """Say of each folder among the paths what in it is no image: a count, and the first of them.
+    """Say for each folder among the paths which files are no images: their number, and the first of them.
 
     What `Result.save` wrote beside the images does not count, nor do hidden files.
     """

@@ -14,7 +14,7 @@ Channel = Literal["colors", "max"] | int
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What is read of a file, and how; the fields are those of `DataConfig`.
+    """What is read of an image file, and how; the fields are those of `DataConfig`.
 
     With `orientation` "auto" an image is turned as its EXIF orientation says, but for annotated images whose
     stored pixels alone have the size of the labels. With `depth` "auto" an image of 16 bits is scaled by its
@@ -22,7 +22,7 @@ class Reading:
     """
 
     orientation: Orientation = "auto"
-    undecided: Literal["exif", "stored"] = "exif"  # what "auto" becomes where the labels of a set do not tell
+    undecided: Literal["exif", "stored"] = "exif"  # what "auto" becomes if labels do not decide
     depth: Depth = "auto"  # bits of the camera, 8 to 16: the value 2^depth - 1 becomes 255
     page: Page = "first"  # of a file of several images: its number, or the largest value of all of them
     channel: Channel = "colors"  # number of the only channel to read, or the largest value of all of them
@@ -32,7 +32,7 @@ PLAIN = Reading()
 
 
 def settled(asked: Reading, known: Reading) -> Reading:
-    """Return how images are read where some of it was decided before: what is asked for goes first."""
+    """Return how images are read where some of it was decided before; the user's settings go first."""
     return Reading(
         orientation=known.orientation if asked.orientation == "auto" else asked.orientation,
         undecided=asked.undecided,
@@ -43,7 +43,7 @@ def settled(asked: Reading, known: Reading) -> Reading:
 
 
 def reading_of(config: DataConfig) -> Reading:
-    """Return what the settings say about reading."""
+    """Return the settings of reading."""
     return Reading(
         orientation=config.orientation, depth=config.depth, page=config.page, channel=config.channel
     )

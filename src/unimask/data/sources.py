@@ -1,4 +1,4 @@
-"""What a format finds at a path: annotated sets by split, each opened when it is chosen."""
+"""The annotated sets that a format finds at a path, by split; each is opened when it is chosen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Format:
     another format. It raises DataError where the path is surely of this format, but broken or ambiguous.
     """
 
-    layouts: str  # what users are told to expect, a line each
+    layouts: str  # descriptions for users, a line each
     find: Callable[[Path, Task], Sources]
 
 
@@ -46,7 +46,7 @@ def split_of_word(word: str) -> str:
 
 
 def refused(path: Path, reason: str) -> Source:
-    """Return a set that is there and cannot serve the task: opening it raises a DataError."""
+    """Return a set that exists and cannot serve the task: opening it raises a DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 
 

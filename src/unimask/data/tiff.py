@@ -1,4 +1,4 @@
-"""TIFF files that Pillow does not open rightly: stacks, many channels, 16-bit colours; and their windows."""
+"""TIFF files that Pillow does not open correctly: stacks, many channels, 16-bit colours; in windows."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -74,7 +74,7 @@ class TiffImage:
         return turned(values, self.orientation)
 
     def notes(self, reading: Reading) -> tuple[str, ...]:
-        """Return what is to be said about pages that are not read."""
+        """Return sentences about pages that are not read."""
         return page_note(self.pages) if reading.page == "first" and self.pages > 1 else ()
 
     def _page(self, number: int, rows: slice, columns: slice) -> ndarray:

@@ -1,4 +1,4 @@
-"""Files beside those of a data set that belong to nothing: images without labels, labels without image."""
+"""Unused files beside those of a data set: images without labels, labels without image."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _NAMES = ("classes.txt", "classes.json", "labelmap.txt", "notes.json")  # of the
 def unused_files(datasets: Sequence[ItemDataset]) -> tuple[str, ...]:
     """Say which files lie beside the images of a data set, or beside their labels, and are in no split.
 
-    `datasets` are all of the splits. Only folders that hold something used are looked at.
+    `datasets` are all of the splits. Only folders that hold used files are listed.
     """
     images = {path for dataset in datasets for item in dataset.items for path in item.files[:1]}
     labels = {path for dataset in datasets for item in dataset.items for path in item.files[1:]}
@@ -36,7 +36,7 @@ def unused_files(datasets: Sequence[ItemDataset]) -> tuple[str, ...]:
 
 
 def _files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The files of a folder with one of some suffixes, without hidden ones, by their names."""
+    """Return the files of a folder with one of some suffixes, without hidden ones, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
@@ -48,7 +48,7 @@ def _files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def _real(paths: Iterable[Path]) -> set[str]:
-    """The paths with the links of their folders resolved."""
+    """Return the paths with the links of their folders resolved."""
     paths = list(paths)
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     return {os.path.join(folders[path.parent], path.name) for path in paths}

@@ -62,7 +62,7 @@ class Video:
         return (self._container.duration or 0) / 1_000_000
 
     def frames(self, every: int = 1) -> Iterator[Frame]:
-        """Yield every n-th frame, from the first on. What ends them too early is kept as `damage`."""
+        """Yield every n-th frame, from the first on. An error that ends them early is kept as `damage`."""
         index, time = -1, 0.0
         for index, frame in enumerate(self._decoded()):
             stated = math.nan if frame.time is None else float(frame.time)
@@ -93,7 +93,7 @@ class Video:
         if packets < self._stream.frames:
             self._reason = self._reason or "a part is missing"
             with suppress(OSError, ValueError):
-                yield from self._stream.decode(None)  # what the decoder holds back
+                yield from self._stream.decode(None)  # the frames that the decoder still has
 
 
 @contextmanager
@@ -129,5 +129,5 @@ def _to_tensor(frame: Any) -> UInt8[Tensor, "3 height width"]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the error of PyAV without the number in front and the file behind: both are said already."""
+    """Return the error of PyAV without the number before it and the file after it."""
     return str(getattr(error, "strerror", "") or first_line(error))

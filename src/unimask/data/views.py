@@ -17,7 +17,7 @@ from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 
 
 class TaskView:
-    """A data set whose ground truth is changed on the way out; images stay as they are."""
+    """A data set whose ground truth is changed when it is read; images stay as they are."""
 
     def __init__(self, dataset: Dataset, categories: Categories, change: Callable[[Truth], Truth]) -> None:
         self._dataset = dataset
@@ -31,12 +31,12 @@ class TaskView:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What lies beside the data and is not read: a sentence each."""
+        """Sentences about files beside the data that are not read."""
         return left_out_of(self._dataset)
 
     @property
     def decided(self) -> tuple[str, ...]:
-        """What was decided about reading its images: a sentence each."""
+        """Sentences about how its images are read."""
         return decided_of(self._dataset)
 
     def __len__(self) -> int:
@@ -48,12 +48,12 @@ class TaskView:
 
 
 def left_out_of(dataset: Dataset) -> tuple[str, ...]:
-    """Return what lies beside a data set of files and is not read, a sentence each; of others nothing."""
+    """Return sentences about files beside a data set that are not read; nothing for sets of Python."""
     return dataset.left_out if isinstance(dataset, ItemDataset | TaskView) else ()
 
 
 def decided_of(dataset: Dataset) -> tuple[str, ...]:
-    """Return what was decided about reading the images of a data set of files; of others nothing."""
+    """Return sentences about how the images of a data set are read; nothing for sets of Python."""
     if isinstance(dataset, ItemDataset):
         return dataset.decided.said
     return dataset.decided if isinstance(dataset, TaskView) else ()
@@ -83,7 +83,7 @@ def _with_background(categories: Categories, wanted: bool) -> tuple[Categories, 
 def as_panoptic(dataset: Dataset, *, background: bool = True) -> Dataset:
     """Give every pixel to at most one segment, and merge the segments of each stuff category.
 
-    Where segments overlap, the pixel goes to the smallest of them, because what lies on top is usually
+    Where segments overlap, the pixel goes to the smallest of them, because objects on top are usually
     smaller; crowd regions yield to everything. Segments that are covered completely are dropped. If the data
     has no stuff and `background` is on, the pixels without a segment become stuff of that name; without it
     they are void. Crowd regions are neither: they stay crowd.
@@ -177,7 +177,7 @@ def _masks(truth: Truth) -> Segments:
 
 @dataclass(frozen=True)
 class _Relabel:
-    """Look labels up in a table; what gets the label -1 is dropped."""
+    """Look labels up in a table; segments that get the label -1 are dropped."""
 
     table: Int64[Tensor, " categories"]
 
@@ -191,7 +191,7 @@ class _Relabel:
 
 @dataclass(frozen=True, kw_only=True)
 class _Flatten:
-    """One layer; the segments of a merged category become one; then the background."""
+    """Make one layer; merge the segments of some categories; then add the background."""
 
     merged: tuple[int, ...]
     background: bool
@@ -203,7 +203,7 @@ class _Flatten:
 
 @dataclass(frozen=True, kw_only=True)
 class _Semantic:
-    """One layer, one segment per category, crowd regions included; then the background."""
+    """Make one layer with a segment per category, crowd regions included; then add the background."""
 
     num_categories: int
     background: bool

@@ -42,11 +42,15 @@ class TiffWindows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is left out of the file."""
+        """Sentences about what is left out of the file."""
         return self._image.notes(self._reading)
 
     def read(self, rows: slice, columns: slice) -> UInt8[Tensor, "3 rows columns"]:
-        """Raises: DataError, where the file is damaged there."""
+        """Return a window as 8-bit RGB.
+
+        Raises:
+            DataError: the file is damaged there.
+        """
         return self._image.read(rows, columns, self._reading).pixels
 
 
@@ -63,7 +67,7 @@ class InMemory:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said about how it was read."""
+        """Sentences about how it was read."""
         return self._notes
 
     def read(self, rows: slice, columns: slice) -> UInt8[Tensor, "3 rows columns"]:

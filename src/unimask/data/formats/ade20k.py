@@ -136,9 +136,9 @@ def _json(root: Path, kind: str, split: str) -> Path:
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """The path is the folder of `images` and `annotations`, the one above, or one of the JSON files of
-    detectron2's scripts, of which those of the same kind are then read whatever the task.
+    """Return the sets of ADE20K at the folder of `images` and `annotations`, the one above, or at a JSON.
 
+    The JSON is one of detectron2's scripts; files of its kind are then read, whatever the task.
     A folder is ADE20K if its images are called `ADE_...` and no `classes.json` says otherwise.
     """
     if path.is_file():

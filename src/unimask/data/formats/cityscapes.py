@@ -90,8 +90,9 @@ def _pairs(images: Path, truth: Path, kind: str) -> list[LabelPair]:
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """The path is the folder of `leftImg8bit` and `gtFine`, one of those two, or a panoptic JSON in `gtFine`,
-    which stands for the whole (it is made from the instance ids that are read here).
+    """Return the sets at the folder of `leftImg8bit` and `gtFine`, one of the two, or a JSON in `gtFine`.
+
+    A panoptic JSON stands for the whole set: it is made from the instance ids that are read here.
     """
     if path.is_file():
         places = [path.parent.parent] if _PANOPTIC_JSON.fullmatch(path.name) else []

@@ -28,7 +28,7 @@ _ORDERS: Mapping[Task, tuple[str, ...]] = {
 
 
 def open_coco(path: Path, task: Task) -> ItemDataset:
-    """Open a COCO JSON; panoptic files are known by their `segments_info`.
+    """Open a COCO JSON; panoptic files are recognised by their `segments_info`.
 
     Raises:
         DataError: the file, one of its entries or an image cannot be used.
@@ -88,7 +88,7 @@ def _in_folder(root: Path, kind: str, task: Task) -> Sources:
 
 
 def _kind_and_split(path: Path) -> tuple[str, str] | None:
-    """Return what the name of a COCO file says; None for the names of other files."""
+    """Return kind and split from the name of a COCO file; None for the names of other files."""
     match = _NAME.fullmatch(path.name.lower())
     if match is None:
         return None

@@ -105,7 +105,11 @@ def image_id(path: Path, record: Record, key: str, what: str) -> ImageId:
 
 
 def unique(path: Path, ids: Iterable[ImageId], what: str) -> None:
-    """Raises: DataError, when an id occurs twice."""
+    """Check that each id occurs once.
+
+    Raises:
+        DataError: one occurs twice.
+    """
     seen: set[ImageId] = set()
     for number in ids:
         if number in seen:
@@ -210,8 +214,9 @@ def read_images(path: Path, content: Record, folders: Sequence[Path]) -> tuple[C
 
 
 def _find_images(path: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
-    """Each image's file: all in the one folder that has the most of the first few, under the names as they
-    are written; where it has none of them, under the names without their first folders.
+    """Return each image's file, all of them in the folder that has the most of the first few.
+
+    They have the names as they are written; if none exists, the names without their first folders.
     """
     looked, files = list(dict.fromkeys(folders)), Folders()
     depth = max(len(spellings(name)) for name in names[:20])
@@ -245,7 +250,7 @@ def image_folders(path: Path) -> list[Path]:
     """Return where the images of a COCO JSON may lie, by the conventions of COCO, Roboflow and common tools.
 
     With `instances_train2017.json` in `annotations/`: `.`, `images`, `train2017`, `images/train2017`,
-    `train2017/images`, the same without the year, each seen from the JSON's folder and from its parent.
+    `train2017/images`, the same without the year, each relative to the JSON's folder and to its parent.
     """
     split = split_of(path)
     plain = split.rstrip("0123456789")

@@ -47,7 +47,7 @@ def open_instances(path: Path, content: Record | None = None, *, folders: Sequen
     but one that lies wholly outside is an error. Instances may overlap: the ground truth then has several
     layers.
 
-    Images are looked for in `folders` first, then where `image_folders` says.
+    Images are searched in `folders` first, then in those of `image_folders`.
 
     Raises:
         DataError: the file, one of its entries or an image cannot be used; entries are named by their id.
@@ -56,7 +56,7 @@ def open_instances(path: Path, content: Record | None = None, *, folders: Sequen
 
 
 def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[Path] = ()) -> ItemDataset:
-    """Open the boxes of a COCO JSON as they stand there, without its masks; images as in `open_instances`.
+    """Open the boxes that a COCO JSON states, without its masks; images as in `open_instances`.
 
     Boxes keep the order of the file; what lies outside of the image is cut off, and boxes without width or
     height are left out. Areas are those that the file states, of masks where it has some. Objects marked
@@ -71,7 +71,7 @@ def open_boxes(path: Path, content: Record | None = None, *, folders: Sequence[P
 
 @runtime_checkable  # the tests check argument types at run time
 class _CocoItem(Item, Protocol):
-    """An image of a file, which knows how many of its annotations reach beyond it."""
+    """An image of a file, which counts its annotations that reach beyond it."""
 
     @property
     def beyond(self) -> int: ...
@@ -101,13 +101,13 @@ def _open(
 
 
 def _by_id(image: CocoImage) -> tuple[bool, int, str]:
-    """Numbers first, then text."""
+    """Return a key for sorting ids: numbers first, then text."""
     is_text = isinstance(image.id, str)
     return is_text, 0 if is_text else int(image.id), str(image.id)
 
 
 def _stated_area(entry: Record) -> float:
-    """The area that an annotation states, in pixels; not a number where it states none."""
+    """Return the area that an annotation states, in pixels; NaN where it states none."""
     area = entry.get("area")
     if isinstance(area, int | float) and 0 < area < 1e30:  # 0 is written where it is not known
         return float(area)
@@ -187,7 +187,7 @@ def _instance(path: Path, entry: Record, label: int, size: Size) -> _Instance:
 
 
 def _is_crowd(path: Path, entry: Record, what: str) -> bool:
-    """Return whether it is no object to learn from: a crowd, or difficult as in PASCAL VOC."""
+    """Return whether an annotation is a crowd, or difficult as in PASCAL VOC: nothing is learned from it."""
     return flag(path, entry, "iscrowd", what) or flag(path, entry, "difficult", what)
 
 

@@ -45,7 +45,7 @@ def open_panoptic(
 
     Images without an entry in `annotations` are left out. Pixels of id 0 are void. The PNGs lie in a
     folder of the JSON's name (`panoptic_train2017/`), or in `panoptic/`, beside the JSON or one folder up.
-    Images are looked for in `folders` first, then where `image_folders` says.
+    Images are searched in `folders` first, then in those of `image_folders`.
 
     Segments without a pixel and ids that the JSON does not list are errors, unless `strict` is off: then the
     former are left out and the latter void.

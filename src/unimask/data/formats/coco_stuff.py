@@ -37,7 +37,7 @@ def open_coco_stuff(root: Path, word: str) -> ItemDataset:
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """The path is `stuffthingmaps`, or the folder it lies in, if that has no panoptic JSON of COCO."""
+    """Return the sets at `stuffthingmaps`, or at the folder that holds it, without panoptic JSON of COCO."""
     named = path.name == MAPS and path.is_dir()
     root = path.parent if named else path
     words = {split: f"{split}2017" for split in ("train", "val") if (root / MAPS / f"{split}2017").is_dir()}

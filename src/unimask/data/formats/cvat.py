@@ -106,7 +106,7 @@ def read_cvat(path: Path) -> CvatFile:
         raise DataError(
             path, f"line {error.lineno}: is no valid XML ({expat.ErrorString(error.code)}); export it again"
         ) from None
-    except (LookupError, ValueError) as error:  # an encoding that there is not
+    except (LookupError, ValueError) as error:  # an unknown encoding
         raise DataError(path, f"is no valid XML ({first_line(error)}); save it as UTF-8") from None
     if not images:
         raise DataError(path, "has no images; expected an export of kind 'CVAT for images 1.1'")

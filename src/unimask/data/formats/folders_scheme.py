@@ -156,7 +156,7 @@ def _guess_scheme(path: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
             numbers_of_colors={},
         )
     if open_image(chosen[0].labels, rotate=False).mode in ("RGB", "RGBA"):
-        read_classes(chosen[0].labels, {})  # says what is missing
+        read_classes(chosen[0].labels, {})  # raises the error
     present = sorted(_numbers_in(pairs))
     if set(present) <= {0, 1} or set(present) <= {0, 255}:
         categories = _plain_categories(("background", "foreground"), (0, max(1, present[-1])), thing=False)

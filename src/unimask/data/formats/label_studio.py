@@ -49,7 +49,11 @@ class Brush:
     size: Size
 
     def pixels(self, size: Size) -> ndarray:
-        """Raises: ValueError, where the runs are damaged or of an image of another size."""
+        """Return the pixels of the mask in an image of this size.
+
+        Raises:
+            ValueError: the runs are damaged or of an image of another size.
+        """
         if self.size != size:
             raise ValueError(
                 f"a brush is for {self.size[1]} x {self.size[0]} pixels, the image has {size[1]} x {size[0]}"
@@ -125,8 +129,8 @@ def is_label_studio(path: Path) -> bool:
 def open_label_studio(path: Path) -> ItemDataset:
     """Open a sample per task that has an annotation: the first that was not cancelled, which may be empty.
 
-    Labels are those that occur, sorted. Points, lines and whole-image choices are left out, which is said.
-    Images are looked for beside the JSON and in `images`, under the name in the task or the one before the
+    Labels are those that occur, sorted. Points, lines and whole-image choices are left out and reported.
+    Images are searched beside the JSON and in `images`, under the name in the task or the one before the
     upload.
 
     Raises:

@@ -43,7 +43,7 @@ IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
 
 
 def labelme_files(folder: Path) -> list[Path]:
-    """Return the JSON files of LabelMe directly in a folder, known by their `shapes`."""
+    """Return the JSON files of LabelMe directly in a folder, recognised by their `shapes`."""
     found = []
     for path in sorted(folder.glob("*.json")):
         if re.search(rb'"shapes"\s*:', first_bytes(path, 1 << 16)):
@@ -52,7 +52,7 @@ def labelme_files(folder: Path) -> list[Path]:
 
 
 def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
-    """All labels in the files, sorted.
+    """Return all labels in the files, sorted.
 
     Raises:
         DataError: a file is no JSON of LabelMe, or there are no shapes.
@@ -67,10 +67,9 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
 def open_labelme(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
     """Open a sample per file. Shapes of one label and group (`group_id`) are one object.
 
-    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out (said
-    with their number). Where a
-    shape is called `__ignore__`, its pixels are void, and a stuff category has all that is neither in it nor
-    in an object.
+    Polygons, rectangles, circles and masks are taken; lines and points have no area and are left out (their
+    number is reported). The pixels of a shape called `__ignore__` are void, and a stuff category then has all
+    pixels that are neither in it nor in an object.
 
     Raises:
         DataError: a file or a shape cannot be used, or an image is missing.
@@ -187,7 +186,7 @@ def _packed_mask(path: Path, where: str, shape: Record, left: int, top: int) -> 
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """Folders with a JSON per image; all of them share their names."""
+    """Find folders with a JSON per image; all of them share their names."""
     places = {"": [path, path / "annotations", path / "labels", path / "json"]}
     places.update({split: [path / word for word in words] for split, words in SPLITS.items()})
     files = {}

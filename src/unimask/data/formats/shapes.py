@@ -59,7 +59,7 @@ class _ShapesItem:
         return (self.size,)
 
     def read(self, reading: Reading = PLAIN) -> Sample:
-        """Draw it: no file is read."""
+        """Draw the image and its ground truth; no file is read."""
         generator = seeded_generator(self.seed, self.index)
         image, surface = _scenery(self.size, generator)
         labels, layer = [], torch.zeros(self.size, dtype=torch.int16)
@@ -85,12 +85,12 @@ class _ShapesItem:
 
 
 def is_generated(data: str | Path) -> bool:
-    """Return whether data of this name are made up here, and not read from files."""
+    """Return whether data of this name are generated, not read from files."""
     return re.match("shapes(:|$)", str(data)) is not None and not Path(data).exists()
 
 
 def _find(path: Path, task: Task) -> Sources:
-    """`shapes` or `shapes:96x128`: 10,000 images to train on, 100 others for "val" and for "test"."""
+    """Find `shapes` or `shapes:96x128`: 10,000 images to train on, 100 others for "val" and for "test"."""
     text = str(path)
     if not is_generated(path):
         return {}
@@ -119,7 +119,7 @@ def _between(low: int | float, high: int | float, generator: torch.Generator) ->
 
 
 def _grid(size: Size) -> tuple[Float[Tensor, "height 1"], Float[Tensor, "1 width"]]:
-    """y and x of the pixel centres."""
+    """Return y and x of the pixel centres."""
     return torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1])[None] + 0.5
 
 
@@ -142,7 +142,7 @@ def _scenery(
 
 
 def _thing(size: Size, generator: torch.Generator) -> _DrawnThing:
-    """Return a circle, a square or a triangle that has its middle in the image."""
+    """Return a circle, a square or a triangle that has its centre in the image."""
     y, x = _grid(size)
     label = int(torch.randint(0, 3, (), generator=generator))
     radius = max(2.0, _between(0.08, 0.28, generator) * min(size))

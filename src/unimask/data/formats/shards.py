@@ -5,8 +5,8 @@ follow one another and share a name up to the first dot. They are KEY.json (the 
 (ground truth: `layers`, `labels` and `is_crowd` of segments, or `boxes`, `labels`, `areas` and `is_crowd`)
 and the image, the file as it was or a PNG. The index NAME.json says where each sample lies, what the
 categories are, and how the images are read. So a sample is one piece of a file, which is read on its own:
-every process reads what it trains on and no more, in any order, and a run that is resumed goes on in the same
-order.
+every process reads the samples that it trains on and no others, in any order, and a run that is resumed goes
+on in the same order.
 """
 
 import io
@@ -47,15 +47,15 @@ class ShardItem:
     image_id: str
     start: int
     length: int
-    reading: Reading  # as it was decided for the set that the shard was written from
+    reading: Reading  # as decided for the set that the shard was written from
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """None that are its own."""
+        """No files: the shard is shared by many samples."""
         return ()
 
     def stated_size(self) -> tuple[Size, ...]:
-        """Nothing is to be decided by it."""
+        """None: `reading` is decided already."""
         return ()
 
     def read(self, reading: Reading = PLAIN) -> Sample:
@@ -81,7 +81,7 @@ class ShardItem:
         return Sample(image=pixels, truth=truth, image_id=self.image_id)
 
     def _files(self) -> dict[str, bytes]:
-        """The content of its files by the ending of their names."""
+        """Return the content of its files by the ending of their names."""
         try:
             with self.shard.open("rb") as file:
                 file.seek(self.start)
@@ -203,7 +203,7 @@ SHARDS = Format(
 
 @dataclass(frozen=True, kw_only=True)
 class ShardHead:
-    """What the index of a shard says beside its samples; the same for all shards of a set."""
+    """The head of an index of a shard, without its samples; the same for all shards of a set."""
 
     kind: Kind
     categories: Categories

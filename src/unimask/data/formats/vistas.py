@@ -1,4 +1,4 @@
-"""Mapillary Vistas as unzipped: versions 1.2 and 2.0, and version 1 as it was before there were two."""
+"""Mapillary Vistas as unzipped: versions 1.2 and 2.0, and version 1 in its first layout."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ def open_numbered(config: Path, images: Path, labels: Path, divisor: int) -> Ite
 
 
 def open_evaluated(path: Path, config: Path, images: Path) -> ItemDataset:
-    """Open the panoptic JSON; a configuration gives names, and what it does not evaluate is void.
+    """Open the panoptic JSON; a configuration gives names; categories that it does not evaluate are void.
 
     Raises:
         DataError: a file cannot be used, or images are missing.

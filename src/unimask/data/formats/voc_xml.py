@@ -59,7 +59,7 @@ def open_voc_xml(names: Sequence[str], files: Sequence[Path]) -> ItemDataset:
 
     Corners of boxes that are whole numbers count pixels from 1, and the pixel of the last corner belongs to
     the box, as the development kit of VOC says. Written with a point (`29.0`: CVAT, datumaro) they are
-    places in the image, counted from 0. Difficult objects are crowd, as in COCO's JSON.
+    coordinates in the image, counted from 0. Difficult objects are crowd, as in COCO's JSON.
 
     Raises:
         DataError: a file or an object cannot be used, or a photo is missing.
@@ -81,7 +81,7 @@ def _objects(path: Path, root: ElementTree.Element) -> list[tuple[str, ElementTr
     return [
         (f"object {number}", one)
         for number, one in enumerate(root.findall("object"), 1)
-        if (one.findtext("deleted") or "0").strip() != "1"  # the XML of LabelMe keeps what was deleted
+        if (one.findtext("deleted") or "0").strip() != "1"  # the XML of LabelMe keeps deleted objects
     ]
 
 
@@ -155,7 +155,7 @@ def _polygon(path: Path, where: str, polygon: ElementTree.Element) -> ndarray:
 
 
 def xml_sources(root: Path) -> Sources:
-    """Photos with an XML each, split by lists or by folders; all of them share their names.
+    """Return the sets of photos with an XML each, split by lists or by folders; all share their names.
 
     Raises:
         DataError: there are several sets, or a list names a photo that has no XML, or a file is broken.

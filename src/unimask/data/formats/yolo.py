@@ -94,7 +94,7 @@ def _checked(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_absent(path: Path, base: Path, listed: Sequence[object]) -> bool:
-    """Return whether nothing is at the places of a part, as with the test images of many a set."""
+    """Return whether the folders of a part are missing, as those of the test images of many sets."""
     return not any(exists(place) for text in listed for place in _tried(path, base, str(text)))
 
 

@@ -8,7 +8,7 @@ from unimask.errors import DataError
 
 _ENDS = frozenset(".!?")
 _LONGEST_ENDING = 8
-"""Letters of the longest ending by which the case of an unknown word is told."""
+"""Letters of the longest ending that decides the case of an unknown word."""
 _TRUST = 4
 """A neighbour says as much about a word as this many of its occurrences elsewhere."""
 _SEEN = 2
@@ -18,7 +18,7 @@ _Forms = Mapping[str, Mapping[str, int]]
 
 
 class Casing:
-    """How words are written, told from text: counts of their forms, alone and beside their neighbours.
+    """The case of words, learned from text: counts of their forms, alone and beside their neighbours.
 
     Each lowercased word takes the likeliest of the forms that it had. Where it had several (German `essen`
     and `Essen`), the words before and after it decide, as independent witnesses. A word that the text did not
@@ -40,7 +40,7 @@ class Casing:
         self._endings = _shapes_of_endings(forms)
 
     def __bool__(self) -> bool:
-        """Return whether there is anything that it would change."""
+        """Return whether it can change anything."""
         return bool(self._forms)
 
     def restore(self, words: str) -> str:

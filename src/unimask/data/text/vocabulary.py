@@ -12,7 +12,7 @@ _END_OF_WORD = "</w>"
 
 
 def _tokenizers() -> Any:
-    """Import the library when text is at hand: a training on images does without it."""
+    """Import the library only where there is text: a training on images does without it."""
     with needs_extra("text", "translation"):
         import tokenizers
     return tokenizers
@@ -21,7 +21,7 @@ def _tokenizers() -> Any:
 class Vocabulary:
     """Turns text into token ids and back. Made by `learn_vocabulary` or from a `tokenizer.json`.
 
-    `lowercase`: it knows small letters only. `split`: lines are split into words and marks first and joined
+    `lowercase`: it has small letters only. `split`: lines are split into words and marks first and joined
     afterwards; vocabularies of other releases take lines as they are. Unknown letters become the unknown
     token.
     """
