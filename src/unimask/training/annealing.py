@@ -1,4 +1,4 @@
-"""How an EoMT is called in a training step: a function of the step, so that nothing has to be kept.
+"""How an EoMT is called in a training step: a function of the step, without state.
 
 Masked attention ends during the training, and rotary positions have a random scale.
 """
@@ -27,7 +27,7 @@ one another, or three with gaps between them."""
 def mask_chances(step: int, steps: int, blocks: int) -> tuple[float, ...]:
     """Return for each block with queries, in a step counted from 0, the chance of a query to keep its mask.
 
-    It is 1 until the block's turn comes, falls as `(1 - progress) ** 0.9`, and is 0 from then on.
+    It is 1 until the annealing of the block begins, falls as `(1 - progress) ** 0.9`, and is 0 from then on.
 
     Source: EoMT (2503.19108), Sec. 3.3 and its code.
     """
@@ -37,7 +37,7 @@ def mask_chances(step: int, steps: int, blocks: int) -> tuple[float, ...]:
 
 
 def forward_in_step(experiment: Experiment, step: int, uniform: Uniform) -> Forward:
-    """Return how the model is called in a training step: an annealed one with the chances of that step.
+    """Return the function that calls the model in a training step, if annealed with the chances of the step.
 
     Rotary positions are scaled by a random number from 1/2 to 2, whose logarithm is uniform.
 

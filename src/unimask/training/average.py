@@ -8,7 +8,7 @@ Parameters = tuple[Tensor, ...] | list[Tensor]
 
 
 def decay_at(averaged: int, decay: float) -> float:
-    """Return the decay with which the average of `averaged` weights takes in the next ones.
+    """Return the decay of the average of `averaged` weights when the next ones are added.
 
     `min(decay, averaged / (averaged + 9))`: a running mean at first. Otherwise the random initial weights
     would stay in the average for the first `1 / (1 - decay)` updates.

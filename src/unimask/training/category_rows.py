@@ -1,4 +1,4 @@
-"""Which categories of a data set start with what another model has learned of them, and which at random."""
+"""Which categories of a data set start with rows of another model's class head, and which at random."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ _SHOWN = 12  # names of a line
 class CategoryRows:
     """The categories of a data set beside those of the model that its training starts from."""
 
-    kept: tuple[str, ...]  # of the data, which the model knows by the same name
+    kept: tuple[str, ...]  # of the data, which the model has by the same name
     renamed: tuple[tuple[str, str], ...]  # the model's name, and that of the data
-    new: tuple[str, ...]  # of the data, which the model does not know
+    new: tuple[str, ...]  # of the data, which the model does not have
     dropped: tuple[str, ...]  # of the model, which the data do not have
     rows: tuple[int, ...]  # for each category of the data that of the model, or `NOT_KNOWN`
 
     @property
     def known(self) -> int:
-        """Return how many categories of the data the model knows."""
+        """Return how many categories of the data the model has."""
         return len(self.kept) + len(self.renamed)
 
     def table(self) -> str:
@@ -82,7 +82,7 @@ def rows_for(categories: Categories, theirs: Categories, renamed: Mapping[str, s
 def take_rows(own: Tensor, theirs: Tensor, rows: tuple[int, ...]) -> Tensor:
     """Return `own`, which has a row for each category, with the known rows of `theirs`.
 
-    Rows behind those of the categories ("no object") are taken as they are. Tensors whose other sizes differ
+    Rows after those of the categories ("no object") are taken as they are. Tensors whose other sizes differ
     are not mixed: `theirs` comes back, and does not fit.
     """
     if theirs.shape[1:] != own.shape[1:]:

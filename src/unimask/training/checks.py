@@ -55,7 +55,7 @@ _DETR_FOR = dict.fromkeys(("panoptic", "instance"), "model.mask_head=true") | {
 
 
 def check_view(view: AnyView, task: Task) -> None:
-    """Check that a model that sees images so can be evaluated on the task.
+    """Check that a model with this view can be evaluated on the task.
 
     Raises:
         ConfigError: it cannot.
@@ -73,7 +73,7 @@ def check_model(model: AnyModelConfig, task: str) -> None:
     trained = tasks_of(model)
     presets = "a preset of DETR (detr_small)" if task == "detection" else "another preset (small)"
     if isinstance(model, DetrConfig):
-        if model.mask_head:  # without masks to learn from, the mask head would stay random
+        if model.mask_head:  # without masks in the data, the mask head would stay random
             trained = tuple(known for known in trained if known != "detection")
         presets = _DETR_FOR.get(task, presets)
     if task not in trained:

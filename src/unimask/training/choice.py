@@ -1,4 +1,4 @@
-"""What a training on own data starts with where that is not said: a pure function of data and machine.
+"""Settings of a training on own data that are not set by the user: a pure function of data and machine.
 
 The rules stand in docs/guide/choice.md, with the reason for each. Nothing is chosen that was set.
 """
@@ -15,7 +15,7 @@ from unimask.config.tasks import Task
 from unimask.files import json_text
 from unimask.presets import PRESETS
 
-NUCLEI = ("nucleus", "nuclei")  # what the shipped model of that name finds
+NUCLEI = ("nucleus", "nuclei")  # the categories of the shipped model
 NUCLEI_SIDES = (6.0, 40.0)  # shorter side of the objects that it was trained on, in pixels of the file
 STEP = 32  # of sizes
 SMALLEST, LARGEST_CPU, LARGEST_GPU = 256, 512, 768  # short side of an image for the model
@@ -34,7 +34,7 @@ _VIEW = ("data.view", "data.crop", "data.resize", "data.jitter")  # settings tha
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was read of the data: the train split."""
+    """Statistics of the train split."""
 
     task: Task
     images: int
@@ -47,11 +47,11 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Here:
-    """What computes."""
+    """The machine of the training."""
 
     gpu: bool
     memory: int  # bytes that are free
-    no_imagenet: str  # why ImageNet's weights cannot be had; "" where they can
+    no_imagenet: str  # why ImageNet's weights are not available; "" where they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ def _side(seen: Seen, here: Here) -> int:
     """Return the short side of an image for the model."""
     short = max(1, min(seen.size))
     usual = min(max(short, SMALLEST), LARGEST_GPU if here.gpu else LARGEST_CPU)
-    if 0 < seen.side * usual / short < SIDE:  # larger, up to twice what else would do
+    if 0 < seen.side * usual / short < SIDE:  # larger, up to twice the usual side
         return _round(min(SIDE / seen.side * short, ENLARGED * usual))
     return _round(usual)
 
@@ -305,7 +305,7 @@ def _steps(seen: Seen, here: Here, experiment: Experiment, *, trained: bool) -> 
 
 
 def _gentle(rate: float) -> float:
-    """Return the rate with which a trained model goes on: what it knows is not to be lost at the start."""
+    """Return the learning rate of a trained model: low, so that its weights are not lost at the start."""
     return float(f"{GENTLE * rate:.2g}")
 
 
@@ -323,7 +323,7 @@ def _bookkeeping(steps: int) -> dict[str, object]:
 
 
 def _passes(here: Here, experiment: Experiment) -> dict[str, object]:
-    """Return in how many passes a step sees its images: those of one pass fit into memory together."""
+    """Return the number of passes of a step: the images of one pass fit into memory together."""
     batch = experiment.training.batch_size
     fitting = max(1, int((USED * here.memory - _fixed(experiment.model)) // _of_an_image(experiment)))
     passes = next(

@@ -1,4 +1,4 @@
-"""Several runs beside each other: what differs in settings and data, what came out, and their curves."""
+"""Several runs beside each other: what differs in settings and data, their results and their curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Value = object  # of a setting or a result: plain, ready for JSON
 class ComparedRun:
     """A run as far as it has come."""
 
-    name: str  # as short as tells it from the others
+    name: str  # as short as possible, and unique
     folder: str
     task: str
     data: Mapping[str, Value]  # path, images to learn from, categories

@@ -1,4 +1,4 @@
-"""What people look at in the folder of a run: tables, curves, images and a page, all made from its log.
+"""Tables, curves, images and a page in the folder of a run, all made from its log.
 
 A drawing that fails is reported and never ends a training.
 """
@@ -21,7 +21,7 @@ from unimask.training.run_folder import RunFolder
 
 
 class Display:
-    """Writes what people look at; each file is complete when it appears."""
+    """Writes tables, curves, images and the page; each file is complete when it appears."""
 
     def __init__(self, folder: RunFolder, step: int, message: Callable[[str], None]) -> None:
         """Remove the validation images of steps after `step`, which come again."""
@@ -59,7 +59,7 @@ class Display:
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
-        """Report what fails inside, and go on."""
+        """Report an error inside, and go on."""
         try:
             yield
         except Exception as error:

@@ -34,7 +34,7 @@ def start_engine(config: TrainingConfig, machines: Machines) -> Fabric:
     """Return the engine, with its processes started, each of which returns from here.
 
     Raises:
-        ConfigError: the settings or the machines cannot be had, or a launcher started other processes.
+        ConfigError: the settings or the machines are not available, or a launcher started other processes.
     """
     devices, nodes = launched(machines.devices, machines.nodes)
     processes = devices * nodes
@@ -77,7 +77,7 @@ def mesh_of(fabric: Fabric) -> DeviceMesh | None:
 
 @contextmanager
 def lost_processes_said(folder: Path, saved: Callable[[], int]) -> Iterator[None]:
-    """Say in a sentence that another process has ended; `saved` gives the step of the newest checkpoint.
+    """Report in a sentence that another process has ended; `saved` gives the step of the newest checkpoint.
 
     Raises:
         LostProcessError: it has.

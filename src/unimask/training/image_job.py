@@ -44,7 +44,7 @@ class MaskJob:
     initial: str | Path | None
     renamed: Mapping[str, str]
     licence: str
-    read: DataCheck | None  # what was read of the data before, if anything was
+    read: DataCheck | None  # an earlier check of the data
 
     @property
     def training(self) -> TrainingConfig:
@@ -77,10 +77,10 @@ class MaskJob:
         }
 
     def begin(self, folder: RunFolder, say: Callable[[str], None]) -> None:
-        """Look at the data, keep what it holds in the folder, and say what a user should know.
+        """Check the data, keep the check in the folder, and report warnings.
 
         Raises:
-            DataError: it would be no use to train on this data.
+            DataError: the data cannot be used for a training.
         """
         for sentence in say_at_start(self.experiment, self.task, self.initial, folder, self.read):
             say(sentence)
@@ -122,7 +122,7 @@ class MaskJob:
         return sum(len(target) for batch in batches for target in batch.targets)
 
     def criterion(self, device: torch.device, average: Average) -> Callable[[Batch, int, int], "LossOfBatch"]:
-        """Return what matches and measures a batch: masks, boxes, or both."""
+        """Return the function that computes the losses of a batch: of masks, boxes, or both."""
         kind, count = kind_of(self.experiment.model), len(self.task.categories)
         criterion = build_criterion(self.experiment.losses, count, average, kind=kind).to(device)
 
@@ -148,7 +148,7 @@ class MaskJob:
         return ImageShare(metrics, gallery)
 
     def draw(self, share: "ImageShare", step: int) -> Drawing:
-        """Return the same few images each time, the worst ones, and what was taken for what."""
+        """Return the same few images each time, the worst ones, and the confusion matrix."""
         categories, quality = self.task.categories, QUALITY[self.task.task]
         confusion = share.metrics.table()
         title = f"What was found as what, after step {step:,}"
@@ -181,7 +181,7 @@ class MaskJob:
 
 @dataclass(frozen=True)
 class ImageShare:
-    """One process's share of an evaluation: metrics, and the images that people look at."""
+    """One process's share of an evaluation: metrics, and images to be shown."""
 
     metrics: TaskMetrics
     gallery: Gallery
@@ -204,7 +204,7 @@ class LossOfBatch:
         self.measured: tuple[Prediction, Losses] | None = None
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
-        """`total`, and each term of the final prediction, not weighted."""
+        """Return `total`, and each term of the final prediction, not weighted."""
         prediction = self.forward(model, self.batch.images)
         losses = self.criterion(prediction, self.batch.targets, self.uniform)
         self.measured = (prediction, losses)

@@ -51,8 +51,8 @@ def load_initial(
     DINOv2's or DINOv3's by timm's name in `model.backbone.name`) or `imagenet:FILE` (from a file), or a model
     as `conversion.hub.find_model` takes it, whose categories may differ.
     Of another model, the rows of the class head are taken by the name of the category, or as `renamed` (the
-    model's name -> that of the data) says; a category that it does not know keeps its random row, and "no
-    object" is always taken. `say` is told in a sentence and a table which these are. A DETR without a mask
+    model's name -> that of the data) says; a category that it does not have keeps its random row, and "no
+    object" is always taken. `say` is called with a sentence and a table about them. A DETR without a mask
     head may start one with it, which then keeps its random mask head (DETR, Sec. 4.2: boxes first). A mask
     classifier may have more queries or octaves of positions than the other: see `_more_queries` and
     `_more_octaves`.
@@ -92,7 +92,7 @@ def load_initial(
 
 
 def _fitted(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return their tensors where ours may differ: more queries or octaves, norms frozen or not."""
+    """Return the tensors fitted to a model that may differ: more queries or octaves, norms frozen or not."""
     fitted = dict(theirs)
     for key, grow in _GROWING.items():
         if key in own and key in theirs and own[key].shape != theirs[key].shape:
@@ -137,9 +137,9 @@ def model_differences(theirs: AnyModelConfig, own: AnyModelConfig) -> list[str]:
 
 
 def _more_queries(own: Tensor, theirs: Tensor) -> Tensor:
-    """Return their queries, and more of them: the same again, halfway to what is random.
+    """Return the other model's queries, repeated halfway between their values and random ones.
 
-    Queries that are alike would learn alike.
+    Equal queries would stay equal.
     """
     if theirs.shape[1:] != own.shape[1:] or len(own) <= len(theirs):
         return theirs
@@ -148,7 +148,7 @@ def _more_queries(own: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _more_octaves(own: Tensor, theirs: Tensor) -> Tensor:
-    """Return their projection of positions; what is finer adds nothing at first.
+    """Return the other model's projection of positions, with zeros for the finer octaves.
 
     The columns are sines, then cosines, of each x, then y, in rising frequency: see `fourier_positions`.
     """

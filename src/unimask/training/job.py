@@ -19,13 +19,13 @@ Same = TypeVar("Same")
 
 @runtime_checkable
 class Measure(Protocol):
-    """What calls the model on one batch and measures the losses."""
+    """Calls the model on one batch and computes the losses."""
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return `total`, which is differentiated, and others for the log."""
 
     def problem(self) -> str:
-        """Return what was not finite, and where."""
+        """Return which losses were not finite, and for which images."""
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class Drawing:
 
 @runtime_checkable
 class Share(Protocol):
-    """One process's share of an evaluation: a state that adds."""
+    """One process's share of an evaluation: a state that can be merged."""
 
     def merge(self: Same, other: Same) -> None:
         """Add the share of another process."""
@@ -96,10 +96,10 @@ class Job(Protocol, Generic[BatchType]):
         """Return what identifies the run, ready for JSON."""
 
     def begin(self, folder: RunFolder, say: Callable[[str], None]) -> None:
-        """Look at the data before the first step, say what a user should know, and keep what a run needs.
+        """Check the data before the first step, report warnings, and write the files that a run needs.
 
         Raises:
-            DataError: it would be no use to train on this data.
+            DataError: the data cannot be used for a training.
         """
 
     def build(self) -> nn.Module:
@@ -108,7 +108,7 @@ class Job(Protocol, Generic[BatchType]):
     def initialise(self, model: nn.Module, say: Callable[[str], object]) -> str:
         """Fill the model with its initial weights and return which they are; only where a run begins.
 
-        `say` is told what is to be known of them at the start.
+        `say` is called with sentences about them.
         """
 
     def stream(self, *, start_step: int, rank: int, world: int, pin_memory: bool) -> Stream[BatchType]:
@@ -121,9 +121,9 @@ class Job(Protocol, Generic[BatchType]):
         """Return how many targets the losses of some batches are means over."""
 
     def criterion(self, device: torch.device, average: Average) -> Callable[[BatchType, int, int], Measure]:
-        """Return what measures a batch, given the step, counted from 0, and a seed for its random numbers.
+        """Return the function that computes the losses of a batch.
 
-        `average` gives the mean number of targets per pass over all passes and processes of a step.
+        It takes the batch, the step, counted from 0, and a seed for its random numbers. `average` gives the mean number of targets per pass over all passes and processes of a step.
         """
 
     def evaluate(

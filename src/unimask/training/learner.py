@@ -1,4 +1,4 @@
-"""What learns: a model in the hands of the training engine, its average and its optimiser."""
+"""A model in the training engine, with its average and its optimiser."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -56,16 +56,16 @@ class Learner:
         self.statistics = NormStatistics(model)
 
     def backward_pass(self, *, last: bool) -> AbstractContextManager[None]:
-        """Return what surrounds a pass: processes exchange gradients in the last one of a step.
+        """Return the context of a pass: processes exchange gradients in the last one of a step.
 
-        Where the model is split, they do so in each: a process has room for its part of the sum alone.
+        Where the model is split, they do so in each: a process has memory for its part of the sum only.
         """
         if self.mesh is not None:
             return nullcontext()
         return self.fabric.no_backward_sync(self.module, enabled=not last)
 
     def follow(self) -> None:
-        """Move the average, after an update."""
+        """Update the average, after a step of the optimiser."""
         if self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -87,7 +87,7 @@ class Learner:
         return whole_model(best, self._build, self.fabric.device, needed=needed)
 
     def state(self) -> dict[str, Any]:
-        """Return what is kept of it in one file; of a model that is split, not the tensors."""
+        """Return the state for one file of the checkpoint; of a model that is split, without the tensors."""
         state: dict[str, Any] = {
             "precision": self.fabric.strategy.precision.state_dict(),
             "sharded": self.mesh is not None,
@@ -99,7 +99,7 @@ class Learner:
         return state
 
     def save_in_parts(self, write: Callable[[Callable[[Path], None]], None]) -> None:
-        """Call `write` in the first process, with what writes the tensors into a folder, if any are split.
+        """Call `write` in the first process, with a function that writes split tensors into a folder.
 
         All processes must call this. Where it fails, its error is raised in the first one, and the others
         exit.
@@ -108,7 +108,7 @@ class Learner:
         save_in_parts(write, tensors, first=self.fabric.is_global_zero)
 
     def restore(self, state: dict[str, Any], parts: Path) -> None:
-        """Take up the state of a checkpoint; `parts` is the folder of the tensors where they were split.
+        """Load the state of a checkpoint; `parts` is the folder of the tensors where they were split.
 
         Whole weights are in the model already, since they are needed before it is split.
         """

@@ -19,7 +19,7 @@ from unimask.training.run_folder import flatten
 
 @runtime_checkable
 class Logger(Protocol):
-    """What is told how a training goes, in the first of several processes only.
+    """Receives the log of a training, in the first of several processes only.
 
     A call that fails is reported once, and the logger is then left alone: the training goes on.
     """
@@ -31,12 +31,12 @@ class Logger(Protocol):
         """Log an image of an evaluation: `validation`, `worst`, `confusion`."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write the rest of the log."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRun:
-    """What a logger is opened for."""
+    """The run that a logger is opened for."""
 
     folder: Path  # of the run
     step: int  # that the run goes on after; 0 at its beginning
@@ -154,7 +154,7 @@ class MlflowLogger:
         self._client.log_image(self._id, image, artifact_file=f"{name}/step_{step}.png")
 
     def close(self) -> None:
-        """Say that the run has ended."""
+        """Mark the run as ended."""
         self._client.set_terminated(self._id)
 
 

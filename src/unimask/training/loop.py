@@ -38,7 +38,7 @@ from unimask.training.step import random_seed
 from unimask.training.stopping import stop_signals, without_signals
 
 T = TypeVar("T")
-LARGEST_SKIPS = 20  # so many skipped steps in a row end the training
+LARGEST_SKIPS = 20  # this many skipped steps in a row end the training
 
 
 def run_job(
@@ -183,7 +183,7 @@ class _Training:
         self._report(rate)
 
     def _computed(self, batches: list[Any]) -> tuple[str, ...]:
-        """Add up the gradients of a step; where that fails (memory runs out), keep the steps before it.
+        """Add up the gradients of a step; where that fails (out of memory), save the steps before it.
 
         Several processes cannot: the others wait for this one inside of the engine.
         """
@@ -211,11 +211,11 @@ class _Training:
                     self.learner.forget()
                     return problems
                 self.fabric.backward(losses["total"] / len(batches))
-            del measure, losses  # the prediction need not live beside the next one
+            del measure, losses  # frees the prediction before the next one
         return ()
 
     def _agree(self, measure: Measure, losses: dict[str, Tensor], passes: int) -> tuple[str, ...]:
-        """Return what is not finite in any process; also sum losses and see whether a process must stop."""
+        """Return what is not finite in any process; also sum losses, and ask whether one must stop."""
         values = torch.stack([value.detach().float() for value in losses.values()])
         bad = (~torch.isfinite(values).all()).float()
         stop = torch.tensor(float(self.stop_asked), device=values.device)
@@ -343,7 +343,7 @@ class _Training:
         self.saved = self.step
 
     def _make_models_again(self) -> None:
-        """Derive from the checkpoint what a kill may have left stale, missing, or of a later step."""
+        """Restore from the checkpoint the models that a kill may have left stale or missing."""
         model = self.learner.weights()
         if self.record is None:
             return
@@ -359,9 +359,9 @@ class _Training:
             remove(self.folder.results)
 
     def _agreed(self, action: Callable[[], T]) -> T:
-        """Return what the action gives in this process.
+        """Return the result of the action in this process.
 
-        Where it fails in any process, all of them keep the work and end: with its error where it failed.
+        Where it fails in any process, all of them save a checkpoint and end, the failing one with its error.
         """
         result: list[T] = []
         error: Exception | None = None

@@ -1,4 +1,4 @@
-"""What a training is to do: a named experiment, that of a model, or one chosen from the data."""
+"""The plan of a training: a named experiment, that of a model, or one chosen from the data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,13 +32,13 @@ SHOWN_SIDE = 640  # pixels of the samples that are kept until they are drawn
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `unimask.train` takes beside data and folder."""
+    """The arguments of `unimask.train` beside data and folder."""
 
     experiment: Experiment | TranslationExperiment
     task: Task
     initial: str | None
     lines: tuple[ChosenOptions, ...]  # what was chosen, as options, and why; empty where nothing was
-    notes: tuple[str, ...]  # what else is to be known before the training starts
+    notes: tuple[str, ...]  # warnings before the training starts
     # what was read of the data, where they chose something; its samples are small
     checked: DataCheck | None = field(default=None, compare=False)
 
@@ -56,7 +56,7 @@ def plan(
     resumed: str | Path | None = None,
     progress: Progress = lambda split, done, total: None,
 ) -> Plan:
-    """Return what to train on `data`; what is not said is chosen from the data and the machine.
+    """Return what to train on `data`; settings that are not given are chosen from the data and the machine.
 
     Args:
         data: as `unimask.train` takes it.
@@ -66,17 +66,17 @@ def plan(
         preset: the name of an experiment, of which nothing is chosen. Without it, and without an initial
             model, the data choose.
         initial: "none", "imagenet" or a model; of a model the experiment has the architecture, and without a
-            preset also how it sees images, its losses and its thresholds. "" leaves it to the choice; with a
+            preset also its view of images, its losses and its thresholds. "" leaves it to the choice; with a
             preset it is "none".
         changes: settings by dotted paths, which are never chosen otherwise.
         epochs: how often each image is seen, in the place of `training.steps`; 0 leaves it to that.
         device: as for `unimask.train`; its free memory decides in how many passes a step is computed.
         processes: in how many the training will run.
         resumed: the folder of a run that will go on, whose settings are kept where no preset is named.
-        progress: is told how far the data have been read.
+        progress: is called as the data are read.
 
     Raises:
-        DataError: the data are not there, or of no use for a training.
+        DataError: the data are missing, or cannot be used for a training.
         ConfigError: there is no such preset or setting, or what was asked contradicts itself.
         WeightsError: there is no such model, or it cannot be trained.
     """
@@ -133,7 +133,7 @@ def _plain(experiment: Experiment | TranslationExperiment, task: Task, initial: 
 
 
 def _of_run(folder: Path, asked: _Asked) -> Plan | None:
-    """Return what the run in a folder does, with some settings changed; None where there is no run."""
+    """Return the plan of the run in a folder, with some settings changed; None where there is no run."""
     said = described(folder)
     if not said:
         return None
@@ -184,7 +184,7 @@ def _from_model(asked: _Asked, base: Experiment | None, initial: str) -> Plan:
 
 
 def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
-    """Return what data and machine choose."""
+    """Return the plan that is chosen from data and machine."""
     if asked.processes > 1:  # each would choose for itself, by the memory that it finds free
         raise ConfigError(
             "preset",
@@ -214,7 +214,7 @@ def _chosen(asked: _Asked, task: Task, given: Base | None) -> Plan:
 
 
 def _as_it_is(asked: _Asked, given: Base | None) -> Experiment:
-    """Return an experiment that reads images as the training will, and sees them at their own size."""
+    """Return an experiment that reads images as the training will, and keeps their size."""
     base = given.experiment if given else Experiment()
     changes = {path: value for path, value in asked.changes.items() if path in _OF_READING}
     return Experiment(data=replace(override(base, changes).data, resize=Scale(), view=Whole()))
@@ -230,7 +230,7 @@ def _follows(changes: Mapping[str, object]) -> bool:
 
 
 def seen_in(said: DataCheck) -> Seen:
-    """Return what the choice needs of a check, whose model saw the images at their own size."""
+    """Return the statistics of a check for the choice; the check was made at the size of the files."""
     split = said.splits.get("train") or next(iter(said.splits.values()))
     things = zip(said.categories.names, said.categories.is_thing, strict=True)
     return Seen(

@@ -23,7 +23,7 @@ MOST_POINTS = 400  # of a curve; more are averaged
 
 
 class Curve(NamedTuple):
-    """A line through (step, value) points; what has a name stands in the legend."""
+    """A line through (step, value) points; a curve with a name stands in the legend."""
 
     points: Sequence[Point]
     color: str
@@ -78,7 +78,7 @@ def _thinned(points: list[Point]) -> list[Point]:
 
 
 def _ticks(highest: Number, most: int = 5) -> list[Number]:
-    """Round numbers from 0 on, evenly spaced: about `most`, the last one near `highest`."""
+    """Return round numbers from 0 on, evenly spaced: about `most`, the last one near `highest`."""
     rough = highest / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

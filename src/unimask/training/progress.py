@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-LONG = 6 * 3600  # seconds, from which on a training is told to take long
+LONG = 6 * 3600  # seconds; longer trainings get a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class StepReport:
 
 @runtime_checkable
 class Reporter(Protocol):
-    """What a training reports to, in the first of several processes only."""
+    """Receives the reports of a training, in the first of several processes only."""
 
     def start(self, *, steps: int, done: int) -> None:
         """Report that the training begins, or goes on after `done` of `steps` steps."""
@@ -74,7 +74,7 @@ def describe(report: StepReport) -> str:
 
 
 def estimate(report: StepReport) -> str:
-    """Say after the first step how long the others will take; the first one is slower than they are."""
+    """Return a sentence after the first step about the time of the others; the first one is slower."""
     more, left = report.steps - report.step, duration(report.seconds_left)
     shorter = "; `--set training.steps=NUMBER` makes it shorter" if report.seconds_left > LONG else ""
     return f"the first step is done; the {more} to come take {left} or less, evaluations not counted{shorter}"

@@ -1,4 +1,4 @@
-"""The log of a training: `metrics.jsonl`, what is drawn from it, loggers, and which evaluation was best."""
+"""The log of a training: `metrics.jsonl`, its curves and tables, loggers, and which evaluation was best."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ Value = int | float | None
 
 
 def _plain(value: Value) -> Value:
-    """Return None for what JSON cannot hold: NaN and infinity."""
+    """Return None for NaN and infinity, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -61,7 +61,7 @@ class RunRecord:
         per_category: Mapping[str, Mapping[str, float]] | None = None,
         draw: Callable[[], Drawing] = _nothing,
     ) -> None:
-        """Log the metrics of an evaluation, and what it shows: first the images, so that they are there."""
+        """Write the images of an evaluation, then log its metrics."""
         images = self._display.draw(step, draw)
         plain = {name: _plain(value) for name, value in values.items()}
         self._evaluations[step] = plain
@@ -90,7 +90,7 @@ class RunRecord:
         return {step: value for step, value in values.items() if value is not None}
 
     def is_better(self, values: Mapping[str, Value]) -> bool:
-        """Return whether these metrics beat all earlier evaluations; what is not measured beats none."""
+        """Return whether these metrics beat all earlier evaluations; unmeasured ones do not."""
         value = _plain(values[self._primary])
         return value is not None and value > max(self.scores().values(), default=-math.inf)
 

@@ -1,4 +1,4 @@
-"""The page about a run: `report.html`, one file with everything in it, made from the files of the run."""
+"""The page about a run: `report.html`, one self-contained file, made from the files of the run."""
 
 import base64
 import io

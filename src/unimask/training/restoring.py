@@ -1,4 +1,4 @@
-"""What a checkpoint holds is checked against the training that goes on with it, before any of it is taken."""
+"""Checks of a checkpoint against the training that resumes from it, before anything is loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ PARTS: Mapping[str, type] = {
     "precision": dict,
     "window": dict,
 }
-"""What a checkpoint holds."""
+"""The keys of a checkpoint."""
 OF_TENSORS = ("model", "average", "optimizer")
 """What is beside it where the model was split over processes (`training/sharding.py`)."""
 
@@ -34,7 +34,7 @@ def check_parts(folder: Path, state: Mapping[str, Any]) -> None:
     """Check that a checkpoint has all of its parts; of a model that was split, the tensors are elsewhere.
 
     Raises:
-        WeightsError: it has not.
+        WeightsError: a part is missing.
     """
     elsewhere = OF_TENSORS if state.get("sharded") else ()
     wrong = [

@@ -27,4 +27,4 @@ class TrainingResult:
     best_step: int  # 0 where there was no evaluation, or none could measure the primary metric
     skipped_steps: int  # steps skipped because something was not finite
     seconds: float  # time spent, over all resumed parts of the run
-    first_process: bool  # False in all but the first of several processes: only the first should print
+    first_process: bool  # whether this is the first of several processes, the only one that should print

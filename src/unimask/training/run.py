@@ -1,4 +1,4 @@
-"""Training, for users: an experiment and data in, a folder with everything about the run out."""
+"""Training for users: from an experiment and data to a folder with everything about the run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def train(
     loggers: Sequence[str | Logger] = (),
     checked: DataCheck | None = None,
 ) -> TrainingResult:
-    """Train a model and leave everything about it in the folder `output` (see `training/run_folder.py`).
+    """Train a model and write everything about it into the folder `output` (see `training/run_folder.py`).
 
     Args:
         experiment: the settings; `unimask.presets` has named ones, `unimask.override` changes some of them.
@@ -51,8 +51,8 @@ def train(
             `TranslationExperiment` a folder of line pairs, or `glyphs`. Or your own `Dataset`.
         validation: the `Dataset` to measure on, where `data` is one; without it about one sample in ten is
             held out of the training.
-        output: a folder for the run, which all processes see.
-        task: what the model learns to do with images; a translation has no task.
+        output: a folder for the run, the same one for all processes.
+        task: what the model learns to find in images; a translation has no task.
         resume: go on with the run in `output` after a stop or a kill at any moment, exactly as if it had
             never stopped; where there is nothing yet, start. The experiment must be the same but for the
             length (`training.steps`; the schedule then stretches from there on), bookkeeping and
@@ -66,9 +66,9 @@ def train(
         devices: processes on this machine, each with a device of its own. Each process runs the calling
             script (the engine starts those of this machine; `torchrun` or a cluster's scheduler can).
         nodes: machines.
-        reporter: is told what happens; by default a progress bar on a terminal, lines elsewhere.
+        reporter: receives the progress; by default a progress bar on a terminal, lines elsewhere.
         licence: licence of the weights, which is kept with them.
-        checked: what `unimask.plan` or `unimask.check` read of the data; they are not looked at again then.
+        checked: what `unimask.plan` or `unimask.check` read of the data; they are not checked again then.
         loggers: where to log besides the folder and TensorBoard: `wandb`, `mlflow`, or your own `Logger`.
 
     In a translation `training.batch_size` counts tokens: a pass holds so many, of source or target, whichever

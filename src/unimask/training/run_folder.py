@@ -1,18 +1,18 @@
 """The folder of a run, in which every file appears complete: a kill at any moment costs only time.
 
 experiment.json      the settings, the task, the data and its categories
-check.json           what the data holds, as `unimask check` says it, before the first step
+check.json           what the data holds, as from `unimask check`, before the first step
 check.png            a few images with their ground truth
 metrics.jsonl        one line per logged step, evaluation and skipped step
 checkpoints/step_N/  everything that is needed to go on after step N: state.pt, and best/ as it was then; of a
                      model that is split over processes also shards/, the parts of each
 model/, best/        model folders: of the last checkpoint, of the best evaluation; made again on resuming
 results.json         how it ended; not there while it runs
-results.csv, ...     what people look at (`training/display.py`)
+results.csv, ...     tables, curves and images (`training/display.py`)
 tensorboard/         the log for TensorBoard
 tokenizer.json       the vocabulary of a translation; it may be there before, to start with
 
-`RunFolder` has the paths of what training reads back; those of what people look at are in `display`.
+`RunFolder` has the paths of files that training reads back; those of tables and images are in `display`.
 """
 
 import json
@@ -44,7 +44,7 @@ from unimask.training.sharding import check_shards
 KEPT_CHECKPOINTS = 2
 SHARDS_NAME = "shards"
 DESCRIPTION_NAME = "experiment.json"
-# Settings that may change when a run is resumed: they say how much and how fast, not what is computed.
+# Settings that may change when a run is resumed: they decide how much and how fast, not what is computed.
 CHANGEABLE = frozenset(
     {
         "training.steps",
@@ -59,7 +59,7 @@ CHANGEABLE = frozenset(
 
 
 def _link(folder: Path, target: Path) -> None:
-    """Make a second folder of the same files: hard links, which take no room, or copies where there are none.
+    """Make a second folder of the same files: hard links, which take no space, else copies.
 
     The files of model folders are replaced, never written into.
     """
@@ -81,7 +81,7 @@ def flatten(values: object, path: str = "") -> dict[str, object]:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """Return what `experiment.json` says of the run in a folder; empty where there is no run.
+    """Return the content of `experiment.json` in a run folder; empty where there is no run.
 
     Raises:
         DataError: the file is broken.
@@ -104,7 +104,7 @@ def _completed(experiment: object) -> object:
         return experiment
     try:
         return experiment_to_dict(experiment_from_dict(experiment))
-    except ConfigError:  # it had settings that are gone: they are named as differences
+    except ConfigError:  # it has settings that no longer exist: they are named as differences
         return experiment
 
 
@@ -158,7 +158,7 @@ class RunFolder:
         """Make the folder, or check that it holds the same run, and remove what a kill left in it.
 
         `description` is JSON-ready; its `experiment` is compared setting by setting. A folder in which a run
-        was killed before its description stood is as good as empty.
+        was killed before it was described counts as empty.
 
         Raises:
             DataError: the folder is in use and `resume` is off, or what it holds is not a run.
@@ -189,7 +189,7 @@ class RunFolder:
             raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
 
     def _held(self) -> list[Path]:
-        """Return what the folder holds beside what a kill left before anything was there."""
+        """Return the files of the folder, without those that a kill left before the run began."""
         if not self.path.exists():
             return []
         held = [item for item in self.path.iterdir() if not is_temporary(item.name)]
@@ -220,7 +220,7 @@ class RunFolder:
     ) -> None:
         """Write `checkpoints/step_N` complete, with the best model so far, then remove the oldest ones.
 
-        `save_parts` writes what does not go into `state.pt` into a folder, which does not exist yet.
+        `save_parts` writes the parts that are not in `state.pt` into a folder, which does not exist yet.
 
         Raises:
             DataError: the disk is full or cannot be written to.
@@ -241,7 +241,7 @@ class RunFolder:
             remove(self.checkpoints / f"step_{old}")
 
     def restore_best(self, step: int) -> None:
-        """Let `best/` be what it was at the checkpoint of this step: a kill came later than that.
+        """Restore `best/` as it was at the checkpoint of this step, after a later kill.
 
         A checkpoint of an earlier version does not hold it; then `best/` stays as it is.
         """
@@ -266,7 +266,7 @@ class RunFolder:
     def latest_checkpoint(self, say: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
         """Return the state of the newest checkpoint that can be read; empty where there is none.
 
-        `say` is told of those that cannot.
+        `say` is called for those that cannot.
 
         Raises:
             DataError: there are checkpoints, but none of them can be read.

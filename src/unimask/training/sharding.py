@@ -1,8 +1,8 @@
 """A model, its average and the optimiser's state, split over processes (FSDP2), and their checkpoints.
 
 Each process keeps an equal part of every tensor. The layers of the model (`units`) are put together one after
-the other, when they compute, and taken apart again. What is written are the parts, and which tensors they
-make; so any number of processes can read them, also one.
+the other, when they compute, and taken apart again. Checkpoints hold the parts, and which tensors they
+make up; so any number of processes can read them, also one.
 """
 
 import pickle
@@ -59,7 +59,7 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def take_apart(module: nn.Module) -> None:
-    """Split again what a forward pass put together, where no backward pass followed."""
+    """Split again the layers that a forward pass put together, where no backward pass followed."""
     from torch.distributed.fsdp import FSDPModule
 
     for part in module.modules():
@@ -115,7 +115,7 @@ def save_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 def save_in_parts(
     write: Callable[[Callable[[Path], None]], None], tensors: Mapping[str, Tensor], *, first: bool
 ) -> None:
-    """Call `write` in the first process, with what writes the parts of all processes into a folder.
+    """Call `write` in the first process, with a function that writes the parts of all into a folder.
 
     Where there are no tensors, that does nothing. All processes must call this. Where it fails, its error is
     raised in the first one, and the others exit.
@@ -171,7 +171,7 @@ _NAMES = frozenset(
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reads what PyTorch says of the parts of a checkpoint, and runs nothing else that is in the file."""
+    """Reads PyTorch's metadata of the parts of a checkpoint, and runs no other code of the file."""
 
     def find_class(self, module: str, name: str) -> object:
         known = (module, name) in _NAMES
@@ -217,7 +217,7 @@ def load_shards(
     tensors = learned(model, average, optimizer)
     reader = FileSystemReader(folder)
     try:
-        # what `checkpoint.load` calls, which warns a single process that it is one
+        # called by `checkpoint.load`, which would warn a single process
         _load_state_dict(tensors, reader, no_dist=not is_initialized())
     except CheckpointException as error:
         reason = first_line(next(iter(error.failures.values()))[0])

@@ -50,7 +50,7 @@ class Window:
         return self.items / self.seconds if self.seconds > 0 else 0.0
 
     def as_record(self, rate: float, skipped: int, seconds: float, *, unit: str) -> dict[str, int | float]:
-        """Return a line of the log, with NaN for what is not known."""
+        """Return a line of the log, with NaN for unknown values."""
         means = self.means()
         return {
             "loss": means.pop("total", math.nan),

@@ -1,4 +1,4 @@
-"""What is said before the first step: what the data holds, and which settings can hardly be meant."""
+"""Reports before the first step: what the data holds, and which settings are probably wrong."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from unimask.results.sheets import sample_sheet
 from unimask.training.image_data import TrainingTask
 from unimask.training.run_folder import RunFolder
 
-SECONDS = 10.0  # for looking at the data; of a large set a part is looked at
+SECONDS = 10.0  # for checking the data; of a large set a part is checked
 
 
 def say_at_start(
@@ -21,13 +21,13 @@ def say_at_start(
     folder: RunFolder,
     read: DataCheck | None = None,
 ) -> tuple[str, ...]:
-    """Return what a user should know before a training on images, a sentence each; warnings say so.
+    """Return sentences about the data and the settings before a training on images, with warnings.
 
     `read` is a check of this data where there was one before; then they are not read again. What the data
-    holds is kept in `check.json` and `check.png` of the folder. Generated data are known, and not looked at.
+    holds is kept in `check.json` and `check.png` of the folder. Generated data are not checked.
 
     Raises:
-        DataError: it would be no use to train on this data.
+        DataError: the data cannot be used for a training.
     """
     warnings = warnings_of_settings(experiment.training)
     if is_generated(task.data):

@@ -13,7 +13,7 @@ BatchType = TypeVar("BatchType")
 
 
 def random_seed(*numbers: int) -> int:
-    """Return a seed for PyTorch, well mixed from the numbers: a step's randomness depends on them alone."""
+    """Return a seed for PyTorch, well mixed from the numbers alone, for the randomness of a step."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 

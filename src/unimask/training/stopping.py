@@ -32,7 +32,7 @@ def stop_signals(ask_to_stop: Callable[[], None], processes: int) -> Iterator[No
 
     Of several processes, SIGTERM ends each at once: that is how the launcher ends the others when one has
     failed, and they may wait for it inside of the engine, where no handler is ever called. Only the main
-    thread can listen to signals; in any other thread nothing changes.
+    thread can handle signals; in any other thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

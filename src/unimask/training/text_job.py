@@ -119,7 +119,7 @@ class SequenceJob:
     def criterion(
         self, device: torch.device, average: Average
     ) -> Callable[[SequenceBatch, int, int], "LossOfSequences"]:
-        """Return what measures the cross-entropy of the next token."""
+        """Return the function that computes the cross-entropy of the next token."""
         criterion = TokenCriterion(self.experiment.losses.label_smoothing, average)
 
         def measure(batch: SequenceBatch, step: int, seed: int) -> LossOfSequences:
@@ -173,7 +173,7 @@ class LossOfSequences:
         self.criterion = criterion
 
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
-        """`total`, and each term."""
+        """Return `total`, and each term."""
         sequence_model, batch = cast(Seq2Seq, model), self.batch
         states = sequence_model(batch.source, batch.source_valid, shifted(batch.target))
         valid = batch.target_valid

@@ -25,11 +25,11 @@ class RowResult:
     title: str
     seed: int
     completed: bool
-    failure: str  # why it has ended early; empty where it has not
+    failure: str  # why it ended early; empty where it did not
     curve: tuple[tuple[int, float], ...]  # (step, primary metric) of each evaluation
     values: Mapping[str, float | None]  # all metrics of the last evaluation
     seconds_per_step: float  # the median over the lines of the log, without evaluations; 0 where unknown
-    memory: int  # bytes that training took on top of what the process had before; 0 where unknown
+    memory: int  # bytes of the training, without those of the process before; 0 where unknown
     peak_memory: int  # bytes of the whole process (of tensors, on a CUDA device)
 
 
@@ -59,11 +59,11 @@ def table(
     training: TrainingConfig,
     paper: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the rows in markdown: the metric on the way, seconds a step, memory; failures below.
+    """Return the rows in markdown: the metric over the steps, seconds a step, memory; failures below.
 
     Where a row has been trained with several seeds, its numbers are means, with the standard deviation. With
     `paper`, which holds by a row's name what the model of the paper loses there (points), two more columns
-    tell the difference from the whole model at the end.
+    have the difference from the whole model at the end.
     """
     rows = _by_row(results)
     whole = [result for result in results if result.name == WHOLE.name]
@@ -121,7 +121,7 @@ def _mean(values: Sequence[float], number: str) -> str:
 def _lost(
     whole: Sequence[RowResult], row: Sequence[RowResult], steps: Sequence[int], paper: Mapping[str, float]
 ) -> list[str]:
-    """Return the difference from the whole model in points, seed by seed, and the paper's."""
+    """Return the difference from the whole model in points, for each seed, and that of the paper."""
     published = f"{paper[row[0].name]:+.1f}" if row[0].name in paper else ""
     ends = {one.seed: dict(one.curve)[steps[-1]] for one in whole if steps and steps[-1] in dict(one.curve)}
     lost = [

@@ -109,7 +109,7 @@ def _begin(output: Path, base: Experiment, same: Mapping[str, object]) -> None:
         raise DataError(output, "holds other files but no ablation; name another folder")
     description = {**same, "experiment": experiment_to_dict(base)}
     if path.exists():
-        old = {"story": "add", **json.loads(path.read_text(encoding="utf-8"))}  # the only one there once was
+        old = {"story": "add", **json.loads(path.read_text(encoding="utf-8"))}  # as it was before
         changed = differences(old, description)
         if old["experiment"]["training"]["steps"] != base.training.steps:
             changed.append(f"budget: {old['experiment']['training']['steps']} -> {base.training.steps}")
@@ -168,7 +168,7 @@ def _measured(folder: Path) -> dict[str, int]:
 
 
 def collect(output: Path, task: Task, rows: Sequence[Row] = ROWS) -> list[RowResult]:
-    """Return what is known of each training that has been started: in the order of `rows`, then of seeds."""
+    """Return the results so far of each training that has begun: in the order of `rows`, then of seeds."""
     results = []
     for row in rows:
         for seed in count():
