@@ -1,4 +1,4 @@
-"""Which model a set of tensors is of, told from their names and shapes."""
+"""The architecture of a model, inferred from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Channels = tuple[float, float, float]
 
 SWIN_DROP_PATH_RATE = 0.3  # of the papers
 
-HEADS = 8  # of attention in every published MaskFormer and DETR, which no tensor tells
+HEADS = 8  # of attention in every published MaskFormer and DETR, which no tensor shows
 
 POINTS = 4  # of deformable attention, fixed in the original and in transformers
 
@@ -56,19 +56,19 @@ MASKS_WITHOUT_TRACE = (
     *(f"pixel_decoder.{name}" for name in ("strides", "points", "position_octaves")),
     "classification",
 )
-"""Settings of a mask classifier that names and shapes do not tell."""
+"""Settings of a mask classifier that names and shapes do not show."""
 
 DETR_WITHOUT_TRACE = ("stride", "positions")
-"""Settings of a DETR that names and shapes do not tell."""
+"""Settings of a DETR that names and shapes do not show."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stated:
-    """What a configuration states and the tensors do not; the defaults are those of published models."""
+    """Settings of a configuration that tensors do not show; the defaults are those of published models."""
 
     heads: int = 0  # of attention; 0: not stated
     dropout: float = 0.1  # of DETR
-    backbone: str = ""  # of DETR, timm's name; empty: told from the tensors
+    backbone: str = ""  # of DETR, timm's name; empty: inferred from the tensors
     dilated: bool = False  # whether the last stage of DETR's backbone keeps its size
     names: tuple[str, ...] = ()  # of the categories, "" for one that has none; empty: not stated
     image_mean: Channels = BackboneConfig().image_mean
@@ -81,14 +81,14 @@ class Stated:
 
 
 def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
-    """Return the Mask2Former that tensors with our names are of, and its number of classes.
+    """Return the settings of the Mask2Former of these tensors, under our names, and its number of classes.
 
     The heads of the query decoder leave no trace: they are those of the pixel decoder, as in the original and
     in transformers. The drop path rate of Swin is the paper's.
 
     Raises:
         WeightsError: no backbone has these shapes, or the stated heads differ from those of the tensors.
-        KeyError: a tensor that tells the architecture is missing.
+        KeyError: a tensor that shows the architecture is missing.
     """
     pixel_decoder = _deformable_decoder(tensors)
     if stated.heads not in (0, pixel_decoder.heads):
@@ -110,11 +110,11 @@ def infer_mask2former(tensors: Mapping[str, Tensor], stated: Stated, path: Path)
 
 
 def infer_maskformer(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[ModelConfig, int]:
-    """Return the MaskFormer that tensors with our names are of, and its number of classes.
+    """Return the settings of the MaskFormer of these tensors, under our names, and its number of classes.
 
     Raises:
         WeightsError: no backbone has these shapes.
-        KeyError: a tensor that tells the architecture is missing.
+        KeyError: a tensor that shows the architecture is missing.
     """
     backbone = infer_backbone(tensors, stated, path)
     expand = r"pixel_decoder\.encoder\.encoder\.layers\.\d+\.feedforward\.expand\.weight"
@@ -143,11 +143,11 @@ def infer_maskformer(tensors: Mapping[str, Tensor], stated: Stated, path: Path) 
 
 
 def infer_detr(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[DetrConfig, int]:
-    """Return the DETR that tensors with our names are of, and its number of classes.
+    """Return the settings of the DETR of these tensors, under our names, and its number of classes.
 
     Raises:
         WeightsError: no backbone has these shapes.
-        KeyError: a tensor that tells the architecture is missing.
+        KeyError: a tensor that shows the architecture is missing.
     """
     mask_head = any(key.startswith("pyramid.") for key in tensors)
     if mask_head:
@@ -177,13 +177,13 @@ def infer_detr(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tup
 
 
 def infer_backbone(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> BackboneConfig:
-    """Return the backbone that tensors with our names are of, with the stated pixel statistics.
+    """Return the settings of the backbone of these tensors, with the stated pixel statistics.
 
     Norms count as frozen where their batches have not been counted.
 
     Raises:
         WeightsError: no backbone has these shapes.
-        KeyError: a tensor that tells the backbone is missing.
+        KeyError: a tensor that shows the backbone is missing.
     """
     backbone = BackboneConfig(image_mean=stated.image_mean, image_std=stated.image_std)
     deep_stem = "backbone.network.conv1.6.weight" in tensors
@@ -203,7 +203,7 @@ def infer_backbone(tensors: Mapping[str, Tensor], stated: Stated, path: Path) ->
 
 
 def _swin_of(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Return the name of the Swin that tensors are of, a published one or any other (`models.backbones`)."""
+    """Return the name of the Swin of these tensors, a published one or any other (`models.backbones`)."""
     channels = tensors["backbone.patch_embedding.projection.weight"].shape[0]
     table = r"backbone\.stages\.{}\.blocks\.(\d+)\.attention\.position_bias"
     depths: list[int] = []

@@ -26,7 +26,7 @@ Constants = Callable[[Mapping[str, Tensor], Experiment], dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFormat:
-    """How a release names the tensors of a kind of model, and what else its files hold."""
+    """How a release names the tensors of a kind of model, and what else is in its files."""
 
     title: str  # of the release
     model: str  # the kind of model
@@ -54,7 +54,7 @@ class CheckpointFormat:
 
         Raises:
             WeightsError: the file holds a tensor twice, or keys are unknown, missing or of a wrong shape; the
-                message has the names in the file.
+                message uses the names in the file.
         """
         try:
             theirs = self.current_names(tensors)
@@ -84,7 +84,7 @@ class CheckpointFormat:
         """Return the tensors of a model under the names in `rules`, with the constants of a file.
 
         Raises:
-            WeightsError: the model has settings or tensors that the release does not know.
+            WeightsError: the model has settings or tensors that the release does not have.
         """
         experiment = model_file.experiment
         name = experiment.model.backbone.name
@@ -120,7 +120,7 @@ def are_idle(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def no_constants(tensors: Mapping[str, Tensor], experiment: Experiment) -> dict[str, Tensor]:
-    """Nothing: the files hold weights only."""
+    """Return nothing: the files hold weights only."""
     return {}
 
 
@@ -144,7 +144,10 @@ def relative_positions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def relative_position_index(rows: int) -> Tensor:
-    """For each pair of tokens of a Swin window the row of its bias table, which has (2 window - 1)^2 rows."""
+    """Return the row of the bias table for each pair of tokens of a Swin window.
+
+    The table has (2 window - 1)^2 rows.
+    """
     window = (round(rows**0.5) + 1) // 2
     places = torch.cartesian_prod(torch.arange(window), torch.arange(window))
     steps = places[:, None] - places[None] + window - 1

@@ -1,4 +1,4 @@
-"""What the number of classes tells of foreign weights: the data set, its settings and its categories."""
+"""The data set of foreign weights, inferred from the number of classes: its settings and categories."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -80,9 +80,9 @@ class ForeignCategories:
 def categories_for(config: AnyModelConfig, num_classes: int, names: tuple[str, ...]) -> ForeignCategories:
     """Return the categories of foreign weights. Stated `names` are kept ("" for a label without one).
 
-    What else is to be known of a category (a thing or stuff, its number and color) is that of the category of
-    this name and label in the data set with this number of classes. Where nothing is known it is a thing: a
-    model does not say what is stuff.
+    The other fields of a category (a thing or stuff, its number and color) are those of the category of this
+    name and label in the data set with this number of classes. Without one it is a thing: a model does not
+    say what is stuff.
     """
     table, title = _table_for(config, num_classes)
     if not names:

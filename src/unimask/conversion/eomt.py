@@ -24,7 +24,7 @@ from unimask.conversion.rules import Rule, to_ours
 from unimask.errors import WeightsError
 from unimask.presets.eomt import Weights, published_model
 
-HEAD_CHANNELS = 64  # of every published model; no tensor tells it
+HEAD_CHANNELS = 64  # of every published model; no tensor shows it
 CHANCES = ("network.attn_mask_probs", "attn_mask_probs")  # of a query to keep its mask, per block
 DIFFERENCES = r"network\.encoder\.backbone\.patch_embed\.cls_token"
 """Signature of a file of the original that holds differences to DINOv3."""
@@ -170,14 +170,14 @@ def with_chances(stated: Stated, tensors: Mapping[str, Tensor]) -> Stated:
 
 
 def infer_eomt(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tuple[EomtConfig, int]:
-    """Return the EoMT that tensors with our names are of, and its number of classes.
+    """Return the settings of the EoMT of these tensors, under our names, and its number of classes.
 
-    The chances of masks tell how many blocks have queries, and whether predictions are masked; files without
+    The chances of masks show how many blocks have queries, and whether predictions are masked; files without
     them are of a published model.
 
     Raises:
         WeightsError: masks are kept with a chance that is neither 0 nor 1, or heads do not divide the width.
-        KeyError: a tensor that tells the architecture is missing.
+        KeyError: a tensor that shows the architecture is missing.
     """
     kind: Weights = "dinov3" if "backbone.blocks.0.attention.inputs.query_bias" in tensors else "dinov2"
     channels, _, patch, _ = tensors["backbone.patches.weight"].shape
@@ -217,7 +217,7 @@ def infer_eomt(tensors: Mapping[str, Tensor], stated: Stated, path: Path) -> tup
 
 
 def _timm_name(kind: Weights, channels: int) -> str:
-    """Timm's name of the weights that a training of a model of this width starts from."""
+    """Return timm's name of the weights that a training of a model of this width starts from."""
     names = ("small", "base", "large", "giant") if kind == "dinov2" else ("small", "base", "large")
     known = (published_model(name, 640, kind).backbone for name in names)
     return next((one.name for one in known if one.channels == channels), "unknown")

@@ -1,4 +1,4 @@
-"""Read the files of others without running what is in them."""
+"""Read foreign weight files without running code in them."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ def read_foreign(path: Path) -> ForeignWeights:
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors under the names of the model itself, which wrappers put words before.
+    """Return tensors under the names of the model itself, without the prefixes of wrappers.
 
     Those are `module.` (several devices, or an average, which also counts `n_averaged`), `model.` (trainers),
     where all weights have it, and `_orig_mod.` of compiled modules anywhere.

@@ -26,11 +26,11 @@ def find_model(name_or_folder: str | Path) -> Path:
     """Return the model folder that a name means: of a path, a model of the package, or an id of the hub.
 
     A path is meant as `checkpoints.images.resolve_weights` says. A model of the hub (`owner/name`) is
-    downloaded and converted the first time that this version of unimask meets it; after that its copy in
-    `cache_folder` serves, without the network. An id whose first part is a folder here is a path.
+    downloaded and converted once for each version of unimask; after that its copy in `cache_folder` is
+    used, without the network. An id whose first part is a folder here is a path.
 
     Raises:
-        WeightsError: there is no such model, or it cannot be had or converted.
+        WeightsError: there is no such model, or it cannot be downloaded or converted.
     """
     name = str(name_or_folder)
     if known_folder(name_or_folder) is not None or not _is_hub_id(name):

@@ -68,7 +68,7 @@ _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFormat:
-    """How transformers describes a kind of model."""
+    """The `config.json` of a kind of model."""
 
     names: CheckpointFormat  # of its tensors
     image_processor: str  # the class that reads `preprocessor_config.json`
@@ -94,7 +94,7 @@ def format_of(config: Json, path: Path) -> ConfigFormat:
 
 
 def format_for(model: AnyModelConfig) -> ConfigFormat:
-    """Return the format in which transformers keeps a model."""
+    """Return the format of a model in transformers."""
     if isinstance(model, EomtConfig):
         if model.backbone.kind == "dinov3":
             return FORMATS["eomt_dinov3"]
@@ -106,7 +106,7 @@ def format_for(model: AnyModelConfig) -> ConfigFormat:
 
 
 def read_stated(folder: Path) -> tuple[ConfigFormat, Stated]:
-    """Return what `config.json` and, where there is one, `preprocessor_config.json` say.
+    """Return what `config.json` and, where there is one, `preprocessor_config.json` state.
 
     Raises:
         WeightsError: a file is broken, is of another kind of model, or asks for what our model does not have.

@@ -40,7 +40,7 @@ def download(name: str) -> Path:
     Where the hub does not answer at all, the copy in the cache is taken.
 
     Raises:
-        WeightsError: it cannot be had, for instance because there is no network or no such model.
+        WeightsError: it cannot be downloaded, for instance because there is no network or no such model.
     """
     from huggingface_hub import snapshot_download
 
@@ -66,9 +66,9 @@ def download(name: str) -> Path:
 
 @contextmanager
 def patient() -> Iterator[str]:
-    """Let the hub's client use nothing but its cache inside where the hub is silent, and say that it is.
+    """Let the hub's client use only its cache where the hub does not answer, and log that.
 
-    Left to itself it asks a silent hub again and again, for minutes.
+    Otherwise it repeats its requests for minutes.
     """
     from huggingface_hub import constants
 
@@ -82,7 +82,7 @@ def patient() -> Iterator[str]:
 
 
 def answers(address: str, patience: float = PATIENCE) -> bool:
-    """Return whether anything but silence comes from an address, if only an error, within some seconds."""
+    """Return whether an address answers, if only with an error, within some seconds."""
     heard = threading.Event()
 
     def ask() -> None:
@@ -93,7 +93,7 @@ def answers(address: str, patience: float = PATIENCE) -> bool:
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 return
-        except Exception:  # whatever it is, it came
+        except Exception:  # any other error is an answer
             pass
         heard.set()
 

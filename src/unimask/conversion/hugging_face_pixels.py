@@ -1,6 +1,6 @@
 """`preprocessor_config.json` of Hugging Face transformers: how images become pixels, in both directions.
 
-What is stated there is taken over to the last pixel, or refused by name.
+Its settings are taken over to the last pixel, or refused by name.
 
 Source: `image_processing_*.py` of transformers (Mask2Former, MaskFormer, DETR, EoMT).
 """
@@ -34,7 +34,7 @@ _USUAL_DIVISOR = {"Mask2Former": 32, "MaskFormer": 32}  # of others there is non
 
 @dataclass(frozen=True, kw_only=True)
 class _Processor:
-    """The file: where it lies, what it says, and the kind of model whose image processor reads it."""
+    """The file: its path, its content, and the kind of model whose image processor reads it."""
 
     path: Path
     content: Json
@@ -56,7 +56,7 @@ def read_pixels(folder: Path, image_processor: str) -> Stated:
     `image_processor` is the class that reads a file which does not name one.
 
     Raises:
-        WeightsError: the file is broken, or asks for what we do not do; the message names the key.
+        WeightsError: the file is broken, or has a setting without counterpart; the message names the key.
     """
     path = folder / NAME
     if not path.is_file():
@@ -179,7 +179,7 @@ def _data_of_eomt(processor: _Processor) -> dict[str, object]:
 
 
 def written_processor(image_processor: str, model_file: ModelFile) -> Json:
-    """Return the content of `preprocessor_config.json` for a model; a log message says what has no place."""
+    """Return the content of `preprocessor_config.json` for a model; the log names settings without a place."""
     experiment = model_file.experiment
     lost = _not_written(experiment)
     if lost:
@@ -201,7 +201,7 @@ def written_processor(image_processor: str, model_file: ModelFile) -> Json:
 
 
 def _not_written(experiment: Experiment) -> list[str]:
-    """Return how the model sees images that transformers has no settings for."""
+    """Return the settings of images that transformers does not have."""
     resize, view = experiment.data.resize, experiment.data.view
     lost = []
     if isinstance(resize, Scale) and resize.factor != 1:

@@ -30,7 +30,7 @@ def part_of(config: Json, name: str) -> Json:
 
 
 def check_fixed(path: Path, given: Json, fixed: Mapping[str, object], where: str = "") -> None:
-    """Check that a part of a configuration says nothing that differs from `fixed`.
+    """Check that a part of a configuration does not differ from `fixed`.
 
     Raises:
         WeightsError: it does; the message names the key below `where`.

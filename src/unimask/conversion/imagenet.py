@@ -90,7 +90,7 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
     classifier. The output norms of Swin have no weights there and stay as they are.
 
     Raises:
-        WeightsError: the weights cannot be had, or do not fit the backbone.
+        WeightsError: the weights are not available, or do not fit the backbone.
     """
     if source == "package" or (source == "automatic" and backbone_name == PACKAGED and _package_file()):
         tensors, origin = _from_package(backbone_name)
@@ -110,7 +110,7 @@ def load_imagenet(backbone_name: str, backbone: nn.Module, source: ImageNetSourc
 def why_unavailable(backbone_name: str) -> str:
     """Return why `load_imagenet` would find no weights of a backbone, in a sentence; "" where it would.
 
-    They are fetched if need be, so that they are at hand afterwards.
+    They are downloaded if need be.
     """
     if backbone_name == PACKAGED and _package_file():
         return ""
@@ -185,7 +185,7 @@ def _from_package(backbone_name: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _from_timm(backbone_name: str, source: ImageNetSource, *, features_only: bool) -> tuple[nn.Module, str]:
-    """timm's own network with the weights, so that timm's rules for its older files apply."""
+    """Return timm's own network with the weights, so that timm's rules for its older files apply."""
     tag = TAGS.get(backbone_name, backbone_name)
     if isinstance(source, Path):
         tensors = read_foreign_tensors(source)

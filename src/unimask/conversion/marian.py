@@ -66,7 +66,7 @@ def import_tensors(theirs: Mapping[str, Tensor], config: SequenceModelConfig, pa
         shared = theirs.get("model.encoder.embed_tokens.weight")
     if shared is None:
         raise WeightsError(path, "no name in it is one of a Marian model", unexpected=tuple(theirs))
-    check_numbers(dict.fromkeys(_COPIES, shared), theirs, path)  # what is not a number equals nothing
+    check_numbers(dict.fromkeys(_COPIES, shared), theirs, path)  # NaN is not equal to itself
     apart = tuple(key for key in _COPIES if key in theirs and not torch.equal(theirs[key], shared))
     if apart:
         raise WeightsError(path, "embeddings are not shared, as they are in our model", unexpected=apart)
@@ -90,7 +90,7 @@ def export_tensors(model: Seq2Seq) -> dict[str, Tensor]:
 
 
 def read_settings(values: Json, path: Path) -> tuple[TranslationExperiment, Special]:
-    """Our settings for a `config.json` of theirs, and its special tokens.
+    """Return our settings for a `config.json` of Marian, and its special tokens.
 
     Raises:
         WeightsError: it asks for what our model does not have.

@@ -241,7 +241,7 @@ _DETR_FIXED: Mapping[str, object] = {"pre_norm": False, "position_embedding": "s
 
 
 def stated_by_detr(arguments: Mapping[str, object], path: Path) -> Stated:
-    """Return what the arguments in a training checkpoint of DETR say.
+    """Return the settings in the arguments of a training checkpoint of DETR.
 
     Raises:
         WeightsError: they ask for what our DETR does not have.
@@ -326,10 +326,10 @@ def format_of(keys: Iterable[str]) -> CheckpointFormat:
 
 
 def format_for(model: AnyModelConfig) -> CheckpointFormat:
-    """Return the format in which the original release keeps a model.
+    """Return the format of a model in its original release.
 
     Raises:
-        WeightsError: it keeps none of the kind.
+        WeightsError: there is no release of this kind.
     """
     if isinstance(model, EomtConfig):
         if model.backbone.kind == "dinov3":

@@ -1,4 +1,4 @@
-"""Numpy arrays out of pickles that nobody vouches for.
+"""Numpy arrays from untrusted pickles.
 
 A pickle is a program that calls what it names, with arguments of its own, and numpy's constructors trust
 theirs: an array of objects over bytes of the file has pointers that the file chose, and the process dies, or
@@ -149,7 +149,7 @@ class _ArrayUnpickler(pickle._Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
-        """Return what the name stands for, if it is permitted."""
+        """Return the stand-in of a name, if it is permitted."""
         permitted = _PERMITTED.get(f"{module}.{name}")
         if permitted is None:
             raise pickle.UnpicklingError(

@@ -1,4 +1,4 @@
-"""A model folder goes onto the Hugging Face hub, with a card that says what it is."""
+"""Push a model folder to the Hugging Face hub, with a model card."""
 
 import shutil
 import tempfile
@@ -29,9 +29,9 @@ def push(
     private: bool = False,
     endpoint: str | None = None,
 ) -> str:
-    """Put a model onto the hub as `name` (`owner/name`), made if it is not there; return its address.
+    """Push a model to the hub as `name` (`owner/name`), made if it is not there; return its address.
 
-    What goes up is the model's two files, as ours or in transformers' layout, and a card. `evaluation` is
+    The model's two files, in our layout or that of transformers, and a card are uploaded. `evaluation` is
     what `unimask evaluate --output` wrote; its measures stand in the card. The hub's token is that of
     `hf auth login` or `HF_TOKEN`. A repository gets all files in one commit, or none.
 
@@ -50,7 +50,7 @@ def push(
     if to == "original":
         raise WeightsError(folder, "goes onto the hub as unimask or as transformers, not in original files")
     source = resolve_weights(folder)
-    _, model_file = load_model(source)  # what cannot be loaded does not go up
+    _, model_file = load_model(source)  # a model that cannot be loaded is not uploaded
     card = model_card(name, model_file, to, _measures(evaluation))
     with tempfile.TemporaryDirectory() as temporary:
         ready = Path(temporary) / "model"
@@ -65,7 +65,7 @@ def push(
         try:
             hub.create_repo(name, private=private, exist_ok=True)
             hub.upload_folder(repo_id=name, folder_path=ready, commit_message="Model of unimask")
-        except Exception as error:  # the hub's client can fail in many ways; what went up is one commit
+        except Exception as error:  # the hub's client can fail in many ways; the upload is one commit
             raise WeightsError(
                 name,
                 f"could not be put onto the hub ({first_line(error)}); log in with `hf auth login`, or set "

@@ -40,7 +40,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """Tensors under the names of the other side, and the keys that no rule knows or that lack a partner."""
+    """Tensors under the names of the other side, and the keys without a rule or without a partner."""
 
     tensors: dict[str, Tensor]
     unknown: tuple[str, ...]
@@ -67,7 +67,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def to_ours(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
-    """Tensors with their names as tensors with our names."""
+    """Return tensors with their names under our names."""
     return _rename(
         tensors,
         [
@@ -78,7 +78,7 @@ def to_ours(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
-    """Tensors with our names as tensors with their names: the inverse of `to_ours`."""
+    """Return tensors with our names under their names: the inverse of `to_ours`."""
     return _rename(
         tensors,
         [
@@ -89,7 +89,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Sequence[Rule]) -> Renamed:
 
 
 def substitute(keys: Sequence[str], aliases: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Key -> its name of today, for keys of which a part was renamed.
+    """Return key -> current name, for keys of which a part was renamed.
 
     `aliases` are pairs of a regular expression and its replacement, applied in turn.
 

@@ -56,7 +56,7 @@ def convert(
     base: Path | None = None,
     stuff: Sequence[str] | None = None,
 ) -> ModelFile | SequenceModelFile:
-    """Convert a model; what it is, is told from `source` itself.
+    """Convert a model, whose kind is inferred from `source`.
 
     `source` is a file of the original release (`.pkl`, `.pth`), a folder or a hub id of Hugging Face
     transformers, or a model folder of ours. With `to="unimask"` or `"transformers"`, `target` is a folder,
@@ -69,7 +69,7 @@ def convert(
     assumed, and of files that were left out.
 
     Raises:
-        WeightsError: the source cannot be had or read, is no Mask2Former, MaskFormer or DETR of known
+        WeightsError: the source cannot be downloaded or read, is no Mask2Former, MaskFormer or DETR of known
             architecture, or has no counterpart in the format asked for.
         ConfigError: the `config.json` of a model folder of ours is wrong, or `stuff` names no category.
     """
@@ -233,7 +233,7 @@ def _import(
 
 
 def _with_data(experiment: Experiment, stated: Stated, path: Path) -> Experiment:
-    """Return the settings with what foreign files state of data."""
+    """Return the settings with those that foreign files state about data."""
     data, model = replace(experiment.data, **stated.data), experiment.model  # type: ignore[arg-type]
     if isinstance(model, EomtConfig) and stated.data:
         size = model.backbone.size  # of the positions, whatever else is stated
