@@ -179,7 +179,7 @@ def _data_of_eomt(processor: _Processor) -> dict[str, object]:
 
 
 def written_processor(image_processor: str, model_file: ModelFile) -> Json:
-    """Return the content of `preprocessor_config.json` for a model; the log names settings without a place."""
+    """Return the content of `preprocessor_config.json` for a model; the log names what has no place."""
     experiment = model_file.experiment
     lost = _not_written(experiment)
     if lost:

@@ -69,7 +69,7 @@ class NumberedItem:
         return self.pair.image, self.pair.labels
 
     def stated_size(self) -> tuple[Size, ...]:
-        """The size of its label map."""
+        """Return the size of its label map."""
         return size_of_labels(self.pair)
 
     def read(self, reading: Reading = PLAIN) -> Sample:

@@ -209,7 +209,11 @@ async def _object(request: Request) -> Mapping[str, Any]:
 
 
 def _match(service: Service, model: str, interface: Interface) -> None:
-    """Raises: Refusal, where no category of the model is a label, or the model finds no such shapes."""
+    """Check that the model fits the labelling interface.
+
+    Raises:
+        Refusal: no category of the model is a label, or the model finds no such shapes.
+    """
     names = service.engine.segmenters[model].categories.names
     if not any(name.lower() in interface.labels for name in names):
         raise Refusal(

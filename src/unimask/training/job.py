@@ -123,7 +123,8 @@ class Job(Protocol, Generic[BatchType]):
     def criterion(self, device: torch.device, average: Average) -> Callable[[BatchType, int, int], Measure]:
         """Return the function that computes the losses of a batch.
 
-        It takes the batch, the step, counted from 0, and a seed for its random numbers. `average` gives the mean number of targets per pass over all passes and processes of a step.
+        It takes the batch, the step, counted from 0, and a seed for its random numbers. `average` gives
+        the mean number of targets per pass over all passes and processes of a step.
         """
 
     def evaluate(

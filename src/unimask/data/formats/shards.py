@@ -55,7 +55,7 @@ class ShardItem:
         return ()
 
     def stated_size(self) -> tuple[Size, ...]:
-        """None: `reading` is decided already."""
+        """Return none: `reading` is decided already."""
         return ()
 
     def read(self, reading: Reading = PLAIN) -> Sample:
