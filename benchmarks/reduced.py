@@ -7,7 +7,7 @@ import torch
 from benchmarks.settings import Outcome, Settings, progress
 from unimask.benchmark.tables import Table
 from unimask.data.read import read_image
-from unimask.inference.segmenter import load
+from unimask.inference.loading import load
 from unimask.structures import Segments
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

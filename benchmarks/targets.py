@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,73 +77,62 @@ def _reduced_iou(details: Details) -> float:
 
 
 ORIGINAL = "original's algorithm"
+MASKS = ("R50", "Swin-T")
+
+
+def _forwards(kinds: Mapping[str, tuple[float, float]], suite: str = "inference") -> Iterator[Target]:
+    """Yield the targets of forward passes in float32, given least and aim of each kind of model."""
+    for kind, (least, aim) in kinds.items():
+        what = f"{kind} {SMALL} forward, float32"
+        yield Target(what=what, least=least, aim=aim, measured=_forward(kind, SMALL, OURS, suite))
+
+
+def _reduced(kinds: Sequence[str], least: float, aim: float, suite: str = "inference") -> Iterator[Target]:
+    """Yield the targets of forward passes in bfloat16."""
+    for kind in kinds:
+        what = f"{kind} {SMALL} forward, bf16 beside their float32"
+        yield Target(what=what, least=least, aim=aim, measured=_forward(kind, SMALL, REDUCED, suite))
+
+
+def _peaks(
+    kinds: Sequence[str], sizes: Sequence[str], least: float, suite: str = "inference"
+) -> Iterator[Target]:
+    """Yield the targets of the memory of inference."""
+    for kind in kinds:
+        for size in sizes:
+            what = f"{kind} {size} inference, peak memory above the weights"
+            measured = _inference_memory(kind, size, suite)
+            yield Target(what=what, least=least, aim=0.4, measured=measured, smaller=True)
+
+
+def _speed(what: str, suite: str, case: str, least: float, aim: float, others: str = THEIRS) -> Target:
+    return Target(what=what, least=least, aim=aim, measured=_case(suite, case, others))
+
+
+def _lean(what: str, suite: str, case: str, least: float, aim: float, others: str = THEIRS) -> Target:
+    return Target(what=what, least=least, aim=aim, measured=_memory(suite, case, others), smaller=True)
+
 
 TARGETS = (
-    *(
-        Target(what=f"{kind} {SMALL} forward, float32", least=a, aim=b, measured=_forward(kind, SMALL, OURS))
-        for kind, a, b in (("R50", 2.4, 3.0), ("Swin-T", 1.9, 2.5))
-    ),
-    *(
-        Target(
-            what=f"{kind} {SMALL} forward, bf16 beside their float32",
-            least=4.0,
-            aim=5.0,
-            measured=_forward(kind, SMALL, REDUCED),
-        )
-        for kind in ("R50", "Swin-T")
-    ),
+    *_forwards({"R50": (2.4, 3.0), "Swin-T": (1.9, 2.5)}),
+    *_reduced(MASKS, 4.0, 5.0),
     Target(
         what="bf16 beside float32, trained model: mean IoU of masks",
         least=0.99,
         aim=0.99,
         measured=_reduced_iou,
     ),
+    *_peaks(MASKS, (SMALL, LARGE), 0.55),
     *(
-        Target(
-            what=f"{kind} {size} inference, peak memory above the weights",
-            least=0.55,
-            aim=0.4,
-            measured=_inference_memory(kind, size),
-            smaller=True,
-        )
-        for kind in ("R50", "Swin-T")
-        for size in (SMALL, LARGE)
-    ),
-    *(
-        Target(
-            what=f"{task} post-processing, 1080 x 1920",
-            least=least,
-            aim=10.0,
-            measured=_case("postprocessing", task, ORIGINAL),
-        )
+        _speed(f"{task} post-processing, 1080 x 1920", "postprocessing", task, least, 10.0, ORIGINAL)
         for task, least in (("panoptic", 5.0), ("instance", 4.0))
     ),
     *(
-        Target(
-            what=f"{task} post-processing, peak memory",
-            least=0.1,
-            aim=0.1,
-            measured=_memory("postprocessing", task, ORIGINAL),
-            smaller=True,
-        )
+        _lean(f"{task} post-processing, peak memory", "postprocessing", task, 0.1, 0.1, ORIGINAL)
         for task in ("panoptic", "instance")
     ),
-    *(
-        Target(
-            what=f"training step, {STEP.format(count)}",
-            least=1.5,
-            aim=2.0,
-            measured=_case("training", STEP.format(count), THEIRS),
-        )
-        for count in (10, 30)
-    ),
-    Target(
-        what=f"training peak memory, {CROWDED}",
-        least=1 / 3,
-        aim=1 / 5,
-        measured=_memory("training", CROWDED, THEIRS),
-        smaller=True,
-    ),
+    *(_speed(f"training step, {step}", "training", step, 1.5, 2.0) for step in map(STEP.format, (10, 30))),
+    _lean(f"training peak memory, {CROWDED}", "training", CROWDED, 1 / 3, 1 / 5),
     Target(
         what="training peak memory: growth from 10 to 300 segments",
         least=0.1,
@@ -151,52 +140,16 @@ TARGETS = (
         measured=_growth,
         smaller=True,
     ),
-    *(
-        Target(
-            what=f"{kind} {SMALL} forward, float32",
-            least=1.2,
-            aim=1.6,
-            measured=_forward(kind, SMALL, OURS, "eomt"),
-        )
-        for kind in EOMT
-    ),
-    *(
-        Target(
-            what=f"{kind} {SMALL} forward, bf16 beside their float32",
-            least=2.0,
-            aim=2.0,
-            measured=_forward(kind, SMALL, REDUCED, "eomt"),
-        )
-        for kind in EOMT
-    ),
-    *(
-        Target(
-            what=f"{kind} {SMALL} inference, peak memory above the weights",
-            least=0.6,
-            aim=0.4,
-            measured=_inference_memory(kind, SMALL, "eomt"),
-            smaller=True,
-        )
-        for kind in EOMT
-    ),
-    Target(
-        what=f"{EOMT[0]} training step, {EOMT_STEP}",
-        least=1.2,
-        aim=1.6,
-        measured=_case("eomt", EOMT_STEP, THEIRS),
-    ),
-    Target(
-        what=f"{EOMT[0]} training peak memory, {EOMT_STEP}",
-        least=0.6,
-        aim=0.6,
-        measured=_memory("eomt", EOMT_STEP, THEIRS),
-        smaller=True,
-    ),
+    *_forwards(dict.fromkeys(EOMT, (1.2, 1.6)), "eomt"),
+    *_reduced(EOMT, 2.0, 2.0, "eomt"),
+    *_peaks(EOMT, (SMALL,), 0.6, "eomt"),
+    _speed(f"{EOMT[0]} training step, {EOMT_STEP}", "eomt", EOMT_STEP, 1.2, 1.6),
+    _lean(f"{EOMT[0]} training peak memory, {EOMT_STEP}", "eomt", EOMT_STEP, 0.6, 0.6),
 )
 
 
 def target_table(details: Details) -> Table:
-    """Each target with what a run measured; a dash where it did not."""
+    """Return each target with what a run measured; a dash where it did not."""
     rows = []
     for target in TARGETS:
         try:

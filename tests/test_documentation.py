@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import cast
@@ -117,6 +118,12 @@ def test_every_module_stands_in_the_architecture() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     stems = {path.stem for path in SOURCE.rglob("*.py")} - {"__init__"}
     assert sorted(stem for stem in stems if not re.search(rf"\b{stem}\b", text)) == []
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    bodies = [ast.parse(path.read_text(encoding="utf-8")).body for path in SOURCE.rglob("*.py")]
+    names = Counter(one.name for body in bodies for one in body if isinstance(one, ast.ClassDef))
+    assert {name for name, count in names.items() if count > 1 and not name.startswith("_")} == set()
 
 
 # links

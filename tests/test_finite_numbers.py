@@ -14,8 +14,9 @@ import unimask
 from unimask.errors import NotFiniteError
 from unimask.files import json_text, write_json
 from unimask.inference.evaluation import Evaluation, measure
+from unimask.inference.loading import load
 from unimask.inference.predictor import Predictor
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.segmenter import Segmenter
 from unimask.metrics.confusion import Confusion
 from unimask.structures import BoxMaskPrediction, BoxPrediction, ImageBatch, MaskPrediction, Prediction
 

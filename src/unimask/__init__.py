@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from unimask.inference.engine_ray import predict_dataset
     from unimask.inference.evaluation import evaluate
     from unimask.inference.fiftyone_dataset import fiftyone_dataset
+    from unimask.inference.loading import load
     from unimask.inference.run import predict
-    from unimask.inference.segmenter import Segmenter, load
+    from unimask.inference.segmenter import Segmenter
     from unimask.inference.translator import load_translator
     from unimask.results.reading import read_result
     from unimask.results.result import Result
@@ -64,7 +65,7 @@ _MODULES = {
     "evaluate": "unimask.inference.evaluation",
     "export": "unimask.exporting.run",
     "fiftyone_dataset": "unimask.inference.fiftyone_dataset",
-    "load": "unimask.inference.segmenter",
+    "load": "unimask.inference.loading",
     "load_translator": "unimask.inference.translator",
     "make_categories": "unimask.data.own",
     "make_sample": "unimask.data.own",

@@ -11,8 +11,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from unimask.data.open import open_dataset
+from unimask.inference.loading import load
 from unimask.inference.run import output_names, predict
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.segmenter import Segmenter
 from unimask.results.folder import PARTS
 from unimask.results.ledger import LEDGER_NAME
 from unimask.results.writing import FORMATS

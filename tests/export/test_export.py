@@ -23,7 +23,8 @@ from unimask.config.models import tasks_of
 from unimask.errors import ConfigError, WeightsError
 from unimask.exporting.parity import box_agreement
 from unimask.exporting.wrappers import exportable, fixed_convolution, fixed_pool, smallest_step
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.models.build import build_model
 from unimask.nn.same import SameAveragePool, SameConvolution
 from unimask.presets import PRESETS

@@ -13,7 +13,7 @@ from unimask.config.overrides import override
 from unimask.data.category_tables import load_categories
 from unimask.exporting import parity
 from unimask.exporting.run import export
-from unimask.inference.segmenter import load
+from unimask.inference.loading import load
 from unimask.models.build import build_model
 from unimask.presets.eomt import eomt_tiny
 

@@ -9,7 +9,7 @@ import pytest
 from cli.command_line import picture
 from export.blobs import save_blobs
 
-from unimask.inference.segmenter import load
+from unimask.inference.loading import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_in_numpy.py"
 VIEWS: dict[str, dict[str, object]] = {

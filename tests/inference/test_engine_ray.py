@@ -22,10 +22,11 @@ from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.inference import ray_actors
 from unimask.inference.engine_ray import predict_with_ray
 from unimask.inference.job import Options, PredictionJob
+from unimask.inference.loading import load
 from unimask.inference.ray_actors import Actor, ActorSettings
 from unimask.inference.rows import ROWS_NAME
 from unimask.inference.run import predict
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.shipping import pack, unpack
 
 ray = pytest.importorskip("ray", reason="ray is not installed")

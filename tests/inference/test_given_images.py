@@ -15,7 +15,8 @@ from PIL import Image
 
 from unimask.config.images import PostprocessConfig
 from unimask.errors import ConfigError, DataError
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.postprocess.tasks import nearly_full
 from unimask.structures import Detections
 

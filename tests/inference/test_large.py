@@ -19,7 +19,8 @@ from unimask.data.windows import InMemory, open_large
 from unimask.errors import DataError
 from unimask.inference.joining import categories_united
 from unimask.inference.large import segment_large
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.stitching import Stitcher
 from unimask.inference.storage import DiskStorage
 from unimask.inference.tiles import tiling_of

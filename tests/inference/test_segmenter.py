@@ -16,7 +16,8 @@ from unimask.config.images import Experiment, PostprocessConfig
 from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfig, QueryDecoderConfig
 from unimask.config.tasks import TASKS, Task, check_task
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.machine import find_device
 from unimask.models.build import build_model
 from unimask.models.mask_classifier import MaskClassifier

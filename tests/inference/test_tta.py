@@ -6,7 +6,8 @@ from cli.command_line import save_tiny_model
 
 from unimask.config.data import Whole
 from unimask.errors import ConfigError
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.tta import PLAIN, Augmentation, augmentations_of, augmented_placement, combine
 from unimask.structures import MaskPrediction, Placement
 

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from unimask.data.video import Frame, open_video
 from unimask.errors import DataError
 from unimask.inference import video as video_module
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.inference.video import segment_video
 
 av = pytest.importorskip("av", reason="PyAV is not installed")

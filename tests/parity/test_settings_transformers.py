@@ -19,7 +19,7 @@ from unimask.conversion import convert
 from unimask.conversion.hugging_face_pixels import NAME, read_pixels
 from unimask.data.placing import batch_images, placement_for
 from unimask.errors import WeightsError
-from unimask.inference.segmenter import load
+from unimask.inference.loading import load
 
 SIDES = {"shortest_edge": 64, "longest_edge": 90}
 SETTINGS: dict[str, dict[str, object]] = {

@@ -10,7 +10,8 @@ from unimask.checkpoints.onnx import is_exported
 from unimask.conversion.hub import find_model
 from unimask.errors import WeightsError
 from unimask.files import read_bytes
-from unimask.inference.segmenter import IN_MEMORY, Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import IN_MEMORY, Segmenter
 from unimask.inference.tta import Augmentation
 
 

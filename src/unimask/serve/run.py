@@ -11,7 +11,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from unimask.checkpoints.images import resolve_weights
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.inference.segmenter import Segmenter, load
+from unimask.inference.loading import load
+from unimask.inference.segmenter import Segmenter
 from unimask.serve.app import create_app
 from unimask.serve.connections import Connections
 from unimask.serve.examples import examples_in, shipped_examples
