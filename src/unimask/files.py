@@ -273,7 +273,15 @@ def read_text(
     Raises:
         DataError: as `read_bytes`, or the bytes are no such text. `error` is raised in its place.
     """
-    content = read_bytes(path, error, most)
+    return text_of(read_bytes(path, error, most), path, error)
+
+
+def text_of(content: bytes, path: Path | str, error: type[DataError] | type[WeightsError] = DataError) -> str:
+    """Return the text of what a file holds, as `read_text`; `path` is for the message.
+
+    Raises:
+        DataError: the bytes are no such text. `error` is raised in its place.
+    """
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
@@ -287,7 +295,15 @@ def read_json(path: Path, error: type[DataError] | type[WeightsError] = DataErro
     Raises:
         DataError: as `read_text`, or it is not valid JSON. `error` is raised in its place.
     """
-    text = read_text(path, error)
+    return json_of(read_text(path, error), path, error)
+
+
+def json_of(text: str, path: Path | str, error: type[DataError] | type[WeightsError] = DataError) -> object:
+    """Return what the JSON of a file holds; `path` is for the message.
+
+    Raises:
+        DataError: it is not valid JSON. `error` is raised in its place.
+    """
     try:
         content: object = json.loads(text)
     except RecursionError:

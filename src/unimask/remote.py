@@ -3,6 +3,7 @@
 What is written appears complete: a store shows an object once all of it has arrived.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,8 +77,11 @@ def location(place: str | Path | Url) -> Location:
 
 
 @cache
-def _store(scheme: str) -> Any:
-    """Return the file system of a scheme; what others write is seen, for listings are not kept."""
+def _store(scheme: str, process: int) -> Any:
+    """Return the file system of a scheme for a process; what others write is seen: listings are not kept.
+
+    A process that was forked needs one of its own, with connections of its own.
+    """
     import fsspec
 
     return fsspec.filesystem(scheme, use_listings_cache=False)
@@ -93,7 +97,7 @@ def _store_of(url: Url) -> Iterator[tuple[Any, str]]:
     """
     scheme = url.text.partition("://")[0].lower()
     try:
-        store = _store(scheme)
+        store = _store(scheme, os.getpid())
     except ValueError:
         reason = (
             f"there is no store {scheme}://; there are s3://, gs://, hf://, memory:// and those of fsspec"

@@ -1,5 +1,6 @@
 """Images in and results out through object stores: memory, and a real server of S3."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,13 +11,20 @@ import fsspec
 import numpy as np
 import pytest
 from cli.command_line import Outcome, picture, unimask
+from data.test_shards import assert_same_sets
+from data.test_shards import photos as labelled
 from inference.photos import write_photos
 from PIL import Image
+from training.small_runs import small_experiment
 
 from unimask import remote
+from unimask.data.open import open_dataset, open_splits
+from unimask.data.packing import write_shards
 from unimask.errors import DataError, MissingPackageError
 from unimask.inference import staging
 from unimask.remote import Url, location
+from unimask.training.progress import SilentReporter
+from unimask.training.run import train
 
 COUNT = 5
 
@@ -202,3 +210,27 @@ def test_addresses_and_paths() -> None:
     assert location("file:///tmp/a%20b.png") == Path("/tmp/a b.png")
     assert location("photos/a.png") == Path("photos/a.png")
     assert location("C:/photos") == Path("C:/photos")
+
+
+def test_shards_in_a_store_are_data(server: str, tmp_path: Path) -> None:
+    """The same samples as of the folder, also in workers; one sentence for what is missing."""
+    folder = tmp_path / "shards"
+    write_shards(labelled(tmp_path / "data"), folder)
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    with pytest.raises(DataError, match=r"s3://bucket/shards: holds no shards\.json; .*copy the folder"):
+        open_dataset(f"{server}/shards", "train", "panoptic")
+    store.put(str(folder), f"{server}/shards", recursive=True)
+    for split in ("train", "val"):
+        here = open_dataset(folder, split, "panoptic")
+        assert_same_sets(open_dataset(f"{server}/shards", split, "panoptic"), here)
+    pattern = f"{server}/shards/train-{{0000..0000}}.tar"
+    assert_same_sets(open_dataset(pattern, "all", "panoptic"), open_dataset(folder, "train", "panoptic"))
+    assert list(open_splits(f"{server}/shards", "panoptic")) == ["train", "val"]
+    with pytest.raises(DataError, match=r"1 of 2 shards are missing: s3://bucket/shards/train-0001\.tar"):
+        open_dataset(f"{server}/shards/train-{{0000..0001}}.tar", "all", "panoptic")
+    for data, name in ((folder, "here"), (f"{server}/shards", "there")):
+        experiment = small_experiment(training__steps=2, training__workers=1)
+        train(experiment, data, tmp_path / name, task="panoptic", reporter=SilentReporter())
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("here", "there")]
+    losses = [[json.loads(line).get("loss") for line in log.splitlines()] for log in logs]
+    assert losses[0] == losses[1]

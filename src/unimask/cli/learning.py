@@ -137,7 +137,9 @@ def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int)
         raise ConfigError("resume", "needs the folder of the run that is to go on; name it with --output")
     if processes > 1:
         raise ConfigError("output", "several processes need one folder; name it with --output")
-    given = Path(data.partition(":")[0])
+    given = Path(data if "://" in data else data.partition(":")[0])
+    if "{" in given.name:  # shards are named by a pattern
+        given = given.parent
     name = given.stem if given.stem not in ("", "..") else given.resolve().stem  # a link keeps its own name
     names = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(folder for folder in map(Path("runs").joinpath, names) if not folder.exists())

@@ -19,7 +19,7 @@ from unimask.data.formats.folders import FOLDERS
 from unimask.data.formats.label_studio import LABEL_STUDIO
 from unimask.data.formats.labelme import LABELME
 from unimask.data.formats.shapes import SHAPES
-from unimask.data.formats.shards import SHARDS
+from unimask.data.formats.shards import SHARDS, shards_in_store
 from unimask.data.formats.vistas import VISTAS
 from unimask.data.formats.voc import VOC
 from unimask.data.formats.voc_xml import VOC_XML
@@ -29,6 +29,7 @@ from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
 from unimask.errors import DataError, OnlyBoxesError, nearest, some_of
+from unimask.remote import Location, Url, location
 from unimask.structures import Dataset
 
 FORMATS: tuple[Format, ...] = (
@@ -105,7 +106,7 @@ def open_items(
     path: str | Path, split: str, task: Task, *, follow_outside: bool = False, reading: Reading = PLAIN
 ) -> ItemDataset:
     """Open one split with the ground truth as its files state it; else as `open_dataset`."""
-    root = Path(path)
+    root = location(path)
     items = _choose(root, split, _sources(root, task), task, follow_outside)
     return replace(items, reading=reading)
 
@@ -174,14 +175,14 @@ def open_splits(
     Raises:
         DataError: no format is recognised.
     """
-    root = Path(path)
+    root = location(path)
     sources = {
         name: replace(source, open=cache(source.open)) for name, source in _sources(root, task).items()
     }
-    if len(sources) == 1 and root.is_dir() and _has_one_image(*sources.values()):
+    if len(sources) == 1 and _is_folder(root) and _has_one_image(*sources.values()):
         (own,) = sources  # a single image cannot be split
         return {own or "all": partial(_choose, root, "all", sources, task, follow_outside)}
-    names = list(SPLITS) if sources.keys() != {""} or root.is_dir() else ["all"]
+    names = list(SPLITS) if sources.keys() != {""} or _is_folder(root) else ["all"]
     found: dict[str, Callable[[], ItemDataset]] = {}
     for name in names:
         if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):
@@ -196,7 +197,13 @@ def _has_one_image(source: Source) -> bool:
         return False
 
 
-def _sources(root: Path, task: Task) -> Sources:
+def _is_folder(root: Location) -> bool:
+    return root.suffix != ".tar" if isinstance(root, Url) else root.is_dir()
+
+
+def _sources(root: Location, task: Task) -> Sources:
+    if isinstance(root, Url):
+        return shards_in_store(root, task)
     found = next((sources for format_ in FORMATS if (sources := format_.find(root, task))), None)
     if found is None:
         raise _not_recognised(root)
@@ -212,7 +219,7 @@ def held_out(image_ids: Sequence[str]) -> tuple[bool, ...]:
     return tuple(share < limit for share in shares)
 
 
-def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside: bool) -> ItemDataset:
+def _choose(root: Location, split: str, sources: Sources, task: Task, follow_outside: bool) -> ItemDataset:
     """Return the set of the split, or the part of the only set that stands for it."""
     wanted = split_of_word(split) or split
     if wanted in sources and (wanted != "train" or "val" in sources):
@@ -223,25 +230,30 @@ def _choose(root: Path, split: str, sources: Sources, task: Task, follow_outside
     whole = sources.get("", sources.get("train"))
     if whole is None or wanted not in ("train", "val"):
         names = ", ".join(repr(name) for name in sources if name) or "one set that is not split ('all')"
-        raise DataError(root, f"has no split {split!r}; {nearest(split, sources)}it has {names}")
+        raise DataError(str(root), f"has no split {split!r}; {nearest(split, sources)}it has {names}")
     dataset = _opened(root, whole, task, follow_outside)
     is_val = held_out(dataset.image_ids)
     chosen = [index for index, val in enumerate(is_val) if val == (wanted == "val")]
     if not chosen:
         raise DataError(
-            whole.path,
+            str(whole.path),
             "has one image, and no other set is here; add images to it, or a second set for validation",
         )
     return dataset.part(chosen)
 
 
-def _opened(root: Path, source: Source, task: Task, follow_outside: bool) -> ItemDataset:
+def _opened(root: Location, source: Source, task: Task, follow_outside: bool) -> ItemDataset:
     """Open a set, whose files must lie in the data folder and whose entries must have an image each."""
-    border = Border(root)
-    if source.path != root and not follow_outside and (outside := border.outside([source.path])):
-        raise refusal(outside, border)
-    dataset = check_files(source.open(), border, follow_outside=follow_outside)
+    dataset = source.open() if isinstance(root, Url) else _checked(root, source, follow_outside)
     return with_boxes(dataset) if task == "detection" else dataset
+
+
+def _checked(root: Path, source: Source, follow_outside: bool) -> ItemDataset:
+    border = Border(root)
+    own = [source.path] if isinstance(source.path, Path) and source.path != root else []
+    if not follow_outside and (outside := border.outside(own)):
+        raise refusal(outside, border)
+    return check_files(source.open(), border, follow_outside=follow_outside)
 
 
 def _not_recognised(root: Path) -> DataError:

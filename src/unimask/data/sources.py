@@ -8,6 +8,7 @@ from pathlib import Path
 from unimask.config.tasks import Task
 from unimask.data.items import ItemDataset
 from unimask.errors import DataError
+from unimask.remote import Location
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -20,7 +21,7 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
 class Source:
     """One set of annotated images; `open` reads its annotations, not its images."""
 
-    path: Path
+    path: Location
     open: Callable[[], ItemDataset]
 
 
@@ -45,10 +46,10 @@ def split_of_word(word: str) -> str:
     return next((split for split, words in SPLITS.items() if word.lower() in words), "")
 
 
-def refused(path: Path, reason: str) -> Source:
+def refused(path: Location, reason: str) -> Source:
     """Return a set that exists and cannot serve the task: opening it raises a DataError."""
     return Source(path=path, open=partial(_refuse, path, reason))
 
 
-def _refuse(path: Path, reason: str) -> ItemDataset:
-    raise DataError(path, reason)
+def _refuse(path: Location, reason: str) -> ItemDataset:
+    raise DataError(str(path), reason)

@@ -6,7 +6,7 @@ follow one another and share a name up to the first dot. They are KEY.json (the 
 and the image, the file as it was or a PNG. The index NAME.json says where each sample lies, what the
 categories are, and how the images are read. So a sample is one piece of a file, which is read on its own:
 every process reads the samples that it trains on and no others, in any order, and a run that is resumed goes
-on in the same order.
+on in the same order. Shards may lie in an object store, of which the same pieces are asked for.
 """
 
 import io
@@ -29,7 +29,8 @@ from unimask.data.read import read_image
 from unimask.data.reading import PLAIN, Reading, settled
 from unimask.data.sources import Format, Source, Sources, refused, split_of_word
 from unimask.errors import ConfigError, DataError, some_of
-from unimask.files import read_json
+from unimask.files import json_of, read_json, text_of
+from unimask.remote import Location, Url, at_once, location, read_part, read_whole, size_of
 from unimask.structures import Categories, Detections, Sample, Segments, Size, Truth
 
 SUMMARY_NAME = "shards.json"
@@ -43,7 +44,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class ShardItem:
     """A sample in a shard: `length` bytes from `start` on."""
 
-    shard: Path
+    shard: Location
     image_id: str
     start: int
     length: int
@@ -82,12 +83,7 @@ class ShardItem:
 
     def _files(self) -> dict[str, bytes]:
         """Return the content of its files by the ending of their names."""
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(self.start)
-                piece = file.read(self.length)
-        except OSError as error:
-            raise DataError(self.shard, f"cannot be read ({error.strerror})") from None
+        piece = _piece(self.shard, self.start, self.length)
         if len(piece) < self.length:
             raise self._damaged("is cut off")
         try:
@@ -101,6 +97,22 @@ class ShardItem:
         return DataError(
             f"{self.shard} ({self.image_id})", f"{reason}; copy or write the shard and its index again"
         )
+
+
+def _piece(shard: Location, start: int, length: int) -> bytes:
+    """Return bytes of a shard, fewer where it ends before.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(shard, Url):
+        return read_part(shard, start, start + length)
+    try:
+        with shard.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+    except OSError as error:
+        raise DataError(shard, f"cannot be read ({error.strerror})") from None
 
 
 def index_of(shard: Path) -> Path:
@@ -137,11 +149,11 @@ def truth_from_bytes(content: bytes, place: str) -> Truth:
         raise DataError(place, f"its ground truth cannot be read ({error}); write the shard again") from None
 
 
-def shards_named(pattern: str) -> tuple[Path, ...]:
-    """Return the paths of a pattern such as `shards/train-{0000..0099}.tar`."""
+def shards_named(pattern: str) -> tuple[Location, ...]:
+    """Return the places of a pattern such as `shards/train-{0000..0099}.tar`."""
     match = _RANGE.search(pattern)
     if match is None:
-        return (Path(pattern),)
+        return (location(pattern),)
     first, last = match[1], match[2]
     numbers = range(int(first), int(last) + 1)
     before, after = pattern[: match.start()], pattern[match.end() :]
@@ -153,46 +165,85 @@ def shards_named(pattern: str) -> tuple[Path, ...]:
 def _find(path: Path, task: Task) -> Sources:
     if path.is_dir():
         return _in_folder(path, task)
-    if path.suffix != ".tar":
-        return {}
-    shards = shards_named(str(path))
-    if not shards:
-        raise DataError(path, "names no shard: the first number must not be larger than the last")
-    if missing := [shard for shard in shards if not shard.is_file()]:
+    return _of_pattern(path, task) if path.suffix == ".tar" else {}
+
+
+def shards_in_store(url: Url, task: Task) -> Sources:
+    """Return the sets of shards in an object store: a folder of them, or a pattern.
+
+    Raises:
+        DataError: none are there, or they cannot be had.
+    """
+    if url.suffix == ".tar":
+        return _of_pattern(url, task)
+    if size_of(url.inside(SUMMARY_NAME)) is None:
         raise DataError(
-            path, f"{len(missing)} of {len(shards)} shards are missing: {some_of(map(str, missing), 3)}"
+            str(url),
+            f"holds no {SUMMARY_NAME}; in an object store data are shards: write them here with `unimask "
+            "shards` and copy the folder, or name tar files of it as .../train-{0000..0099}.tar",
         )
-    return _sources({"": shards}, path, task)
+    return _listed(url, task)
+
+
+def _of_pattern(pattern: Location, task: Task) -> Sources:
+    shards = shards_named(str(pattern))
+    if not shards:
+        raise DataError(str(pattern), "names no shard: the first number must not be larger than the last")
+    there = at_once(_is_there, shards)
+    if missing := [str(shard) for shard, found in zip(shards, there, strict=True) if not found]:
+        raise DataError(
+            str(pattern), f"{len(missing)} of {len(shards)} shards are missing: {some_of(missing, 3)}"
+        )
+    return _sources({"": shards}, pattern, task)
+
+
+def _is_there(shard: Location) -> bool:
+    return size_of(shard) is not None if isinstance(shard, Url) else shard.is_file()
 
 
 def _in_folder(folder: Path, task: Task) -> Sources:
-    summary = folder / SUMMARY_NAME
-    if not summary.is_file():
+    if not (folder / SUMMARY_NAME).is_file():
         found = sorted(folder.glob("*.tar"))
         if found and index_of(found[0]).is_file():
             raise DataError(
                 folder, f"its shards are not complete ({SUMMARY_NAME} is missing); write them again"
             )
         return {}
-    said = read_json(summary)
+    return _listed(folder, task)
+
+
+def _listed(folder: Location, task: Task) -> Sources:
+    """Return the sets that the summary of a folder names."""
+    summary = _inside(folder, SUMMARY_NAME)
+    said = _read_json(summary)
     splits = said.get("shards") if isinstance(said, dict) else None
     if not isinstance(splits, dict) or not all(isinstance(names, list) for names in splits.values()):
-        raise DataError(summary, "is no list of shards; write them again")
+        raise DataError(str(summary), "is no list of shards; write them again")
     named = {
-        split_of_word(str(split)): tuple(folder / Path(str(name)).name for name in names)
+        split_of_word(str(split)): tuple(_inside(folder, Path(str(name)).name) for name in names)
         for split, names in splits.items()
     }
     return _sources(named, folder, task)
 
 
-def _sources(splits: Mapping[str, tuple[Path, ...]], path: Path, task: Task) -> Sources:
+def _inside(folder: Location, name: str) -> Location:
+    return folder.inside(name) if isinstance(folder, Url) else folder / name
+
+
+def _read_json(place: Location) -> object:
+    if isinstance(place, Path):
+        return read_json(place)
+    return json_of(text_of(read_whole(place), str(place)), str(place))
+
+
+def _sources(splits: Mapping[str, tuple[Location, ...]], place: Location, task: Task) -> Sources:
     sources: Sources = {}
     for split, shards in splits.items():
         kind = _head(shards[0]).kind
         if kind == "boxes" and task != "detection":
-            sources[split] = refused(path, f"its shards hold boxes and no masks, which {task} needs")
+            sources[split] = refused(place, f"its shards hold boxes and no masks, which {task} needs")
         else:
-            sources[split] = Source(path=path, open=partial(_open, shards))
+            sources[split] = Source(path=place, open=partial(_open, shards))
     return sources
 
 
@@ -215,15 +266,18 @@ def head_to_json(kind: Kind, categories: list[dict[str, object]], reading: Readi
     return {"unimask_shard": 1, "kind": kind, "categories": categories, "reading": asdict(reading)}
 
 
-def _head(shard: Path) -> ShardHead:
+def _head(shard: Location) -> ShardHead:
     return _index(shard)[0]
 
 
-def _index(shard: Path) -> tuple[ShardHead, list[tuple[str, int, int]]]:
-    path = index_of(shard)
-    if not path.is_file():
-        raise DataError(shard, f"has no index {path.name} beside it; write shards with `unimask shards`")
-    said = read_json(path)
+def _index(shard: Location) -> tuple[ShardHead, list[tuple[str, int, int]]]:
+    index = Url(shard.text.removesuffix(".tar") + ".json") if isinstance(shard, Url) else index_of(shard)
+    path = str(index)
+    if not _is_there(index):
+        raise DataError(
+            str(shard), f"has no index {index.name} beside it; write shards with `unimask shards`"
+        )
+    said = _read_json(index)
     try:
         assert isinstance(said, dict)
         if said["unimask_shard"] != 1:
@@ -238,14 +292,13 @@ def _index(shard: Path) -> tuple[ShardHead, list[tuple[str, int, int]]]:
     return head, samples
 
 
-def _open(shards: tuple[Path, ...]) -> ItemDataset:
+def _open(shards: tuple[Location, ...]) -> ItemDataset:
     head = _head(shards[0])
     items = []
-    for shard in shards:
-        own, samples = _index(shard)
+    for shard, (own, samples) in zip(shards, at_once(_index, shards), strict=True):
         if own != head:
             raise DataError(
-                shard, f"has other categories or settings than {shards[0].name}; write both alike"
+                str(shard), f"has other categories or settings than {shards[0].name}; write both alike"
             )
         items += [
             ShardItem(shard=shard, image_id=name, start=start, length=length, reading=head.reading)
