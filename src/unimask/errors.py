@@ -1,5 +1,6 @@
 """The errors a user can meet. Each has one message that names the file and the way out."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+_SYNONYMS = Path(__file__).with_name("synonyms.json")  # a word of another library -> ours, best first
 _LONGEST_WORD, _LONGEST_REASON = 200, 1200  # characters
 
 
@@ -124,9 +126,14 @@ def choices(wrong: str, known: Iterable[str], most: int = 20) -> str:
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """Return a question about the names that a wrong one resembles, with a blank behind; "" for none."""
-    names = {name.casefold(): name for name in known}
-    found = [names[one] for one in get_close_matches(wrong.casefold(), names, 3, 0.6)]
+    """Return a question about the names that a wrong one may mean, with a blank behind; "" for none.
+
+    Those are what other libraries call `wrong` (`synonyms.json`), else the names that resemble it.
+    """
+    wrong, names = wrong.casefold(), {name.casefold().lstrip("-"): name for name in known}
+    synonyms = json.loads(_SYNONYMS.read_text(encoding="utf-8")).get(wrong, [])
+    found = [word for word in synonyms if word.partition(" ")[0] in names.values()][:1]
+    found = found or [names[one] for one in get_close_matches(wrong.lstrip("-"), names, 3, 0.6)]
     return f"is it {' or '.join(found)}? " if found else ""
 
 

@@ -41,7 +41,7 @@ def test_the_first_help() -> None:
     groups = ("Options", "Use a model", "Train a model", "Exchange weights", "Study models")
     assert [outcome.out.count(f"─ {group} ─") for group in groups] == [1] * len(groups)
     assert unimask("--version").out == f"unimask {package.__version__}\n"
-    assert "Did you mean 'predict'?" in unimask("prdict").err
+    assert "is it predict?" in unimask("prdict").err
 
 
 def test_presets_are_listed_and_shown() -> None:

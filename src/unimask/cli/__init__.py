@@ -26,6 +26,7 @@ from unimask.cli.reproduction import reproduce
 from unimask.cli.serving import serve
 from unimask.cli.sharding import shards
 from unimask.cli.translation import translate
+from unimask.cli.usage import UsageError, explain_usage
 from unimask.errors import UnimaskError
 from unimask.training.result import LostProcessError
 
@@ -49,18 +50,24 @@ def main() -> NoReturn:
     # Pillow's warning of large images; the limit here is `data/pillow.py:MOST_PIXELS`
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     try:
-        _command()()
+        code = _command()(standalone_mode=False) or 0
+    except UsageError as error:
+        message = explain_usage(error)
+        if message:
+            show.show_error(message)
+        sys.exit(BAD_INPUT)
     except UnimaskError as error:
         show.show_error(error)
         sys.exit(AGAIN if isinstance(error, LostProcessError) else BAD_INPUT)
     except KeyboardInterrupt:
-        show.show_error("by the keyboard", "stopped")
-        sys.exit(STOPPED)
+        code = STOPPED
     except Exception as error:
         if os.environ.get("UNIMASK_TRACEBACK"):
             raise
         sys.exit(explain(error))
-    sys.exit(0)
+    if code == STOPPED:
+        show.show_error("by the keyboard", "stopped")
+    sys.exit(code)
 
 
 def _command() -> TyperGroup:
