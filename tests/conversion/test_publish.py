@@ -1,5 +1,6 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -7,14 +8,17 @@ import pytest
 import torch
 import yaml
 from conversion.hub_server import HubServer, hub_server
+from conversion.test_detr_conversion import SMALL, save
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.config.overrides import override
+from unimask.conversion.data_sets import made_up_categories
 from unimask.conversion.hub import CACHE_VARIABLE, find_model
 from unimask.conversion.publish import push
 from unimask.data.category_tables import load_categories
 from unimask.errors import DataError, WeightsError
 from unimask.models.build import build_model
+from unimask.presets.eomt import eomt_tiny
 from unimask.presets.mask2former import cityscapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client
@@ -102,15 +106,56 @@ def test_a_pushed_model_comes_back_bit_by_bit(
     assert all(torch.equal(state[key], other[key]) for key in other)
 
 
-def test_transformers_loads_what_is_pushed_for_it(hub: HubServer, tmp_path: Path, tiny_folder: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    push(tiny_folder, "me/theirs", to="transformers", endpoint=hub.address)
-    about, _ = card_of(hub, "me/theirs")
-    assert about["library_name"] == "transformers"
-    folder = downloaded("me/theirs", hub, tmp_path / "cache")
-    _, info = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(
-        folder, output_loading_info=True
+def of_boxes(folder: Path) -> Path:
+    save(folder, SMALL, 3)
+    return folder
+
+
+def of_boxes_and_masks(folder: Path) -> Path:
+    save(folder, replace(SMALL, channels=128, mask_head=True), 3)
+    return folder
+
+
+def of_eomt(folder: Path) -> Path:
+    experiment = eomt_tiny()
+    categories = made_up_categories(3, ())
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=categories, licence="", provenance="a test"
     )
+    save_model(folder, build_model(experiment.model, len(categories)), about)
+    return folder
+
+
+CLASSES: dict[str, tuple[Callable[[Path], Path] | None, str]] = {
+    "Mask2FormerForUniversalSegmentation": (None, "image-segmentation"),
+    "DetrForObjectDetection": (of_boxes, "object-detection"),
+    "DetrForSegmentation": (of_boxes_and_masks, "image-segmentation"),
+    "EomtDinov3ForUniversalSegmentation": (of_eomt, "image-segmentation"),
+}
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_transformers_loads_what_is_pushed_for_it(
+    hub: HubServer, tmp_path: Path, tiny_folder: Path, model_class: str
+) -> None:
+    """By the lines of the card, with the class that they name."""
+    transformers = pytest.importorskip("transformers")
+    made, purpose = CLASSES[model_class]
+    push(
+        made(tmp_path / "model") if made else tiny_folder,
+        "me/theirs",
+        to="transformers",
+        endpoint=hub.address,
+    )
+    about, text = card_of(hub, "me/theirs")
+    assert (about["library_name"], about["pipeline_tag"]) == ("transformers", purpose)
+    folder = downloaded("me/theirs", hub, tmp_path / "cache")
+    lines = text.split("```python\n")[1].split("```")[0]
+    found: dict[str, object] = {}
+    exec(lines.replace('"me/theirs"', repr(str(folder))), found)
+    assert type(found["model"]).__name__ == model_class
+    assert found["processor"]
+    _, info = getattr(transformers, model_class).from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
 

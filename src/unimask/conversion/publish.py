@@ -1,5 +1,6 @@
 """Push a model folder to the Hugging Face hub, with a model card."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def push(
         raise WeightsError(folder, "goes onto the hub as unimask or as transformers, not in original files")
     source = resolve_weights(folder)
     _, model_file = load_model(source)  # a model that cannot be loaded is not uploaded
-    card = model_card(name, model_file, to, _measures(evaluation))
+    measures = _measures(evaluation)
     with tempfile.TemporaryDirectory() as temporary:
         ready = Path(temporary) / "model"
         if to == "unimask":
@@ -60,7 +61,8 @@ def push(
                 shutil.copy(source / file, ready / file)
         else:
             convert(source, ready, to)
-        write_text(ready / CARD, card)
+        usage = _usage(name, ready, to)
+        write_text(ready / CARD, model_card(name, model_file, usage, to, measures))
         hub = HfApi(endpoint=endpoint, library_name="unimask", library_version=unimask.__version__)
         try:
             hub.create_repo(name, private=private, exist_ok=True)
@@ -75,16 +77,16 @@ def push(
 
 
 def model_card(
-    name: str, model_file: ModelFile, to: Format = "unimask", measures: Mapping[str, float] | None = None
+    name: str, model_file: ModelFile, usage: str, to: Format, measures: Mapping[str, float]
 ) -> str:
     """Return the Markdown of a model card: what it finds, how it was made, its licence, how to use it."""
     model = model_file.experiment.model
-    boxes = "detection" in tasks_of(model)
+    boxes = model_file.task == "detection"
     said = model_file.licence.lower()
     licence = next((one for one in _LICENCES if said.startswith(one)), "other")
     about: dict[str, object] = {
         "library_name": to,
-        "pipeline_tag": "object-detection" if boxes else "image-segmentation",
+        "pipeline_tag": "object-detection" if tasks_of(model) == ("detection",) else "image-segmentation",
         "license": licence,
         "tags": ["unimask", model.kind, model_file.task],
     }
@@ -92,7 +94,7 @@ def model_card(
         about["license_name"] = "see-below"
     names = ", ".join(model_file.categories.names[:40])
     more = len(model_file.categories) - 40
-    table = "".join(f"| {measure} | {value:.4f} |\n" for measure, value in (measures or {}).items())
+    table = "".join(f"| {measure} | {value:.4f} |\n" for measure, value in measures.items())
     parts = [
         "---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True) + "---\n",
         f"# {name.rpartition('/')[2]}\n",
@@ -102,16 +104,25 @@ def model_card(
         f"**Licence of the weights:** {model_file.licence}\n",
         f"**Made by:** {model_file.provenance}\n",
         f"| measure | value |\n|---|---|\n{table}" if table else "No measures are given.\n",
-        _USE[to].format(name=name, task=model_file.task),
+        usage,
     ]
     return "\n".join(parts)
 
 
-_USE = {
-    "unimask": "```sh\npip install unimask\nunimask predict photo.jpg --weights {name}\n```\n",
-    "transformers": "The files are those of transformers (`AutoModelForUniversalSegmentation`, or "
-    "the model's own class); `unimask predict photo.jpg --weights {name}` takes them too.\n",
-}
+def _usage(name: str, folder: Path, to: Format) -> str:
+    """Return how a pushed model is used; the class in transformers is the one that its files name."""
+    command = f"unimask predict photo.jpg --weights {name}"
+    if to == "unimask":
+        return f"```sh\npip install unimask\n{command}\n```\n"
+    model_class = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"][0]
+    return (
+        f"The files are those of transformers; `{command}` takes them too.\n\n"
+        "```python\n"
+        f"from transformers import AutoImageProcessor, {model_class}\n\n"
+        f'processor = AutoImageProcessor.from_pretrained("{name}")\n'
+        f'model = {model_class}.from_pretrained("{name}")\n'
+        "```\n"
+    )
 
 
 def _measures(evaluation: str | Path | None) -> dict[str, float]:
