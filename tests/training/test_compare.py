@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from cli.command_line import refused, unimask
 
+from unimask.cli import output
 from unimask.errors import DataError
 from unimask.training.compare import compare, comparison_figure
 from unimask.training.run_folder import RunFolder
@@ -75,6 +76,19 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     found = compare([*folders, folders[0]])
     assert [run.name for run in found.runs] == ["semantic/run", "instance/run"]
     assert found.data == {"task": ("semantic", "instance")}
+
+
+def test_a_folder_of_runs_stands_for_them(runs: Path) -> None:
+    found = compare([runs, runs / "fast"])
+    assert [run.name for run in found.runs] == ["fast", "slow"]
+    assert found.skipped == ()
+
+
+def test_long_values_keep_their_ends(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = runs / "slow" / "experiment.json"
+    path.write_text(path.read_text().replace('"shapes"', f'"/data/{"long/" * 20}end"'))
+    monkeypatch.setattr(output.screen, "width", 60)
+    assert "…" not in unimask("compare", runs, "--output", runs / "curves.svg").out
 
 
 def test_no_run_is_an_error(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ def compare(
 ) -> None:
     """Show what differs between trainings: settings, data, results; compare.png has their curves.
 
-    Folders that hold no run are left out, so that all of a folder can be named. Runs may still be going on.
+    A folder of runs stands for all of them; what is no run is left out. Runs may still be going on.
 
     Examples:
-      unimask compare runs/*
+      unimask compare runs
       unimask compare runs/first runs/second --output curves.svg
     """
     picture = output or (None if as_json else Path("compare.png"))

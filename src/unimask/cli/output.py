@@ -236,6 +236,8 @@ def show_comparison(found: "RunComparison") -> None:
             show_line(f"{title}: no difference")
             continue
         table = _table((), tuple(run.name for run in found.runs))
+        for column in table.columns:
+            column.overflow = "fold"  # of two long paths the ends differ
         table.columns.insert(0, Column(title, no_wrap=True))
         for name, values in rows.items():
             table.add_row(name, *("-" if value is None else text(value) for value in values))

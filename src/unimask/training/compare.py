@@ -55,11 +55,13 @@ class RunComparison:
 def compare(folders: Sequence[str | Path]) -> RunComparison:
     """Return what differs between the runs in some folders; paths that are no runs are left out and listed.
 
+    A folder that is no run but has runs in it stands for all of these.
+
     Raises:
         DataError: none of them is a run, or a file of a run cannot be read.
     """
-    paths = list(dict.fromkeys(Path(folder) for folder in folders))
-    known = [path for path in paths if (path / "experiment.json").is_file()]
+    paths = list(dict.fromkeys(run for folder in folders for run in _runs_of(Path(folder))))
+    known = [path for path in paths if _is_run(path)]
     if not known:
         raise DataError(some_of(paths), "no run is there; name folders that `unimask train` has written")
     runs = tuple(_read(path, name) for path, name in zip(known, _names(known), strict=True))
@@ -70,6 +72,16 @@ def compare(folders: Sequence[str | Path]) -> RunComparison:
         results=_all([run.results for run in runs]),
         skipped=tuple(str(path) for path in paths if path not in known),
     )
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "experiment.json").is_file()
+
+
+def _runs_of(path: Path) -> list[Path]:
+    """Return the runs that a path stands for; itself where there are none."""
+    below = [] if _is_run(path) or not path.is_dir() else sorted(filter(_is_run, path.iterdir()))
+    return below or [path]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
