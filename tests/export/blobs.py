@@ -53,15 +53,20 @@ def network() -> Any:
 
 def save_blobs(path: Path, settings: dict[str, object]) -> Path:
     """Write the file, with settings other than those of the preset `tiny`."""
+    experiment = override(tiny(), settings)
+    about = ModelFile(
+        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
+    )
+    return save_described(path, about)
+
+
+def save_described(path: Path, about: ModelFile) -> Path:
+    """Write the file, with the metadata of a model."""
     model = network()
     import onnx
 
     from unimask.exporting.onnx_file import describe
 
-    experiment = override(tiny(), settings)
-    about = ModelFile(
-        experiment=experiment, task="panoptic", categories=CATEGORIES, licence="CC0-1.0", provenance="random"
-    )
     describe(model, model_file_text(about))
     onnx.save(model, path)
     return path

@@ -2,13 +2,20 @@
 
 import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from cli.command_line import picture
-from export.blobs import save_blobs
+from export.blobs import save_blobs, save_described
+from PIL import Image
 
+from unimask.checkpoints.images import load_model
+from unimask.checkpoints.onnx import signature_of
+from unimask.conversion.hub import find_model
+from unimask.exporting.wrappers import exportable
 from unimask.inference.loading import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_in_numpy.py"
@@ -41,6 +48,26 @@ def example() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def nuclei(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The model that ships with the package: the metadata of its ONNX file, and its network.
+
+    To export the network takes minutes; that exported networks agree with the model is tested in
+    `test_export.py`, so here the network that would be exported answers in the place of the file's.
+    """
+    model, about = load_model(find_model("nuclei"))
+    path = save_described(tmp_path_factory.mktemp("numpy") / "nuclei.onnx", about)
+    made, network = example.Model(path), exportable(model)
+
+    def run(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        assert outputs == list(signature_of(about.experiment.model).outputs)
+        with torch.inference_mode():
+            return [one.numpy() for one in network(torch.from_numpy(inputs["pixels"]))]
+
+    made.session = SimpleNamespace(run=run)
+    return made
+
+
 @pytest.fixture(scope="module", params=VIEWS)
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that says how it sees images."""
@@ -67,3 +94,18 @@ def test_the_command(
     monkeypatch.setattr("sys.argv", ["onnx_in_numpy.py", str(file), str(tmp_path / "a.png")])
     example.main()
     assert "pixels in [" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_the_shipped_model_of_tiles(example: ModuleType, nuclei: Any, task: str) -> None:
+    """On a part of a real image that takes several tiles; every pixel is the same."""
+    image = np.asarray(Image.open(EXAMPLE.with_name("nuclei_1.png")).convert("RGB"))[100:260, 200:360]
+    assert len(example.tiles_of(image.shape[:2], nuclei.data["view"])) == 4
+    expected = load("nuclei", device="cpu").predict(image, task=task).prediction
+    found = example.segment(nuclei, image, task)
+    assert len(found) == len(expected.labels)
+    assert len(found) > (1 if task == "semantic" else 3)
+    assert [label for label, _, _ in found] == expected.labels.tolist()
+    np.testing.assert_allclose([score for _, score, _ in found], expected.scores.numpy(), atol=2e-3)
+    for (_, _, mask), wanted in zip(found, expected.masks().numpy()):
+        np.testing.assert_array_equal(mask, wanted)
