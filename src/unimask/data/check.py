@@ -16,6 +16,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.looked import Looked, SplitCheck
 from unimask.data.open import labelled_task, open_splits
 from unimask.data.reading import reading_of
+from unimask.data.sources import of_other_names
 from unimask.data.unused import unused_files
 from unimask.data.views import decided_of, left_out_of, view
 from unimask.errors import DataError, some_of
@@ -168,7 +169,7 @@ def check(
         except DataError as error:
             errors.append(str(error))
     checked = check_datasets(datasets, task, experiment, data=data, seconds=seconds, progress=progress)
-    beside = unused_files(opened)
+    beside = (*of_other_names(datasets), *unused_files(opened))
     return replace(
         checked,
         errors=(*errors, *checked.errors),

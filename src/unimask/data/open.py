@@ -168,7 +168,7 @@ def open_splits(
 ) -> dict[str, Callable[[], ItemDataset]]:
     """Return a function that opens each split of the data, by name; "all" is a set without splits.
 
-    The set of a single image is one.
+    The set of a single image is one. Splits of other names than train, val and test come last.
 
     `follow_outside` is as for `open_dataset`. How the images are read is still to be decided.
 
@@ -183,6 +183,7 @@ def open_splits(
         (own,) = sources  # a single image cannot be split
         return {own or "all": partial(_choose, root, "all", sources, task, follow_outside)}
     names = list(SPLITS) if sources.keys() != {""} or _is_folder(root) else ["all"]
+    names += [name for name in sources if name and name not in SPLITS]
     found: dict[str, Callable[[], ItemDataset]] = {}
     for name in names:
         if name in sources or (name in ("train", "val") and ("" in sources or "train" in sources)):

@@ -23,6 +23,7 @@ from unimask.data.items import Item, ItemDataset
 from unimask.data.open import labelled_task, open_splits
 from unimask.data.read import read_image
 from unimask.data.reading import Reading
+from unimask.data.sources import SPLITS, of_other_names
 from unimask.errors import DataError
 from unimask.files import clean_up, complete_files, is_temporary, json_text, read_bytes, write_json
 from unimask.structures import Detections, Sample
@@ -73,16 +74,21 @@ def write_shards(
         raise DataError("megabytes", f"a shard has at least 1; got {megabytes}")
     task = task or labelled_task(data, follow_outside=follow_outside)
     splits = open_splits(data, task, follow_outside=follow_outside)
+    left_out = list(of_other_names(splits))
+    splits = {name: opener for name, opener in splits.items() if name in (*SPLITS, "all")}
+    if not splits:
+        raise DataError(data, left_out[0])
     _make_empty(folder)
     written = WrittenShards(output=folder, task=task, images={}, shards={}, left_out=())
-    left_out: list[str] = []
     try:
         for split, opener in splits.items():
             writer = _SplitWriter(folder, split, opener(), megabytes * 2**20, left_out)
             written.shards[split] = writer.write(progress)
             written.images[split] = writer.count
             if not writer.count:
-                raise DataError(data, f"none of its images of the split {split!r} can be read: {left_out[0]}")
+                raise DataError(
+                    data, f"none of its images of the split {split!r} can be read: {left_out[-1]}"
+                )
         write_json(folder / SUMMARY_NAME, {"shards": written.shards, "left_out": left_out})
     except OSError as error:
         raise DataError(folder, f"cannot be written ({error}); make room for it, then start again") from None

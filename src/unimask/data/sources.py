@@ -1,13 +1,13 @@
 """The annotated sets that a format finds at a path, by split; each is opened when it is chosen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from unimask.config.tasks import Task
 from unimask.data.items import ItemDataset
-from unimask.errors import DataError
+from unimask.errors import DataError, some_of
 from unimask.remote import Location
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -44,6 +44,13 @@ class Format:
 def split_of_word(word: str) -> str:
     """Return the split that a word means, "" if none."""
     return next((split for split, words in SPLITS.items() if word.lower() in words), "")
+
+
+def of_other_names(splits: Iterable[str]) -> tuple[str, ...]:
+    """Say which splits are neither train, val nor test, so that only who names them reads them."""
+    others = [name for name in splits if name not in (*SPLITS, "all")]
+    said = f"{some_of(others)}: splits of such names are read by `evaluate --split NAME` only; training needs"
+    return (f"{said} 'train' and 'val', so rename them in the data",) * bool(others)
 
 
 def refused(path: Location, reason: str) -> Source:

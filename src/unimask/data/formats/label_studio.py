@@ -33,7 +33,9 @@ from unimask.errors import DataError, some_of
 from unimask.files import first_bytes, read_json
 from unimask.structures import Size
 
-KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+LABELLED = {shape: f"{shape}labels" for shape in ("polygon", "brush", "rectangle", "ellipse")}
+"""The kinds of shapes with an area -> those of the results that hold such a shape and its label in one."""
+KINDS = tuple(LABELLED.values())
 _WIDTHS = (3, 4, 8, 16)  # bits of the four kinds of length that are written
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what the server puts before the name of a file
 
@@ -129,8 +131,10 @@ def is_label_studio(path: Path) -> bool:
 def open_label_studio(path: Path) -> ItemDataset:
     """Open a sample per task that has an annotation: the first that was not cancelled, which may be empty.
 
-    Labels are those that occur, sorted. Points, lines and whole-image choices are left out and reported.
-    Images are searched beside the JSON and in `images`, under the name in the task or the one before the
+    Labels are those that occur, sorted; a shape and its label may be two results of one id. Points, lines,
+    whole-image choices and shapes without a label are left out and reported, as are all labels of a shape
+    but the first. Images are searched beside the JSON and in `images`, under the name in the task or the one
+    before the
     upload.
 
     Raises:
@@ -149,9 +153,18 @@ def open_label_studio(path: Path) -> ItemDataset:
     said = (f"{unlabelled} of {len(tasks)} tasks of {path.name} have no annotation yet and are left out",)
     several = sum(len(_annotations(task)) > 1 for task in labelled)
     first = (f"{several} tasks of {path.name} have several annotations, of which the first is taken",)
-    kinds = [str(result.get("type")) for task in labelled for result in _given_results(path, task)]
-    flat = said_without_area(Counter(kind for kind in kinds if kind not in KINDS), f"results of {path.name}")
-    left_out = (*said * bool(unlabelled), *first * bool(several), *flat)
+    kinds = Counter(str(result.get("type")) for task in labelled for result in _given_results(path, task))
+    bare = sum(kinds[shape] for shape in LABELLED)
+    flat = Counter({kind: count for kind, count in kinds.items() if kind not in (*LABELLED, *KINDS)})
+    many = [given for _, entries in results for *_, one in entries if len(given := _labels_of(one)) > 1]
+    taken = f"{len(many)} shapes of {path.name} have several labels, of which the first is taken"
+    left_out = (
+        *said * bool(unlabelled),
+        *first * bool(several),
+        *(f"{bare} shapes of {path.name} have no label and are left out",) * bool(bare),
+        *(f"{taken}: {some_of(given)}" for given in many[:1]),
+        *said_without_area(flat, f"results of {path.name}"),
+    )
     return drawn_dataset(names, images, left_out=left_out)
 
 
@@ -172,25 +185,50 @@ def _annotations(task: Record) -> list[Record]:
 
 
 def _given_results(path: Path, task: Record) -> list[Record]:
-    """Return the results of the annotation of a task that is taken, of any kind."""
+    """Return the results of the annotation of a task that is taken, of any kind, shapes with their labels."""
     results = _annotations(task)[0].get("result") or []
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise DataError(
             path, f"task {task.get('id')} has a result that is no list of objects; export it again"
         )
-    return results
+    shapes = {str(result["id"]) for result in results if result.get("type") in LABELLED and "id" in result}
+    apart = {
+        str(result["id"]): labels
+        for result in results
+        if result.get("type") == "labels"
+        and str(result.get("id")) in shapes
+        and (labels := _labels_of(result))
+    }
+    kept = [one for one in results if not (one.get("type") == "labels" and str(one.get("id")) in apart)]
+    return [_with_labels(result, apart) for result in kept]
+
+
+def _with_labels(result: Record, apart: Mapping[str, list[object]]) -> Record:
+    """Return a shape with the labels that another result of its id has; anything else as it is."""
+    kind, value, number = result.get("type"), result.get("value"), str(result.get("id"))
+    if kind not in LABELLED or number not in apart or not isinstance(value, dict):
+        return result
+    joined = LABELLED[str(kind)]
+    return {**result, "type": joined, "value": {**value, joined: apart[number]}}
+
+
+def _labels_of(result: Record) -> list[object]:
+    """Return the labels in a result; none where it has none."""
+    value = result.get("value")
+    found = value.get(str(result.get("type"))) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []
 
 
 def _results(path: Path, task: Record) -> list[tuple[str, str, Record]]:
     """Return the results with an area: what messages call them, their label, and themselves."""
     found = []
     for number, result in enumerate(_given_results(path, task), 1):
-        kind, value = result.get("type"), result.get("value")
+        kind = result.get("type")
         if kind not in KINDS:
             continue
         where = f"task {task.get('id')}, result {number}"
-        names = value.get(kind) if isinstance(value, dict) else None
-        if not isinstance(names, list) or not names:
+        names = _labels_of(result)
+        if not names:
             raise DataError(path, f"{where} has no {kind}")
         if result.get("image_rotation"):
             raise DataError(
@@ -209,12 +247,7 @@ def _image(
     labels: Mapping[str, int],
     files: Folders,
 ) -> DrawnImage:
-    data = task["data"]
-    assert isinstance(data, dict)  # `_tasks` has checked it
-    texts = [_file_name(value) for value in data.values() if isinstance(value, str)]
-    names = [text for text in texts if Path(text).suffix.lower() in IMAGE_SUFFIXES]
-    if not names:
-        raise DataError(path, f"task {task.get('id')} names no image in its data")
+    name = _image_name(path, task, {result.get("to_name") for *_, result in entries})
     sizes = {_size(path, where, result) for where, _, result in entries}
     if len(sizes) > 1:
         raise DataError(path, f"task {task.get('id')} has results for images of different sizes")
@@ -222,10 +255,30 @@ def _image(
         Drawn(label=labels[name], region=_region(path, where, result), where=where)
         for where, name, result in entries
     )
-    before_upload = _UPLOADED.sub("", names[0].replace("\\", "/").rsplit("/", 1)[-1])
+    before_upload = _UPLOADED.sub("", name.replace("\\", "/").rsplit("/", 1)[-1])
     folders = [path.parent, path.parent / "images", path.parent.parent / "images"]
-    image = find_image(path, (names[0], before_upload), folders, files)
+    image = find_image(path, (name, before_upload), folders, files)
     return DrawnImage(image=image, source=path, size=tuple(sizes), objects=objects)
+
+
+def _image_name(path: Path, task: Record, targets: set[object]) -> str:
+    """Return the name of the image of a task whose results are drawn on `targets`, by the tool's names."""
+    data = task["data"]
+    assert isinstance(data, dict)  # `_tasks` has checked it
+    texts = {key: _file_name(value) for key, value in data.items() if isinstance(value, str)}
+    names = {key: text for key, text in texts.items() if Path(text).suffix.lower() in IMAGE_SUFFIXES}
+    if not names:
+        raise DataError(path, f"task {task.get('id')} names no image in its data")
+    if len(names) == 1 and len(targets) < 2:
+        return next(iter(names.values()))
+    key = next(iter(targets)) if len(targets) == 1 else "image"
+    if len(targets) > 1 or key not in names:
+        raise DataError(
+            path,
+            f"task {task.get('id')} names the images {some_of(names.values())}, and its "
+            f"shapes are drawn on {some_of(sorted(map(str, targets)))}; export a task for each image",
+        )
+    return names[str(key)]
 
 
 def _file_name(text: str) -> str:
