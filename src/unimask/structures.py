@@ -159,6 +159,7 @@ class Sample:
     truth: Segments | Detections
     image_id: str
     left_out: int = 0  # objects of its file that cover no pixel, and are not in `truth`
+    covered: int = 0  # objects that others cover wholly, and are not in the `truth` of one layer
 
 
 @runtime_checkable  # the tests check argument types at run time

@@ -12,6 +12,7 @@ from unimask.config.images import Experiment
 from unimask.config.models import queries_of
 from unimask.config.tasks import Task
 from unimask.config.training import warnings_of_settings
+from unimask.data.drawn import holds_only_boxes
 from unimask.data.items import ItemDataset
 from unimask.data.looked import Looked, SplitCheck
 from unimask.data.open import labelled_task, open_splits
@@ -22,6 +23,7 @@ from unimask.data.views import decided_of, left_out_of, view
 from unimask.errors import DataError, some_of
 from unimask.structures import Categories, Dataset, Sample
 
+_ONLY_BOXES = "all objects are upright rectangles, whose masks are filled; the task 'detection' is for boxes"
 FEW_IMAGES = 10  # of a category, below which a warning is given
 _MOST_SAID = 8  # errors in one message
 SHOWN = 8  # samples that are kept to be drawn
@@ -107,6 +109,7 @@ class DataCheck:
                 "duplicates": [list(pair) for pair in one.duplicates],
                 "repeated": one.repeated,
                 "dropped": one.dropped,
+                "covered": one.covered,
                 "decided": list(one.decided),
             }
             for name, one in self.splits.items()
@@ -169,7 +172,8 @@ def check(
         except DataError as error:
             errors.append(str(error))
     checked = check_datasets(datasets, task, experiment, data=data, seconds=seconds, progress=progress)
-    beside = (*of_other_names(datasets), *unused_files(opened))
+    boxes = task != "detection" and any(holds_only_boxes(items) for items in opened)
+    beside = (*of_other_names(datasets), *(_ONLY_BOXES,) * boxes, *unused_files(opened))
     return replace(
         checked,
         errors=(*errors, *checked.errors),
@@ -268,7 +272,10 @@ def _errors(splits: Mapping[str, SplitCheck]) -> tuple[str, ...]:
 
 def _nothing_to_find(name: str, one: SplitCheck) -> str:
     """Return a sentence if no object was found; else nothing."""
-    if sum(one.objects.values()) or not one.read:
+    objects = sum(one.objects.values())
+    if objects and one.empty == objects:
+        return f"{name}: all {objects} objects have at most one pixel; are coordinates given as shares of 1?"
+    if objects or not one.read:
         return ""
     way_out = "; take another val split, or training.evaluate_every=0 to do without" * (name == "val")
     if one.crowd:
@@ -311,6 +318,9 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
             say(f"{name}: {len(pairs)} images have the same pixels as another: {some_of(pairs, 3)}")
         if one.dropped:
             say(f"{name}: {_lost(one.dropped)}")
+        if one.covered:
+            are = "1 object is" if one.covered == 1 else f"{one.covered} objects are"
+            say(f"{name}: {are} wholly covered by others and left out; the task 'instance' keeps such")
         if one.repeated:
             say(f"{name}: {one.repeated} objects lie exactly on another of their category; remove them")
         found += [f"{name}: {sentence}" for sentence in (*one.decided, *one.left_out)]

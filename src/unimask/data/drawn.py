@@ -240,10 +240,11 @@ def holds_only_boxes(dataset: ItemDataset) -> bool:
     items = dataset.whole or dataset.items
     drawn = [one for one in items if isinstance(one, DrawnImage)]
     regions = [object_.region for one in drawn for object_ in one.objects]
-    return len(drawn) == len(items) and bool(regions) and all(map(_is_box, regions))
+    return len(drawn) == len(items) and bool(regions) and all(map(is_box, regions))
 
 
-def _is_box(region: Region) -> bool:
+def is_box(region: Region) -> bool:
+    """Return whether a region is an upright rectangle."""
     if not isinstance(region, Outline) or len(region.rings) != 1 or region.rings[0].size != 8:
         return False
     left, top, right, upper, far, bottom, near, lower = region.rings[0].tolist()

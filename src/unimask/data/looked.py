@@ -36,6 +36,8 @@ class SplitCheck:
     duplicates: tuple[tuple[str, str], ...]  # images with the same pixels
     repeated: int  # objects that lie exactly on another one of their category
     dropped: int  # objects that cover no pixel of their image
+    covered: int  # objects that others cover wholly, where each pixel has one segment
+    empty: int  # objects of at most one pixel of their file
     decided: tuple[str, ...]  # how images are read, and why
 
     @property
@@ -52,7 +54,7 @@ class Looked:
         self.left_out: tuple[str, ...] = ()
         self.decided: tuple[str, ...] = ()
         self.objects, self.images_of = Counter[int](), Counter[int]()
-        self.read = self.crowd = self.without = self.repeated = self.dropped = 0
+        self.read = self.crowd = self.without = self.repeated = self.dropped = self.covered = 0
         self.void = self.pixels = 0
         self.corners: list[Tensor] = []  # of the objects of each image, in pixels of the file
         self.areas: list[Tensor] = []
@@ -76,6 +78,7 @@ class Looked:
         self.corners.append(corners)
         self.repeated += _repeated(boxes)
         self.dropped += sample.left_out
+        self.covered += sample.covered
         own = truth.areas()[~truth.is_crowd] if isinstance(truth, Segments) else box_areas(corners)
         self.areas.append(own)
         if isinstance(truth, Segments) and self.task in ("panoptic", "semantic"):
@@ -115,6 +118,8 @@ class Looked:
             duplicates=tuple(self.duplicates),
             repeated=self.repeated,
             dropped=self.dropped,
+            covered=self.covered,
+            empty=sum(int((areas <= 1).sum()) for areas in self.areas),
             decided=self.decided,
         )
 

@@ -187,6 +187,13 @@ def numbers_of_colors(
     return values[places].reshape(packed.shape)
 
 
+def palette_colors(image: Image.Image) -> dict[int, tuple[int, int, int]]:
+    """Return the colours of the numbers that occur in an image with a palette; of others nothing."""
+    palette = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    used = np.unique(np.asarray(image)).tolist() if palette else []
+    return {n: (palette[3 * n], palette[3 * n + 1], palette[3 * n + 2]) for n in used if 3 * n < len(palette)}
+
+
 def pack_color(color: tuple[int, int, int]) -> int:
     """Return a colour as one number: R + 256 G + 65536 B."""
     return color[0] + 256 * color[1] + 65536 * color[2]

@@ -17,11 +17,7 @@ _NAMES = ("classes.txt", "classes.json", "labelmap.txt", "notes.json")  # of the
 def unused_files(datasets: Sequence[ItemDataset]) -> tuple[str, ...]:
     """Say which files lie beside the images of a data set, or beside their labels, and are in no split.
 
-<<<<<<< HEAD
-    `datasets` are all of the splits. Only folders that hold used files are listed.
-=======
-    `datasets` are all of the splits. Only folders that hold something used are looked at, and those in them.
->>>>>>> 1be4d74 (Label Studio: labels apart from their shapes, several labels or images; splits of other names and files in sub-folders are said)
+    `datasets` are all of the splits. Only folders that hold used files are listed, and those in them.
     """
     images = {path for dataset in datasets for item in dataset.items for path in item.files[:1]}
     labels = {path for dataset in datasets for item in dataset.items for path in item.files[1:]}
@@ -44,24 +40,8 @@ def unused_files(datasets: Sequence[ItemDataset]) -> tuple[str, ...]:
     return tuple(found)
 
 
-<<<<<<< HEAD
-def _files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Return the files of a folder with one of some suffixes, without hidden ones, sorted by name."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
-    except OSError:
-        return []
-    real = Path(os.path.realpath(folder))
-    kept = [name for name in names if Path(name).suffix.lower() in suffixes and name not in _NAMES]
-    return [real / name for name in sorted(kept)]
-
-
-def _real(paths: Iterable[Path]) -> set[str]:
-    """Return the paths with the links of their folders resolved."""
-=======
 def _files_of(top: Path, suffixes: Iterable[str], foreign: set[Path]) -> list[Path]:
-    """The files with one of some suffixes in a folder and those in it, but for `foreign` folders.
+    """Return the files with one of some suffixes in a folder and those in it, but for `foreign` folders.
 
     JSON files further down are those of LabelMe only, since runs and results are JSON, too.
     """
@@ -78,8 +58,7 @@ def _files_of(top: Path, suffixes: Iterable[str], foreign: set[Path]) -> list[Pa
 
 
 def _real(paths: Iterable[Path]) -> list[str]:
-    """The paths with the links of their folders resolved."""
->>>>>>> 1be4d74 (Label Studio: labels apart from their shapes, several labels or images; splits of other names and files in sub-folders are said)
+    """Return the paths with the links of their folders resolved."""
     paths = list(paths)
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     return [os.path.join(folders[path.parent], path.name) for path in paths]

@@ -44,7 +44,9 @@ class TaskView:
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._dataset[index]
-        return replace(sample, truth=self._change(sample.truth))
+        truth = self._change(sample.truth)
+        covered = self._change.covered(sample.truth, truth) if isinstance(self._change, _Flatten) else 0
+        return replace(sample, truth=truth, covered=sample.covered + covered)
 
 
 def left_out_of(dataset: Dataset) -> tuple[str, ...]:
@@ -199,6 +201,13 @@ class _Flatten:
     def __call__(self, truth: Truth) -> Segments:
         flat = _merge(_one_layer(_masks(truth)), self.merged)
         return _fill(flat, max(self.merged)) if self.background else flat
+
+    def covered(self, before: Truth, after: Truth) -> int:
+        """Return how many things are in the ground truth that was given, but not in the flat one."""
+        return sum(
+            sign * sum(label not in self.merged for label in truth.labels[~truth.is_crowd].tolist())
+            for sign, truth in ((1, before), (-1, after))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

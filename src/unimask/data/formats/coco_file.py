@@ -72,7 +72,7 @@ def whole(path: Path, record: Record, key: str, what: str) -> int:
         value = int(value)
     if isinstance(value, str) and value.isdecimal() and len(value) < 19:
         value = int(value)
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise DataError(path, f"{what} has {key} {value!r}; expected an integer")
     return value
 

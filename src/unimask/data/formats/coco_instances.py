@@ -196,6 +196,10 @@ def _shape(path: Path, entry: Record, what: str, size: Size) -> Shape:
     given = entry.get("segmentation")
     if isinstance(given, dict):
         return _run_lengths(path, given, what, size)
+    if isinstance(given, str) and given:
+        raise DataError(
+            path, f"{what}: its segmentation is text ({given!r}); write it as JSON, without quotes"
+        )
     if not isinstance(given, list) or not given:
         raise DataError(path, _NO_MASK.format(what=what))
     if all(isinstance(number, int | float) for number in given):

@@ -71,7 +71,9 @@ def open_panoptic(
         if png is None:
             raise DataError(folder / name, f"no such file, but {path.name} names it for image {number}")
         items[number] = _item(path, entry, images[number], png, labels, strict)
-    return ItemDataset(categories=categories, items=tuple(items.values()))
+    stated = any("isthing" in category for category in records(path, content, "categories"))
+    said = (f"the categories of {path.name} do not say which are things (isthing): all are taken as things",)
+    return ItemDataset(categories=categories, items=tuple(items.values()), left_out=said * (not stated))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

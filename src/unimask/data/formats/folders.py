@@ -48,7 +48,9 @@ def label_dataset(pairs: Sequence[LabelPair], scheme: LabelScheme) -> ItemDatase
             divisor=1,
             way_out=f"list them in {CLASSES_FILE}",
         )
-        read_numbers = partial(read_classes, colors=dict(scheme.numbers_of_colors))
+        read_numbers = partial(
+            read_classes, colors=dict(scheme.numbers_of_colors), by_palette=scheme.by_palette
+        )
         return numbered_dataset(pairs, numbers, read_numbers)
     categories = with_background(scheme.categories) if scheme.ignored else scheme.categories
     items = tuple(_InstanceItem(pair=pair, ignored=scheme.ignored) for pair in pairs)
@@ -154,8 +156,37 @@ def _open(root: Path, images: Path, labels: Path, names: tuple[str, ...] | None 
     if not readable_files(labels, maps=True):
         raise DataError(labels, f"has no label maps that can be read; {NO_JPEG}")
     pairs = pair_up(images, labels, names)
-    dataset = label_dataset(pairs, read_scheme(root, pairs))
-    return replace(dataset, left_out=() if names is not None else left_out(images, labels, pairs))
+    scheme = read_scheme(root, pairs)
+    guessed = (f"without {CLASSES_FILE}, {scheme.guessed}",) * bool(scheme.guessed)
+    said = (*guessed, *_one_number_each(pairs, scheme))
+    beside = () if names is not None else left_out(images, labels, pairs)
+    return replace(label_dataset(pairs, scheme), left_out=(*said, *beside))
+
+
+def _one_number_each(pairs: Sequence[LabelPair], scheme: LabelScheme) -> tuple[str, ...]:
+    """Say where maps of objects look like masks of a class: one number each, in places that do not touch."""
+    if scheme.kind != "instances":
+        return ()
+    apart = 0
+    for pair in pairs[:: max(1, len(pairs) // 20)]:
+        try:
+            numbers = read_labels(pair.labels)
+        except DataError:  # said where it is read
+            continue
+        objects = set(np.unique(numbers).tolist()) - {0, *scheme.ignored}
+        if len(objects) > 1:
+            return ()
+        apart += bool(objects) and _has_a_gap(numbers == objects.pop())
+    said = (
+        "no label map that was looked at numbers more than one object, though its pixels lie apart; masks of"
+    )
+    return (f"{said} a class are of kind 'semantic' in {CLASSES_FILE}",) * bool(apart)
+
+
+def _has_a_gap(mask: ndarray) -> bool:
+    """Return whether rows or columns without a pixel lie between pixels of a mask."""
+    lines = [np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1)]
+    return any(line.size and line[-1] - line[0] >= line.size for line in lines)
 
 
 FOLDERS = Format(

@@ -1,7 +1,7 @@
 """What the numbers or colours of label maps in folders mean: `classes.json`, or a guess."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from unimask.data.category_tables import color_or_default, default_color
 from unimask.data.formats.coco_file import Record, load_json, records, unique, whole
-from unimask.data.numbered import LabelPair, numbers_of_colors, pack_color
+from unimask.data.numbered import LabelPair, numbers_of_colors, pack_color, palette_colors
 from unimask.data.pillow import open_image
 from unimask.data.read import read_labels
 from unimask.errors import DataError, some_of
@@ -34,16 +34,18 @@ class LabelScheme:
     categories: Categories
     ignored: tuple[int, ...]
     numbers_of_colors: Mapping[int, int]  # R + 256 G + 65536 B -> number, of label maps in colours
+    by_palette: bool = False  # whether a number in a palette counts by its colour, as files differ in them
+    guessed: str = ""  # what was taken for granted without `classes.json`: a sentence
 
 
-def read_classes(path: Path, colors: Mapping[int, int]) -> ndarray:
-    """Read the numbers of a label map, or those of its colours.
+def read_classes(path: Path, colors: Mapping[int, int], *, by_palette: bool = False) -> ndarray:
+    """Read the numbers of a label map, or those of its colours, with `by_palette` also those of a palette.
 
     Raises:
         DataError: as `read_labels`, or a colour is not in the table.
     """
     image = open_image(path, rotate=False)
-    if image.mode not in ("RGB", "RGBA"):
+    if image.mode not in ("RGB", "RGBA", *["P"] * by_palette):
         return read_labels(path)
     if not colors:
         raise DataError(
@@ -61,7 +63,8 @@ def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
     `classes.json` holds an object: "classes" is a list of {"id": number, "name": text, "color": [r, g, b]}
     (the color may be left out), "kind" is "semantic" (the default) or "instances" (then there is one class,
     and its id does not matter), "ignore_label" is a number or a list of numbers (255 by default for
-    "semantic", where no class has it).
+    "semantic", where no class has it). Numbers in a palette are classes, whatever their colours; where label
+    maps have different palettes, the colours of the classes count.
 
     Without the file: 16-bit labels are instance numbers of one class "object"; labels with no numbers but 0
     and 255, or 0 and 1, are the classes "background" and "foreground". Anything else needs the file.
@@ -70,9 +73,14 @@ def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
         DataError: the file cannot be used, or is needed.
     """
     path = folder / CLASSES_FILE
+    scheme = _scheme_from_file(path) if path.exists() else _guess_scheme(path, pairs)
+    if scheme.kind == "semantic" and (differ := _differing_palettes(pairs)):
+        if not scheme.numbers_of_colors:
+            way_out = f'give each class of {CLASSES_FILE} its "color", or save all with one palette'
+            raise DataError(differ[0], f"{differ[1]}, so that numbers do not tell classes; {way_out}")
+        scheme = replace(scheme, by_palette=True)
     if not path.exists():
-        return _guess_scheme(path, pairs)
-    scheme = _scheme_from_file(path)
+        return scheme
     is_binary = scheme.kind == "semantic" and set(scheme.categories.file_ids) == {0, 1}
     if is_binary and "ignore_label" not in load_json(path):
         present = _numbers_in(pairs)
@@ -83,6 +91,21 @@ def read_scheme(folder: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
                 'class of 255 the "id" 255, or save its pixels as 1',
             )
     return scheme
+
+
+def _differing_palettes(pairs: Sequence[LabelPair]) -> tuple[Path, str] | None:
+    """Return the first of some label maps in which a number has another colour than in one before it."""
+    known: dict[int, tuple[tuple[int, int, int], str]] = {}
+    for pair in pairs[:: max(1, len(pairs) // 20)]:
+        try:
+            colors = palette_colors(open_image(pair.labels, rotate=False))
+        except DataError:  # said where it is read
+            continue
+        for number, color in colors.items():
+            first, name = known.setdefault(number, (color, pair.labels.name))
+            if color != first:
+                return pair.labels, f"has {color} for {number} in its palette, but {name} has {first}"
+    return None
 
 
 def _numbers_in(pairs: Sequence[LabelPair]) -> set[int]:
@@ -154,6 +177,7 @@ def _guess_scheme(path: Path, pairs: Sequence[LabelPair]) -> LabelScheme:
             categories=_plain_categories(("object",), (1,), thing=True),
             ignored=(),
             numbers_of_colors={},
+            guessed="label maps of 16 bits are taken as numbers of objects of one class",
         )
     if open_image(chosen[0].labels, rotate=False).mode in ("RGB", "RGBA"):
         read_classes(chosen[0].labels, {})  # raises the error

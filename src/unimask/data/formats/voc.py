@@ -17,7 +17,14 @@ from unimask.data.formats.voc_folders import PHOTOS, find_set, read_lists
 from unimask.data.formats.voc_xml import voc_files, xml_sources
 from unimask.data.items import ItemDataset
 from unimask.data.naming import Folders, find_image
-from unimask.data.numbered import LabelPair, check_sizes, numbers_of_colors, pack_color, size_of_labels
+from unimask.data.numbered import (
+    LabelPair,
+    check_sizes,
+    numbers_of_colors,
+    pack_color,
+    palette_colors,
+    size_of_labels,
+)
 from unimask.data.pillow import open_image
 from unimask.data.rasterise import truth_segments
 from unimask.data.read import numbered_lines, read_annotated_image, read_labels
@@ -172,9 +179,11 @@ class _VocItem:
 
 
 def _read_classes(path: Path, numbers: Mapping[int, int]) -> Int64[ndarray, "height width"]:
-    """Read the numbers of a palette image, or those of its colours."""
+    """Read the numbers that the colours stand for; where a palette has others, its own numbers."""
     image = open_image(path, rotate=False)
-    if image.mode not in ("RGB", "RGBA"):
+    shown = palette_colors(image).values()
+    known = bool(shown) and all(pack_color(color) in numbers for color in shown)
+    if image.mode not in ("RGB", "RGBA") and not known:
         return read_labels(path).astype(np.int64)
     return numbers_of_colors(
         path, image, numbers, LABEL_MAP if (path.parents[1] / LABEL_MAP).exists() else "Pascal VOC"
@@ -201,7 +210,7 @@ def _find(path: Path, task: Task) -> Sources:
     if task == "detection" and voc_files(folder):  # many more of VOC's photos have boxes than masks
         return xml_sources(path)
     scheme = read_voc_scheme(folder)
-    stems = tuple(sorted(path.stem for path in (folder / OBJECTS).glob("*.png")))
+    stems = tuple(sorted(path.stem for path in (folder / OBJECTS).glob("[!.]*.png")))
     lists = sorted((folder / LISTS).glob("*.txt"))
     splits = read_lists(lists, frozenset(stems), f"{OBJECTS}/{{}}.png") or {"": stems}
     return {
@@ -211,7 +220,7 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 def _has_maps(place: Path) -> bool:
-    return (place / CLASSES).is_dir() and any((place / OBJECTS).glob("*.png"))
+    return (place / CLASSES).is_dir() and any((place / OBJECTS).glob("[!.]*.png"))
 
 
 VOC = Format(

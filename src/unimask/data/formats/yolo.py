@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 
 from unimask.config.tasks import Task
-from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, ring
+from unimask.data.drawn import Drawn, DrawnImage, Outline, box_ring, drawn_dataset, is_box, ring
 from unimask.data.items import ItemDataset
-from unimask.data.naming import images_below
+from unimask.data.naming import Folders, images_below
 from unimask.data.read import numbered_lines
 from unimask.data.sources import SPLITS, Format, Source, Sources
 from unimask.errors import DataError, some_of
@@ -47,7 +47,9 @@ def read_yolo_names(path: Path) -> YoloSet:
         DataError: the file cannot be read, or does not say the names, or a folder is not there.
     """
     if path.suffix == ".txt":
-        names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+        names = tuple(line.strip() for line in read_text(path).rstrip().splitlines())
+        if "" in names:
+            raise DataError(path, f"line {names.index('') + 1} is empty; line n names the class n - 1")
         return YoloSet(names=_checked(path, names), has_points=False, folders={"": (path.parent / "images",)})
     content = _read_yaml(path)
     given = content.get("names")
@@ -56,6 +58,9 @@ def read_yolo_names(path: Path) -> YoloSet:
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise DataError(path, f"names is {given!r}; expected a list, or numbers from 0 with a name each")
     names = _checked(path, tuple(given))
+    count = str(content.get("nc") or len(names)).strip()
+    if count != str(len(names)):
+        raise DataError(path, f"nc is {count}, but names has {len(names)}; correct the one that is wrong")
     base = path.parent / str(content.get("path") or "")
     folders = {}
     for key in ("train", "val", "test"):
@@ -137,23 +142,27 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path], *, has_points: bool
     """Open the images of some places (`YoloSet`); of lines with key points only the box is read.
 
     Labels lie in the folder of the same path with `labels` for `images`.
-    An image without a text file, or with an empty one, has no objects. A line `class x y width height` is a
-    box, taken as a filled rectangle.
+    An image without a text file, which is said, or with an empty one has no objects. A line `class x y width
+    height` is a box, taken as a filled rectangle; a set of polygons and boxes is said.
 
     Raises:
         DataError: there are no images, or a line is neither a polygon nor a box; file and line are named.
     """
-    entries = []
+    entries, files, without = [], Folders(), list[Path]()
     images_of: dict[Path, Path] = {}
     for folder in folders:
         for image in dict.fromkeys(_images(folder)):
-            source = _labels_beside(image.parent) / f"{image.stem}.txt"
-            if source.is_file() and images_of.setdefault(source, image) != image:
+            place, name = _labels_beside(image.parent), f"{image.stem}.txt"
+            found = files.file(place, name)
+            source = found or place / name
+            if found is None:
+                without.append(image)
+            elif images_of.setdefault(source, image) != image:
                 raise DataError(
                     source,
                     f"can be for {images_of[source].name} and for {image.name}; move one of them out",
                 )
-            objects = _objects(source, names, has_points) if source.is_file() else ()
+            objects = _objects(source, names, has_points) if found is not None else ()
             entries.append(DrawnImage(image=image, source=source, size=(), objects=objects))
     if not any(entry.objects for entry in entries):
         raise DataError(
@@ -161,8 +170,17 @@ def open_yolo(names: Sequence[str], folders: Sequence[Path], *, has_points: bool
             f"has {len(entries)} images and no labels; looked in "
             + some_of(sorted({str(entry.source.parent) for entry in entries})),
         )
-    said = "is a set of poses (kpt_shape): of each line the box is read, its key points are left out"
-    return drawn_dataset(names, entries, left_out=(said,) * has_points)
+    poses = "is a set of poses (kpt_shape): of each line the box is read, its key points are left out"
+    unlabelled = f"{len(without)} of {len(entries)} images have no text file and are taken as without objects"
+    regions = [drawn.region for entry in entries for drawn in entry.objects]
+    boxes = sum(map(is_box, regions))
+    mixed = f"{boxes} of {len(regions)} objects are boxes and not polygons: their masks are filled rectangles"
+    said = (
+        *(poses,) * has_points,
+        *(f"{unlabelled}: {some_of((image.name for image in without), 3)}",) * bool(without),
+        *(mixed,) * (0 < boxes < len(regions)),
+    )
+    return drawn_dataset(names, entries, left_out=said)
 
 
 def _labels_beside(folder: Path) -> Path:
@@ -182,6 +200,8 @@ def _objects(source: Path, names: Sequence[str], has_points: bool) -> tuple[Draw
             words = words[:5]
         if not words[0].isdecimal() or int(words[0]) >= len(names):
             raise DataError(source, f"{where}: class {words[0]!r} is none of 0 to {len(names) - 1}")
+        if len(words) == 6:
+            raise DataError(source, f"{where}: a box with a score is a prediction; leave its last number out")
         if len(words) == 5:
             x, y, width, height = ring(source, where, [*words[1:], 0, 0])[:4]
             if width < 0 or height < 0:
