@@ -61,7 +61,7 @@ def complete_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, content: str) -> None:
     """Write a text file in UTF-8 so that a reader sees the old content or the new one, never a part of it."""
     with complete_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 _NUMBERS = re.compile(r"\[\s+(-?[\d.eE+-]+(?:,\s+-?[\d.eE+-]+)*)\s+\]")

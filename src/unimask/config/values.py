@@ -108,6 +108,12 @@ def _error_of(error: ValidationError, values: dict[str, object], prefix: str) ->
     if first["type"] == "union_tag_invalid":
         known = context["expected_tags"].replace("'", "")
         return ConfigError(f"{path}.kind", f"no such kind; there are: {known}; got {context['tag']!r}")
+    if first["type"] == "literal_error":  # a word or, where another error is of the same setting, a number
+        others = [other for other in error.errors()[1:] if f"{prefix}{_path(values, other['loc'])}" == path]
+        bounds = [_BOUNDS[one["type"]].format(**one["ctx"]) for one in others if one["type"] in _BOUNDS]
+        numbers = bounds or ["a whole number"] * bool(others)
+        expected = str(context["expected"])
+        return ConfigError(path, f"must be {' or '.join([expected, *numbers])}; got {found!r}")
     if first["type"] in _BOUNDS:
         return ConfigError(path, f"{_BOUNDS[first['type']].format(**context)}; got {found!r}")
     return ConfigError(path, f"{_REASONS.get(first['type'], first['msg'])}; got {found!r}")

@@ -67,7 +67,12 @@ def opened(source: Path | bytes) -> Iterator[Image.Image]:
 
     A TIFF whose orientation makes rows of columns is read at once: Pillow would map it into memory with the
     sides of the turned image.
+
+    Raises:
+        DataError: there is no regular file with content.
     """
+    if isinstance(source, Path):
+        check_file(source)
     with Image.open(source if isinstance(source, Path) else BytesIO(source)) as image:
         if isinstance(source, bytes) or not swaps_sides(tags_of(image).get(_ORIENTATION, 1)):
             yield image

@@ -70,6 +70,8 @@ def made_with(settings: str, image: Location) -> str:
 
 def _ends(image: Path) -> tuple[int, bytes]:
     """Return the size of a file, and its first and last bytes."""
+    if not image.is_file():  # a pipe gives nothing for ever
+        raise DataError(image, "is no regular file")
     size = image.stat().st_size
     with image.open("rb") as file:
         ends = file.read(_END)

@@ -131,7 +131,9 @@ def _consumers(
         drawn = stack.enter_context(closing(AnnotatedVideo(paths["overlay"], video.rate / every)))
         found.append(lambda result, frame: drawn.add(result, frame.time))
     if "json" in paths:
-        file = stack.enter_context(paths["json"].open("w", encoding="utf-8", newline="\n"))
+        file = stack.enter_context(
+            paths["json"].open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
+        )
         records = stack.enter_context(closing(FrameRecords(file)))
         found.append(lambda result, frame: records.add(result, frame.index, frame.time))
     return found

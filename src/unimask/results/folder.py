@@ -24,8 +24,8 @@ def join_tables(parts: Sequence[Path], targets: Sequence[Path]) -> None:
     Counts are by category; an image in which nothing was found has one row, with no category and 0.
     """
     with (
-        targets[0].open("w", encoding="utf-8", newline="") as rows,
-        targets[1].open("w", encoding="utf-8", newline="") as images,
+        targets[0].open("w", encoding="utf-8", errors="backslashreplace", newline="") as rows,
+        targets[1].open("w", encoding="utf-8", errors="backslashreplace", newline="") as images,
     ):
         counts = csv.writer(images, lineterminator="\n")
         counts.writerow(("image", "category", "count", "area"))
@@ -63,7 +63,7 @@ def join_coco(parts: Sequence[Path], targets: Sequence[Path]) -> None:
 
     names = from_common_folder([one["images"][0]["file_name"] for _, one in documents()])
     categories: list[object] = next((one["categories"] for _, one in documents()), [])
-    with targets[0].open("w", encoding="utf-8", newline="\n") as file:
+    with targets[0].open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write('{"images": ')
         write_list(file, images())
         file.write(',\n"categories": ')
@@ -75,7 +75,7 @@ def join_coco(parts: Sequence[Path], targets: Sequence[Path]) -> None:
 
 def join_lists(parts: Sequence[Path], targets: Sequence[Path]) -> None:
     """Join the JSON lists of the parts."""
-    with targets[0].open("w", encoding="utf-8", newline="\n") as file:
+    with targets[0].open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         write_list(file, (one for part in parts for one in json.loads(part.read_text(encoding="utf-8"))))
         file.write("\n")
 

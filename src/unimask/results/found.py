@@ -106,7 +106,7 @@ def json_writer(content: object) -> Writer:
 
 def text_writer(text: str) -> Writer:
     """Return a function that writes a text, in UTF-8."""
-    return lambda path: path.write_text(text, encoding="utf-8", newline="\n")
+    return lambda path: path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def save_result(
