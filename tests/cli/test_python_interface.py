@@ -124,6 +124,7 @@ def test_errors_have_one_base(model: Path) -> None:
         (lambda: unimask.load(model, device="toaster"), ConfigError),
         (lambda: segmenter.predict("missing.png"), DataError),
         (lambda: segmenter.predict("x" * 5000 + ".png"), DataError),
+        (lambda: unimask.evaluate("no_such_model", "shapes"), WeightsError),
         (lambda: segmenter.predict(np.zeros((0, 3, 3), dtype=np.uint8)), DataError),
         (lambda: segmenter.predict(torch.zeros(3, 5, 5)), DataError),
         (lambda: segmenter.predict(torch.zeros(3, 5, 5, dtype=torch.bfloat16)), DataError),
@@ -135,6 +136,33 @@ def test_errors_have_one_base(model: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_segmenter_is_called_as_models_are(model: Path) -> None:
+    segmenter = unimask.load(model, device="cpu")
+    assert segmenter(picture(), task="instance").segments == segmenter.predict(picture(), "instance").segments
+
+
+def test_a_model_and_an_image_are_named(model: Path, tmp_path: Path) -> None:
+    """Where a segmenter and a list are expected, the name of a model and one image will do."""
+    picture().save(tmp_path / "photo.png")
+    found = unimask.predict(model, tmp_path / "photo.png", tmp_path / "found", device="cpu")
+    assert (found.images, found.failed) == (1, ())
+    assert (tmp_path / "found" / "photo.json").is_file()
+
+
+def test_what_is_no_path_is_told_apart(model: Path, tmp_path: Path) -> None:
+    segmenter = unimask.load(model, device="cpu")
+    for given, message in {
+        str(tmp_path): "is a folder, not an image; `unimask.predict` takes folders",
+        str(
+            tmp_path / "*.png"
+        ): r"no such file; a pattern is no path: give the files, `sorted\(Path\(\)\.glob",
+        "https://localhost/a.png": "no such file; an address is no path: download the file",
+        str(tmp_path / "a.png"): r"no such file$",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            segmenter.predict(given)
+
+
 def test_a_model_is_measured_on_a_path(model: Path, tmp_path: Path) -> None:
     """The public `evaluate` opens what the command takes, and `train` what `evaluate` measures."""
     segmenter = unimask.load(model, device="cpu")
@@ -143,8 +171,7 @@ def test_a_model_is_measured_on_a_path(model: Path, tmp_path: Path) -> None:
     settings = {"training.steps": 1, "training.batch_size": 1, "training.workers": 0, "training.log_every": 1}
     experiment = unimask.override(unimask.presets.named("tiny"), settings)
     result = unimask.train(experiment, "shapes:32x40", tmp_path / "run", task="semantic", device="cpu")
-    trained = unimask.load(result.output / "best", device="cpu")
-    found = unimask.evaluate(trained, "shapes:32x40", "semantic")
+    found = unimask.evaluate(result.output, "shapes:32x40", "semantic")
     assert found.values["mIoU"] == pytest.approx(result.best["mIoU"])
 
 

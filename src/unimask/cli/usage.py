@@ -1,12 +1,13 @@
 """What was typed wrongly, as one message with the way out."""
 
 import re
+from typing import cast
 
 import typer
 
 from unimask.errors import choices, nearest
 
-UsageError = typer.BadParameter.__mro__[1]
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
 """What typer raises for a command line that it cannot parse; it has no public name there."""
 
 _NO_COMMAND = re.compile(r"No such command '(?P<wrong>.*?)'\.", re.DOTALL)

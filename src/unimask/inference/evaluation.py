@@ -21,6 +21,7 @@ from unimask.data.views import match_categories, view
 from unimask.errors import DataError, NotFiniteError
 from unimask.files import write_json
 from unimask.inference.batches import Progress, ahead
+from unimask.inference.loading import load
 from unimask.inference.segmenter import Segmenter
 from unimask.metrics.average_precision import BoxAveragePrecision, MaskAveragePrecision
 from unimask.metrics.confusion import BoxConfusion, Confusion, ConfusionState, SegmentConfusion
@@ -265,7 +266,7 @@ class TaskMetrics:
 
 
 def evaluate(
-    segmenter: Finder,
+    segmenter: Finder | str | Path,
     data: Dataset | str | Path,
     task: Task | None = None,
     progress: Progress = lambda done, total: None,
@@ -278,6 +279,7 @@ def evaluate(
 ) -> Evaluation:
     """Return the measures of the task over a data set, each image at its own size.
 
+    `segmenter` may be what `load` takes: the name or the folder of a model.
     `task` is the segmenter's own unless another is named.
     `data` is what `unimask evaluate --data` takes, of which the `split` is opened, or your own `Dataset`,
     which is taken as ground truth of the task. Its categories are matched by name to the segmenter's; a
@@ -295,6 +297,7 @@ def evaluate(
             written to.
     """
     start = time.perf_counter()
+    segmenter = load(segmenter) if isinstance(segmenter, str | Path) else segmenter
     task = task or segmenter.task
     dataset = data
     background = segmenter.background

@@ -14,6 +14,7 @@ from unimask.data.video import is_video
 from unimask.errors import DataError, UnimaskError, some_of
 from unimask.inference.batches import Progress
 from unimask.inference.job import Options, PredictionJob
+from unimask.inference.loading import load
 from unimask.inference.resuming import (
     Asked,
     left_of,
@@ -55,8 +56,8 @@ class _Share:
 
 
 def predict(
-    segmenter: Segmenter | Callable[[str], Segmenter],
-    images: Sequence[str | Path],
+    segmenter: Segmenter | str | Path | Callable[[str], Segmenter],
+    images: str | Path | Sequence[str | Path],
     output: str | Path,
     task: Task | None = None,
     progress: Progress = lambda done, total: None,
@@ -78,7 +79,8 @@ def predict(
     images, and all of them return the same.
 
     Args:
-        segmenter: a segmenter; or a function that loads one, called with the device of this process.
+        segmenter: a segmenter; what `load` takes; or a function that loads one, called with the device of
+            this process.
         images: files of images and videos (`data.video.VIDEO_SUFFIXES`), and folders of images (without
             subfolders); paths, or addresses in object stores (`s3://bucket/photos`).
         output: the folder for the files, or its address in a store. Their names are the stems of the images,
@@ -129,8 +131,8 @@ def predict(
     with meeting(team):
         with _told(team, share):
             options.check()
-            named, said = name_images(images, formats)
-            model = segmenter if isinstance(segmenter, Segmenter) else segmenter(team.device(device))
+            named, said = name_images([images] if isinstance(images, str | Path) else images, formats)
+            model = _loaded(segmenter, team.device(device))
             job, more = plan_job(model, named, place, options)
             said += more
             left = team.share(named)
@@ -178,6 +180,12 @@ def join(
             made_with="" if failed else made_with_all(job.settings, named),
             keep=failed,
         )
+
+
+def _loaded(segmenter: Segmenter | str | Path | Callable[[str], Segmenter], device: str) -> Segmenter:
+    if isinstance(segmenter, Segmenter):
+        return segmenter
+    return load(segmenter, device) if isinstance(segmenter, str | Path) else segmenter(device)
 
 
 def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[list[Asked], tuple[str, ...]]:

@@ -268,6 +268,8 @@ class Segmenter:
         found = list(results)
         return found if given.form == "list" else found[0]
 
+    __call__ = predict
+
     def _predict_given(
         self, given: Given, task: Task, threshold: float | None, batch_size: int, channels: Channels
     ) -> Iterator[Result]:

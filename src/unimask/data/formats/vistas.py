@@ -174,7 +174,7 @@ def _source(root: Path, version: Version, place: Path, task: Task) -> Source:
     numbered = folder / kind
     of_json = Source(path=panoptic, open=partial(open_evaluated, panoptic, config, place / "images"))
     of_pngs = Source(path=numbered, open=partial(open_numbered, config, place / "images", numbered, divisor))
-    sources = [source for source in (of_json, of_pngs) if source.path.exists()]
+    sources = [of_json] * panoptic.exists() + [of_pngs] * numbered.exists()
     if task == "semantic" and config.is_file():
         sources.reverse()
     if sources:
