@@ -19,14 +19,15 @@ class UnimaskError(Exception):
 class DataError(UnimaskError):
     """An image or an annotation cannot be used."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        reason = shown(reason)
+    def __init__(self, path: str | Path, reason: str, way_out: str = "") -> None:
+        """Name a file and a reason, which is cut where it is long; `way_out`, text of ours, is not."""
+        reason = "; ".join(filter(None, (shown(reason), way_out)))
         super().__init__(f"{_place(path)}: {reason}")
         self.path = str(path)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str]]:
-        return DataError, (self.path, self.reason)
+    def __reduce__(self) -> tuple[type["DataError"], tuple[str, str, str]]:
+        return DataError, (self.path, "", self.reason)
 
 
 class NotFiniteError(DataError):

@@ -14,7 +14,7 @@ from data.dataset_files import (
     save_picture,
 )
 
-from unimask.data.open import held_out, open_dataset
+from unimask.data.open import LAYOUTS, held_out, open_dataset
 from unimask.errors import DataError
 from unimask.structures import Dataset
 
@@ -188,3 +188,13 @@ def test_data_sets_can_be_sent_to_other_processes(tmp_path: Path) -> None:
     for task in ("panoptic", "instance", "semantic"):
         dataset = open_dataset(tmp_path, "train", task)
         assert len(pickle.loads(pickle.dumps(dataset))) == len(dataset)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "", "file.txt"])
+def test_every_layout_is_listed(tmp_path: Path, place: str) -> None:
+    """Uncut, also after the error has gone to another process."""
+    (tmp_path / "file.txt").write_text("a")
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / place, "train", "instance")
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert str(error).endswith(LAYOUTS)

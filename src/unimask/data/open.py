@@ -259,10 +259,10 @@ def _checked(root: Path, source: Source, follow_outside: bool) -> ItemDataset:
 
 def _not_recognised(root: Path) -> DataError:
     if not root.exists():
-        return DataError(root, f"no such file or folder; {LAYOUTS}")
+        return DataError(root, "no such file or folder", LAYOUTS)
     if not root.is_dir():
-        return DataError(root, f"is a file, but no JSON and no XML of CVAT; {LAYOUTS}")
+        return DataError(root, "is a file, but no JSON and no XML of CVAT", LAYOUTS)
     names = sorted(
         entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not entry.name.startswith(".")
     )
-    return DataError(root, f"found {some_of(names, 10) if names else 'an empty folder'}; {LAYOUTS}")
+    return DataError(root, f"found {some_of(names, 10) if names else 'an empty folder'}", LAYOUTS)
