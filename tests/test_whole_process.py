@@ -20,5 +20,5 @@ def test_only_the_command_line_changes_what_belongs_to_the_process() -> None:
         if (names := OF_THE_PROCESS.findall(path.read_text("utf-8")))
     }
     # an actor of Ray has a process of its own
-    assert found.keys() == {"cli/__init__.py", "cli/output.py", "inference/engine_ray.py"}
-    assert set(found["inference/engine_ray.py"]) == {"os.chdir"}
+    assert found.keys() == {"cli/__init__.py", "cli/output.py", "inference/ray_actors.py"}
+    assert set(found["inference/ray_actors.py"]) == {"os.chdir"}

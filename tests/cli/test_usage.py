@@ -9,7 +9,7 @@ from cli.command_line import refused, unimask
 
 import unimask as package
 from unimask.cli import app
-from unimask.config.images import ALL_TASKS
+from unimask.config.tasks import ALL_TASKS
 from unimask.errors import nearest
 from unimask.inference.segmenter import AUTOCAST
 from unimask.results.writing import FORMATS

@@ -9,7 +9,7 @@ from data.dataset_files import annotation, save_json, square
 from data.test_what_is_said import save_noise, warnings_of
 from PIL import Image
 
-from unimask.config.images import Task
+from unimask.config.tasks import Task
 from unimask.data.check import check
 from unimask.data.open import labelled_task, open_dataset
 from unimask.data.packing import write_shards

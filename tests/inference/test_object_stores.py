@@ -42,6 +42,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a bucket on a server of S3 on this machine."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     remote._store.cache_clear()
     server = moto.ThreadedMotoServer(port=0, verbose=False)
     server.start()

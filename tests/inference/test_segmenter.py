@@ -132,7 +132,9 @@ def test_bad_input(segmenter: Segmenter, tmp_path: Path):
         segmenter.predict([broken])
     with pytest.raises(DataError):
         segmenter.predict(np.zeros((4, 5, 7), dtype=np.uint8))
-    with pytest.raises(ConfigError, match="'boxes' does not exist; there are: panoptic, instance, semantic"):
+    with pytest.raises(
+        ConfigError, match="'boxes' does not exist; is it detection\\? there are: panoptic, instance"
+    ):
         check_task("boxes")
 
 

@@ -312,7 +312,7 @@ def test_formats_of_one_result(tmp_path: Path) -> None:
 
 def test_formats_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="format: 'jpg' does not exist; is it png\\? there are: overlay, png, json, csv"
+        ConfigError, match="format: 'jpg' does not exist; is it overlay\\? there are: overlay, png, json, csv"
     ):
         segments().save(tmp_path, formats=("json", "jpg"))
     with pytest.raises(ConfigError, match="format: png holds one segment per pixel"):

@@ -147,6 +147,7 @@ def test_the_task_is_that_of_the_data(tmp_path: Path) -> None:
     (tmp_path / "instances_train.json").unlink()
     for annotation in content["annotations"]:
         del annotation["segmentation"]
+        annotation["bbox"] = [2, 3, 8, 8]
     (tmp_path / "detection_train.json").write_text(json.dumps(content))
     assert labelled_task(tmp_path) == "detection"
     chosen = plan(tmp_path, device="cpu")

@@ -191,7 +191,7 @@ def _given_results(path: Path, task: Record) -> list[Record]:
         raise DataError(
             path, f"task {task.get('id')} has a result that is no list of objects; export it again"
         )
-    shapes = {str(result["id"]) for result in results if result.get("type") in LABELLED and "id" in result}
+    shapes = {str(one["id"]) for one in results if str(one.get("type")) in LABELLED and "id" in one}
     apart = {
         str(result["id"]): labels
         for result in results
@@ -205,10 +205,10 @@ def _given_results(path: Path, task: Record) -> list[Record]:
 
 def _with_labels(result: Record, apart: Mapping[str, list[object]]) -> Record:
     """Return a shape with the labels that another result of its id has; anything else as it is."""
-    kind, value, number = result.get("type"), result.get("value"), str(result.get("id"))
+    kind, value, number = str(result.get("type")), result.get("value"), str(result.get("id"))
     if kind not in LABELLED or number not in apart or not isinstance(value, dict):
         return result
-    joined = LABELLED[str(kind)]
+    joined = LABELLED[kind]
     return {**result, "type": joined, "value": {**value, joined: apart[number]}}
 
 
