@@ -36,7 +36,7 @@ from PIL import Image
 
 from unimask.checkpoints.images import load_model
 from unimask.conversion.foreign_files import read_foreign_tensors
-from unimask.data.open import open_dataset
+from unimask.data.open import LAYOUTS, open_dataset
 from unimask.data.read import read_image
 from unimask.errors import UnimaskError
 
@@ -503,7 +503,8 @@ def _run_case(number: int, seed: int) -> tuple[str, str]:
             kind, about = "read", ""
         except UnimaskError as error:
             kind, about = "refused", str(error)
-            if len(about) > 1500 or any(ord(letter) < 32 and letter != "\n" for letter in about):
+            echoed = about.replace(LAYOUTS, "")  # a table of ours, which no file can make longer
+            if len(echoed) > 1500 or any(ord(letter) < 32 and letter != "\n" for letter in about):
                 kind = "unprintable"
         except MemoryError:
             kind, about = "memory", traceback.format_exc(limit=-3)

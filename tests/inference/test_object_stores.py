@@ -51,7 +51,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
+    fsspec.filesystem("s3", skip_instance_cache=True).makedirs("bucket", exist_ok=True)  # moto keeps it
     yield "s3://bucket"
     server.stop()
     remote._store.cache_clear()
@@ -220,7 +220,7 @@ def test_shards_in_a_store_are_data(server: str, tmp_path: Path) -> None:
     store = fsspec.filesystem("s3", skip_instance_cache=True)
     with pytest.raises(DataError, match=r"s3://bucket/shards: holds no shards\.json; .*copy the folder"):
         open_dataset(f"{server}/shards", "train", "panoptic")
-    store.put(str(folder), f"{server}/shards", recursive=True)
+    store.put(f"{folder}/", f"{server}/shards/", recursive=True)
     for split in ("train", "val"):
         here = open_dataset(folder, split, "panoptic")
         assert_same_sets(open_dataset(f"{server}/shards", split, "panoptic"), here)

@@ -54,7 +54,7 @@ Published sets and exports of annotation tools come first, since each has a file
 has; XML files of Pascal VOC come last, since all others have more than boxes.
 """
 
-LAYOUTS = "\n".join(["expected one of", *(format_.layouts for format_ in reversed(FORMATS))])
+LAYOUTS = "\n".join(["expected one of (val as train)", *(format_.layouts for format_ in reversed(FORMATS))])
 
 TRIED = 20  # images, to tell what a set was labelled for
 HELD_OUT = 0.1  # share of the images that a set without a validation split gives to "val"
@@ -265,4 +265,4 @@ def _not_recognised(root: Path) -> DataError:
     names = sorted(
         entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not entry.name.startswith(".")
     )
-    return DataError(root, f"found {some_of(names, 10) if names else 'an empty folder'}", LAYOUTS)
+    return DataError(root, f"found {some_of(names, 5) if names else 'an empty folder'}", LAYOUTS)

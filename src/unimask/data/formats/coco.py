@@ -101,12 +101,11 @@ def _kind_and_split(path: Path) -> tuple[str, str] | None:
 
 COCO = Format(
     layouts="""\
-  panoptic_train.json, panoptic_val.json (COCO panoptic), PNGs in panoptic_train/ or panoptic/, images in
-    images/
-  instances_train.json, instances_val.json (COCO instances), images in images/
-  detection_train.json, detection_val.json (COCO boxes, for detection), images in images/
-  annotations/instances_train2017.json, annotations/panoptic_train2017.json, ..., images in train2017/, ...
-  train/_annotations.coco.json, valid/_annotations.coco.json, images beside them (Roboflow)
+  panoptic_train.json, PNGs in panoptic_train/ or panoptic/, images/ (COCO panoptic)
+  instances_train.json, images/ (COCO instances)
+  detection_train.json, images/ (COCO boxes)
+  annotations/instances_train2017.json or panoptic_train2017.json, train2017/ (COCO as published)
+  train/_annotations.coco.json, images beside it (Roboflow)
   one JSON file of COCO""",
     find=_find,
 )

@@ -55,6 +55,6 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 COCO_STUFF = Format(
-    layouts="  stuffthingmaps/train2017/, .../val2017/ with images in train2017/, val2017/ (COCO-Stuff)",
+    layouts="  stuffthingmaps/train2017/, train2017/, and val2017/ alike (COCO-Stuff)",
     find=_find,
 )

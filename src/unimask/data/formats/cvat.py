@@ -254,6 +254,6 @@ def _files(paths: Mapping[str, Path]) -> Sources:
 
 
 CVAT = Format(
-    layouts="  annotations.xml (or train.xml, val.xml) with images beside it or in images/ (CVAT for images)",
+    layouts="  annotations.xml (or train.xml, val.xml), images beside it or in images/ (CVAT)",
     find=_find,
 )

@@ -191,8 +191,8 @@ def _has_a_gap(mask: ndarray) -> bool:
 
 FOLDERS = Format(
     layouts="""\
-  images/train/, images/val/ with labels/train/, labels/val/ (label maps), and classes.json
-  train/images/ with train/labels/, or train/ with train_labels/ (and so on for val), and classes.json
-  images/ with labels/ (one set), and classes.json, and splits.json if it is split""",
+  images/train/, labels/train/ of label maps, classes.json
+  train/images/, train/labels/, or train/, train_labels/, and classes.json
+  images/, labels/, classes.json (one set, which splits.json may split)""",
     find=_find,
 )

@@ -333,6 +333,6 @@ def _find(path: Path, task: Task) -> Sources:
 
 
 LABEL_STUDIO = Format(
-    layouts="  one JSON of tasks, or a folder with it, and its images beside it or in images/ (Label Studio)",
+    layouts="  one JSON of tasks, images beside it or in images/ (Label Studio)",
     find=_find,
 )

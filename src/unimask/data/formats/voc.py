@@ -224,6 +224,6 @@ def _has_maps(place: Path) -> bool:
 
 
 VOC = Format(
-    layouts="  SegmentationClass/, SegmentationObject/, JPEGImages/ and ImageSets/Segmentation/ (Pascal VOC)",
+    layouts="  SegmentationClass/, SegmentationObject/, JPEGImages/, ImageSets/Segmentation/ (Pascal VOC)",
     find=_find,
 )

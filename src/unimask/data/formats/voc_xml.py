@@ -188,7 +188,6 @@ def _find(path: Path, task: Task) -> Sources:
 
 VOC_XML = Format(
     layouts="""\
-  Annotations/ of .xml files with JPEGImages/ and ImageSets/Main/ (Pascal VOC, boxes); also .xml files in
-    train/, val/, beside their images""",
+  Annotations/ of .xml files, JPEGImages/, ImageSets/Main/; .xml files beside images (Pascal VOC, boxes)""",
     find=_find,
 )

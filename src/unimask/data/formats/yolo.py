@@ -242,6 +242,6 @@ def _parts(root: Path) -> dict[str, tuple[Path, ...]]:
 
 
 YOLO = Format(
-    layouts="  data.yaml (or classes.txt) with images/ and labels/ of .txt files (YOLO segmentation)",
+    layouts="  data.yaml (or classes.txt), images/, labels/ of .txt files (YOLO)",
     find=_find,
 )
