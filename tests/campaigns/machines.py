@@ -236,9 +236,9 @@ def try_case(name: str, place: Path) -> tuple[list[str], str]:
 def main() -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=[])
     failed = False
-    for name in parser.parse_args().cases:
+    for name in parser.parse_args().cases or CASES:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
             problems, said = try_case(name, Path(place))
