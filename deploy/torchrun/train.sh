@@ -13,6 +13,9 @@
 # folder of the run.
 set -euo pipefail
 
+# torchrun keeps one store for all starts; in it gloo finds the addresses of processes that are gone
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 exec torchrun \
   --nnodes "${NODES:-1}" \
   --nproc-per-node "${PROCESSES:-gpu}" \
