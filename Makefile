@@ -13,8 +13,8 @@ demo: .venv/ready  ## segment the images in examples/ with the model that ships 
 serve: .venv/ready  ## a page to look at results: http://127.0.0.1:8000
 	$(RUN)unimask serve
 
-test: .venv/ready  ## the whole test suite, in two processes; a file of tests stays in one, with what it has set up
-	$(RUN)pytest -n 2 --dist loadscope
+test: .venv/ready  ## the whole test suite, in two processes
+	$(RUN)pytest -n 2
 
 bench: .venv/ready  ## this library beside transformers; tables and numbers go into benchmarks/results
 	$(RUN)python -m benchmarks
