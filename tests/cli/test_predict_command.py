@@ -381,7 +381,7 @@ def test_the_keyboard_stops_it(model: Path, tmp_path: Path, monkeypatch: pytest.
 def test_many_pictures_are_summed_up_by_category(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unimask.cli.output.MOST_IMAGES", 2)
+    monkeypatch.setattr("unimask.cli.tables.MOST_IMAGES", 2)
     for index in range(3):
         picture(1, 1).save(tmp_path / f"{index}.png")
     given = ("predict", tmp_path, "--weights", model, "--output", tmp_path / "out", "--task", "semantic")

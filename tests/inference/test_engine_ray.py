@@ -103,8 +103,8 @@ def test_two_actors_of_which_one_is_killed_make_the_files_of_the_plain_function(
         load(model, "cpu"),
         [photos],
         tmp_path,
+        Options(formats=("json",)),
         progress=lambda *now: told.append(now),
-        formats=["json"],
         actors=2,
         device="cpu",
     )
@@ -126,7 +126,13 @@ def test_two_actors_of_which_one_is_killed_make_the_files_of_the_plain_function(
     # what is complete is left out, and one file for all images has all of them
     (tmp_path / "005.json").unlink()
     again = predict_with_ray(
-        load(model, "cpu"), [photos], tmp_path, formats=["json"], actors=1, device="cpu", resume=True
+        load(model, "cpu"),
+        [photos],
+        tmp_path,
+        Options(formats=("json",)),
+        actors=1,
+        device="cpu",
+        resume=True,
     )
     assert (again.complete, len(again.failed)) == (COUNT - 1, 2)
     assert_alike(files_in(tmp_path), plain)
@@ -160,7 +166,12 @@ def test_what_kills_its_actor_each_time_is_lost_and_said(
     monkeypatch.setattr(ray_actors, "_attempts", lambda: {"max_task_retries": 0})
     named = [photos / f"{number:03}.png" for number in range(3)]
     done = predict_with_ray(
-        load(model, "cpu"), named, tmp_path, batch_size=1, formats=["json"], actors=1, device="cpu"
+        load(model, "cpu"),
+        named,
+        tmp_path,
+        Options(batch_size=1, formats=("json",)),
+        actors=1,
+        device="cpu",
     )
     assert [row["status"] for _, row in sorted(rows_in(tmp_path).items())] == [
         "segmented",
@@ -172,10 +183,7 @@ def test_what_kills_its_actor_each_time_is_lost_and_said(
 
 
 def test_a_machine_that_does_not_see_the_output_folder_says_so(model: Path, tmp_path: Path) -> None:
-    options = Options(
-        task=None, threshold=None, batch_size=1, formats=(), pixel_size=None, every=1, overwrite=False
-    )
-    job = PredictionJob(options=options, task="panoptic", reading=PLAIN, settings="")
+    job = PredictionJob(options=Options(), task="panoptic", reading=PLAIN, settings="")
     settings = ActorSettings(job=job, output=tmp_path / "gone", threads=1, device="cpu")
     with pytest.raises(DataError, match=r"gone: is not the same folder on .*; name one that all machines"):
         Actor(settings, None)  # type: ignore[arg-type]

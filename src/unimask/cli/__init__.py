@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperArgument, TyperGroup
@@ -78,11 +78,16 @@ def _command() -> TyperGroup:
         option = command.get_help_option(typer.Context(command, **command.context_settings))
         if option is not None:
             option.metavar = ""
-        command.params.sort(key=lambda one: groups.ORDER.index(getattr(one, "rich_help_panel", None)))
+        command.params.sort(key=_place)
         for parameter in command.params:
             if isinstance(parameter, TyperArgument):
                 parameter.display_type_rich = lambda ctx: ""  # type: ignore[method-assign]
     return group
+
+
+def _place(parameter: Any) -> int:
+    """Return where the help lists an option: with those of its group."""
+    return groups.ORDER.index(parameter.rich_help_panel)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -7,6 +7,7 @@ import typer
 import unimask
 from unimask import presets
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.failures import BAD_INPUT, check_folder, naming
 from unimask.cli.options import checking, shared
 from unimask.cli.options.parsing import parse_settings
@@ -47,7 +48,7 @@ def check(
     if as_json:
         show.show_json(said.as_json())
     else:
-        show.show_check(said)
+        tables.show_check(said)
     if picture is not None and said.samples:
         from unimask.results.sheets import sample_sheet
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import unimask
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.failures import check_folder
 from unimask.cli.options import comparing, shared
 from unimask.errors import DataError
@@ -31,7 +32,7 @@ def compare(
     if as_json:
         show.show_json(found.to_json())
     else:
-        show.show_comparison(found)
+        tables.show_comparison(found)
     if picture is not None:
         from unimask.training.compare import save_curves
 

@@ -10,6 +10,7 @@ import typer
 import unimask
 from unimask import presets
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.failures import BAD_INPUT, STOPPED, check_folder, naming
 from unimask.cli.options import learning, shared
 from unimask.cli.options.parsing import names_in, parse_renamed, parse_settings
@@ -85,7 +86,7 @@ def train(
             "--licence": [licence] * (licence != "not stated"),
         }
         command = ["unimask", "train", "--data", data, "--output", str(folder), *_words(given)]
-        show.show_plan(plan, data, [*command, *["--follow-outside"] * follow_outside])
+        tables.show_plan(plan, data, [*command, *["--follow-outside"] * follow_outside])
         result = unimask.train(
             plan.experiment,
             data,
@@ -111,7 +112,7 @@ def train(
         if result.best:
             main = {name: result.best[name] for name in MAIN_MEASURES[plan.task] if name in result.best}
             title = f"best evaluation: after step {result.best_step} of {result.steps}"
-            show.show_values(main or result.best, title)
+            tables.show_values(main or result.best, title)
             show.show_line(f"all of it: {result.output / 'report.html'}")
         model = result.output / ("best" if result.best else "model")
         if model.is_dir():
@@ -208,7 +209,7 @@ def evaluate(
     if as_json:
         show.show_json(evaluation.to_json())
     else:
-        show.show_evaluation(evaluation, data)
+        tables.show_evaluation(evaluation, data)
 
 
 def ablate(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import unimask
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.options import models, shared
 from unimask.cli.options.parsing import parse_size
 
@@ -101,7 +102,7 @@ def export(
     if as_json:
         show.show_json(dataclasses.asdict(report))
     else:
-        show.show_parity(report, str(output))
+        tables.show_parity(report, str(output))
 
 
 def presets(name: models.PresetName = "", as_json: shared.Json = False) -> None:
@@ -121,13 +122,13 @@ def presets(name: models.PresetName = "", as_json: shared.Json = False) -> None:
         if as_json:
             show.show_json(values)
         else:
-            show.show_settings(values)
+            tables.show_settings(values)
         return
     descriptions = {preset: description(preset) for preset in (*PRESETS, *TRANSLATION_PRESETS)}
     if as_json:
         show.show_json(descriptions)
     else:
-        show.show_presets(descriptions)
+        tables.show_presets(descriptions)
 
 
 def bench(
@@ -167,4 +168,4 @@ def bench(
     if as_json:
         show.show_json(to_plain(found))
     else:
-        show.show_bench(found)
+        tables.show_bench(found)

@@ -8,6 +8,7 @@ import typer
 
 import unimask
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.failures import BAD_INPUT, check_folder
 from unimask.cli.options import prediction, shared
 from unimask.cli.options.parsing import names_in, parse_word_or_number
@@ -99,28 +100,28 @@ def predict(
     def keep(file: "Location", name: str, result: "AnyResult") -> object:
         if as_json:
             return {"name": name, "image": str(file), **result.to_json()}
-        return show.summarise(name, result)
+        return tables.summarise(name, result)
 
     how: dict[str, Any] = {
         "task": task.value if task else None,
         "threshold": threshold,
         "batch_size": batch_size,
-        "device": device,
-        "formats": names_in(formats),
+        "formats": tuple(names_in(formats)),
         "pixel_size": pixel_size,
         "every": every,
         "overwrite": overwrite,
-        "resume": resume,
     }
+    where: dict[str, Any] = {"device": device, "resume": resume}
     with show.progress("segmenting") as progress:
         if engine == "ray":
             from unimask.inference.engine_ray import predict_with_ray
+            from unimask.inference.job import Options
 
             predicted = predict_with_ray(
-                load, images, output, progress=progress, address=address, actors=actors, **how
+                load, images, output, Options(**how), progress, address=address, actors=actors, **where
             )
         else:
-            predicted = unimask.predict(load, images, output, progress=progress, keep=keep, **how)
+            predicted = unimask.predict(load, images, output, progress=progress, keep=keep, **how, **where)
     if predicted.first_process:
         _show(predicted, output, as_json, engine)
 
@@ -135,7 +136,7 @@ def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> No
     if as_json and not errors:
         show.show_json(predicted.kept)
     elif predicted.kept and not errors:
-        show.show_images(predicted.kept)
+        tables.show_images(predicted.kept)
         show.show_line(f"results are in {_folder(output)}")
     elif engine == "ray":
         show.show_line(f"results are in {_folder(output)}, and images.parquet there has a row per image")

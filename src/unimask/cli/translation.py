@@ -6,6 +6,7 @@ from pathlib import Path
 
 import unimask
 from unimask.cli import output as show
+from unimask.cli import tables
 from unimask.cli.failures import check_folder
 from unimask.cli.options import shared, translation
 from unimask.data.text.pairs import decode_lines, read_lines
@@ -122,6 +123,6 @@ def evaluate_translator(
     if as_json:
         show.show_json(found.to_json())
         return
-    show.show_values(found.values(), f"translation, {len(pairs)} lines of {split} in {data}")
+    tables.show_values(found.values(), f"translation, {len(pairs)} lines of {split} in {data}")
     show.show_line(f"BLEU of lowercased words: {found.words}")
     show.show_line(f"BLEU of cased text: {found.text}, {found.text.signature}")

@@ -33,16 +33,10 @@ def predict_with_ray(
     segmenter: Segmenter | Callable[[str], Segmenter],
     images: Sequence[str | Path],
     output: str | Path,
-    task: Task | None = None,
+    options: Options,
     progress: Progress = lambda done, total: None,
     *,
-    threshold: float | None = None,
-    batch_size: int = 4,
     device: str = "auto",
-    formats: Sequence[str] = (),
-    pixel_size: float | None = None,
-    every: int = 1,
-    overwrite: bool = False,
     resume: bool = False,
     address: str = "",
     actors: int = 0,
@@ -58,15 +52,9 @@ def predict_with_ray(
         segmenter: as `run.predict`; a function is called once, with "cpu".
         images: as `run.predict`; the same files on every machine, under the same paths.
         output: as `run.predict`; the same folder on every machine.
-        task: as `run.predict`, and so are the options but the last two.
+        options: what `run.predict` takes one by one.
         progress: as `run.predict`.
-        threshold: as `run.predict`.
-        batch_size: as `run.predict`.
         device: of each actor.
-        formats: as `run.predict`.
-        pixel_size: as `run.predict`.
-        every: as `run.predict`.
-        overwrite: as `run.predict`.
         resume: as `run.predict`.
         address: of a running cluster; by default that in `RAY_ADDRESS`, else Ray is started on this machine
             and ended afterwards.
@@ -76,18 +64,9 @@ def predict_with_ray(
         UnimaskError: as `run.predict`, and where there is no such cluster, or its machines lack what is
             needed.
     """
-    options = Options(
-        task=task,
-        threshold=threshold,
-        batch_size=batch_size,
-        formats=tuple(formats),
-        pixel_size=pixel_size,
-        every=every,
-        overwrite=overwrite,
-    )
     options.check()
     folder = location(output)
-    named, said = name_images(images, formats)
+    named, said = name_images(images, options.formats)
     model = segmenter if isinstance(segmenter, Segmenter) else segmenter("cpu")
     job, more = plan_job(model, named, folder, options)
     left = left_of(named, ledger_of(folder), job.settings) if resume else named
@@ -105,7 +84,7 @@ def predict_with_ray(
         lost = [one for one in left if one[1] not in found.parts]
         found.failed += [f"{file}: {DIED}" for file, _ in lost]
         write(with_status(named_table(lost), LOST, DIED))
-    if reserved(formats):
+    if reserved(options.formats):
         join(folder, named, found.parts, job, failed=bool(found.failed))
     return Predicted(
         images=len(named),

@@ -14,13 +14,13 @@ from unimask.results.writing import check_known
 class Options:
     """What a user asks for: the arguments of `run.predict` that are the same for all images."""
 
-    task: Task | None  # none: that of the model
-    threshold: float | None
-    batch_size: int
-    formats: tuple[str, ...]  # none: the default ones
-    pixel_size: float | None
-    every: int  # frame of a video
-    overwrite: bool  # files that are no results
+    task: Task | None = None  # none: that of the model
+    threshold: float | None = None
+    batch_size: int = 4
+    formats: tuple[str, ...] = ()  # none: the default ones
+    pixel_size: float | None = None
+    every: int = 1  # frame of a video
+    overwrite: bool = False  # files that are no results
 
     def check(self) -> None:
         """Check, before a model is loaded, what is wrong whatever the model is.
