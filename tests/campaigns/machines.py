@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from campaigns.processes import descendants
 from training.test_processes import difference, lines
 
 ROOT = Path(__file__).parents[2]
@@ -64,27 +65,9 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def children(parent: int) -> list[int]:
-    """The processes below a process, of any depth."""
-    below: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                after = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            below.setdefault(int(after[1]), []).append(int(entry.name))
-    found, ahead = [], [parent]
-    while ahead:
-        here = below.get(ahead.pop(), [])
-        found += here
-        ahead += here
-    return found
-
-
 def process_of_rank(parents: Sequence[int], rank: int) -> int | None:
     """The training process of a rank below some processes."""
-    for process in (child for parent in parents for child in children(parent)):
+    for process in (child for parent in parents for child in descendants(parent, "")):
         try:
             about = (Path("/proc") / str(process) / "environ").read_bytes().split(b"\0")
         except OSError:
@@ -153,10 +136,15 @@ NAMES = ("unimask_a", "unimask_b")
 def namespaces(run: Path) -> Jobs:
     """The jobs of `deploy/torchrun/train.sh` in two network namespaces, a process in each."""
     jobs: Jobs = []
-    for name in NAMES:
+    for number, name in enumerate(NAMES, 1):
         words = ("ip", "netns", "exec", name, str(TORCHRUN), *WORDS, "--output", str(run))
         env = environment(
-            PROCESSES="1", NODES="2", HEAD="10.24.0.1:29400", JOB="namespaces", GLOO_SOCKET_IFNAME=f"{name}_0"
+            PROCESSES="1",
+            NODES="2",
+            HEAD="10.24.0.1:29400",
+            ADDRESS=f"10.24.0.{number}",
+            JOB="namespaces",
+            GLOO_SOCKET_IFNAME=f"{name}_0",
         )
         jobs.append((words, env))
     return jobs

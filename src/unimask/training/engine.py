@@ -58,7 +58,9 @@ def _strategy(config: TrainingConfig, processes: int) -> Strategy | str:
     if processes == 1:
         return "auto"
     if config.strategy == "ddp":
-        return DDPStrategy(timeout=_PATIENCE)
+        # else gradients are put together in another order from the second step on, also after resuming, and
+        # the sums of more than two processes are rounded in another way
+        return DDPStrategy(timeout=_PATIENCE, find_unused_parameters=True)
     return ModelParallelStrategy(
         _shard, data_parallel_size=processes, tensor_parallel_size=1, timeout=_PATIENCE
     )
