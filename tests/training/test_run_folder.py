@@ -3,10 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from unimask.config.images import experiment_from_dict, experiment_to_dict
 from unimask.errors import ConfigError, DataError
+from unimask.training.engine import lost_processes_said
 from unimask.training.record import RunRecord
+from unimask.training.result import LostProcessError
 from unimask.training.run_folder import RunFolder, differences
 
 
@@ -110,6 +113,22 @@ def test_a_half_written_or_broken_checkpoint_does_not_count(tmp_path: Path) -> N
     assert not temporary.exists()
     folder.save_checkpoint(10, {"step": 10, "again": True})
     assert folder.latest_checkpoint()["again"]
+
+
+def test_who_loses_a_process_is_told_the_newest_checkpoint(tmp_path: Path) -> None:
+    """Also where the process was lost while the others still wrote it."""
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    for step in (0, 4, 12):
+        if step:
+            folder.save_checkpoint(step, {"step": step})
+        with (
+            pytest.raises(LostProcessError, match=f"--resume goes on after step {step}$"),
+            lost_processes_said(folder.path, folder.newest_step),
+        ):
+            raise distributed.DistNetworkError("Connection closed by peer [127.0.0.1]:4522")
+    with pytest.raises(RuntimeError, match="another fault"), lost_processes_said(tmp_path, lambda: 0):
+        raise RuntimeError("another fault")
 
 
 def test_broken_checkpoints_only(tmp_path: Path) -> None:

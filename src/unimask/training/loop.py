@@ -71,11 +71,8 @@ def run_job(
     def steps() -> int:
         return started[0].step if started else 0
 
-    def saved() -> int:
-        return started[0].saved if started else 0
-
     alone = nothing_left_behind(folder.path, steps) if fabric.is_global_zero else nullcontext()
-    with alone, lost_processes_said(folder.path, saved):
+    with alone, lost_processes_said(folder.path, folder.newest_step):
         first_alone(begin)
         started.append(_Training(fabric, job, folder, shown, loggers))
         with stop_signals(started[0].ask_to_stop, fabric.world_size):

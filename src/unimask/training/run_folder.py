@@ -259,6 +259,10 @@ class RunFolder:
         names = [item.name.removeprefix("step_") for item in self.checkpoints.glob("step_*")]
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint, 0 without one."""
+        return max(self._steps(), default=0)
+
     def has_checkpoint(self) -> bool:
         """Return whether a run goes on here, rather than begins."""
         return bool(self._steps())
