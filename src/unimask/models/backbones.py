@@ -1,7 +1,7 @@
-"""Backbones: pixels become feature maps of strides 4, 8, 16 and 32.
+"""Backbones: networks that compute feature maps of strides 4, 8, 16 and 32 from pixels.
 
-Swin and EfficientNet-Lite are ours; every other one is timm's, which takes long to import and is imported
-only where it is asked for.
+Swin and EfficientNet-Lite are implemented in this library, all others in timm, which is slow to import and
+therefore imported only where it is needed.
 """
 
 import re
@@ -21,11 +21,11 @@ NAME = "model.backbone.name"
 
 
 class FrozenBatchNorm(nn.Module):
-    """A batch norm whose statistics and weights never move: they are buffers, in training as well.
+    """A batch norm whose statistics and weights are constant buffers, in training as well.
 
-    It starts as the identity (weight 1, variance 1 - eps), since the zero weights that some networks give
-    the last norm of a block would never leave zero. The result has the type of its input (bfloat16 stays
-    bfloat16). The buffers have the names that batch norm gives them, without `num_batches_tracked`.
+    It is initialised as the identity (weight 1, variance 1 - eps): some networks initialise the last norm of
+    a block with zeros, which would stay zero here. The result has the type of the input (bfloat16 stays
+    bfloat16). The buffers have the names of `nn.BatchNorm2d`, without `num_batches_tracked`.
 
     Source: detectron2's FrozenBatchNorm2d.
     """
@@ -47,7 +47,7 @@ class FrozenBatchNorm(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """(features - mean) / sqrt(variance + eps) * weight + bias, then the activation."""
+        """Return activation((features - mean) / sqrt(variance + eps) * weight + bias)."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         shift = self.bias - self.running_mean * scale
         scale, shift = (values.to(features.dtype)[None, :, None, None] for values in (scale, shift))
@@ -56,13 +56,13 @@ class FrozenBatchNorm(nn.Module):
 
 
 def activation_of(norm: nn.BatchNorm2d) -> nn.Module:
-    """Return the activation that a batch norm of ours or of timm's has behind it."""
+    """Return the activation that a batch norm of this library or of timm applies; else the identity."""
     activation = getattr(norm, "act", None)
     return activation if isinstance(activation, nn.Module) else nn.Identity()
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Every batch norm inside the module becomes a `FrozenBatchNorm`."""
+    """Replace every batch norm inside the module with a newly initialised `FrozenBatchNorm`, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm(child.num_features, child.eps, activation_of(child)))
@@ -71,10 +71,10 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 class NetworkBackbone(nn.Module):
-    """A network that gives a list of maps, as timm's feature extractors do, answers with a map per stride.
+    """A backbone around a network that returns a list of maps, as timm's feature extractors do.
 
-    `outputs` says for each stride which of the network's maps it is.
-    `channels_last`: the network gives maps as (batch, height, width, channels).
+    `outputs` is stride -> index of the network's map. `channels_last`: the network's maps are
+    (batch, height, width, channels).
     """
 
     def __init__(
@@ -89,24 +89,25 @@ class NetworkBackbone(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> dict[int, Float[Tensor, "batch _channels _height _width"]]:
-        """Maps of strides 4, 8, 16 and 32 of normalised pixels.
+        """Return the maps of strides 4, 8, 16 and 32 from normalised pixels.
 
-        The network decides how odd sizes are rounded; multiples of 32 divide without remainder.
+        How sizes are rounded that are not multiples of the stride depends on the network.
         """
         maps = self.network(pixels)
         return {stride: maps[index].permute(self.axes) for stride, index in self.outputs.items()}
 
 
 DEEPLAB = {"resnet50_deeplab": "resnet50s", "resnet101_deeplab": "resnet101s"}
-"""ResNets with three convolutions (64, 64, 128 channels) instead of the first and a multi-grid -> timm's
-name of them without the multi-grid. MaskFormer's R101c is one.
+"""Name of a ResNet with multi-grid dilations -> timm's name of the same network without them.
+
+The first convolution is replaced with three (64, 64, 128 channels). MaskFormer's R101c is such a network.
 
 Source: DeepLab v3 (1706.05587), Sec. 3.1; detectron2's `build_resnet_deeplab_backbone`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwinShape:
-    """The sizes of a Swin: channels of the first stage, blocks and heads of each, and the window's side."""
+    """The sizes of a Swin: channels of the first stage, blocks and heads of each stage, side of a window."""
 
     channels: int
     depths: tuple[int, ...]
@@ -115,7 +116,7 @@ class SwinShape:
 
     @property
     def name(self) -> str:
-        """The name that `swin_shape` takes apart: `swin_c96_d2-2-6-2_h3-6-12-24_w7`."""
+        """The name that `swin_shape` parses, such as `swin_c96_d2-2-6-2_h3-6-12-24_w7`."""
         depths, heads = ("-".join(map(str, numbers)) for numbers in (self.depths, self.heads))
         return f"swin_c{self.channels}_d{depths}_h{heads}_w{self.window}"
 
@@ -130,10 +131,10 @@ _ANY_SWIN = r"swin_c(\d{1,4})_d(\d{1,3}(?:-\d{1,3}){3})_h(\d{1,3}(?:-\d{1,3}){3}
 
 
 def swin_shape(name: str) -> SwinShape | None:
-    """Return the sizes of a Swin of ours by its name: a published one, or any other by `SwinShape.name`.
+    """Return the sizes of the Swin of this name: one of `SWINS`, or as in `SwinShape.name`; None for others.
 
     Raises:
-        ConfigError: there can be no Swin of these sizes.
+        ConfigError: a size is 0, or heads do not divide the channels of their stage.
     """
     found = re.fullmatch(_ANY_SWIN, name)
     if found is None:
@@ -154,7 +155,7 @@ EFFICIENTNETS = {
     "tf_efficientnet_lite3": (1.2, 1.4),
     "tf_efficientnet_lite4": (1.4, 1.8),
 }
-"""timm's name of an EfficientNet-Lite -> how many times the channels and blocks of the smallest it has."""
+"""timm's name of an EfficientNet-Lite -> multipliers of channels and blocks, relative to the smallest."""
 
 
 def _efficientnet(config: BackboneConfig) -> NetworkBackbone:
@@ -167,18 +168,23 @@ def _efficientnet(config: BackboneConfig) -> NetworkBackbone:
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
-    """Return the backbone with random weights: it has `channels` by stride, and maps pixels to {stride: map}.
+    """Return a backbone with random weights, which maps pixels to {stride: map}.
 
-    `swin_tiny`, `swin_small`, `swin_base`, `swin_large` and `swin_c16_d2-1-3-1_h1-2-4-2_w4` (of any other
-    channels, depths, heads and window) are `nn.swin.Swin`, `resnet50_deeplab` and
-    `resnet101_deeplab` are timm's with a multi-grid (`DEEPLAB`), `tf_efficientnet_lite0` to `lite4` are
-    `nn.efficientnet.EfficientNetLite`; any other name is timm's.
-    With `freeze_norm` the batch norms are frozen; layer norms never are. With `dilated` the
-    map of stride 32 has the size of the one of stride 16 (DETR's "DC5").
+    Its attribute `channels` is stride -> channels. The name decides on the network:
+
+    - `swin_tiny`, `swin_small`, `swin_base`, `swin_large`, and other sizes such as
+      `swin_c16_d2-1-3-1_h1-2-4-2_w4` (channels, depths, heads, window): `nn.swin.Swin`;
+    - `tf_efficientnet_lite0` to `tf_efficientnet_lite4`: `nn.efficientnet.EfficientNetLite`;
+    - `resnet50_deeplab` and `resnet101_deeplab`: timm's networks with multi-grid dilations (`DEEPLAB`);
+    - any other name: timm's network of this name.
+
+    With `freeze_norm` the batch norms are frozen; layer norms never are. With `dilated` the map of stride 32
+    has the size of the map of stride 16 (DETR's "DC5").
 
     Raises:
         ConfigError: the name is unknown, the network has no maps of strides 4, 8, 16 and 32 or takes images
-            of one size only, or the rate of stochastic depth is not in [0, 1) or not known to the network.
+            of one size only, or it does not support a setting (`drop_path_rate`, which must be in [0, 1), or
+            `dilated`).
     """
     if not 0 <= config.drop_path_rate < 1:
         reason = f"must be at least 0 and less than 1; got {config.drop_path_rate}"

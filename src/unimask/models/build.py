@@ -1,4 +1,4 @@
-"""From a config to a model with random weights; in this package only `backbones.py` takes a config too."""
+"""Builds models with random weights from their configs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,7 +42,7 @@ VISIBILITY = {"masked": masked_visibility, "full": full_visibility}
 
 
 Model = MaskClassifier | Eomt | Detr | DetrWithMasks
-"""The models there are: each takes normalised pixels and which of them are valid."""
+"""The segmentation and detection models; each takes normalised pixels and a mask of the valid ones."""
 
 
 @overload
@@ -58,10 +58,11 @@ def build_model(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks: .
 
 
 def build_model(config: ModelConfig | EomtConfig | DetrConfig, num_classes: int) -> Model:
-    """Return a model with random weights that tells `num_classes` classes and no-object apart.
+    """Return a model with random weights for `num_classes` classes (and no-object).
 
     Raises:
-        ConfigError: a width does not divide as it must, or a stride does not exist.
+        ConfigError: a value is out of its range, numbers of channels are not divisible as they must be, or a
+            stride does not exist.
     """
     if isinstance(config, DetrConfig):
         return build_detr(config, num_classes)
@@ -71,7 +72,7 @@ def build_model(config: ModelConfig | EomtConfig | DetrConfig, num_classes: int)
 
 
 def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifier:
-    """Mask2Former, one of its ablations, MaskFormer or a per-pixel baseline.
+    """Return a Mask2Former, one of its ablations, a MaskFormer, or a per-pixel baseline.
 
     Raises:
         ConfigError: see `build_model`.
@@ -87,10 +88,10 @@ def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifi
 
 
 def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> dict[int, int]:
-    """Return what the pixel decoder has for the query decoder: stride -> channels, low resolution first.
+    """Return the channels of the memory from the pixel decoder: stride -> channels, low resolution first.
 
-    These are the strides that its encoder refines, and those between the finest of them and the masks'. What
-    a pyramid without an encoder gives at its coarsest stride is the backbone's map itself.
+    The strides are those that the encoder refines, and the finer ones above stride 4. At its coarsest stride,
+    a pyramid without an encoder returns the backbone's map itself.
     """
     refined = dict.fromkeys(config.strides, config.channels)
     finer = {stride: config.channels for stride in in_channels if MASK_STRIDE < stride < min(config.strides)}
@@ -101,7 +102,7 @@ def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) 
 def build_pixel_decoder(
     config: PixelDecoderConfig, in_channels: Mapping[int, int]
 ) -> DeformablePixelDecoder | PyramidPixelDecoder:
-    """Return the pixel decoder on a backbone that gives `in_channels` per stride.
+    """Return the pixel decoder for a backbone with `in_channels` (stride -> channels).
 
     Raises:
         ConfigError: see `build_model`.
@@ -166,7 +167,7 @@ def _pyramid_decoder(
 def build_query_decoder(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
 ) -> QueryDecoder:
-    """Return the query decoder with the heads of a mask classifier, on memory of so many channels per stride.
+    """Return the query decoder of a mask classifier, for memory with `memory_channels` (stride -> channels).
 
     Raises:
         ConfigError: see `build_model`.
@@ -177,7 +178,7 @@ def build_query_decoder(
 def build_pixel_classifier(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], mask_channels: int, num_classes: int
 ) -> QueryDecoder | CategoryEmbeddings:
-    """Return what gives each category its embedding: a decoder with a query per category, or weights alone.
+    """Return the classifier of a per-pixel baseline: linear, or a query decoder with a query per category.
 
     Raises:
         ConfigError: see `build_model`.
@@ -192,7 +193,7 @@ def build_pixel_classifier(
 def _decoder_on_pixels(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module
 ) -> QueryDecoder:
-    """Return a query decoder on a pixel decoder."""
+    """Return the query decoder for a pixel decoder, with these heads."""
     path = "model.query_decoder"
     _check_transformer(config, path)
     _check_strides(
@@ -204,7 +205,7 @@ def _decoder_on_pixels(
 
 
 def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
-    """DETR, with its mask head where the config asks for it.
+    """Return a DETR, with the mask head if `config.mask_head` is set.
 
     Raises:
         ConfigError: see `build_model`.
@@ -251,7 +252,7 @@ def build_detr(config: DetrConfig, num_classes: int) -> Detr | DetrWithMasks:
 def _query_decoder(
     config: QueryDecoderConfig, memory_channels: Mapping[int, int], heads: nn.Module, path: str
 ) -> QueryDecoder:
-    """Return the decoder with any heads."""
+    """Return the query decoder with these heads."""
     make_features = {"learned": nn.Embedding, "zeros": ConstantEmbedding}[config.query_features]
     make_level = {True: nn.Embedding, False: ConstantEmbedding}[config.level_embedding]
     return QueryDecoder(
@@ -267,7 +268,7 @@ def _query_decoder(
 
 
 def _decoder_layer(config: QueryDecoderConfig, path: str) -> DecoderLayer:
-    """Sublayers in the configured order; the names of parameters do not depend on it."""
+    """Return a layer with its sublayers in the configured order, on which parameter names do not depend."""
     if sorted(config.order) != ["cross", "feedforward", "self"]:
         raise ConfigError(f"{path}.order", f"names each of cross, self, feedforward once, not {config.order}")
     channels, heads, dropout = config.channels, config.heads, config.dropout
@@ -282,7 +283,7 @@ def _decoder_layer(config: QueryDecoderConfig, path: str) -> DecoderLayer:
 
 
 def _projection(in_channels: int, out_channels: int) -> nn.Module:
-    """Brings memory to the decoder's width; nothing to do where it has it already, as in the original."""
+    """Return the projection of memory to the decoder's channels: the identity if they are equal."""
     if in_channels == out_channels:
         return nn.Identity()
     return pointwise_convolution(in_channels, out_channels)

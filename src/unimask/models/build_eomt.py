@@ -1,4 +1,4 @@
-"""From a config to an EoMT and its Vision Transformer, with random weights."""
+"""Builds an EoMT and its Vision Transformer with random weights from their configs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,11 +28,11 @@ from unimask.nn.vit import (
 NORM_EPS = {"dinov2": 1e-6, "dinov3": 1e-5}
 RUN_BLOCK = {False: kept, True: recomputed}
 PREDICTED_WITH = {"open": open_attention, "masked": masked_attention, "annealed": open_attention}
-"""How queries attend in predictions, by `EomtConfig.attention`."""
+"""`EomtConfig.attention` -> the attention rule of predictions."""
 
 
 def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
-    """EoMT, with the attention rule of predictions.
+    """Return an EoMT, with the attention rule of predictions.
 
     Raises:
         ConfigError: see `build_model`.
@@ -54,7 +54,11 @@ def build_eomt(config: EomtConfig, num_classes: int) -> Eomt:
 
 
 def _doublings(patch: int) -> int:
-    """Return how many times the size of a map of patches doubles on the way to stride 4."""
+    """Return how many times a map of patches must be doubled in size to reach stride 4.
+
+    Raises:
+        ConfigError: `patch` is not 4, 8, 16 or 32.
+    """
     steps = (patch // MASK_STRIDE).bit_length() - 1
     if steps < 0 or MASK_STRIDE * 2**steps != patch:
         raise ConfigError("model.backbone.patch", f"must be 4, 8, 16 or 32, not {patch}")
@@ -62,7 +66,7 @@ def _doublings(patch: int) -> int:
 
 
 def build_vision_transformer(config: VisionTransformerConfig) -> VisionTransformer:
-    """Return the transformer of an EoMT.
+    """Return the Vision Transformer of an EoMT.
 
     Raises:
         ConfigError: see `build_model`.

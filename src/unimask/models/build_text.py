@@ -1,4 +1,4 @@
-"""From a config to an encoder-decoder Transformer with random weights."""
+"""Builds an encoder-decoder Transformer with random weights from its config."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ RESIDUALS: Mapping[str, type[Residual] | type[PreNormResidual]] = {"post": Resid
 
 
 def build_sequence_model(config: SequenceModelConfig, vocabulary: int) -> Seq2Seq:
-    """Return a Transformer with random weights that writes tokens of a vocabulary of this size."""
+    """Return a Transformer with random weights; `vocabulary` is the number of target tokens."""
     channels, pre_norm = config.channels, config.norm == "pre"
     return Seq2Seq(
         source_input=(

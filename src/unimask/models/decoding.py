@@ -1,7 +1,6 @@
-"""Writing tokens one at a time: greedy, by sampling, or with a beam.
+"""Decodes sequences token by token: greedily, by sampling, or with beam search.
 
-Every function gives, for each source of a batch, its tokens without begin and end token. What comes out for a
-source does not depend on the others in the batch, but for rounding.
+Up to rounding, the result for a source does not depend on the other sources in the batch.
 """
 
 from collections.abc import Callable
@@ -15,14 +14,15 @@ from unimask.models.seq2seq import Progress, Seq2Seq
 from unimask.structures import Special, Uniform
 
 Choose = Callable[[Float[Tensor, "batch vocabulary"]], Int64[Tensor, " batch"]]
-"""Picks the next token of each sequence from its logits."""
+"""Chooses the next token of each sequence from its logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What was written for one source: tokens without begin and end, and their log-probability, end included.
+    """The tokens decoded for one source, without begin and end token, and their score.
 
-    With a beam the latter is divided by the length to the power of the length penalty.
+    The score is the log-probability of the tokens and the end token. In beam search it is divided by their
+    number to the power of the length penalty.
     """
 
     tokens: tuple[int, ...]
@@ -30,14 +30,14 @@ class Written:
 
 
 def likeliest(logits: Float[Tensor, "batch vocabulary"]) -> Int64[Tensor, " batch"]:
-    """Return the likeliest token; the first one of equals."""
+    """Return the token with the largest logit of each sequence; the first of several equal ones."""
     return logits.argmax(dim=1)
 
 
 def sampler(uniform: Uniform, *, temperature: float = 1.0, top: int = 0) -> Choose:
-    """Draws tokens by their probability, after division of logits by `temperature`, from the `top` likeliest.
+    """Return a function that samples among the `top` likeliest tokens, with logits divided by `temperature`.
 
-    `top` = 0: out of all. One number is drawn for each sequence and step.
+    `top` = 0 samples from all tokens. One random number is drawn per sequence and step.
     """
 
     def choose(logits: Float[Tensor, "batch vocabulary"]) -> Int64[Tensor, " batch"]:
@@ -60,9 +60,12 @@ def decode(
     special: Special,
     choose: Choose = likeliest,
 ) -> list[Written]:
-    """One token after the other, as `choose` says, until the end token or the limit of the source."""
+    """Return, for each source, the tokens that `choose` selects one by one.
+
+    A sequence ends with the end token, or at the limit of its source (a number of tokens).
+    """
     progress = model.start(model.encode(source, source_valid))
-    rows = torch.arange(len(source), device=source.device)  # the source of each sequence not at its end
+    rows = torch.arange(len(source), device=source.device)  # the sources whose sequences have not ended
     newest = torch.full_like(rows, special.begin)
     written: list[list[int]] = [[] for _ in rows]
     scores = [0.0] * len(written)
@@ -85,7 +88,7 @@ def decode(
 def _permitted(
     logits: Float[Tensor, "rows vocabulary"], special: Special
 ) -> Float[Tensor, "rows vocabulary"]:
-    """Padding is never written, nor is the begin token. (Probabilities of the others stay as they are.)"""
+    """Return the logits with those of padding and begin token set to -infinity: neither is ever chosen."""
     logits = logits.clone()
     logits[:, [special.padding, special.begin]] = -torch.inf
     return logits
@@ -102,14 +105,15 @@ def beam_search(
     beams: int,
     length_penalty: float,
 ) -> list[Written]:
-    """Return the best hypothesis of each source, of which `beams` are followed at a time.
+    """Return the best hypothesis of each source, by beam search with `beams` hypotheses per source.
 
-    A hypothesis is worth its log-probability divided by its number of tokens (with the end token) to the
-    power `length_penalty`. The search for a source ends when `beams` of its hypotheses have ended and the
-    best open one is worth no more than the worst of them, or at its limit, where open ones count as ended.
+    The score of a hypothesis is its log-probability divided by its number of tokens (with the end token) to
+    the power `length_penalty`. The search for a source stops when `beams` of its hypotheses have ended and
+    the best open one has no higher score than the worst of those, or at its limit, where open hypotheses
+    count as ended.
 
-    Source: Attention Is All You Need, Sec. 6.1; when it ends, as in Hugging Face transformers. The paper's
-    penalty (Wu et al., 1609.08144, Eq. 14) is ((5 + length) / 6) ** 0.6.
+    Source: Attention Is All You Need, Sec. 6.1; the rule for stopping as in Hugging Face transformers. The
+    paper's penalty (Wu et al., 1609.08144, Eq. 14) is ((5 + length) / 6) ** 0.6.
     """
     search = _Search(model, source, source_valid, limits, special, beams, length_penalty)
     while len(search.open):
@@ -118,7 +122,7 @@ def beam_search(
 
 
 class _Search:
-    """The hypotheses of a batch: `beams` rows for each source that is still open, the best first."""
+    """The hypotheses of a batch: `beams` rows for each source whose search goes on, the best first."""
 
     def __init__(
         self,
@@ -132,23 +136,23 @@ class _Search:
     ) -> None:
         self.model, self.special, self.beams, self.length_penalty = model, special, beams, length_penalty
         self.limits = limits
-        self.open = torch.arange(len(source), device=source.device)  # sources with open hypotheses
+        self.open = torch.arange(len(source), device=source.device)  # sources whose search goes on
         rows = self.open.repeat_interleave(beams)
         self.valid = source_valid[rows]
         self.progress: Progress = model.start(model.encode(source, source_valid)).rows(rows)
-        # all hypotheses of a source are alike at first: only one of them counts
+        # all hypotheses of a source are equal at first, so only one gets a finite score
         self.scores = torch.full((len(source), beams), -torch.inf, device=source.device)
         self.scores[:, 0] = 0.0
         self.tokens = torch.full((len(source), beams, 1), special.begin, device=source.device)
         self.ended: list[list[Written]] = [[] for _ in source]
 
     def advance(self) -> None:
-        """Each hypothesis grows by a token; the best `beams` of each source stay."""
+        """Extend each hypothesis by a token, and keep the best `beams` hypotheses of each source."""
         states, progress = self.model.step(self.tokens[:, :, -1].flatten(), self.progress, self.valid)
         steps = _permitted(self.model.logits(states).float().log_softmax(dim=1), self.special)
         totals = self.scores[:, :, None] + steps.unflatten(0, (-1, self.beams))
         vocabulary = totals.shape[2]
-        # twice as many as are kept: at most half of them can have ended
+        # twice as many as are kept, since at most half of them can have ended
         best, places = totals.flatten(1).topk(min(2 * self.beams, self.beams * vocabulary), dim=1)
         parents, tokens = places // vocabulary, places % vocabulary
         length = progress.place
@@ -165,7 +169,7 @@ class _Search:
         self.open, self.scores, self.tokens = self.open[going], self.scores[going], self.tokens[going]
 
     def _collect(self, best: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor, length: int) -> None:
-        """Takes what has ended among the best `beams` of each source."""
+        """Store the hypotheses that have ended among the best `beams` of each source."""
         possible = ends & (best > -torch.inf)
         for index, place in possible[:, : self.beams].nonzero().tolist():
             text = [*self.tokens[index, parents[index, place], 1:].tolist(), int(tokens[index, place])]
@@ -178,7 +182,7 @@ class _Search:
             del ended[self.beams :]
 
     def _settled(self, length: int) -> Bool[Tensor, " sources"]:
-        """Return whether no open hypothesis of a source can become better than the worst that has ended."""
+        """Return, per source, whether `beams` hypotheses have ended and no open one is better."""
         worth = (self.scores[:, 0] / length**self.length_penalty).tolist()
         settled = [
             len(ended) == self.beams and value <= ended[-1].score
@@ -187,5 +191,5 @@ class _Search:
         return torch.tensor(settled, dtype=torch.bool, device=self.open.device)
 
     def results(self) -> list[Written]:
-        """Return the best of each source."""
+        """Return the best hypothesis of each source."""
         return [ended[0] for ended in self.ended]

@@ -1,4 +1,4 @@
-"""An image becomes a set of (class, box) pairs."""
+"""DETR: predicts a set of (class, box) pairs from an image."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,46 +16,48 @@ from unimask.structures import BoxPrediction, Size
 
 @dataclass(frozen=True, kw_only=True)
 class DetrStates:
-    """The states of the model on the way to its prediction; a mask head starts from them."""
+    """The prediction of a `Detr` with its intermediate results, which the mask head takes."""
 
-    maps: Mapping[int, Tensor]  # of the backbone, by stride
-    projected: Float[Tensor, "batch channels height width"]  # what the encoder takes
-    memory: Float[Tensor, "batch channels height width"]  # what it makes of it
+    maps: Mapping[int, Tensor]  # of the backbone: stride -> map
+    projected: Float[Tensor, "batch channels height width"]  # of stride `Detr.stride`, before the encoder
+    memory: Float[Tensor, "batch channels height width"]  # after the encoder
     valid: Bool[Tensor, "batch height width"]  # cells that show the image
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     boxes: Float[Tensor, "predictions batch queries 4"]
-    queries: Float[Tensor, "predictions batch queries channels"]  # normalised, as the heads take them
+    queries: Float[Tensor, "predictions batch queries channels"]  # after the norm, as the heads take them
 
 
 def valid_cells(
     valid: Bool[Tensor, "batch height width"], size: Size
 ) -> Bool[Tensor, "batch {size[0]} {size[1]}"]:
-    """Return which cells of a smaller map show the image: the nearest pixel decides, as in the original."""
+    """Return which cells of a map of this size show the image: nearest neighbour, as in the original."""
     return functional.interpolate(valid[None].float(), size)[0] > 0.5
 
 
 EncoderInput = Callable[[Tensor, Tensor], Tensor]
-"""What the encoder takes, from a map (batch, channels, height, width) and the positions of its cells."""
+"""Computes the input of the encoder from a map and the positions of its cells.
+
+Both are (batch, channels, height, width)."""
 
 
 def without_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """Return the map as it is; positions are added in the attention only."""
+    """Return the maps unchanged: positions are added in the attention only."""
     return maps
 
 
 def with_positions(maps: Tensor, positions: Tensor) -> Tensor:
-    """Return the map with the positions added, so that the values of the attention hold their place, too.
+    """Return the maps plus the positions, so that the values of the attention include positions, too.
 
-    Source: DETR (2005.12872), Table 3 ("at input"); there, it replaces the positions in the attention.
+    Source: DETR (2005.12872), Table 3 ("at input"), where it replaces the positions in the attention.
     """
     return maps + positions
 
 
 class Detr(nn.Module):
-    """Backbone, transformer encoder, query decoder.
+    """DETR: a backbone, a transformer encoder and a query decoder.
 
-    The encoder works on the map of one stride, the one that `query_decoder` asks for: the last, in the paper.
-    `projection` brings it to the width of the transformer, `encoder_input` may add positions to it.
+    The encoder takes the backbone's map of a single stride, that of `query_decoder` (32 in the paper).
+    `projection` maps it to the channels of the transformer, and `encoder_input` may add positions to it.
 
     Source: DETR (2005.12872), Sec. 3.2, Fig. 2 and A.3.
     """
@@ -81,10 +83,11 @@ class Detr(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> BoxPrediction:
-        """Classes and boxes after every layer; `pixels` are normalised, those not `valid` are padding.
+        """Return class logits and boxes after every layer; `pixels` are normalised.
 
-        The valid pixels of an image are a rectangle in its upper left corner; None: all are valid. Padding
-        reaches the backbone only.
+        `valid` is False at padding; the valid pixels are a rectangle in the upper left corner of the canvas.
+        None means that all pixels are valid. Encoder and decoder never attend to padding, but the backbone
+        does not mask it.
         """
         states = self.states(pixels, valid)
         return BoxPrediction(class_logits=states.class_logits, boxes=states.boxes)
@@ -94,7 +97,7 @@ class Detr(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None,
     ) -> DetrStates:
-        """As `forward`, with all states on the way."""
+        """Return the prediction of `forward` with its intermediate results."""
         if valid is None:
             valid = torch.ones((pixels.shape[0], *pixels.shape[2:]), dtype=torch.bool, device=pixels.device)
         maps = self.backbone(pixels)
@@ -105,7 +108,7 @@ class Detr(nn.Module):
         maps: Mapping[int, Float[Tensor, "batch _channels _height _width"]],
         valid: Bool[Tensor, "batch height width"],
     ) -> DetrStates:
-        """Return what the transformer makes of the backbone's maps; `valid` has the size of its map."""
+        """Return the prediction from the backbone's maps; `valid` has the size of the encoder's map."""
         projected = self.projection(maps[self.stride])
         positions = padded_sine_positions(valid, projected.shape[1])
         placed = self.encoder_input(projected, positions.movedim(-1, 1))

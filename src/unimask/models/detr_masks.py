@@ -1,4 +1,4 @@
-"""Masks on top of boxes: attention maps of the queries, refined by a small feature pyramid."""
+"""The mask head of DETR: attention maps of the queries, refined by a small feature pyramid."""
 
 from itertools import pairwise
 
@@ -14,10 +14,11 @@ GROUPS = 8  # of the norms
 
 
 class QueryAttentionMaps(nn.Module):
-    """Where each query attends in the memory: the weights of a multi-head attention without values.
+    """The attention weights of each query over the memory: multi-head attention without values.
 
-    Source: DETR (2005.12872), Sec. 4.2, Fig. 8. In the code the softmax runs over all heads and cells of a
-    query together.
+    The softmax of a query runs over all heads and cells together.
+
+    Source: DETR (2005.12872), Sec. 4.2, Fig. 8; the softmax as in its code.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -35,7 +36,7 @@ class QueryAttentionMaps(nn.Module):
         memory: Float[Tensor, "batch channels height width"],
         valid: Bool[Tensor, "batch height width"],
     ) -> Float[Tensor, "batch queries heads height width"]:
-        """Return the maps; their sum over heads and valid cells is 1, cells that are not valid have 0."""
+        """Return the attention maps: they sum to 1 over heads and cells, and are 0 at cells not `valid`."""
         query = self.query(queries).unflatten(-1, (self.heads, -1))
         key = self.key(memory.movedim(1, -1)).unflatten(-1, (self.heads, -1))
         scores = torch.einsum("bqnc,bhwnc->bqnhw", query * query.shape[-1] ** -0.5, key)
@@ -44,11 +45,12 @@ class QueryAttentionMaps(nn.Module):
 
 
 class MaskPyramid(nn.Module):
-    """From attention maps at the stride of the encoder to a mask at stride 4, up through the backbone's maps.
+    """A feature pyramid from attention maps at the stride of the encoder to mask logits at stride 4.
 
-    `in_channels` are the backbone's, from low to high resolution. At each step the maps grow to the next
-    ones' size (nearest) and the backbone's map, brought to the same width, is added. Widths are first
-    `channels` + `heads`, then `widest` / 2, / 4 and so on.
+    In each step the maps are resized (nearest neighbour) to the size of the backbone's next finer map, which
+    is projected to the same channels and added. `in_channels` are the channels of these maps, from low to
+    high resolution. The pyramid's own channels are first `channels` + `heads`, then `widest` / 2, / 4 and so
+    on.
 
     Source: DETR, Sec. 4.2, Fig. 8; widths as in its code.
     """
@@ -74,7 +76,7 @@ class MaskPyramid(nn.Module):
         attention: Float[Tensor, "batch queries heads height width"],
         maps: tuple[Float[Tensor, "batch _channels _height _width"], ...],
     ) -> Float[Tensor, "batch queries map_height map_width"]:
-        """Mask logits of some queries of each image, at the size of the last map."""
+        """Return the mask logits of the queries with these attention maps, at the size of the last map."""
         masks = attention.shape[:2]
         shared = projected[:, None].expand(-1, masks[1], -1, -1, -1)
         inputs = torch.cat((shared, attention), dim=2).flatten(0, 1)
@@ -92,7 +94,7 @@ class MaskPyramid(nn.Module):
 
 
 class DetrWithMasks(nn.Module):
-    """A `Detr` whose final queries also get masks, for panoptic segmentation.
+    """A `Detr` with a mask head on the queries of its last layer, for panoptic segmentation.
 
     Source: DETR, Sec. 4.2.
     """
@@ -105,7 +107,7 @@ class DetrWithMasks(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """That of the detector."""
+        """The backbone of the detector."""
         return self.detr.backbone
 
     def forward(
@@ -113,13 +115,16 @@ class DetrWithMasks(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> BoxMaskPrediction:
-        """Classes and boxes after every layer, masks after the last; `pixels` and `valid` as for `Detr`."""
+        """Return class logits and boxes after every layer, and mask logits after the last one.
+
+        `pixels` and `valid` as in `Detr.forward`.
+        """
         states = self.detr.states(pixels, valid)
         attention = self.attention(states.queries[-1], states.memory, states.valid)
         masks = self.pyramid(states.projected, attention, self.finer_maps(states))
         return BoxMaskPrediction(class_logits=states.class_logits, boxes=states.boxes, mask_logits=masks)
 
     def finer_maps(self, states: DetrStates) -> tuple[Float[Tensor, "batch _channels _height _width"], ...]:
-        """Return the backbone's maps for the pyramid: those finer than the encoder's, coarse to fine."""
+        """Return the backbone's maps for the pyramid: those finer than the encoder's, from coarse to fine."""
         strides = sorted((stride for stride in states.maps if stride < self.detr.stride), reverse=True)
         return tuple(states.maps[stride] for stride in strides)

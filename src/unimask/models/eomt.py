@@ -1,4 +1,4 @@
-"""An image becomes a set of (class, mask) pairs inside a plain Vision Transformer, without any decoder."""
+"""EoMT: predicts a set of (class, mask) pairs with a plain Vision Transformer, without any decoder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from unimask.ops.dispatch import double_maps, resize_maps
 from unimask.structures import MaskPrediction, Size, Uniform
 
 Foreground = Callable[[], Tensor]
-"""Predicts, and returns the foreground of each query's mask: (batch, queries, patches), True where it is."""
+"""Adds a prediction and returns its foreground (batch, queries, patches): True inside the query's mask."""
 
 AttentionRule = Callable[[int, Foreground], Tensor | None]
-"""Tells which patches each query may attend to in a block that has queries, counted from 0; None is all.
+"""Returns which patches each query may attend to in a block, counted from the first with queries; None: all.
 
-A rule that asks for the foreground makes the model predict, and be supervised, before that block."""
+A rule that calls the foreground function adds a prediction before that block, supervised in training."""
 
 
 def open_attention(block: int, foreground: Foreground) -> None:
-    """Let every query attend to all patches; nothing is predicted before the last block."""
+    """Let every query attend to all patches; the only prediction is that after the last block."""
 
 
 def masked_attention(block: int, foreground: Foreground) -> Tensor:
     """Let each query attend to the foreground of its own last mask.
 
-    A query whose mask is empty still attends to queries, class token and registers.
+    A query whose mask is empty still attends to the queries, the class token and the registers.
 
     Source: EoMT (2503.19108), Sec. 3.2, after Mask2Former, Sec. 3.2.1.
     """
@@ -38,9 +38,9 @@ def masked_attention(block: int, foreground: Foreground) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealedAttention:
-    """Masked attention that is lifted for some queries, drawn anew in each block.
+    """Masked attention with the attention mask removed for some queries, drawn at random in each block.
 
-    `chances` are those of a query to keep its mask, per block.
+    `chances` is, per block, the probability that a query keeps its attention mask.
 
     Source: EoMT, Sec. 3.3 (mask annealing).
     """
@@ -49,7 +49,7 @@ class AnnealedAttention:
     uniform: Uniform
 
     def __call__(self, block: int, foreground: Foreground) -> Tensor:
-        """Return the foreground where the mask is kept, and all patches where it is lifted."""
+        """Return the foreground for queries that keep their attention mask, else all patches."""
         visible = foreground()
         lifted = self.uniform((*visible.shape[:2], 1)) > self.chances[block]
         return visible | lifted
@@ -59,7 +59,7 @@ _NORM_EPS = 1e-6
 
 
 class Upscaling(nn.Module):
-    """A step to maps of twice the size.
+    """Upscales maps to twice the size: transposed convolution, GELU, depthwise convolution, norm.
 
     Source: EoMT, Sec. 3.2 (upscaling); the order of its layers is only in the original code.
     """
@@ -73,7 +73,7 @@ class Upscaling(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels 2*height 2*width"]:
-        """Return the larger maps."""
+        """Return maps of twice the size."""
         assert self.expand.bias is not None
         expanded = double_maps(maps, self.expand.weight, self.expand.bias)
         mixed = self.mix(functional.gelu(expanded))
@@ -85,25 +85,27 @@ def smaller_factors(
     embeddings: Float[Tensor, "batch queries channels"],
     features: Float[Tensor, "batch channels height width"],
 ) -> tuple[Float[Tensor, "batch queries _"], Float[Tensor, "batch _ height width"]]:
-    """Return embeddings and features with the same product, and with as few channels as they can have.
+    """Return embeddings and features with the same product and min(queries, channels) channels.
 
-    With as many channels as queries, the product itself is the features, and each query's embedding picks
-    its own mask. So whatever samples, resizes or stores features handles min(queries, channels) maps.
+    If there are at least as many channels as queries, the features are replaced with the product, the mask
+    logits, and the embeddings with the identity matrix. So sampling, resizing or storing the features takes
+    min(queries, channels) maps.
     """
     queries, channels = embeddings.shape[1:]
     if channels < queries:
         return embeddings, features
     own = torch.eye(queries, device=embeddings.device, dtype=embeddings.dtype)
-    # cell by cell, as features lie in memory: so do then the masks, and the gradients of both
+    # in this order masks and gradients are channels_last in memory, as the features are
     masks = features.flatten(2).transpose(1, 2) @ embeddings.transpose(1, 2)
     return own.expand(embeddings.shape[0], -1, -1), masks.transpose(1, 2).unflatten(2, features.shape[2:])
 
 
 class Eomt(nn.Module):
-    """Encoder-only Mask Transformer: queries join the tokens of a Vision Transformer before its last blocks.
+    """Encoder-only Mask Transformer: queries are added to the tokens of a Vision Transformer.
 
-    There is a prediction before each of these blocks that the attention rule guides by masks, and one after
-    the last; norm and heads are shared by all of them. `rule` is that of predictions.
+    They are added before the last `query_blocks` blocks. There is a prediction after the last block, and one
+    before each of these blocks in which the attention rule uses masks. All predictions share the norm and the
+    heads. `rule` is the attention rule of `forward`.
 
     Source: Kerssies et al., Your ViT is Secretly an Image Segmentation Model (2503.19108), Sec. 3.
     """
@@ -133,19 +135,22 @@ class Eomt(nn.Module):
     ) -> MaskPrediction:
         """Return class logits and factorised masks; `pixels` are normalised.
 
-        `valid` plays no part: padding is a part of the image, as in the original.
+        `valid` is not used: padding is treated like any other pixel, as in the original.
 
         Raises:
-            ValueError: the model does not take images of this size.
+            ValueError: the model does not support images of this size.
         """
         return self.predict(pixels, self.rule)
 
     def predict(
         self, pixels: Float[Tensor, "batch 3 height width"], rule: AttentionRule, scale: Scale = 1.0
     ) -> MaskPrediction:
-        """Return what `forward` does under another attention rule, per prediction in order of depth.
+        """Return what `forward` does, with another attention rule; predictions are in order of depth.
 
-        `scale` is that of rotary positions.
+        `scale` is the factor on rotary positions.
+
+        Raises:
+            ValueError: the model does not support images of this size.
         """
         backbone = self.backbone
         tokens, rotate, grid = backbone.embed(pixels, scale)
@@ -185,17 +190,17 @@ class Eomt(nn.Module):
         embeddings: Float[Tensor, "batch queries channels"],
         patches: Float[Tensor, "batch channels rows columns"],
     ) -> tuple[Float[Tensor, "batch queries _"], Float[Tensor, "batch _ height width"]]:
-        """Return mask embeddings and mask features, from embeddings and from patches between two blocks."""
+        """Return mask embeddings and mask features, given those of the heads and the normalised patches."""
         return smaller_factors(embeddings, self.upscaling(patches))
 
 
 def _stacked(parts: tuple[Tensor, ...]) -> Tensor:
-    """Return the parts below a new first dimension; one alone is not copied."""
+    """Return the parts stacked in a new first dimension; a single one is not copied."""
     return parts[0][None] if len(parts) == 1 else torch.stack(parts)
 
 
 def _of_all_tokens(
     patches: Bool[Tensor, "batch queries patches"] | None, tokens: int
 ) -> Bool[Tensor, "batch queries {tokens}"] | None:
-    """Return what queries may attend to among all tokens: all of those that are no patches, too."""
+    """Return which tokens queries may attend to: the given patches, and all tokens that are not patches."""
     return None if patches is None else functional.pad(patches, (tokens - patches.shape[2], 0), value=True)

@@ -1,4 +1,4 @@
-"""From query features to predictions: classes with mask embeddings or boxes."""
+"""Prediction heads on query features: class logits, with mask embeddings or boxes."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from unimask.nn.layers import Perceptron
 
 
 class MaskHeads(nn.Module):
-    """The class of each query, and the vector whose product with the mask features is its mask.
+    """Predicts the class and the mask embedding of each query.
 
     Source: MaskFormer (2107.06278), Sec. 3.3; Mask2Former, Sec. 3.1.
     """
@@ -29,12 +29,12 @@ class MaskHeads(nn.Module):
     def forward(
         self, queries: Float[Tensor, "batch queries channels"]
     ) -> tuple[Float[Tensor, "batch queries classes_and_none"], Float[Tensor, "batch queries mask_channels"]]:
-        """Class logits (the last one is no-object) and mask embeddings."""
+        """Return class logits (no-object is the last class) and mask embeddings."""
         return self.classes(queries), self.mask_embedding(queries)
 
 
 class BoxHeads(nn.Module):
-    """The class and the box of each query.
+    """Predicts the class and the box of each query.
 
     Source: DETR (2005.12872), Sec. 3.2.
     """
@@ -51,8 +51,8 @@ class BoxHeads(nn.Module):
         Float[Tensor, "batch queries 4"],
         Float[Tensor, "batch queries channels"],
     ]:
-        """Class logits (the last one is no-object), boxes (cxcywh in [0, 1]), and the queries as they came.
+        """Return class logits (no-object is the last class), boxes (cxcywh in [0, 1]), and the queries.
 
-        The latter are what a mask head on top of boxes reads (`models/detr_masks.py`).
+        The queries are returned unchanged, for the mask head (`models/detr_masks.py`).
         """
         return self.classes(queries), self.boxes(queries).sigmoid(), queries

@@ -1,4 +1,4 @@
-"""The whole mask classifier: an image becomes a set of (class, mask) pairs."""
+"""The mask classifier: predicts a set of (class, mask) pairs from an image."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from unimask.structures import MaskPrediction, Size
 
 
 class MaskClassifier(nn.Module):
-    """Backbone, pixel decoder, query decoder: Mask2Former, its ablations, MaskFormer.
+    """Mask2Former, its ablations, or MaskFormer: a backbone, a pixel decoder and a query decoder.
 
-    `visibility` makes the attention mask of queries from the mask features.
+    `visibility` returns the attention mask of the queries, given the mask features.
 
     Source: Mask2Former, Sec. 3.1; MaskFormer (2107.06278), Sec. 3.3.
     """
@@ -37,9 +37,10 @@ class MaskClassifier(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         valid: Bool[Tensor, "batch height width"] | None = None,
     ) -> MaskPrediction:
-        """Class logits and factorised masks, per prediction in order of depth; `pixels` are normalised.
+        """Return class logits and factorised masks, with predictions in order of depth.
 
-        `valid` plays no part: padding is treated like any pixel, as in the original. Models of boxes mask it.
+        `pixels` are normalised. `valid` is not used: padding is treated like any other pixel, as in the
+        original.
         """
         return self._predict(pixels, self.visibility)
 
@@ -47,9 +48,9 @@ class MaskClassifier(nn.Module):
     def attention_masks(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Bool[Tensor, "batch queries _height _width"], ...]:
-        """Return where each query may attend in each layer, at the size of the memory; True is visible.
+        """Return the attention mask of each layer at the size of its memory: True where a query may attend.
 
-        Layers that nothing guides (the first one of a model without a prediction before it) are left out.
+        A first layer without a prediction before it has no attention mask and is left out.
         """
         masks: list[Tensor] = []
 

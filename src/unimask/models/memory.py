@@ -1,4 +1,4 @@
-"""A model that needs less memory: what depends on one token alone runs for a few tokens at a time."""
+"""Makes a model use less memory: token-wise layers run for a few tokens at a time, or are recomputed."""
 
 from functools import partial
 
@@ -11,11 +11,12 @@ from unimask.ops.parts import recomputed, recomputed_between_products, token_by_
 
 
 def spare_memory(model: nn.Module) -> None:
-    """Change how layers of the model run, not what they compute: for the CPU.
+    """Change how layers of the model run on the CPU, in place; results are the same up to rounding.
 
-    A few tokens at a time go through a feed-forward, so what lies between stays in the cache. In training it
-    is not kept for the backward pass but computed again, and so is the attention over very many tokens. Of a
-    block of a Vision Transformer, and of the masks of an EoMT, only products are kept.
+    Feed-forwards run for a few tokens at a time, so their hidden layer stays in the cache. In training, the
+    backward pass computes it again, and the attention over very many tokens, too. Of the blocks of a Vision
+    Transformer and the masks of an EoMT, only the results of matrix products and attention are kept for the
+    backward pass.
     """
     of_blocks = {module.feedforward for module in model.modules() if isinstance(module, Block)}
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""A trained model, made ready to predict: the same numbers to rounding, in fewer steps."""
+"""Prepares a trained model for inference: the same predictions up to rounding, in fewer steps."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -35,39 +35,40 @@ from unimask.nn.vit import Block, KeylessBias, VisionTransformer, kept
 from unimask.ops.cpu.fused import Activation
 from unimask.ops.parts import token_by_token, window_by_window
 
-TOLERANCE = 1e-4  # of the largest value: what rounding may change, and no mistake stays below
+TOLERANCE = 1e-4  # of the largest value: above the effects of rounding, and below those of a mistake
 
-NOISE = (64, 96)  # height and width of the image of noise on which changes are tried
+NOISE = (64, 96)  # height and width of the noise image on which changes are checked
 
 PRECISE_STRIDE = 2
 """Layers of the backbone up to this stride, and those that take the pixels, stay in float32.
 
-A grey level of an 8-bit image is as small as the rounding of bfloat16 where pixels are far from the mean,
-and what these layers lose nothing brings back. They are a small part of the work."""
+Where pixels are far from the mean, the rounding error of bfloat16 is as large as a grey level of an 8-bit
+image, and later layers cannot recover what is lost. These layers are a small part of the computation."""
 
 QUERIES_AT_ONCE = 25
-"""The mask head of DETR refines the masks of so many queries together: it bounds the memory."""
+"""How many queries the mask head of DETR computes masks for at a time; this bounds the memory."""
 
 
 def prepare_for_inference(
     model: nn.Module, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> nn.Module:
-    """Return a copy of the model for `device` that predicts in fewer steps; run it under autocast to `dtype`.
+    """Return a copy of the model for inference on `device`; run it under autocast to `dtype`.
 
-    Batch norms become part of the convolutions before them, and activations and sums part of theirs. What
-    belongs together in the backbone is guessed from the order in which a module lists its parts, and tried on
-    an image of noise: a backbone whose maps change stays as it is. Weights of matrix products and
-    convolutions get the `dtype`, once and not at each call, except in the first layers of the backbone
-    (`PRECISE_STRIDE`). On the CPU weights get the order in which they are fastest, and layers write over maps
-    that nobody else needs and work through a few tokens at a time. The copy is for prediction only: it is not
-    differentiable and has other parameters than the model.
+    Batch norms are folded into the convolutions before them, and activations and sums are fused with
+    convolutions and linear layers. In the backbone, the layers that belong together are inferred from the
+    order of a module's children, and the result is checked on a noise image: a backbone whose maps change is
+    left as it is. Weights of linear layers and convolutions are converted to `dtype` once instead of at each
+    call, except in the first layers of the backbone (`PRECISE_STRIDE`). On the CPU, weights get oneDNN's
+    memory layout, and layers overwrite maps that are not needed any more and work on a few tokens at a time.
+
+    The copy is not differentiable, and its parameters differ from those of the model.
     """
     ready = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     ready = ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     owner = ready.detr if isinstance(ready, DetrWithMasks) else ready
     backbone = dict(owner.named_children()).get("backbone")
     precise: set[nn.Module] = set()
-    if isinstance(backbone, VisionTransformer):  # whose layers are our own
+    if isinstance(backbone, VisionTransformer):  # fused by `_fuse_known`
         backbone.run = kept
         precise, backbone = {backbone.patches}, None
     if backbone is not None:
@@ -83,17 +84,18 @@ def prepare_for_inference(
             module.forward = partial(_few_masks_at_a_time, module.forward)  # type: ignore[method-assign]
     if torch.device(device).type == "cpu":
         _prepare_for_cpu(ready)
-    return ready.eval()  # the new parts, too
+    return ready.eval()  # again, for the new layers
 
 
 def _tried(change: Callable[[nn.Module], None], backbone: nn.Module) -> nn.Module:
-    """Return the changed backbone, or the given one if its maps do not stay the same."""
+    """Return a changed copy of the backbone, or the backbone itself if its maps would change."""
     changed = copy.deepcopy(backbone)
     change(changed)
     return changed if _same_maps(backbone, changed) else backbone
 
 
 def _fold(module: nn.Module) -> None:
+    """Fold batch norms into the convolutions that come directly before them, in place."""
     for (_, child), (name, second) in pairwise(list(module.named_children())):
         first = child[-1] if isinstance(child, nn.Sequential) and len(child) else child
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d | FrozenBatchNorm):
@@ -117,7 +119,7 @@ def _activation_behind(norm: nn.BatchNorm2d | FrozenBatchNorm) -> nn.Module:
 
 
 def _fold_pair(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -> None:
-    """Both are linear: the norm scales the convolution's weights and shifts its bias."""
+    """Fold a norm into a convolution: it scales the weights and shifts the bias."""
     mean, variance = norm.running_mean, norm.running_var
     assert isinstance(mean, Tensor)
     assert isinstance(variance, Tensor)
@@ -130,8 +132,8 @@ def _fold_pair(convolution: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -
 
 
 def _fuse(module: nn.Module) -> None:
-    """Activations and sums become part of the convolutions before them."""
-    before = None  # the layer that nothing has followed yet
+    """Fuse activations and residual sums with the convolutions and linear layers before them, in place."""
+    before = None  # the fused layer, if it is directly before the child
     for name, child in list(module.named_children()):
         activation = _activation(child)
         if _is_residual(child) and _is_plain(child):
@@ -159,7 +161,7 @@ def _fused(layer: nn.Conv2d | nn.Linear) -> FusedConvolution | FusedLinear:
 
 
 def _fuse_known(module: nn.Module, backbone: nn.Module | None) -> None:
-    """Fuse likewise the layers of this library, which are put together in few ways."""
+    """Fuse the layers of this library outside of the backbone, whose structure is known, in place."""
     for name, child in list(module.named_children()):
         if child is backbone:
             continue
@@ -212,7 +214,7 @@ def _is_residual(module: nn.Module) -> bool:
 
 
 def _is_plain(block: nn.Module) -> bool:
-    """Return whether the block has only convolutions and ReLUs, and perhaps a convolution in its shortcut."""
+    """Return whether the residual block consists of convolutions and ReLUs only, apart from its shortcut."""
     allowed = (nn.Identity, nn.ReLU, nn.Conv2d)
     own = all(type(child) in allowed for name, child in block.named_children() if name != "downsample")
     return own and all(isinstance(c, nn.ReLU) for n, c in block.named_children() if n.startswith("act"))
@@ -229,7 +231,7 @@ _REDUCED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedLinear, FusedConvolut
 
 
 def _reduce(model: nn.Module, dtype: torch.dtype, precise: set[nn.Module]) -> None:
-    """Give the type to all weights of products and convolutions that are not `precise`."""
+    """Convert the weights of linear layers and convolutions that are not `precise`, in place."""
     for module in model.modules():
         if module in precise:
             continue
@@ -244,7 +246,7 @@ def _few_masks_at_a_time(
     attention: Tensor,
     maps: tuple[Tensor, ...],
 ) -> Tensor:
-    """Return the masks that a `MaskPyramid` refines, made for some queries of one image at a time."""
+    """Return the masks of a `MaskPyramid`, computed for `QUERIES_AT_ONCE` queries of an image at a time."""
     masks = []
     for image in range(len(attention)):
         one = slice(image, image + 1)
@@ -255,7 +257,7 @@ def _few_masks_at_a_time(
 
 
 def _prepare_for_cpu(model: nn.Module) -> None:
-    """Let layers work through a few tokens at a time, and over maps that nobody else needs."""
+    """Let layers work on a few tokens at a time, and overwrite maps that are not needed any more."""
     spare_memory(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, FusedLinear):
@@ -280,9 +282,9 @@ def _prepare_for_cpu(model: nn.Module) -> None:
 
 
 def _let_overwrite(decoder: DeformablePixelDecoder | PyramidPixelDecoder) -> None:
-    """Let the feature pyramid write over the maps of the backbone and over its own."""
+    """Let the feature pyramid overwrite the backbone's maps and its own."""
     if not isinstance(decoder.mask_features, nn.Conv2d):
-        return  # it does already
+        return  # it has been prepared before
     for convolution in [*decoder.laterals.values(), *decoder.fusions.values()]:
         assert isinstance(convolution, NormedConvolution)
         _speed_up(convolution, overwrite=True)
@@ -300,11 +302,11 @@ def _speed_up(normed: NormedConvolution, *, overwrite: bool) -> None:
 
 
 Pyramid = tuple[dict[int, Tensor], Tensor]
-"""What a pixel decoder returns: maps by stride, and mask features."""
+"""The result of a pixel decoder: stride -> map of the memory, and mask features."""
 
 
 class _ReadOnce(Mapping[int, Tensor]):
-    """Maps that are forgotten as they are read, so that their memory is free; none is listed."""
+    """Maps by stride, each removed when it is read, to free its memory; iteration yields nothing."""
 
     def __init__(self, maps: dict[int, Tensor]) -> None:
         self.maps = maps
@@ -320,13 +322,13 @@ class _ReadOnce(Mapping[int, Tensor]):
 
 
 def _forgetting(decode: Callable[[Mapping[int, Tensor]], Pyramid], features: dict[int, Tensor]) -> Pyramid:
-    """Decode features without keeping those that have been used."""
+    """Return `decode(features)`, removing each map from `features` when it is read."""
     return decode(_ReadOnce(features))
 
 
 @torch.no_grad()
 def _precise_layers(backbone: nn.Module) -> set[nn.Module]:
-    """Its convolutions that see the pixels, or give maps of a small stride."""
+    """Return the convolutions that take the pixels, or whose results have a stride up to `PRECISE_STRIDE`."""
     convolutions = [module for module in backbone.modules() if isinstance(module, FusedConvolution)]
     found = {one for one in convolutions if one.weight.shape[1] == 3 and one.steps[3] == 1}
     seen: list[tuple[nn.Module, int]] = []
@@ -349,7 +351,7 @@ def _noise(backbone: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _same_maps(backbone: nn.Module, changed: nn.Module) -> bool:
-    """Return whether both make the same maps of an image of noise."""
+    """Return whether both compute the same maps of a noise image, up to `TOLERANCE`."""
     pixels = _noise(backbone)
     maps, others = backbone(pixels), changed(pixels)
     return all(

@@ -1,7 +1,7 @@
-"""Per-pixel classification from the same features: query k stands for category k, each pixel chooses one.
+"""Per-pixel classification baselines on the same features as a mask classifier.
 
-The prediction has the form of a mask classifier's, with a query per category that is certain of it. Read as
-semantic segments, it gives each pixel the category of its largest logit.
+The prediction has the form of a mask classifier's: one query per category, whose class is that category with
+probability 1. Semantic postprocessing then gives each pixel the category with the largest logit.
 
 Source: MaskFormer (2107.06278), Sec. 3.1 and 4.1: PerPixelBaseline and PerPixelBaseline+.
 """
@@ -15,31 +15,32 @@ from torch import Tensor, nn
 from unimask.models.query_decoder import AttentionMask
 from unimask.nn.layers import Perceptron
 
-CERTAIN = 50.0  # a logit whose probability is 1 in float32
+CERTAIN = 50.0  # a logit that gives probability 1 in float32
 
 
 def category_logits(num_classes: int) -> Float[Tensor, "{num_classes} {num_classes+1}"]:
-    """Return the class logits of queries each of which is certain of its own category."""
+    """Return class logits that give query k the category k with probability 1."""
     return CERTAIN * torch.eye(num_classes, num_classes + 1)
 
 
 def centred(
     embeddings: Float[Tensor, "*batch categories channels"],
 ) -> Float[Tensor, "*batch categories channels"]:
-    """Embeddings whose mean over the categories is 0: a softmax over the categories is not changed by it.
+    """Return the embeddings minus their mean over the categories.
 
-    So logits are small, and a sigmoid of them, which postprocessing takes, does not saturate.
+    The softmax over the categories does not change, but logits become smaller, so that their sigmoid, which
+    postprocessing uses, does not saturate.
     """
     return embeddings - embeddings.mean(dim=-2, keepdim=True)
 
 
 class CategoryEmbeddings(nn.Module):
-    """PerPixelBaseline: a linear classifier of the mask features, in the place of a query decoder.
+    """PerPixelBaseline: a linear classifier of the mask features, in place of a query decoder.
 
-    It has no bias of its own: the mask features have one.
+    It has no bias, since the layer that computes the mask features has one.
     """
 
-    strides: tuple[int, ...] = ()  # of the memory that it attends to
+    strides: tuple[int, ...] = ()  # it attends to no memory
     logits: Tensor
 
     def __init__(self, num_classes: int, mask_channels: int) -> None:
@@ -55,14 +56,14 @@ class CategoryEmbeddings(nn.Module):
         Float[Tensor, "1 batch categories categories_and_none"],
         Float[Tensor, "1 batch categories mask_channels"],
     ]:
-        """Return the same for every image of the batch."""
+        """Return class logits and mask embeddings, the same for every image of the batch."""
         batch = next(iter(memory.values())).shape[0]
         embeddings = centred(self.weight)
         return self.logits.expand(1, batch, -1, -1), embeddings.expand(1, batch, -1, -1)
 
 
 class CategoryHeads(nn.Module):
-    """PerPixelBaseline+: the heads of a query decoder where query k stands for category k."""
+    """PerPixelBaseline+: the heads of a query decoder in which query k stands for category k."""
 
     logits: Tensor
 
@@ -77,5 +78,5 @@ class CategoryHeads(nn.Module):
         Float[Tensor, "batch categories categories_and_none"],
         Float[Tensor, "batch categories mask_channels"],
     ]:
-        """Class logits, which do not depend on the queries, and the embedding of each category."""
+        """Return class logits, which are constant, and the mask embedding of each category."""
         return self.logits.expand(queries.shape[0], -1, -1), centred(self.mask_embedding(queries))

@@ -1,4 +1,4 @@
-"""From the backbone's maps to the memory of the query decoder and to mask features."""
+"""Pixel decoders: compute the memory of the query decoder and the mask features from the backbone's maps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,8 +24,8 @@ nearest = partial(functional.interpolate, mode="nearest")
 class DeformableEncoder(nn.Module):
     """Encoder layers with deformable self-attention over all cells of all levels.
 
-    Each level has an embedding, added to the sine positions of its cells. Padding of the canvas takes part
-    like any other pixel, as in the original.
+    Each level has an embedding, which is added to the sine positions of its cells. Padding of the canvas is
+    treated like any other pixel, as in the original.
 
     Source: Deformable DETR (2010.04159), Sec. 4.2.
     """
@@ -38,7 +38,7 @@ class DeformableEncoder(nn.Module):
     def forward(
         self, maps: Sequence[Float[Tensor, "batch channels _height _width"]]
     ) -> list[Float[Tensor, "batch channels _height _width"]]:
-        """Return the refined maps, in the same order and sizes; the order is that of the level embedding."""
+        """Return the refined maps, in the same order and sizes; the order must be that of the embeddings."""
         sizes = tuple((level.shape[2], level.shape[3]) for level in maps)
         tokens = torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2).contiguous()
         levels, positions = self._places(sizes, tokens)
@@ -49,7 +49,7 @@ class DeformableEncoder(nn.Module):
         return [level.unflatten(2, size) for level, size in zip(refined, sizes, strict=True)]
 
     def _places(self, sizes: tuple[Size, ...], tokens: Tensor) -> tuple[Levels, Tensor]:
-        """Return where the tokens are: for sampling, and as vectors (1, tokens, channels)."""
+        """Return the locations of the tokens for sampling, and their positions (1, tokens, channels)."""
         device, dtype = tokens.device, torch.promote_types(tokens.dtype, torch.float32)
         embeddings = self.level_embedding.unbind()
         positions = [
@@ -57,7 +57,7 @@ class DeformableEncoder(nn.Module):
             for size, embedding in zip(sizes, embeddings, strict=True)
         ]
         places = torch.cat([cell_centers(*size, device=device, dtype=dtype) for size in sizes])
-        # filled on the device: a copy from the host would make it wait, and cannot be part of a CUDA graph
+        # filled on the device: a copy from the host would synchronise, and cannot be part of a CUDA graph
         cells = torch.cat(
             [places.new_full((1,), side) for height, width in sizes for side in (width, height)]
         )
@@ -83,7 +83,7 @@ class DeformablePixelDecoder(nn.Module):
         points: int,
         feedforward_channels: int,
         dropout: float = 0.0,
-        mask_positions: nn.Module,  # adds places to the mask features; an identity in the paper
+        mask_positions: nn.Module,  # such as `MapPositions`; the identity in the paper
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -107,10 +107,10 @@ class DeformablePixelDecoder(nn.Module):
     def forward(
         self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """Return the refined maps by stride (all but stride 4), and the mask features at stride 4."""
+        """Return the memory (stride -> map, strides above 4) and the mask features at stride 4."""
         maps = self.encoder([self.projections[str(stride)](features[stride]) for stride in self.strides])
         memory = dict(zip(self.strides, maps, strict=True))
-        # without it PyTorch resizes to another memory order than that of the convolutions around
+        # otherwise the resized map would not have the memory format of the convolutions around it
         coarse = memory[min(self.strides)].clone(memory_format=torch.channels_last)
         memory |= climb(coarse, features, self.laterals, self.fusions, bilinear)
         mask_features = self.mask_features(memory.pop(MASK_STRIDE))
@@ -118,7 +118,7 @@ class DeformablePixelDecoder(nn.Module):
 
 
 class EncodedMap(nn.Module):
-    """A map of the backbone, brought to the encoder's width and refined by it; sine positions, no padding.
+    """Projects a map of the backbone and refines it with a transformer encoder; padding is not masked.
 
     Source: DETR (2005.12872), Sec. 3.2; MaskFormer (2107.06278), Sec. 4.1, for panoptic segmentation.
     """
@@ -141,10 +141,10 @@ class EncodedMap(nn.Module):
 
 
 class PyramidPixelDecoder(nn.Module):
-    """A feature pyramid from the coarsest map up to stride 4: MaskFormer's pixel decoder.
+    """MaskFormer's pixel decoder: a feature pyramid from the coarsest map up to stride 4.
 
-    `encoder` refines the coarsest map before (an identity where nothing does), to `encoded_channels`; the
-    memory at that stride is what it gives, not what the pyramid makes of it.
+    `encoder` first refines the coarsest map; its result has `encoded_channels`, and is also the memory at
+    that stride. The identity stands for no encoder.
 
     Source: MaskFormer (2107.06278), Sec. 4.1; Feature Pyramid Networks (1612.03144), Sec. 3.
     """
@@ -157,7 +157,7 @@ class PyramidPixelDecoder(nn.Module):
         encoded_channels: int,
         channels: int,
         mask_channels: int,
-        mask_positions: nn.Module,  # adds places to the mask features; an identity in the paper
+        mask_positions: nn.Module,  # such as `MapPositions`; the identity in the paper
     ) -> None:
         super().__init__()
         self.coarsest, *others = sorted(in_channels, reverse=True)
@@ -174,7 +174,7 @@ class PyramidPixelDecoder(nn.Module):
     def forward(
         self, features: Mapping[int, Float[Tensor, "batch _channels _height _width"]]
     ) -> tuple[dict[int, Tensor], Float[Tensor, "batch mask_channels height width"]]:
-        """Return the memory by stride (the encoded map and the pyramid's above 4) and the mask features."""
+        """Return the memory (stride -> map, strides above 4) and the mask features at stride 4."""
         encoded = self.encoder(features[self.coarsest])
         finer = climb(self.entry(encoded), features, self.laterals, self.fusions, nearest)
         mask_features = self.mask_positions(self.mask_features(finer.pop(MASK_STRIDE)))
@@ -188,7 +188,7 @@ def climb(
     fusions: nn.ModuleDict,
     resize: Callable[[Tensor, torch.Size], Tensor],
 ) -> dict[int, Float[Tensor, "batch channels _height _width"]]:
-    """Return the maps of a feature pyramid by stride, from a coarse map upwards, in the order of `laterals`.
+    """Return the maps of a feature pyramid, stride -> map, from `coarse` on in the order of `laterals`.
 
     Source: Feature Pyramid Networks (1612.03144), Sec. 3, with a norm after every convolution.
     """
@@ -205,19 +205,19 @@ def _joined(
     across: Float[Tensor, "batch channels height width"],
     resize: Callable[[Tensor, torch.Size], Tensor],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return the sum of two maps at the size of the second."""
+    """Return `coarse`, resized to the size of `across`, plus `across`."""
     return resize(coarse, across.shape[2:]).add_(across)
 
 
 class MapPositions(nn.Module):
-    """Adds to each cell of a map a learned vector of its place.
+    """Adds a learned projection of Fourier features of the position to each cell of a map.
 
-    A mask is where the features fit the query's embedding. Features that hold only content fit wherever the
-    same content is, so objects that look alike are hard to tell apart; those that hold their place need no
-    context for it. At first nothing is added.
+    Mask features without positions match a query's embedding wherever the content is similar, so similar
+    objects are hard to separate. With positions they can be separated without context. The projection is
+    initialised with zeros.
 
-    Source: K-Net (2106.14855), Sec. 3.4 and SOLO (1912.04488), Sec. 3.2 give masks positions for this reason,
-    in other forms.
+    Source: the purpose is that of K-Net (2106.14855), Sec. 3.4 and SOLO (1912.04488), Sec. 3.2, which add
+    positions in other forms.
     """
 
     def __init__(self, octaves: int, channels: int) -> None:
@@ -229,7 +229,7 @@ class MapPositions(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the maps with their places."""
+        """Return the maps plus the projected positions."""
         precise = torch.promote_types(maps.dtype, torch.float32)
         places = fourier_positions(
             maps.shape[2], maps.shape[3], self.octaves, device=maps.device, dtype=precise
@@ -238,7 +238,7 @@ class MapPositions(nn.Module):
 
 
 def _projection(in_channels: int, channels: int) -> NormedConvolution:
-    """From a map of the backbone to the encoder."""
+    """Return the projection of a map of the backbone for the encoder."""
     projection = NormedConvolution(in_channels, channels, 1, bias=True, activation=nn.Identity())
     nn.init.xavier_uniform_(projection.convolution.weight)
     nn.init.constant_(projection.convolution.get_parameter("bias"), 0)
@@ -246,14 +246,14 @@ def _projection(in_channels: int, channels: int) -> NormedConvolution:
 
 
 def _lateral(in_channels: int, channels: int) -> NormedConvolution:
-    """From a map of the backbone into the feature pyramid."""
+    """Return the lateral connection from a map of the backbone into the feature pyramid."""
     lateral = NormedConvolution(in_channels, channels, 1, bias=False, activation=nn.Identity())
     nn.init.kaiming_uniform_(lateral.convolution.weight, a=1)
     return lateral
 
 
 def _fusion(in_channels: int, channels: int) -> NormedConvolution:
-    """Return what follows the sum of a lateral and the coarser map, or the coarsest map alone."""
+    """Return the 3x3 convolution of a feature pyramid after each sum, or after the coarsest map."""
     fusion = NormedConvolution(in_channels, channels, 3, bias=False, activation=nn.ReLU(inplace=True))
     nn.init.kaiming_uniform_(fusion.convolution.weight, a=1)
     return fusion

@@ -1,7 +1,7 @@
-"""Queries attend to the memory, layer by layer, with a prediction after each layer.
+"""The query decoder: queries attend to the memory, layer by layer, with a prediction after each layer.
 
-The settings of this one decoder are the differences between DETR, MaskFormer and Mask2Former. It knows
-neither boxes nor masks: `heads` make the predictions, a function makes the attention masks.
+The decoders of DETR, MaskFormer and Mask2Former are settings of this one. It does not depend on boxes or
+masks: predictions come from `heads`, and attention masks from a function.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,12 @@ from unimask.ops.positions import padded_sine_positions, sine_positions
 from unimask.structures import Size
 
 AttentionMask = Callable[[int, Tensor], Tensor | None]
-"""The attention mask in the memory of a stride, given the last prediction: (batch, queries, cells), True
-where visible, or None for everywhere."""
+"""Returns the attention mask for the memory of a stride, given the mask embeddings of the last prediction.
+
+The mask is (batch, queries, cells), True where a query may attend; None means everywhere."""
 
 Visibility = Callable[[Tensor, Mapping[int, Size]], AttentionMask]
-"""Makes an `AttentionMask` from the mask features of a batch and the memory's size at each stride."""
+"""Returns an `AttentionMask`, given the mask features of a batch and the memory's size at each stride."""
 
 
 def foreground(
@@ -46,13 +47,13 @@ def masked_visibility(
 ) -> AttentionMask:
     """Let each query attend to the foreground of its own last mask, at the size of the memory.
 
-    Mask features are resized once per stride, and only then multiplied with mask embeddings. That equals
-    resizing each mask, because resizing and the product are linear and act on different dimensions.
+    Mask features are resized once per stride and then multiplied with the mask embeddings. The result is that
+    of resizing each mask, because resizing and the product are linear and act on different dimensions.
     """
     resized = {stride: resize_maps(mask_features.detach(), size) for stride, size in sizes.items()}
 
     def attention_mask(stride: int, mask_embeddings: Tensor) -> Tensor:
-        # of mixed precision; autocast would convert them for each layer
+        # under mixed precision, autocast would convert the features again for each layer
         resized[stride] = resized[stride].to(mask_embeddings.dtype)
         return foreground(mask_embeddings.detach() @ resized[stride])
 
@@ -67,18 +68,19 @@ def full_visibility(
 
 
 def attend_everywhere(stride: int, embeddings: Tensor) -> None:
-    """No restriction."""
+    """Return None: queries may attend everywhere."""
 
 
 EVERYTHING_VALID: Mapping[int, Tensor] = MappingProxyType({})
 
 
 class QueryDecoder(nn.Module):
-    """Decoder layers over memory of several strides in turn, with a prediction before and after each layer.
+    """Decoder layers that attend to memory of several strides in turn, with a prediction after each layer.
 
-    `query_features`, `query_positions` (one row per query) and `level_embedding` (one row per stride) are
-    embeddings, learned or constant. `projections` bring the memory of each stride to the decoder's width.
-    The norm and the heads are shared by all predictions.
+    With `predict_before_layers` there is a prediction before the first layer, too; all predictions share the
+    norm and the heads. `query_features`, `query_positions` (one row per query) and `level_embedding` (one row
+    per stride) are embeddings, learned or constant. `projections` map the memory of each stride to the
+    decoder's channels.
 
     Source: Mask2Former, Sec. 3.2; DETR, Sec. A.3 (positions added in every layer).
     """
@@ -113,11 +115,12 @@ class QueryDecoder(nn.Module):
         attention_mask: AttentionMask,
         valid: Mapping[int, Bool[Tensor, "batch _height _width"]] = EVERYTHING_VALID,
     ) -> tuple[Float[Tensor, "predictions batch queries _"], ...]:
-        """Return the outputs of the heads by depth: class logits, then mask embeddings or boxes.
+        """Return the outputs of the heads, stacked by depth: class logits, then mask embeddings or boxes.
 
-        `attention_mask` is called before each layer with the latest of the latter. Where the first prediction
-        is left out, the first layer attends everywhere. Cells of a stride that are not `valid` (padding) are
-        never attended to, and positions do not count them; strides not named have no padding.
+        `attention_mask` is called before each layer, with the mask embeddings (or boxes) of the last
+        prediction; without a prediction before it, the first layer attends everywhere. `valid` maps a stride
+        to its cells, False at padding, which is not attended to and does not count in the positions; a stride
+        that is missing has no padding.
         """
         levels = self._memories(memory, valid)
         batch = next(iter(levels.values())).keys.shape[0]
@@ -135,7 +138,7 @@ class QueryDecoder(nn.Module):
         )
 
     def _memories(self, memory: Mapping[int, Tensor], valid: Mapping[int, Tensor]) -> dict[int, Memory]:
-        """Return the memory of each stride as tokens with level embeddings; only keys hold positions."""
+        """Return the memory of each stride as tokens plus level embedding; keys also include positions."""
         memories = {}
         for name, embedding in zip(self.projections, self.level_embedding.weight.unbind(), strict=True):
             stride = int(name)
@@ -155,7 +158,7 @@ class QueryDecoder(nn.Module):
 def _both(
     visible: Bool[Tensor, "batch queries cells"] | None, valid: Bool[Tensor, "batch 1 cells"] | None
 ) -> Bool[Tensor, "batch #queries cells"] | None:
-    """Return what is visible and valid; None is everywhere."""
+    """Return where both `visible` and `valid` are True; None means True everywhere."""
     if visible is None or valid is None:
         return valid if visible is None else visible
     return visible & valid

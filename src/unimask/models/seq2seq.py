@@ -1,4 +1,4 @@
-"""The Transformer itself: a sequence goes in, tokens come out.
+"""The encoder-decoder Transformer: predicts a sequence of tokens from a sequence of tokens or vectors.
 
 Source: Attention Is All You Need (1706.03762).
 """
@@ -20,10 +20,9 @@ from unimask.structures import AttentionMaps
 
 
 class TokenEmbedding(nn.Module):
-    """One vector per token, with which tokens are read and, by its product with states, written.
+    """Token embeddings that encoder, decoder and output projection share (weight tying).
 
-    Source: Attention Is All You Need, Sec. 3.4 (encoder, decoder and output share it; read vectors are
-    multiplied with the root of the width).
+    Source: Attention Is All You Need, Sec. 3.4 (inputs are multiplied with the square root of the channels).
     """
 
     def __init__(self, count: int, channels: int, *, bias: bool) -> None:
@@ -34,27 +33,27 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.weight, std=channels**-0.5)
 
     def forward(self, tokens: Int64[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens channels"]:
-        """Return the vectors of tokens."""
+        """Return the scaled embeddings of tokens."""
         return functional.embedding(tokens, self.weight) * self.scale
 
     def logits(self, states: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch vocabulary"]:
-        """Return the logits of the next token."""
+        """Return the logits of the next token, given the states of the decoder."""
         return functional.linear(states, self.weight, self.bias)
 
 
 class TokenSource(nn.Module):
-    """The source is tokens of the same vocabulary as the target."""
+    """Embeds a source of tokens, which have the same vocabulary as the target."""
 
     def forward(
         self, source: Int64[Tensor, "batch places"], embedding: TokenEmbedding
     ) -> Float[Tensor, "batch places channels"]:
-        """Their vectors."""
+        """Return the embeddings of the tokens."""
         vectors: Tensor = embedding(source)
         return vectors
 
 
 class VectorSource(nn.Module):
-    """The source is vectors (frames of speech, columns of an image), brought to the width of the model."""
+    """Projects a source of vectors (frames of speech, columns of an image) to the channels of the model."""
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -63,20 +62,20 @@ class VectorSource(nn.Module):
     def forward(
         self, source: Float[Tensor, "batch places features"], embedding: TokenEmbedding
     ) -> Float[Tensor, "batch places channels"]:
-        """Them, projected."""
+        """Return the projected vectors; `embedding` is not used."""
         vectors: Tensor = self.projection(source)
         return vectors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the sequences of a batch are: what each layer keeps, and the place of the next token."""
+    """The state of decoding a batch: that of each layer, and the position of the next token."""
 
     kept: tuple[Kept, ...]
     place: int
 
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Progress":
-        """That of some rows of the batch, which may be named more than once."""
+        """Return the progress of selected rows of the batch; an index may occur more than once."""
         kept = tuple(
             tuple(None if one is None else one.rows(indices) for one in layer) for layer in self.kept
         )
@@ -84,11 +83,11 @@ class Progress:
 
 
 class Seq2Seq(nn.Module):
-    """Encoder layers over the source, decoder layers over the tokens written so far, positions as sines.
+    """Encoder layers over the source and decoder layers over the target tokens, with sine positions.
 
-    `source_input` makes vectors of the source: `TokenSource` or `VectorSource`. The norms come after the last
-    layers; with post-norm, whose layers end with one, they are identities. `halves`: see
-    `sequence_positions`.
+    `source_input` embeds the source: `TokenSource` or `VectorSource`. `encoder_norm` and `decoder_norm`
+    follow the last layers; they are identities with post-norm, whose layers end with a norm. `halves` is that
+    of `sequence_positions`.
 
     Source: Attention Is All You Need, Sec. 3.
     """
@@ -123,18 +122,18 @@ class Seq2Seq(nn.Module):
     ) -> Float[Tensor, "batch tokens channels"]:
         """Return the state after each token of the target, from which `logits` predicts the next one.
 
-        The first token is the begin token. A state depends on no later token, and on no source place that is
-        not valid; of each source at least one is.
+        The first token is the begin token. A state depends neither on later tokens nor on positions of the
+        source that are not valid; each source must have a valid one.
         """
         memory = self.encode(source, source_valid)
         states = self._placed(self.embedding(tokens), 0)
-        nowhere = states.new_zeros(1).expand_as(states[:1])  # positions are in the states already
+        nowhere = states.new_zeros(1).expand_as(states[:1])  # zeros: positions were added to the embeddings
         for layer in self.decoder_layers:
             states = layer(states, nowhere, memory, source_valid[:, None])
         return self.decoder_norm(states)
 
     def logits(self, states: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch vocabulary"]:
-        """Return the logits of the next token."""
+        """Return the logits of the next token, given states from `forward` or `step`."""
         return self.embedding.logits(states)
 
     def encode(
@@ -142,7 +141,7 @@ class Seq2Seq(nn.Module):
         source: Int64[Tensor, "batch places"] | Float[Tensor, "batch places features"],
         valid: Bool[Tensor, "batch places"],
     ) -> Memory:
-        """Return the memory of the decoder. Places that are not valid are never attended to."""
+        """Return the memory for the decoder; source positions that are not `valid` are not attended to."""
         states = self._placed(self.source_input(source, self.embedding), 0)
         nowhere = states.new_zeros(1).expand_as(states[:1])
         for layer in self.encoder_layers:
@@ -151,7 +150,7 @@ class Seq2Seq(nn.Module):
         return Memory(keys=states, values=states)
 
     def start(self, memory: Memory) -> Progress:
-        """Return the progress before the first token; `step` does not need the memory any more."""
+        """Return the progress before the first token; it holds all of the memory that `step` needs."""
         kept = tuple(layer.start(memory) for layer in self._decoder())
         return Progress(kept=kept, place=0)
 
@@ -161,10 +160,10 @@ class Seq2Seq(nn.Module):
         progress: Progress,
         source_valid: Bool[Tensor, "batch places"],
     ) -> tuple[Float[Tensor, "batch channels"], Progress]:
-        """Return the state after each sequence's newest token, as `forward` gives it, and the new progress.
+        """Return the state after each sequence's newest token, as `forward` does, and the new progress.
 
-        What was computed for earlier tokens is kept, so that a step costs the same wherever it is, but for
-        attending to each of them.
+        Keys and values of earlier tokens are cached, so only attention to them takes longer as a sequence
+        grows.
         """
         states = self._placed(self.embedding(newest[:, None]), progress.place)
         after: list[Kept] = []
@@ -180,7 +179,7 @@ class Seq2Seq(nn.Module):
         source_valid: Bool[Tensor, "batch places"],
         tokens: Int64[Tensor, "batch tokens"],
     ) -> AttentionMaps:
-        """Return the attention of every layer while these tokens (the first is the begin token) are read."""
+        """Return the attention weights of every layer of `forward`, with the same arguments, for display."""
         with self._watched() as (encoder, decoder, cross):
             self(source, source_valid, tokens)
         return AttentionMaps(encoder=tuple(encoder), decoder=tuple(decoder), cross=tuple(cross))
@@ -204,7 +203,7 @@ class Seq2Seq(nn.Module):
     def _placed(
         self, vectors: Float[Tensor, "batch tokens channels"], first: int
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Add positions, counted from `first`."""
+        """Return the vectors plus positions, counted from `first`, after dropout."""
         _, count, channels = vectors.shape
         positions = sequence_positions(
             first, count, channels, halves=self.halves, device=vectors.device, dtype=vectors.dtype

@@ -1,4 +1,4 @@
-"""Backbones of timm: a thin skin over its feature extractors."""
+"""Backbones of timm: a thin wrapper around its feature extractors."""
 
 import difflib
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from unimask.errors import ConfigError
 from unimask.models.backbones import DEEPLAB, NAME, STRIDES, NetworkBackbone, freeze_norms
 from unimask.nn.same import SameAveragePool, SameConvolution
 
-PROBE = (64, 96)  # height and width of the image that a new network is tried on
+PROBE = (64, 96)  # height and width of the image on which a new network is checked
 
 MULTI_GRID = (1, 2, 4)
 
 
 def set_multi_grid(blocks: nn.Sequential) -> None:
-    """Give the 3x3 convolutions of a ResNet's last stage the dilations `MULTI_GRID`."""
+    """Set the dilations of the 3x3 convolutions in the blocks of a ResNet's last stage to `MULTI_GRID`."""
     for block, dilation in zip(blocks, MULTI_GRID, strict=True):
         convolution = block.get_submodule("conv2")
         assert isinstance(convolution, nn.Conv2d)
@@ -29,14 +29,14 @@ def set_multi_grid(blocks: nn.Sequential) -> None:
 
 
 def _create(config: BackboneConfig, others: Sequence[str]) -> nn.Module:
-    """Return the timm feature extractor with random weights; nothing is ever downloaded."""
+    """Return timm's feature extractor with random weights; nothing is downloaded."""
     name = DEEPLAB.get(config.name, config.name)
     if ":" in config.name or not timm.is_model(name):
         known = [*others, *DEEPLAB, *timm.list_models()]
         close = difflib.get_close_matches(config.name.split(".")[0], known, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` names what there is"
         raise ConfigError(NAME, f"no backbone is called {config.name!r}; {hint}")
-    drop_path_rate = config.drop_path_rate or None  # timm leaves out what is None; not every network knows it
+    drop_path_rate = config.drop_path_rate or None  # timm drops None; some networks do not support it
     output_stride = STRIDES[-1] // 2 if config.dilated else None
     try:
         network = timm.create_model(
@@ -52,17 +52,17 @@ def _create(config: BackboneConfig, others: Sequence[str]) -> nn.Module:
 
 
 def build_timm(config: BackboneConfig, others: Sequence[str]) -> NetworkBackbone:
-    """Return a backbone of timm with random weights; `others` are names that are not timm's, for messages.
+    """Return a backbone of timm with random weights; `others` are the names of other backbones, for messages.
 
     Raises:
-        ConfigError: as `build_backbone`.
+        ConfigError: see `build_backbone`.
     """
     network = _create(config, others)
     _take_our_padding(network)
     info = cast(FeatureInfo, network.feature_info)
     strides, widths = list(info.reduction()), info.channels()
     if config.dilated:
-        strides[-1] *= 2  # its nominal stride: the map takes the place of the one that it would have been
+        strides[-1] *= 2  # its nominal stride: it replaces the map of stride 32
     if not set(STRIDES) <= set(strides):
         found = ", ".join(map(str, sorted(set(strides))))
         raise ConfigError(NAME, f"{config.name!r} has maps of stride {found}; 4, 8, 16 and 32 are needed")
@@ -89,7 +89,11 @@ def build_timm(config: BackboneConfig, others: Sequence[str]) -> NetworkBackbone
 
 
 def _probe(network: nn.Module, name: str) -> list[Tensor]:
-    """Return the maps of one small image: some networks take images of one size only."""
+    """Return the maps of a small image.
+
+    Raises:
+        ConfigError: the network does not take an image of this size; some take images of one size only.
+    """
     try:
         with torch.no_grad():
             maps: list[Tensor] = network.eval()(torch.zeros(1, 3, *PROBE))
@@ -101,7 +105,7 @@ def _probe(network: nn.Module, name: str) -> list[Tensor]:
 
 
 def _take_our_padding(module: nn.Module) -> None:
-    """Layers with TensorFlow's padding become ours, with the same parameters: only this file knows timm's."""
+    """Replace timm's layers with "same" padding with those of `nn/same.py`, in place; parameters are kept."""
     for name, child in module.named_children():
         if isinstance(child, Conv2dSame | AvgPool2dSame):
             ours = SameConvolution if isinstance(child, Conv2dSame) else SameAveragePool

@@ -1,4 +1,4 @@
-"""Every cell of a small map attends to all others: the encoder of DETR and of MaskFormer's pixel decoder."""
+"""The transformer encoder of DETR and of MaskFormer's pixel decoder: dense self-attention over one map."""
 
 from collections.abc import Sequence
 
@@ -32,8 +32,8 @@ class TransformerEncoder(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the refined map; `positions` of the cells, row by row, are added in every layer.
 
-        No cell attends to one that is not `valid` (padding); what such a cell itself becomes means nothing.
-        None: all are valid. At least one cell of each image is.
+        Cells that are not `valid` (padding) are not attended to, and their own results are undefined. None
+        means that all cells are valid. At least one cell of each image must be valid.
         """
         tokens = maps.flatten(2).transpose(1, 2)
         visible = None if valid is None else valid.flatten(1)[:, None]

@@ -1,4 +1,4 @@
-"""Attention: of every query to every key, and deformable attention to a few points of several maps."""
+"""Multi-head attention, with a key-value cache for decoding, and multi-scale deformable attention."""
 
 import math
 import threading
@@ -16,12 +16,12 @@ from torch.nn import functional
 from unimask.ops.dispatch import fast_deformable_sampling, softmax_over_few
 from unimask.structures import Size
 
-_LEAST_SPARE = 16  # spare tokens when the space grows
+_LEAST_SPARE = 16  # free tokens after a buffer has grown, at least
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What queries attend to: `keys` hold content and position, `values` the content."""
+    """The tokens that queries attend to: `keys` include positions, `values` do not."""
 
     keys: Float[Tensor, "batch tokens channels"]
     values: Float[Tensor, "batch tokens channels"]
@@ -29,27 +29,27 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """Keys and values of some tokens for one attention: projected, and split into its heads.
+    """Projected keys and values of some tokens, split into the heads of one attention.
 
-    They depend on their own token only, so they can be kept while queries or further tokens come.
+    They depend on their own token only, so they can be reused for further queries and tokens.
     """
 
     keys: Float[Tensor, "batch heads tokens head_channels"]
     values: Float[Tensor, "batch heads tokens head_channels"]
 
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Projected":
-        """Select rows of the batch; a row may be named more than once."""
+        """Return selected rows of the batch; an index may occur more than once."""
         return Projected(keys=self.keys[indices], values=self.values[indices])
 
 
 class _Buffer:
-    """Space for keys and values of more tokens than there are yet; `filled` of them have been written."""
+    """Memory for the keys and values of a growing sequence; its first `filled` tokens are written."""
 
     def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
         self.keys, self.values, self.filled = keys, values, filled
 
     def grown(self, filled: int, spare: int) -> "_Buffer":
-        """Copy the first `filled` tokens into a buffer with space for `spare` more."""
+        """Return a new buffer with a copy of the first `filled` tokens and space for `spare` more."""
         keys, values = (
             functional.pad(one[:, :, :filled], (0, 0, 0, spare)) for one in (self.keys, self.values)
         )
@@ -57,11 +57,11 @@ class _Buffer:
 
 
 class Prefix:
-    """Keys and values of the tokens of a sequence so far, for one attention; a prefix never changes.
+    """A key-value cache: keys and values of the tokens of a sequence so far, for one attention. Immutable.
 
-    The next token is written behind the others into the same space, if nobody has written there yet, and the
-    space grows by half when it is full: so all steps together copy an amount in proportion to the length. Not
-    differentiable: decoding runs without gradients.
+    `followed_by` appends to the same buffer if its next token is still free, and copies it otherwise. A full
+    buffer grows by half, so the total amount copied is linear in the length of the sequence. Not
+    differentiable.
     """
 
     def __init__(self, buffer: _Buffer) -> None:
@@ -69,7 +69,7 @@ class Prefix:
 
     @classmethod
     def of(cls, tokens: Projected) -> "Prefix":
-        """Return the prefix of these tokens."""
+        """Return the prefix that consists of these tokens."""
         return cls(_Buffer(tokens.keys, tokens.values, tokens.keys.shape[2]))
 
     @property
@@ -79,7 +79,7 @@ class Prefix:
         return Projected(keys=keys, values=values)
 
     def followed_by(self, later: Projected) -> "Prefix":
-        """Return the prefix with the later tokens behind these."""
+        """Return the prefix with the `later` tokens appended."""
         buffer, count = self._buffer, self._count + later.keys.shape[2]
         if buffer.filled != self._count or buffer.keys.shape[2] < count:
             buffer = buffer.grown(self._count, count - self._count + max(_LEAST_SPARE, count // 2))
@@ -89,14 +89,14 @@ class Prefix:
         return Prefix(buffer)
 
     def rows(self, indices: Int64[Tensor, " rows"]) -> "Prefix":
-        """Select rows of the batch; a row may be named more than once."""
+        """Return selected rows of the batch; an index may occur more than once."""
         return Prefix(_Buffer(self._buffer.keys[indices], self._buffer.values[indices], self._count))
 
 
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention.
 
-    The three input projections are rows of one matrix: query, key, value in this order.
+    The three input projections are stored as rows of one matrix: query, key, value in this order.
 
     Source: Attention Is All You Need, Sec. 3.2.
     """
@@ -119,9 +119,9 @@ class Attention(nn.Module):
         values: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return for each query the mean of the projected values, weighted by how well their keys fit.
+        """Return, for each query, the average of the projected values, weighted by the attention weights.
 
-        `visible` is True where a query may attend, the same for all heads; None lets it attend everywhere.
+        `visible` is True where a query may attend, the same for all heads; with None it attends everywhere.
         The result of a query that may attend nowhere is undefined.
         """
         return self.attend(queries, self.project(keys, values), visible)
@@ -131,7 +131,7 @@ class Attention(nn.Module):
         keys: Float[Tensor, "batch tokens channels"],
         values: Float[Tensor, "batch tokens channels"],
     ) -> Projected:
-        """Project keys and values: the half of the work that does not depend on queries."""
+        """Return the projected keys and values, which do not depend on queries."""
         return Projected(keys=self._input(1, keys), values=self._input(2, values))
 
     def attend(
@@ -140,7 +140,7 @@ class Attention(nn.Module):
         projected: Projected,
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Attend to projected keys and values; `project` and `attend` together are `forward`."""
+        """Return what `forward` does, from keys and values that `project` has projected."""
         attended = functional.scaled_dot_product_attention(
             self._input(0, queries),
             projected.keys,
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         values: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #queries tokens"] | None = None,
     ) -> Float[Tensor, "batch heads queries tokens"]:
-        """Return the attention weights of `forward` per head, for display; those of a query add up to 1."""
+        """Return the attention weights of `forward` per head, for display; they sum to 1 for each query."""
         query, key = self._input(0, queries), self._input(1, keys)
         logits = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
         if visible is not None:
@@ -167,13 +167,13 @@ class Attention(nn.Module):
     def _input(
         self, part: int, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch heads tokens head_channels"]:
-        """Project to queries, keys or values (part 0, 1, 2), split into heads."""
+        """Return the inputs projected to queries, keys or values (part 0, 1, 2), split into heads."""
         weight, bias = self.input_weight.chunk(3)[part], self.input_bias.chunk(3)[part]
         return functional.linear(inputs, weight, bias).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class SelfAttention(nn.Module):
-    """Tokens attend to each other: `Attention` in the form that an encoder layer calls."""
+    """Self-attention of tokens: `Attention` with the arguments that `EncoderLayer` passes."""
 
     def __init__(self, channels: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -185,14 +185,14 @@ class SelfAttention(nn.Module):
         tokens: Float[Tensor, "batch tokens channels"],
         visible: Bool[Tensor, "#batch #tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the update of each token; queries and keys are `placed` (tokens with their positions)."""
+        """Return the update of each token; queries and keys are `placed`, the tokens plus their positions."""
         update: Tensor = self.attention(placed, placed, tokens, visible)
         return update
 
 
 @runtime_checkable
 class Shared(Protocol):
-    """An attention that tells its weights: `shares` takes what its `forward` takes."""
+    """An attention module that returns its weights: `shares` takes the arguments of its `forward`."""
 
     def shares(self, *inputs: Any) -> Tensor:
         """Return the weights (batch, heads, queries, tokens)."""
@@ -200,15 +200,15 @@ class Shared(Protocol):
 
 @contextmanager
 def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Record the attention weights (batch, heads, queries, tokens) of each call inside, in the list.
+    """Record the attention weights (batch, heads, queries, tokens) of each call in the list that is yielded.
 
-    Calls of `attend` alone, as in decoding, are not recorded, nor are those of other threads: a server may
-    run one model in several.
+    Only calls of `forward` in the same thread are recorded: a server may run one model in several threads.
+    Calls of `attend` alone, as in decoding, are not recorded.
     """
     seen: list[Tensor] = []
     own = threading.get_ident()
 
-    def look(attention: nn.Module, inputs: tuple[Any, ...]) -> None:  # not all of them need be tensors
+    def look(attention: nn.Module, inputs: tuple[Any, ...]) -> None:  # some inputs are not tensors
         if threading.get_ident() != own:
             return
         seen.append(cast(Shared, attention).shares(*inputs))
@@ -223,10 +223,10 @@ def watched(attentions: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Geometry of the maps of several levels that lie one after the other, row by row, as tokens.
+    """The geometry of maps of several levels, whose cells are tokens: level after level, row by row.
 
-    `places` is the (x, y) of each query, where every map spans [0, 1]; its type is the one that deformable
-    attention samples in. `cells` is the (width, height) of each level, `sizes` its (height, width).
+    `places` is the location (x, y) of each query, where every map spans [0, 1]; deformable attention samples
+    in its type. `sizes` is the (height, width) of each level, `cells` its (width, height) as a tensor.
     """
 
     sizes: tuple[Size, ...]
@@ -235,9 +235,9 @@ class Levels:
 
 
 class DeformableAttention(nn.Module):
-    """Each query attends to a few points around its own place in every level, at offsets that it predicts.
+    """Multi-scale deformable attention: each query samples a few points of every level, at predicted offsets.
 
-    Before training, head h points in the direction 2 pi h / heads, its point p lies p + 1 cells away, and all
+    Initially the offsets of head h have the direction 2 pi h / heads, point p is p + 1 cells away, and all
     points have equal weight. Offsets, weights and sampling are float32 under mixed precision.
 
     Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
@@ -265,9 +265,9 @@ class DeformableAttention(nn.Module):
         values: Float[Tensor, "batch cells channels"],
         levels: Levels,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return what each query gathers around its own place.
+        """Return, for each query, the weighted sum of values sampled around its location.
 
-        `values` holds the maps of all levels, as `levels` describes them.
+        `values` holds the cells of all levels, as described by `levels`.
         """
         projected = self.project(values).to(levels.places.dtype)
         sample = partial(fast_deformable_sampling, projected, levels.sizes)
@@ -276,7 +276,7 @@ class DeformableAttention(nn.Module):
     def project(
         self, values: Float[Tensor, "batch cells channels"]
     ) -> Float[Tensor, "batch cells heads head_channels"]:
-        """Return the values that are sampled, split into heads."""
+        """Return the projected values, split into heads, from which `attend` samples."""
         return self.values(values).unflatten(-1, (self.shape[0], -1))
 
     def attend(
@@ -286,9 +286,9 @@ class DeformableAttention(nn.Module):
         cells: Float[Tensor, "levels 2"],
         sample: Callable[[Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return what queries at these places gather; `sample` maps locations and weights to sums of values.
+        """Return what `forward` does; `sample(locations, weights)` returns the weighted sums of values.
 
-        `cells` is the (width, height) of each level.
+        `places` and `cells` as in `Levels`.
         """
         heads, _, points = self.shape
         offsets, weights = self.offsets(queries), self.weights(queries)
@@ -302,7 +302,7 @@ class DeformableAttention(nn.Module):
 
 
 def _ring(heads: int, levels: int, points: int) -> Float[Tensor, "heads levels points 2"]:
-    """Offsets in cells: one direction per head, on the square of radius p + 1 for point p, in every level."""
+    """Return the initial offsets in cells: head h in its direction, point p at maximum norm p + 1."""
     angles = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
     directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
     directions = directions / directions.abs().amax(-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite: inverted residuals of depthwise convolutions, for small machines.
+"""EfficientNet-Lite: inverted residual blocks with depthwise convolutions, for devices with little compute.
 
 Source: EfficientNet (Tan & Le, 1905.11946), Sec. 3.3 and 4; MobileNetV2 (1801.04381), Sec. 3 for the blocks;
-the Lite variants (no squeeze-and-excitation, ReLU6, a first and a last stage that do not grow) are those of
-tensorflow/tpu, `efficientnet/lite`. Parameters have timm's names, so weights of timm load as they are.
+the Lite variants (no squeeze-and-excitation, ReLU6, first and last stage not deepened) are those of
+tensorflow/tpu, `efficientnet/lite`. Parameters have timm's names, so timm's weights can be loaded.
 """
 
 import math
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from unimask.nn.layers import DropPath
 from unimask.nn.same import SameConvolution
 
-NORM_EPS = 1e-3  # as TensorFlow's
+NORM_EPS = 1e-3  # as in TensorFlow
 STEM = 32  # channels of the first convolution, in every variant
 EXPANSION = 6
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one size of maps: how many, their kernel, the first one's stride, and their channels."""
+    """The settings of a stage: number of blocks, kernel size, stride of the first block, output channels."""
 
     blocks: int
     kernel: int
@@ -56,13 +56,13 @@ def scaled(width: float, depth: float) -> tuple[Stage, ...]:
 
 
 def _multiple_of_eight(channels: float) -> int:
-    """Return the nearest multiple of 8 that is not more than a tenth below."""
+    """Return the nearest multiple of 8, at least 8, or the next one if it is below 90 % of `channels`."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 class ActivatedNorm(nn.BatchNorm2d):
-    """A batch norm and the activation behind it."""
+    """A batch norm followed by an activation."""
 
     def __init__(self, channels: int, act: nn.Module) -> None:
         super().__init__(channels, eps=NORM_EPS)
@@ -71,7 +71,7 @@ class ActivatedNorm(nn.BatchNorm2d):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the normalised, activated maps."""
+        """Return the maps, normalised and activated."""
         result: Tensor = self.act(super().forward(maps))
         return result
 
@@ -95,7 +95,7 @@ def _depthwise(channels: int, kernel: int, stride: int) -> nn.Conv2d:
 
 
 class DepthwiseSeparable(nn.Module):
-    """A depthwise and a pointwise convolution: the block of the first stage, which does not expand."""
+    """A depthwise and a pointwise convolution: the block of the first stage, without expansion."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int) -> None:
         super().__init__()
@@ -113,7 +113,10 @@ class DepthwiseSeparable(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; added to the input where size and channels stay."""
+    """Pointwise expansion, depthwise convolution, pointwise projection.
+
+    The input is added where size and channels stay the same.
+    """
 
     def __init__(
         self, in_channels: int, channels: int, kernel: int, stride: int, drop_path_rate: float
@@ -139,7 +142,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """The stages, without the classifier; `channels` are those of each output, strides 4 to 32."""
+    """EfficientNet-Lite without the classifier; `channels` is stride -> channels of the outputs."""
 
     def __init__(self, *, width: float = 1.0, depth: float = 1.0, drop_path_rate: float = 0.0) -> None:
         super().__init__()
@@ -166,7 +169,7 @@ class EfficientNetLite(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 _height _width"]
     ) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
-        """Return the maps of strides 4, 8, 16 and 32 of normalised pixels; odd sizes are rounded up."""
+        """Return the maps of strides 4, 8, 16 and 32, from normalised pixels; odd sizes are rounded up."""
         maps = self.bn1(self.conv_stem(pixels))
         found = []
         for number, stage in enumerate(self.blocks):
@@ -177,7 +180,7 @@ class EfficientNetLite(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Convolutions start normal with the variance 2 / (kernel * outputs of a group), as TensorFlow's do."""
+    """Initialise a convolution: normal, variance 2 / (kernel area * outputs per group), as in TensorFlow."""
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

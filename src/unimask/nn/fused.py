@@ -1,6 +1,6 @@
-"""Layers of a model prepared for inference: a convolution or product and what follows it in one step.
+"""Fused layers for inference: a convolution or linear layer with the activation and the sum that follow it.
 
-None of them is differentiable. Each computes in the type of its weight; autocast changes nothing.
+They are not differentiable, and compute in the type of their weights, also under autocast.
 """
 
 import copy
@@ -17,7 +17,7 @@ from unimask.ops.private import fuses
 
 
 class FusedLinear(nn.Module):
-    """A linear layer and its activation."""
+    """A linear layer with its activation."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -30,12 +30,12 @@ class FusedLinear(nn.Module):
         return project(tokens, self.weight, self.bias, self.activation)
 
     def pack(self) -> None:
-        """Bring the weight into the order that is fastest on the CPU, where there is one."""
+        """Convert the weight to the memory layout that is fastest on the CPU, where oneDNN has one."""
         if fuses(self.weight.dtype) and not self.weight.is_mkldnn:
             self.weight = nn.Parameter(pack_linear(self.weight.detach()), requires_grad=False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedLinear":
-        """Return a copy whose weight is in the usual order: a packed one cannot be copied."""
+        """Return a copy whose weight is not packed, since packed weights cannot be copied."""
         weight = self.weight.detach()
         weight = weight.to_dense() if weight.is_mkldnn else weight.clone()
         memo[id(self.weight)] = nn.Parameter(weight, requires_grad=False)
@@ -44,12 +44,12 @@ class FusedLinear(nn.Module):
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: the weight in the usual order, a packed one is of this process."""
+        """Return the state to pickle, with the weight unpacked: packed weights cannot leave the process."""
         plain = copy.deepcopy(self) if self.weight.is_mkldnn else self
         return {**plain.__dict__, "was_packed": self.weight.is_mkldnn}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of another process, and pack the weight again if it was packed there."""
+        """Restore the state, and pack the weight again if it was packed."""
         was_packed = state.pop("was_packed")
         super().__setstate__(state)
         if was_packed:
@@ -57,7 +57,7 @@ class FusedLinear(nn.Module):
 
 
 class FusedConvolution(nn.Module):
-    """A convolution and its activation."""
+    """A convolution with its activation."""
 
     def __init__(self, convolution: nn.Conv2d, activation: Activation = "none") -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class FusedConvolution(nn.Module):
 
 
 class FusedResidual(nn.Module):
-    """Convolutions one after the other, and a shortcut that is added before the last activation.
+    """A residual block: a sequence of convolutions, and a shortcut that is added before the last activation.
 
     May modify its input in place.
     """

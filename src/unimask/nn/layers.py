@@ -1,4 +1,4 @@
-"""Small building blocks: convolution with norm, perceptron, constant embedding."""
+"""Small building blocks: convolutions, stochastic depth, multilayer perceptron, constant embedding."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +11,7 @@ NORM_GROUPS = 32
 
 
 def pointwise_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """Return a 1x1 convolution that starts as detectron2's do: uniform in +-sqrt(3 / in_channels), bias 0."""
+    """Return a 1x1 convolution, initialised as in detectron2: uniform in +-sqrt(3 / in_channels), bias 0."""
     convolution = nn.Conv2d(in_channels, out_channels, 1, bias=True)
     nn.init.kaiming_uniform_(convolution.weight, a=1)
     nn.init.constant_(convolution.get_parameter("bias"), 0)
@@ -19,7 +19,7 @@ def pointwise_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class NormedConvolution(nn.Module):
-    """A convolution that keeps the size, group normalisation (32 groups), and an activation."""
+    """A convolution with padding that keeps the size, group normalisation (32 groups), and an activation."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool, activation: nn.Module
@@ -40,9 +40,11 @@ class NormedConvolution(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training the branch of a residual is left out, image by image.
+    """Stochastic depth: in training, drop the residual branch of each image with probability `rate`.
 
-    What stays is divided by the chance to stay. Source: Huang et al., 1603.09382, Sec. 3.
+    Branches that are kept are divided by the probability of being kept.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth (1603.09382), Sec. 3.
     """
 
     def __init__(self, rate: float) -> None:
@@ -50,7 +52,7 @@ class DropPath(nn.Module):
         self.drop_prob = rate
 
     def forward(self, branch: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
-        """Return the branch, with zeros for images that go without."""
+        """Return the branch, with zeros for the images whose branch is dropped."""
         if not self.training or self.drop_prob == 0:
             return branch
         stays = branch.new_empty((len(branch),) + (1,) * (branch.ndim - 1)).bernoulli_(1 - self.drop_prob)
@@ -58,7 +60,7 @@ class DropPath(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Linear layers with an activation between them."""
+    """A multilayer perceptron: linear layers with an activation between them."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class Perceptron(nn.Module):
 
 
 class ConstantEmbedding(nn.Module):
-    """Zeros in the place of an `nn.Embedding`: not learned, not stored."""
+    """Zeros in place of the weight of an `nn.Embedding`; neither learned nor saved in checkpoints."""
 
     weight: Tensor
 

@@ -1,6 +1,6 @@
-"""Layers for prediction on the CPU that may write over their input: a fresh large map costs page faults.
+"""Layers for inference on the CPU that may write over their input: allocating a large map costs page faults.
 
-`models/optimize.py` puts them in place of plain layers where nobody else needs the input. None of them is
+`models/optimize.py` substitutes them for plain layers whose input is not needed afterwards. They are not
 differentiable.
 """
 
@@ -40,7 +40,7 @@ class OverwritingGroupNorm(nn.Module):
 
 
 class OverwritingMix(nn.Module):
-    """A 1x1 convolution to as many channels as there are."""
+    """A 1x1 convolution with as many output as input channels, written over its input."""
 
     def __init__(self, convolution: FusedConvolution) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class OverwritingMix(nn.Module):
 
 
 class OverwritingUpscaling(nn.Module):
-    """A step of an EoMT to maps of twice the size: the norm is written over what it normalises.
+    """The upscaling of an EoMT to maps of twice the size, with the norm computed in place.
 
-    The transposed convolution of 2x2 is one product with its activation, a few cells at a time.
+    The transposed 2x2 convolution is a matrix product fused with its activation, for a few cells at a time.
     """
 
     def __init__(self, expand: nn.ConvTranspose2d, mix: nn.Conv2d, norm: nn.LayerNorm) -> None:
@@ -76,7 +76,7 @@ class OverwritingUpscaling(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels 2*height 2*width"]:
-        """Return the larger maps."""
+        """Return maps of twice the size."""
         batch, channels, height, width = maps.shape
         cells = maps.permute(0, 2, 3, 1).to(self.mix.weight.dtype)
         doubled = cells.new_empty((batch, height, 2, width, 2 * channels))
@@ -112,7 +112,7 @@ class WinogradConvolution(nn.Module):
 def fastest(
     convolution: FusedConvolution, *, overwrite: bool
 ) -> FusedConvolution | OverwritingMix | WinogradConvolution:
-    """Return the fastest form of a convolution on the CPU; with `overwrite` it may write over its input."""
+    """Return a convolution in its fastest CPU version; with `overwrite` it may write over its input."""
     if convolution.activation != "none":
         return convolution
     if winograd_serves(convolution.weight, convolution.steps):
@@ -123,9 +123,9 @@ def fastest(
 
 
 class OverwritingEncoderLayer(nn.Module):
-    """An encoder layer with deformable attention in one pass: a few tokens at a time go through all of it.
+    """An encoder layer with deformable attention that computes the whole layer for a few tokens at a time.
 
-    The values are projected into the table of `BagReader` before, so tokens can be written over.
+    The values are first projected into the table of a `BagReader`, so the tokens may be written over.
     """
 
     def __init__(self, layer: EncoderLayer, attention: DeformableAttention) -> None:
@@ -139,7 +139,7 @@ class OverwritingEncoderLayer(nn.Module):
         positions: Float[Tensor, "#batch tokens channels"],
         levels: Levels,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the tokens, one layer further."""
+        """Return the tokens after the layer; may modify `tokens` in place."""
         attention, residual = self.attention, self.layer.attention_residual
         values, points = residual.prepare(tokens), attention.shape[2]
         sample = BagReader(values, attention.project, levels.sizes, points, levels.places.dtype)

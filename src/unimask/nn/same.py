@@ -1,6 +1,7 @@
-"""TensorFlow's "same" padding: as many outputs as inputs, divided by the stride and rounded up.
+"""TensorFlow's "same" padding: the size of the output is that of the input over the stride, rounded up.
 
-How much is padded depends on the size of the maps; the smaller half comes first.
+The amount of padding depends on the size of the maps. If it is odd, the extra row or column is at the bottom
+or right.
 """
 
 from jaxtyping import Float
@@ -9,13 +10,13 @@ from torch.nn import functional
 
 
 def pair_of(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """Return a size as torch's layers keep it, for rows and columns."""
+    """Return a size argument of a torch layer as a pair (rows, columns)."""
     rows, columns = (value, value) if isinstance(value, int) else value
     return rows, columns
 
 
 class SamePadding(nn.Module):
-    """The padding alone, with zeros."""
+    """Pads maps with zeros for a layer with this kernel size, stride and dilation."""
 
     def __init__(
         self, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
@@ -26,7 +27,7 @@ class SamePadding(nn.Module):
     def forward(
         self, maps: Float[Tensor, "batch channels _height _width"]
     ) -> Float[Tensor, "batch channels _padded_height _padded_width"]:
-        """Return the maps with zeros around."""
+        """Return the maps, padded with zeros on all sides."""
         (top, bottom), (left, right) = (
             _halves(side, kernel, step, apart)
             for side, kernel, step, apart in zip(
@@ -43,7 +44,7 @@ def _halves(side: int, kernel: int, stride: int, dilation: int) -> tuple[int, in
 
 
 class SameConvolution(nn.Conv2d):
-    """A convolution with that padding; it has no other."""
+    """A convolution with "same" padding, and no other padding."""
 
     def forward(
         self, maps: Float[Tensor, "batch in_channels _height _width"]
@@ -54,9 +55,9 @@ class SameConvolution(nn.Conv2d):
 
 
 class SameAveragePool(nn.AvgPool2d):
-    """An average pool with that padding, whose zeros count as `count_include_pad` says of torch's own.
+    """Average pooling with "same" padding, whose zeros count in the averages, as in timm's `AvgPool2dSame`.
 
-    As in timm's `AvgPool2dSame`, they count: they are part of the maps that torch pools.
+    `count_include_pad` concerns only padding that torch itself adds.
     """
 
     def forward(

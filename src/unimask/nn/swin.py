@@ -1,7 +1,8 @@
 """Swin Transformer, equal to the original segmentation backbone at every image size.
 
-Source: Liu et al., Swin Transformer (arXiv 2103.14030), Sec. 3; the rules for padding are only in the
-original code. Feature maps are (batch, height, width, channels) inside this file.
+Feature maps are (batch, height, width, channels) inside this file.
+
+Source: Liu et al., Swin Transformer (2103.14030), Sec. 3. The rules for padding are from the original code.
 """
 
 import torch
@@ -12,11 +13,11 @@ from torch.nn import functional
 from unimask.nn.layers import DropPath
 from unimask.nn.transformer import FeedForward
 
-PATCH = 4  # pixels along a side of the patch that becomes a token
+PATCH = 4  # side of a patch in pixels
 
 
 def _pad_to_multiple(features: Tensor, multiple: int) -> Tensor:
-    """Zeros at the bottom and at the right of (batch, height, width, channels)."""
+    """Pad (batch, height, width, channels) with zeros at the bottom and at the right."""
     bottom, right = (-size % multiple for size in features.shape[1:3])
     return functional.pad(features, (0, 0, 0, right, 0, bottom))
 
@@ -42,7 +43,7 @@ def _join(
 
 
 def relative_positions(window: int) -> Int64[Tensor, "tokens tokens"]:
-    """For each (query, key) in a window the row of the bias table that belongs to their offset."""
+    """Return, for each (query, key) in a window, the row of the bias table for their relative position."""
     rows, columns = (steps.flatten() for steps in torch.meshgrid(*2 * [torch.arange(window)], indexing="ij"))
     down, right = (steps[:, None] - steps[None, :] + window - 1 for steps in (rows, columns))
     return down * (2 * window - 1) + right
@@ -51,10 +52,10 @@ def relative_positions(window: int) -> Int64[Tensor, "tokens tokens"]:
 def shift_penalty(
     height: int, width: int, window: int, shift: int, device: torch.device
 ) -> Float[Tensor, "windows tokens tokens"]:
-    """Return what is added to the attention logits inside each window of a map that was rolled by `shift`.
+    """Return what is added to the attention logits in each window of a map that was rolled by `shift`.
 
-    0 between tokens that were neighbours before, -100 (not -infinity) across a seam; also where one window
-    covers the whole map. Height and width are multiples of the window.
+    It is 0 between tokens of a window that were neighbours before, and -100 (not -infinity) between others,
+    also where one window covers the whole map. Height and width must be multiples of the window.
     """
 
     def regions(size: int) -> Tensor:
@@ -67,9 +68,9 @@ def shift_penalty(
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside each window with a learned bias per relative position (Sec. 3.2, Eq. 4).
+    """Self-attention inside each window, with a learned bias per relative position (Sec. 3.2, Eq. 4).
 
-    `position_bias` is the table with (2 window - 1)^2 rows, one column per head.
+    `position_bias` is the table of the biases: (2 window - 1)^2 rows, and a column per head.
     """
 
     relative_positions: Tensor
@@ -87,7 +88,7 @@ class WindowAttention(nn.Module):
         windows: Float[Tensor, "batch windows tokens channels"],
         penalty: Float[Tensor, "groups tokens tokens"],
     ) -> Float[Tensor, "batch windows tokens channels"]:
-        """Attention in every window; `penalty` is one for all windows or one per window."""
+        """Return the windows after attention; `penalty` holds one entry for all windows or one for each."""
         batch, num_windows, tokens, channels = windows.shape
         groups = penalty.shape[0]
         bias = self.position_bias[self.relative_positions].permute(2, 0, 1) + penalty[:, None]
@@ -96,12 +97,12 @@ class WindowAttention(nn.Module):
         )
         bias = bias.to(parts.dtype)
         if batch == 1 or groups == 1:
-            # each window is one of the batch: nothing has to be put into another order
+            # windows become part of the batch dimension, which needs no copy
             query, key, value = parts.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind()
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
             attended = attended.transpose(1, 2)
         else:
-            # windows with a bias of their own lie in the dimension of the heads, so that images share it
+            # windows become part of the head dimension, so that all images share the bias of each window
             query, key, value = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind()
             bias = bias.flatten(0, 1)[None]
             attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -111,9 +112,9 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention in (shifted) windows and a feed-forward, each residual with the norm before (Eq. 3).
+    """Attention in (shifted) windows and a feed-forward, each with a pre-norm residual connection (Eq. 3).
 
-    The map is padded with zeros after the norm, so padded tokens take part in the attention.
+    The map is padded with zeros after the norm, so tokens of the padding take part in the attention.
     """
 
     def __init__(self, *, channels: int, heads: int, window: int, shift: int, drop_path_rate: float) -> None:
@@ -139,7 +140,7 @@ class SwinBlock(nn.Module):
         features: Float[Tensor, "batch height width channels"],
         penalty: Float[Tensor, "groups tokens tokens"],
     ) -> Float[Tensor, "batch height width channels"]:
-        """Return the map after the block; `penalty` belongs to the block's shift and the padded size."""
+        """Return the map after the block; `penalty` is the one for the block's shift and the padded size."""
         features = features + self.drop_path(self._attend(features, penalty))
         tokens = self.feedforward_norm(features).flatten(1, 2)
         update = self.feedforward(tokens).view_as(features)
@@ -148,7 +149,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one stride; every second one shifts its windows by half a window."""
+    """The blocks of one stride; every second block shifts its windows by half a window."""
 
     def __init__(self, *, channels: int, heads: int, window: int, drop_path_rates: tuple[float, ...]) -> None:
         super().__init__()
@@ -178,7 +179,7 @@ class SwinStage(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches of 4 x 4 pixels become tokens; images are padded with zeros at the end."""
+    """Embeds non-overlapping 4 x 4 patches; images are padded with zeros at the bottom and at the right."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -188,7 +189,7 @@ class PatchEmbedding(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch rows columns channels"]:
-        """Tokens at stride 4."""
+        """Return the map of tokens at stride 4."""
         bottom, right = (-size % PATCH for size in pixels.shape[2:])
         tokens = self.projection(functional.pad(pixels, (0, right, 0, bottom)))
         result: Tensor = self.norm(tokens.permute(0, 2, 3, 1))
@@ -196,9 +197,9 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Each 2 x 2 neighbourhood becomes one token of twice the width; odd sizes are padded with zeros.
+    """Merges 2 x 2 tokens into one token with twice the channels; odd sizes are padded with zeros.
 
-    The order of the four is (row, column) = (0, 0), (1, 0), (0, 1), (1, 1).
+    The four tokens are concatenated in the order (row, column) = (0, 0), (1, 0), (0, 1), (1, 1).
     """
 
     def __init__(self, channels: int) -> None:
@@ -227,10 +228,11 @@ def _initialise(module: nn.Module) -> None:
 
 
 class Swin(nn.Module):
-    """Maps of strides 4, 8, 16 and 32, each with a norm of its own; `channels` is stride -> channels.
+    """A Swin Transformer with maps of strides 4, 8, 16 and 32, each with its own norm.
 
-    `depths` and `heads` have one entry per stage; stage i is `embed_channels` * 2^i wide. The rate of
-    stochastic depth grows linearly from 0 at the first block to `drop_path_rate` at the last.
+    `depths` (blocks) and `heads` have one entry per stage; stage i has `embed_channels` * 2^i channels, and
+    the attribute `channels` is stride -> channels. The rate of stochastic depth grows linearly from 0 at the
+    first block to `drop_path_rate` at the last.
     """
 
     def __init__(
@@ -264,7 +266,10 @@ class Swin(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> dict[int, Float[Tensor, "batch _channels _height _width"]]:
-        """Stride -> map of normalised pixels; the size at stride s is the image's over s, rounded up."""
+        """Return stride -> map, from normalised pixels.
+
+        The size of a map is the size of the image divided by the stride, rounded up.
+        """
         features = self.patch_embedding(pixels)
         maps: dict[int, Tensor] = {}
         for index, (stage, norm) in enumerate(zip(self.stages, self.output_norms, strict=True)):

@@ -1,5 +1,7 @@
-"""Batch norms whose statistics are those of the images of all processes, so that a step does not depend on
-how many processes compute it."""
+"""Synchronised batch norms: their statistics are those of the images of all processes.
+
+So a training step does not depend on the number of processes.
+"""
 
 import torch
 from jaxtyping import Float
@@ -10,12 +12,12 @@ from unimask.processes import count_of_all, sum_of_all_with_gradient
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """A batch norm over the images of all processes, then an activation, on any device.
+    """A batch norm over the images of all processes, followed by an activation, on any device.
 
-    Every process must hold as many values of a channel. The variance is that around the common mean, in two
-    sums, so that no digits cancel. Weights and statistics have the names that batch norm gives them.
+    Every process must hold the same number of values per channel. The common mean is computed first and then
+    the variance around it, which avoids cancellation. Parameters and buffers have the names of `BatchNorm2d`.
 
-    `torch.nn.SyncBatchNorm` does the same, and only on devices that are no processor.
+    `torch.nn.SyncBatchNorm` does the same, but does not run on the CPU.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -26,7 +28,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(
         self, features: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return the features, normalised by the statistics of all processes; those of training in eval."""
+        """Return the normalised, activated features; in evaluation mode the running statistics are used."""
         if self.training:
             mean, variance = self._common_statistics(features.float())
         else:
@@ -51,7 +53,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics."""
+        """Update the running statistics."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
@@ -61,7 +63,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> None:
-    """Make every batch norm inside the module one over the images of all processes."""
+    """Replace every batch norm inside the module with a synchronised one, in place."""
     if device.type != "cpu":
         convert_sync_batchnorm(module)
         return

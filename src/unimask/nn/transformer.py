@@ -1,4 +1,4 @@
-"""The layers of the Transformer: one residual wrapper, and sublayers that are put together in any order.
+"""The layers of the Transformer: residual connections, and sublayers that can be combined in any order.
 
 Source: Attention Is All You Need, Sec. 3.1-3.3; positions are added in every layer, as in DETR, Sec. A.3.
 """
@@ -14,7 +14,7 @@ from unimask.nn.attention import Attention, Memory, Prefix, Projected
 
 
 class Residual(nn.Module):
-    """norm(inputs + dropout(update)): the normalisation comes last (post-norm).
+    """A residual connection with post-norm: norm(inputs + dropout(update)).
 
     A sublayer f is used as `residual(inputs, f(residual.prepare(inputs)))`.
     """
@@ -27,21 +27,22 @@ class Residual(nn.Module):
     def prepare(
         self, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs as they are: the last norm has normalised them."""
+        """Return the inputs unchanged: the norm of the previous sublayer has normalised them."""
         return inputs
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs after one sublayer."""
+        """Return the inputs after the sublayer, given its `update`."""
         return self.norm(inputs + self.dropout(update))
 
 
 class PreNormResidual(nn.Module):
-    """inputs + dropout(f(norm(inputs))): the normalisation comes first, and none after the sum.
+    """A residual connection with pre-norm: inputs + dropout(f(norm(inputs))).
 
-    Source: Xiong et al., On Layer Normalization in the Transformer Architecture (2002.04745), Fig. 1 (b). A
-    stack of such layers needs a norm after the last one.
+    A stack of such layers needs a norm after the last one.
+
+    Source: Xiong et al., On Layer Normalization in the Transformer Architecture (2002.04745), Fig. 1 (b).
     """
 
     def __init__(self, channels: int, dropout: float = 0.0) -> None:
@@ -52,20 +53,20 @@ class PreNormResidual(nn.Module):
     def prepare(
         self, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs, normalised."""
+        """Return the normalised inputs, which the sublayer takes."""
         return self.norm(inputs)
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs after one sublayer."""
+        """Return the inputs after the sublayer, given its `update`."""
         return inputs + self.dropout(update)
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between them (ReLU in the paper), for each token on its own.
+    """Two linear layers with an activation between them (ReLU in the paper), applied to each token.
 
-    The activation may work in place.
+    The activation may modify its input in place.
     """
 
     def __init__(
@@ -91,10 +92,11 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention of any kind, then a feed-forward.
+    """Self-attention of any kind, followed by a feed-forward.
 
-    `attention` is called as `attention(tokens + positions, tokens, *where)` and gives the update. `residual`
-    makes what surrounds each of the two. `hidden_dropout` is that inside the feed-forward, None: `dropout`.
+    `attention` is called as `attention(tokens + positions, tokens, *where)` and returns the update.
+    `residual` is the class of the residual connections. `hidden_dropout` is the dropout inside the
+    feed-forward; None means `dropout`.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class EncoderLayer(nn.Module):
         positions: Float[Tensor, "#batch tokens channels"],
         *where: object,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the tokens, one layer further."""
+        """Return the tokens after the layer."""
         return self.feed(self.attend(tokens, positions, *where))
 
     def attend(self, tokens: Tensor, positions: Tensor, *where: object) -> Tensor:
@@ -135,7 +137,7 @@ class EncoderLayer(nn.Module):
 
 
 class CrossSublayer(nn.Module):
-    """Queries attend to the memory."""
+    """Cross-attention: queries attend to the memory."""
 
     def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -154,7 +156,7 @@ class CrossSublayer(nn.Module):
         return self.residual(queries, self.attention(placed, memory.keys, memory.values, visible))
 
     def start(self, memory: Memory) -> Projected:
-        """Return what `step` keeps: the memory, projected once."""
+        """Return the initial state of `step`: the projected memory."""
         return self.attention.project(memory.keys, memory.values)
 
     def step(
@@ -163,13 +165,13 @@ class CrossSublayer(nn.Module):
         kept: Projected,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Projected]:
-        """Return the newest token of each sequence after cross-attention, and what to keep."""
+        """Return the newest token of each sequence after cross-attention, and the unchanged state."""
         update = self.attention.attend(self.residual.prepare(newest), kept, visible)
         return self.residual(newest, update), kept
 
 
 class SelfSublayer(nn.Module):
-    """Queries attend to each other."""
+    """Self-attention: queries attend to each other."""
 
     def __init__(self, attention: Attention, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -183,14 +185,14 @@ class SelfSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return the queries after self-attention; the memory plays no part."""
+        """Return the queries after self-attention; `memory` and `visible` are not used."""
         prepared = self.residual.prepare(queries)
         placed = prepared + positions
         return self.residual(queries, self.attention(placed, placed, prepared))
 
 
 class CausalSublayer(nn.Module):
-    """Tokens of a sequence attend to themselves and to those before them.
+    """Causal self-attention: each token of a sequence attends to itself and to the tokens before it.
 
     Source: Attention Is All You Need, Sec. 3.1 (masked self-attention of the decoder).
     """
@@ -207,14 +209,14 @@ class CausalSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return the tokens after self-attention; memory and `visible`, which is about it, play no part."""
+        """Return the tokens after self-attention; `memory` and `visible` are not used."""
         prepared = self.residual.prepare(queries)
         placed = prepared + positions
         update = self.attention(placed, placed, prepared, causal_visibility(queries.shape[1], queries.device))
         return self.residual(queries, update)
 
     def start(self, memory: Memory) -> Prefix:
-        """Return what `step` keeps: no token yet."""
+        """Return the initial state of `step`: an empty prefix."""
         return Prefix.of(self.attention.project(memory.keys[:, :0], memory.values[:, :0]))
 
     def step(
@@ -223,19 +225,19 @@ class CausalSublayer(nn.Module):
         kept: Prefix,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Prefix]:
-        """Return the newest token of each sequence after self-attention, and what to keep, including it."""
+        """Return the newest token of each sequence after self-attention, and the prefix including it."""
         prepared = self.residual.prepare(newest)
         kept = kept.followed_by(self.attention.project(prepared, prepared))
         return self.residual(newest, self.attention.attend(prepared, kept.tokens)), kept
 
 
 def causal_visibility(count: int, device: torch.device) -> Bool[Tensor, "1 count count"]:
-    """Return the attention mask in which each of `count` tokens attends to itself and those before it."""
+    """Return the causal attention mask of `count` tokens: True where a token may attend."""
     return torch.ones((1, count, count), dtype=torch.bool, device=device).tril()
 
 
 class FeedForwardSublayer(nn.Module):
-    """A feed-forward, for each query on its own."""
+    """A feed-forward, applied to each query."""
 
     def __init__(self, feedforward: FeedForward, residual: Residual | PreNormResidual) -> None:
         super().__init__()
@@ -249,11 +251,11 @@ class FeedForwardSublayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return the queries after the feed-forward; positions and memory play no part."""
+        """Return the queries after the feed-forward; the other arguments are not used."""
         return self.residual(queries, self.update(self.residual.prepare(queries)))
 
     def start(self, memory: Memory) -> None:
-        """There is nothing to keep."""
+        """Return None: a feed-forward has no state."""
 
     def step(
         self, newest: Float[Tensor, "batch 1 channels"], kept: None, visible: Bool[Tensor, "batch 1 tokens"]
@@ -263,25 +265,25 @@ class FeedForwardSublayer(nn.Module):
 
 
 KeptOne = Projected | Prefix | None
-"""What a sublayer keeps between the tokens of a sequence: keys and values of its attention, if it has one."""
+"""The state of a sublayer between the tokens of a sequence: cached keys and values, if it has attention."""
 
 Kept = tuple[KeptOne, ...]
-"""What the sublayers of a layer keep."""
+"""The states of the sublayers of a layer."""
 
 
 @runtime_checkable
 class Stepper(Protocol):
-    """A sublayer that can take the tokens of a sequence one at a time, keeping what it computed before."""
+    """A sublayer that processes the tokens of a sequence one at a time, with a state between them."""
 
     def start(self, memory: Memory) -> KeptOne:
-        """Return what is kept before the first token."""
+        """Return the state before the first token."""
 
     def step(self, newest: Tensor, kept: KeptOne, visible: Tensor) -> tuple[Tensor, KeptOne]:
-        """Return the newest token of each sequence after the sublayer, and what to keep now."""
+        """Return the newest token of each sequence after the sublayer, and the new state."""
 
 
 class DecoderLayer(nn.Module):
-    """Sublayers one after the other, in the order of the mapping; its keys name them in the state dict."""
+    """A sequence of sublayers in the order of the mapping; its keys are their names in the state dict."""
 
     def __init__(self, sublayers: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -295,13 +297,13 @@ class DecoderLayer(nn.Module):
         memory: Memory,
         visible: Bool[Tensor, "#batch #queries tokens"] | None,
     ) -> Float[Tensor, "batch queries channels"]:
-        """Return the queries, one layer further; `visible`: where they may attend, None: everywhere."""
+        """Return the queries after the layer; `visible` is True where they may attend, None: everywhere."""
         for sublayer in self.children():
             queries = sublayer(queries, positions, memory, visible)
         return queries
 
     def start(self, memory: Memory) -> Kept:
-        """Return what `step` keeps of each sublayer before the first token of a sequence."""
+        """Return the states of the sublayers before the first token of a sequence."""
         return tuple(sublayer.start(memory) for sublayer in self._steppers())
 
     def step(
@@ -310,10 +312,9 @@ class DecoderLayer(nn.Module):
         kept: Kept,
         visible: Bool[Tensor, "batch 1 tokens"],
     ) -> tuple[Float[Tensor, "batch 1 channels"], Kept]:
-        """Return the newest token of each sequence after the layer, as `forward` gives it, and what to keep.
+        """Return the newest token of each sequence after the layer, as `forward` does, and the new states.
 
-        Only for layers whose tokens attend to none that come later, and get no positions in the layer:
-        `CausalSublayer` in the place of `SelfSublayer`.
+        Only for causal layers without positions: with `CausalSublayer` instead of `SelfSublayer`.
         """
         after: list[KeptOne] = []
         for sublayer, one in zip(self._steppers(), kept, strict=True):

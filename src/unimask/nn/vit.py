@@ -1,7 +1,7 @@
-"""The Vision Transformer as DINOv2 and DINOv3 build it; further tokens may join before any of its blocks.
+"""The Vision Transformer of DINOv2 and DINOv3; further tokens, such as queries, can be added between blocks.
 
 Source: Dosovitskiy et al., An Image is Worth 16x16 Words (2010.11929), Sec. 3.1; DINOv2 (2304.07193);
-registers: Darcet et al. (2309.16588); DINOv3 (2508.10104), Sec. 3.2. Numbers are those of timm.
+registers: Darcet et al. (2309.16588); DINOv3 (2508.10104), Sec. 3.2. Constants are those of timm.
 """
 
 import math
@@ -25,19 +25,19 @@ Rotate = Callable[[Tensor], Tensor]
 
 
 Scale = float | Float[Tensor, "1"]
-"""How large the image is to rotary positions; 1 in predictions."""
+"""A factor on the coordinates of rotary positions; 1 in predictions."""
 
 
 def unrotated(tokens: Float[Tensor, "batch heads tokens head_channels"]) -> Tensor:
-    """Return the tokens as they are: their positions were added before the first block."""
+    """Return the tokens unchanged: their positions were added before the first block."""
     return tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rotation:
-    """Rotates the last tokens, which are the patches; those before them have no position.
+    """The rotation of the patches, which are the last tokens; the tokens before them are not rotated.
 
-    Channel c of the first half and channel c of the second half are the coordinates of a point in the plane.
+    Channels c of the first and of the second half are rotated as the two coordinates of a point in the plane.
 
     Source: RoFormer (2104.09864), Sec. 3.2; over two axes as in DINOv3.
     """
@@ -48,7 +48,7 @@ class Rotation:
     def __call__(
         self, tokens: Float[Tensor, "batch heads tokens head_channels"]
     ) -> Float[Tensor, "batch heads tokens head_channels"]:
-        """Return the tokens with the patches rotated, in the type of the tokens."""
+        """Return the tokens with the patches rotated, in their own type."""
         others, patches = tokens.split((tokens.shape[2] - self.cos.shape[0], self.cos.shape[0]), dim=2)
         first, second = patches.chunk(2, dim=-1)
         turned = torch.cat((-second, first), dim=-1)
@@ -57,9 +57,9 @@ class Rotation:
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector per patch, for images of one size.
+    """Learned position embeddings of the patches of images of one size.
 
-    `embedding` holds the vectors row by row, below a dimension for the batch.
+    `embedding` is (1, patches, channels), row by row.
     """
 
     def __init__(self, grid: Size, channels: int) -> None:
@@ -71,10 +71,10 @@ class LearnedPositions(nn.Module):
     def forward(
         self, patches: Float[Tensor, "batch patches channels"], grid: Size, scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch patches channels"], Rotate]:
-        """Return the patches with their positions, which have no scale, and a rotation that does nothing.
+        """Return the patches plus their positions, and a rotation that does nothing; `scale` is not used.
 
         Raises:
-            ValueError: there are other patches than those the positions are for.
+            ValueError: the grid (rows, columns) is not the one that the positions were learned for.
         """
         if grid != self.grid:
             raise ValueError(f"positions were learned for {self.grid} patches (rows, columns), not {grid}")
@@ -82,9 +82,9 @@ class LearnedPositions(nn.Module):
 
 
 class RotaryPositions(nn.Module):
-    """Rotates queries and keys by the places of their patches, for images of any size.
+    """Rotary positions: queries and keys are rotated by the positions of their patches, at any image size.
 
-    The image spans [-1, 1] in both directions, times the scale: a training may draw one for each step.
+    The image spans [-1, 1] in both directions, times `scale`, which training may draw anew for each step.
     """
 
     def __init__(self, head_channels: int) -> None:
@@ -94,7 +94,7 @@ class RotaryPositions(nn.Module):
     def forward(
         self, patches: Float[Tensor, "batch patches channels"], grid: Size, scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch patches channels"], Rotate]:
-        """Return the patches as they are, and the rotation of their places."""
+        """Return the patches unchanged, and their rotation on a grid of (rows, columns)."""
         places = scale * (2 * cell_centers(*grid, device=patches.device).flip(1) - 1)  # (y, x)
         exponents = torch.arange(0, 1, 4 / self.head_channels, device=patches.device)
         angles = 2 * math.pi * places[:, :, None] * ROTARY_BASE**-exponents
@@ -103,7 +103,7 @@ class RotaryPositions(nn.Module):
 
 
 class KeylessBias(nn.Module):
-    """The projections to queries, keys and values of DINOv3, in this order: keys have no bias."""
+    """The projection to queries, keys and values (in this order) of DINOv3, without a bias for keys."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -113,20 +113,20 @@ class KeylessBias(nn.Module):
 
     @property
     def bias(self) -> Float[Tensor, " three_times_channels"]:
-        """The biases of all three, with zeros for the keys."""
+        """The biases of queries, keys (zeros) and values."""
         return torch.cat((self.query_bias, torch.zeros_like(self.query_bias), self.value_bias))
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens three_times_channels"]:
-        """Return queries, keys and values side by side."""
+        """Return queries, keys and values, concatenated along the channels."""
         return functional.linear(tokens, self.weight, self.bias)
 
 
 class TokenAttention(nn.Module):
-    """Tokens attend to each other; the first of them may be restricted.
+    """Self-attention of tokens, with an optional attention mask for the first of them.
 
-    `inputs` projects to queries, keys and values side by side.
+    `inputs` projects to queries, keys and values, concatenated along the channels.
 
     Source: Attention Is All You Need, Sec. 3.2.2.
     """
@@ -148,15 +148,15 @@ class TokenAttention(nn.Module):
     ) -> Float[Tensor, "batch tokens channels"]:
         """Return the update of each token.
 
-        `visible` tells to which tokens each of the first tokens may attend; all others attend to everything,
-        and with None so does every token.
+        `visible` is True where the first tokens may attend; the other tokens attend to all tokens. With None
+        all tokens attend to all tokens.
         """
         queries, keys, values = self._project(tokens, rotate)
         attend = functional.scaled_dot_product_attention
         if visible is None:
             attended = attend(queries, keys, values)
         else:
-            # apart, so that the mask has rows for the restricted tokens only
+            # two calls, so that the mask has rows for the restricted tokens only
             first, others = queries.split((visible.shape[1], tokens.shape[1] - visible.shape[1]), dim=2)
             restricted = attend(first, keys, values, attn_mask=visible[:, None])
             attended = torch.cat((restricted, attend(others, keys, values)), dim=2)
@@ -169,7 +169,7 @@ class TokenAttention(nn.Module):
         rotate: Rotate,
         visible: Bool[Tensor, "batch restricted tokens"],
     ) -> Float[Tensor, "batch heads restricted tokens"]:
-        """Return the attention weights of the restricted tokens per head, for display; they add up to 1."""
+        """Return the attention weights of the restricted tokens per head, for display; each row sums to 1."""
         queries, keys, _ = self._project(tokens, rotate)
         first = queries[:, :, : visible.shape[1]]
         logits = first @ keys.transpose(2, 3) / math.sqrt(first.shape[-1])
@@ -178,14 +178,16 @@ class TokenAttention(nn.Module):
     def _project(
         self, tokens: Float[Tensor, "batch tokens channels"], rotate: Rotate
     ) -> tuple[Float[Tensor, "batch heads tokens head_channels"], ...]:
-        """Return queries, keys and values, split into heads, queries and keys rotated."""
+        """Return queries, keys and values, split into heads; queries and keys are rotated."""
         split = self.inputs(tokens).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind()
         return rotate(queries), rotate(keys), values
 
 
 class ScaledResidual(nn.Module):
-    """inputs + scale * f(norm(inputs)), with a learned number per channel (LayerScale).
+    """A pre-norm residual connection with LayerScale: inputs + scale * f(norm(inputs)).
+
+    `scale` is a learned factor per channel.
 
     Source: Going Deeper with Image Transformers (2103.17239), Sec. 2.
     """
@@ -198,20 +200,20 @@ class ScaledResidual(nn.Module):
     def prepare(
         self, inputs: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs, normalised."""
+        """Return the normalised inputs, which the sublayer takes."""
         return self.norm(inputs)
 
     def forward(
         self, inputs: Float[Tensor, "batch tokens channels"], update: Float[Tensor, "batch tokens channels"]
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the inputs after one sublayer."""
+        """Return the inputs after the sublayer, given its `update`."""
         return torch.addcmul(inputs, update, self.scale)
 
 
 class GatedFeedForward(nn.Module):
-    """SiLU(gates) * values between two linear layers, for each token on its own (SwiGLU).
+    """A SwiGLU feed-forward, applied to each token: SiLU(gates) * values between two linear layers.
 
-    `expand` projects to gates and values side by side, in this order.
+    `expand` projects to gates and values, concatenated along the channels in this order.
 
     Source: GLU Variants Improve Transformer (2002.05202), Sec. 2, with biases as in DINOv2 g and DINOv3 S+.
     """
@@ -233,7 +235,7 @@ class GatedFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward."""
+    """A block of a Vision Transformer: self-attention and a feed-forward."""
 
     def __init__(
         self,
@@ -254,7 +256,7 @@ class Block(nn.Module):
         rotate: Rotate,
         visible: Bool[Tensor, "batch restricted tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """Return the tokens, one block further; `visible` as for `TokenAttention`."""
+        """Return the tokens after the block; `visible` as in `TokenAttention.forward`."""
         update = self.attention(self.attention_residual.prepare(tokens), rotate, visible)
         tokens = self.attention_residual(tokens, update)
         update = self.feedforward(self.feedforward_residual.prepare(tokens))
@@ -262,17 +264,17 @@ class Block(nn.Module):
 
 
 RunBlock = Callable[..., Tensor]
-"""Calls a block with tokens, their rotation, and what is visible to them."""
+"""Runs a block: called with the block, its tokens, their rotation and, optionally, the attention mask."""
 
 
 def kept(block: nn.Module, *inputs: object) -> Tensor:
-    """Run a block and keep all that its backward pass needs."""
+    """Run a block and keep all intermediate results for the backward pass."""
     result: Tensor = block(*inputs)
     return result
 
 
 def recomputed(block: nn.Module, *inputs: object) -> Tensor:
-    """Run a block and keep its inputs only: the backward pass computes the rest again, from the same mask."""
+    """Run a block and keep only its inputs (with the mask); the backward pass computes the rest again."""
     if not torch.is_grad_enabled():
         return kept(block, *inputs)
     result: Tensor = checkpoint(block, *inputs, use_reentrant=False)
@@ -280,9 +282,9 @@ def recomputed(block: nn.Module, *inputs: object) -> Tensor:
 
 
 class VisionTransformer(nn.Module):
-    """Patches of an image, a class token and registers, through blocks.
+    """A Vision Transformer on the patches of an image, a class token and registers.
 
-    Who needs more than `forward` calls `embed`, `run` for each of the `blocks`, and `norm`.
+    To work between the blocks, call `embed`, then `run` on each of `blocks`, then `norm`, as `forward` does.
     """
 
     def __init__(
@@ -312,12 +314,14 @@ class VisionTransformer(nn.Module):
     def embed(
         self, pixels: Float[Tensor, "batch 3 height width"], scale: Scale = 1.0
     ) -> tuple[Float[Tensor, "batch tokens channels"], Rotate, Size]:
-        """Return the tokens before the first block, how blocks rotate them, and (rows, columns) of patches.
+        """Return the tokens before the first block, their rotation, and the (rows, columns) of patches.
 
-        The order is class token, registers, patches row by row. `scale` is that of rotary positions.
+        The order of tokens is class token, registers, patches row by row. `pixels` are normalised; `scale` is
+        the factor on rotary positions.
 
         Raises:
-            ValueError: a side of the image is no multiple of the patch, or positions are for another size.
+            ValueError: a side of the image is not a multiple of the patch, or the size is not that of the
+                learned positions.
         """
         height, width = pixels.shape[2:]
         if height % self.patch or width % self.patch:
@@ -330,7 +334,7 @@ class VisionTransformer(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch _tokens channels"]:
-        """Return the normalised tokens after the last block."""
+        """Return the tokens after the last block, normalised, in the order of `embed`."""
         tokens, rotate, _ = self.embed(pixels)
         for block in self.blocks:
             tokens = self.run(block, tokens, rotate)

@@ -10,13 +10,13 @@ from torch import Tensor
 def assign(
     cost: Float[Tensor, "queries targets"],
 ) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"]]:
-    """Return the pairs (query, target) of least total cost; min(queries, targets) pairs, in order of query.
+    """Return the min(queries, targets) pairs (query, target) of least total cost, sorted by query.
 
-    Both are on the CPU. With more targets than queries, some targets stay without a query. An entry that is
-    not finite counts as worse than any that is: it is taken only where nothing else is left, so a diverged
-    prediction still gives a matching (and its loss then says what happened).
+    Both index tensors are on the CPU. With more targets than queries, some targets are not matched. A cost
+    that is not finite counts as higher than every finite one and is chosen only where nothing else is left.
+    So a diverged prediction is still matched, and its loss shows that it diverged.
 
-    Source: DETR (2005.12872), Sec. 3.1, Eq. 1; the rule for entries that are not finite is ours.
+    Source: DETR (2005.12872), Sec. 3.1, Eq. 1; the rule for costs that are not finite is ours.
     """
     values = cost.detach().to(device="cpu", dtype=torch.float64).numpy()
     finite = np.isfinite(values)
@@ -27,7 +27,7 @@ def assign(
 
 
 def _worse_than_all(finite: np.ndarray, pairs: int) -> float:
-    """Return a cost that one pair with it outweighs any choice among the finite ones."""
+    """Return a cost so high that a single pair with it outweighs every choice of finite costs."""
     if finite.size == 0:
         return 0.0
     lowest, highest = float(finite.min()), float(finite.max())

@@ -1,6 +1,6 @@
-"""Boxes: two ways to write them, how much two of them overlap, and those around segments.
+"""Bounding boxes: conversion between formats, areas, IoU, and boxes around segments.
 
-`xyxy` are the corners (left, top, right, bottom), `cxcywh` the centre and the size; x runs to the right.
+`xyxy` is (left, top, right, bottom), `cxcywh` is (centre x, centre y, width, height); y points down.
 """
 
 import torch
@@ -12,24 +12,24 @@ from unimask.structures import Detections, Segments, Size
 
 
 def cxcywh_to_xyxy(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
-    """Centre and size as corners; the unit stays."""
+    """Convert boxes from centre and size to corners, in the same unit."""
     center, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat((center - size / 2, center + size / 2), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch 4"]:
-    """Corners as centre and size; the unit stays."""
+    """Convert boxes from corners to centre and size, in the same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def scale_of(size: Size, like: Float[Tensor, "*_ 4"]) -> Float[Tensor, " 4"]:
-    """(width, height, width, height): what makes boxes of [0, 1] pixels of an image of this size."""
+    """Return (width, height, width, height): the factors from boxes in [0, 1] to boxes in pixels."""
     return like.new_tensor((size[1], size[0], size[1], size[0]))
 
 
 def box_areas(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
-    """Width times height of `xyxy` boxes; 0 where a corner lies on the wrong side."""
+    """Return width times height of `xyxy` boxes; 0 where right < left or bottom < top."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
@@ -37,9 +37,9 @@ def box_areas(boxes: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
 def box_iou(
     first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Intersection over union of `xyxy` boxes, and the area of the union; shapes are broadcast.
+    """Return the intersection over union of `xyxy` boxes and the area of the union; shapes are broadcast.
 
-    0 where both boxes are empty.
+    The IoU is 0 where both boxes are empty.
     """
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
@@ -51,9 +51,10 @@ def box_iou(
 def generalized_box_iou(
     first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]
 ) -> Float[Tensor, "*batch"]:
-    """IoU minus the share of the smallest box around both that neither covers; from -1 to 1.
+    """Return the generalized IoU of `xyxy` boxes, from -1 to 1.
 
-    `xyxy` boxes whose shapes are broadcast: `generalized_box_iou(a[:, None], b[None])` compares all pairs.
+    It is the IoU minus the fraction of the smallest enclosing box that neither box covers. Shapes are
+    broadcast: `generalized_box_iou(a[:, None], b[None])` compares all pairs.
 
     Source: Generalized IoU (1902.09630), Algorithm 1.
     """
@@ -65,14 +66,15 @@ def generalized_box_iou(
 
 
 def clip_boxes(boxes: Float[Tensor, "*batch 4"], size: Size) -> Float[Tensor, "*batch 4"]:
-    """`xyxy` boxes in pixels, cut off at the borders of an image of this size."""
+    """Clip `xyxy` boxes in pixels to an image of this size."""
     return torch.minimum(boxes.clamp(min=0), scale_of(size, boxes))
 
 
 def boxes_around(segments: Segments) -> Detections:
-    """Return the smallest box around each segment that has a pixel, in their order.
+    """Return the smallest box around each segment (`xyxy` in pixels), in the order of the segments.
 
-    Areas are those that are stated of the objects, else those of the masks.
+    Segments without a pixel are left out. Areas are the stated areas of the objects if there are any, else
+    those of the masks.
     """
     boxes = torch.zeros((len(segments), 4))
     found = torch.zeros(len(segments), dtype=torch.bool)

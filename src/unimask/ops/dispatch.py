@@ -1,4 +1,7 @@
-"""Which kernel runs: the one place that chooses one. All versions of an operation agree to rounding."""
+"""Operations with several versions: chooses the fastest for the device and the type of the tensors.
+
+All versions of an operation are equal up to rounding.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,9 +31,9 @@ from unimask.structures import Size
 
 
 def _on_cpu(tensor: Tensor) -> bool:
-    """Return whether operations run one by one on the CPU.
+    """Return whether the tensor is on the CPU and operations run eagerly.
 
-    A compiler or an exporter sees the plain versions only: it makes its own plans.
+    Compilers and exporters get the plain versions only, which they optimise themselves.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -41,7 +44,7 @@ def fast_deformable_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """`ops.deformable.plain.deformable_sampling` by the fastest version for the device."""
+    """Return what `ops.deformable.plain.deformable_sampling` does, by the fastest version for the device."""
     if _on_cpu(values):
         return bag_sampling(values, sizes, locations, weights)
     if kernels_serve(values, locations, weights):
@@ -50,7 +53,10 @@ def fast_deformable_sampling(
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Turns autocast off where it is on; an exporter would write down even that nothing was turned off."""
+    """Return a context in which autocast is off.
+
+    Where it is off already the context does nothing, because an exporter would record that, too.
+    """
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
@@ -63,9 +69,9 @@ def convolve(
     activation: Activation,
     added: Float[Tensor, "batch channels _rows_out _columns_out"] | None = None,
 ) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
-    """activation(convolved maps + added) in the type of the weight, also under autocast.
+    """Return activation(convolved maps + added), computed in the type of the weight, also under autocast.
 
-    May write over `added`. Not differentiable.
+    May write the result over `added`. Not differentiable.
     """
     maps = maps.to(weight.dtype)
     added = None if added is None else added.to(weight.dtype)
@@ -81,9 +87,9 @@ def project(
     bias: Float[Tensor, " channels"] | None,
     activation: Activation,
 ) -> Float[Tensor, "*batch channels"]:
-    """activation(tokens weight^T + bias) in the type of the weight, also under autocast.
+    """Return activation(tokens weight^T + bias), computed in the type of the weight, also under autocast.
 
-    The weight may be one that `ops.cpu.fused.pack_linear` packed. Not differentiable.
+    The weight may have been packed by `ops.cpu.fused.pack_linear`. Not differentiable.
     """
     tokens = tokens.to(weight.dtype)
     if _on_cpu(tokens) and fuses(weight.dtype):
@@ -93,9 +99,10 @@ def project(
 
 
 def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*others few"]:
-    """Return the softmax over a last dimension of a few elements.
+    """Return the softmax over a last dimension of few elements.
 
-    On the CPU PyTorch's own takes each short row for itself; whole-tensor operations are six times as fast.
+    PyTorch's softmax processes short rows one by one on the CPU; operations on the whole tensor are six times
+    as fast.
     """
     if not _on_cpu(logits):
         return logits.softmax(dim=-1)
@@ -104,7 +111,7 @@ def softmax_over_few(logits: Float[Tensor, "*others few"]) -> Float[Tensor, "*ot
 
 
 class _SoftmaxOverFew(torch.autograd.Function):
-    """Keeps its result only."""
+    """Softmax on the CPU; saves only its result for the backward pass."""
 
     @staticmethod
     def forward(context: Any, logits: Tensor) -> Tensor:
@@ -124,9 +131,10 @@ class _SoftmaxOverFew(torch.autograd.Function):
 def resize_maps(
     maps: Float[Tensor, "batch channels height width"], size: Size
 ) -> Float[Tensor, "batch channels cells"]:
-    """Maps resized bilinearly to a smaller size, row by row.
+    """Resize maps bilinearly to a smaller size and return their cells, row by row.
 
-    On the CPU only the cells that take part are read; PyTorch's own brings all maps into another order first.
+    On the CPU only the cells that contribute are read; `functional.interpolate` converts all maps to another
+    memory format first.
     """
     if not _on_cpu(maps):
         return functional.interpolate(maps, size, mode="bilinear", align_corners=False).flatten(2)
@@ -139,9 +147,9 @@ def double_maps(
     weight: Float[Tensor, "in_channels channels 2 2"],
     bias: Float[Tensor, " channels"],
 ) -> Float[Tensor, "batch channels 2*height 2*width"]:
-    """Return the transposed convolution of 2x2 with a stride of 2, in which each cell becomes four.
+    """Return the transposed 2x2 convolution with stride 2, which turns each cell into four.
 
-    On the CPU it is one matrix product, whose backward pass takes a fifth of the time of PyTorch's.
+    On the CPU it is a matrix product, whose backward pass takes a fifth of the time of `conv_transpose2d`.
     """
     if not _on_cpu(maps):
         return functional.conv_transpose2d(maps, weight, bias, 2)
@@ -155,9 +163,10 @@ def double_maps(
 def multiply(
     first: Float[Tensor, "*#batch rows inner"], second: Float[Tensor, "*#batch inner columns"], out: Tensor
 ) -> None:
-    """Writes the products into `out`; one of the two factors is a single matrix for the whole batch.
+    """Write the matrix products into `out`; one factor is a single matrix, shared by the batch.
 
-    On the CPU one product at a time, which is several times as fast as PyTorch's batched one for such shapes.
+    On the CPU the products are computed one at a time, which is several times as fast as a batched product
+    for these shapes.
     """
     if not _on_cpu(out):
         out.copy_(first @ second)
@@ -170,12 +179,12 @@ def multiply(
 def look_up(
     numbers: Int16[Tensor, "height width"], table: Int16[Tensor, " numbers"]
 ) -> Int16[Tensor, "height width"]:
-    """Look each number up in the table; on the CPU with NumPy, which needs no indices of another type."""
+    """Return `table[numbers]`; on the CPU by NumPy, which does not convert the indices to another type."""
     if numbers.device.type != "cpu":
         return table[numbers.int()]
     return torch.from_numpy(np.take(table.numpy(), numbers.numpy(), mode="clip"))
 
 
 def in_small_parts(tensor: Tensor) -> bool:
-    """Return whether work is cut into parts that fit the cache of a processor: not on other devices."""
+    """Return whether to work in parts that fit the processor's cache: only on the CPU."""
     return _on_cpu(tensor)

@@ -1,6 +1,6 @@
-"""Masks and id maps: packing, boxes, renumbering, and the costs of every query against every target.
+"""Id maps (packing of masks, boxes, renumbering), and pairwise mask costs for the matcher.
 
-An id map holds segment numbers: pixel -> 1..N, 0 is none (`structures.Segments`).
+An id map holds a segment number for each pixel: 1..N, or 0 for none (`structures.Segments`).
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ MOST_SEGMENTS = torch.iinfo(torch.int16).max
 def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "layers height width"]:
     """Return the id map of dense masks: mask n (from 0) gets the number n + 1.
 
-    Greedy: each mask goes to the first layer where it overlaps nothing, so masks without overlap need one
-    layer, and there is one (empty) layer even without masks. An empty mask leaves its number unused.
+    Greedy: each mask is put into the first layer where it overlaps no other, so masks without overlap need
+    one layer. There is at least one layer, also without masks. The number of an empty mask is not used.
 
     Raises:
         ValueError: there are more masks than an int16 can number (32767).
@@ -36,26 +36,26 @@ def pack_masks(masks: Bool[Tensor, "segments height width"]) -> Int16[Tensor, "l
 
 
 Pieces = Sequence[tuple[Bool[Tensor, "_rows _columns"], tuple[slice, slice]]]
-"""Masks, each inside its window."""
+"""Parts of a segment: each a mask, and the window (rows, columns) of the image that it fills."""
 
 COARSE = 8
 BLOCK = 2**25
-"""More bytes than this are asked for at once: what is larger goes back to the system when it is freed."""
+"""Layers are allocated in blocks of more bytes than this, which are returned to the system when freed."""
 
 
 class LayerPacker:
-    """Puts segments that may overlap into layers: each into the first layer where it overlaps nothing."""
+    """Packs segments that may overlap into layers: each into the first one where it overlaps no other."""
 
     def __init__(self, size: Size, device: torch.device) -> None:
         self._layers = [torch.zeros(size, dtype=torch.int16, device=device)]
-        self._spare: list[Tensor] = []  # memory of layers to come
-        self._coarse = [self._layers[0][::COARSE, ::COARSE] > 0]  # what is taken, in a few of the pixels
+        self._spare: list[Tensor] = []  # allocated, not yet used
+        self._coarse = [self._layers[0][::COARSE, ::COARSE] > 0]  # occupied pixels, subsampled
 
     def add(self, number: int, pieces: Pieces, first: int = 0) -> int:
-        """Put a segment into a layer under its number; each piece is a mask inside its window.
+        """Add the segment `number`, given by its pieces, and return the index of its layer.
 
-        Layers before `first` are not looked at. The index of the layer comes out: the next segment with the
-        same pixels, if there are any, cannot be in a layer up to there.
+        Layers before `first` are skipped. A later segment with the same pixels (at least one) fits into no
+        layer up to the returned one.
         """
         coarse = [_coarse(mask, window) for mask, window in pieces]
         for index in range(first, len(self._layers)):
@@ -72,7 +72,7 @@ class LayerPacker:
         return index
 
     def layers(self) -> Int16[Tensor, "layers height width"]:
-        """Return the layers, at least one; the packer has none afterwards."""
+        """Return the layers, at least one; the packer cannot be used afterwards."""
         self._spare.clear()
         if len(self._layers) == 1:
             return self._layers.pop()[None]
@@ -90,13 +90,13 @@ class LayerPacker:
 
 
 def _overlap(pieces: Pieces, taken: Tensor) -> bool:
-    """Return whether any of the masks meets something that is not 0."""
+    """Return whether any of the masks covers a pixel of `taken` that is not 0."""
     both = (mask & taken[window].bool() for mask, window in pieces if mask.numel())
-    return any(int(meeting.view(torch.uint8).max()) for meeting in both)  # on the CPU much faster than any()
+    return any(int(meeting.view(torch.uint8).max()) for meeting in both)  # much faster than any() on the CPU
 
 
 def _coarse(mask: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, tuple[slice, slice]]:
-    """Every eighth pixel of the image's rows and columns, as far as it lies in the window."""
+    """Return the mask at every eighth row and column of the image, and its window in the coarse map."""
     rows, columns = window
     few = mask[-rows.start % COARSE :: COARSE, -columns.start % COARSE :: COARSE]
     start_row, start_column = -(-rows.start // COARSE), -(-columns.start // COARSE)
@@ -109,7 +109,7 @@ def _coarse(mask: Tensor, window: tuple[slice, slice]) -> tuple[Tensor, tuple[sl
 def boxes_from_layers(layers: Int16[Tensor, "layers height width"], count: int) -> Int64[Tensor, "{count} 4"]:
     """Return the tight box of each of `count` segments: (left, top, width, height) in pixels.
 
-    An empty segment gets (0, 0, 0, 0).
+    The box of an empty segment is (0, 0, 0, 0).
     """
     height, width = layers.shape[1:]
     rows = torch.zeros((count + 1, height), dtype=torch.bool, device=layers.device)
@@ -138,15 +138,15 @@ def _boxes_from_presence(
 
 
 def renumber(segments: Segments, keep: Bool[Tensor, " segments"]) -> Segments:
-    """Return the segments that `keep` marks, numbered 1..M in their old order; others become 0.
+    """Return the segments where `keep` is True, numbered 1..M in their old order; pixels of others become 0.
 
-    Layers with nothing left are dropped, except that one always remains.
+    Layers that become empty are dropped, but at least one layer remains.
     """
     return chosen(segments, keep.nonzero()[:, 0])
 
 
 def chosen(segments: Segments, indices: Int64[Tensor, " chosen"]) -> Segments:
-    """Return the segments of some indices, each at most once, numbered 1..M in the order of the indices.
+    """Return the segments of these indices, numbered 1..M in the order of the indices; no index may repeat.
 
     Otherwise as `renumber`.
     """
@@ -167,9 +167,10 @@ def chosen(segments: Segments, indices: Int64[Tensor, " chosen"]) -> Segments:
 def pairwise_binary_cross_entropy(
     logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
 ) -> Float[Tensor, "queries targets"]:
-    """Mean binary cross-entropy over the points, of every query with every target.
+    """Return the mean binary cross-entropy over the points, of every query with every target.
 
-    Labels may be fractions. Expanded as softplus(x) - x y, so no (queries, targets, points) tensor is made.
+    Labels may be fractions. Expanded as softplus(x) - x y, so that no (queries, targets, points) tensor is
+    needed.
 
     Source: Mask2Former (2112.01527), Sec. 3.3; computed as in the matcher of the original code.
     """
@@ -183,9 +184,9 @@ def pairwise_focal(
     alpha: float,
     gamma: float,
 ) -> Float[Tensor, "queries targets"]:
-    """Mean focal loss over the points, of every query with every target.
+    """Return the mean focal loss over the points, of every query with every target.
 
-    Where labels are fractions, the losses of foreground and background are mixed by them.
+    A fractional label y weights the loss of the foreground with y and that of the background with 1 - y.
 
     Source: RetinaNet (1708.02002), Eq. 5; computed as in the matcher of MaskFormer's code.
     """
@@ -199,9 +200,9 @@ def pairwise_focal(
 def pairwise_dice(
     logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
 ) -> Float[Tensor, "queries targets"]:
-    """One minus the Dice coefficient of every query's probabilities with every target, over the points.
+    """Return 1 minus the Dice coefficient over the points, of every query's probabilities with every target.
 
-    One is added above and below, so an empty mask against an empty target costs nothing.
+    1 is added to numerator and denominator, so an empty mask with an empty target costs 0.
 
     Source: V-Net (1606.04797), Eq. 3, with the denominator not squared and the +1 of the original code.
     """

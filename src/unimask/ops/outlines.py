@@ -1,4 +1,4 @@
-"""Masks as polygons that follow the edges of their pixels: nothing is rounded, nothing is simplified."""
+"""Exact outlines of masks: polygons along the edges of the pixels, neither smoothed nor simplified."""
 
 from collections.abc import Iterator
 
@@ -8,18 +8,17 @@ from numpy import ndarray
 from scipy import ndimage
 
 Ring = Float[ndarray, "_points 2"]
-"""The corners (x, y) of a closed polygon, in pixels; the last one is joined to the first."""
+"""The corners (x, y) of a closed polygon, in pixels; the last is connected to the first."""
 
 _RIGHT, _DOWN, _LEFT, _UP = range(4)  # directions, each a right turn after the one before
 _STEPS = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
 
 
 def outlines(mask: Bool[ndarray, "height width"]) -> list[list[Ring]]:
-    """For each part of the mask (pixels that share sides) its outer ring, and then the rings of its holes.
+    """Return, for each 4-connected part of the mask, its outer ring followed by the rings of its holes.
 
-    The mask lies to the right of every ring: outer rings run clockwise on the screen, holes counterclockwise.
-    Rings neither cross nor touch themselves, so each part is a valid polygon; they may touch each other at
-    corners.
+    Outer rings run clockwise (with y pointing down), rings of holes counterclockwise. No ring crosses or
+    touches itself, so each part is a valid polygon; different rings may touch at corners.
     """
     parts, count = ndimage.label(mask)
     found: list[list[Ring]] = [[] for _ in range(count)]
@@ -31,7 +30,7 @@ def outlines(mask: Bool[ndarray, "height width"]) -> list[list[Ring]]:
 
 
 def _split(ring: Ring) -> Iterator[Ring]:
-    """Yield the rings that a ring consists of which meets itself at corners."""
+    """Split a ring that touches itself at corners into rings that do not, and yield them."""
     corners: list[tuple[float, float]] = []
     places: dict[tuple[float, float], int] = {}
     for x, y in ring.tolist():
@@ -47,16 +46,16 @@ def _split(ring: Ring) -> Iterator[Ring]:
 
 
 def signed_area(ring: Ring) -> float:
-    """Positive for rings that run clockwise where y points down, in square pixels."""
+    """Return the area in square pixels: positive if the ring runs clockwise (with y pointing down)."""
     x, y = ring[:, 0], ring[:, 1]
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 def one_ring(part: list[Ring]) -> Ring:
-    """Return the rings of a mask as one, joined by bridges without width, there and back.
+    """Return the rings of a part of a mask as a single ring, connected by bridges of width 0.
 
-    For formats that know neither holes nor parts. Each ring is joined to what is joined already, from its
-    first corner to the corner nearest to that.
+    For formats without holes. Each ring is connected, from its first corner, to the nearest corner of the
+    rings before it.
     """
     joined = part[0]
     for ring in part[1:]:
@@ -66,10 +65,10 @@ def one_ring(part: list[Ring]) -> Ring:
 
 
 def _rings(mask: Bool[ndarray, "height width"]) -> Iterator[tuple[Ring, tuple[int, int]]]:
-    """Each closed ring, and a pixel (row, column) of the mask beside it."""
+    """Yield each closed ring, and a pixel (row, column) of the mask next to it."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
-    # the pixel's neighbour that is missing, and the corner where its side begins
+    # direction of a side -> the neighbour across it, and the corner of the pixel where the side begins
     sides = {
         _RIGHT: (padded[:-2, 1:-1], (0, 0)),
         _DOWN: (padded[1:-1, 2:], (1, 0)),
@@ -88,7 +87,7 @@ def _rings(mask: Bool[ndarray, "height width"]) -> Iterator[tuple[Ring, tuple[in
 
 
 def _follow(edges: dict[tuple[int, int, int], tuple[int, int]], x: int, y: int, direction: int) -> Ring:
-    """Return the ring of a side; its sides are taken out. Of two ways on, the right turn comes first."""
+    """Return the ring that starts with a side, and remove its sides from `edges`; right turns come first."""
     start, corners = (x, y, direction), []
     while True:
         x, y = x + int(_STEPS[direction, 0]), y + int(_STEPS[direction, 1])

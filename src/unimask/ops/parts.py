@@ -1,4 +1,4 @@
-"""Work in parts that fit the cache of a processor: less memory is allocated, and access is faster."""
+"""Run functions on parts of their inputs that fit the processor's cache: faster, and with less memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,21 +14,21 @@ from unimask.ops.private import private_operator
 Result = TypeVar("Result")
 
 TOKENS_AT_ONCE = 1024
-"""So many tokens of a feed-forward's hidden width fit into the cache."""
+"""How many tokens are computed at a time: few enough that a feed-forward's hidden layer fits the cache."""
 
 VERY_MANY_TOKENS = 4096
-"""From so many tokens of an image on, memory is worth more than the time to compute attention twice."""
+"""From this many tokens per image on, the backward pass computes attention again, to save memory."""
 
 WINDOW_TOKENS_AT_ONCE = 4096
-"""Tokens of windows whose attention is computed at a time."""
+"""How many tokens of attention windows are computed at a time."""
 
 
 def token_by_token(
     function: Callable[[Tensor], Tensor], tokens: Float[Tensor, "batch tokens channels"]
 ) -> Float[Tensor, "batch tokens others"]:
-    """Return `function(tokens)`, where no token depends on another, computed for a few tokens at a time.
+    """Return `function(tokens)`, computed for a few tokens at a time; no token may depend on another.
 
-    What lies between input and output is not kept for the backward pass, which computes it again.
+    Intermediate results are not kept for the backward pass, which computes them again.
     """
     if tokens.shape[0] * tokens.shape[1] <= TOKENS_AT_ONCE:
         return function(tokens)
@@ -40,16 +40,16 @@ def token_by_token(
 def token_over_token(
     function: Callable[..., Tensor], tokens: Float[Tensor, "batch tokens channels"], *others: Tensor
 ) -> Float[Tensor, "batch tokens channels"]:
-    """As `token_by_token`, but the result may be written over `tokens`. Not differentiable.
+    """Return `function(tokens, *others)`, computed for a few tokens at a time; may modify `tokens` in place.
 
-    The `others`, which the function takes too, have the tokens in their second dimension.
+    No token may depend on another. Tokens are the second dimension of the `others`, too. Not differentiable.
     """
     at_once = max(1, TOKENS_AT_ONCE // max(1, tokens.shape[0]))
     result = tokens
     for start in range(0, tokens.shape[1], at_once):
         some = slice(start, start + at_once)
         found = function(*(tensor[:, some] for tensor in (tokens, *others)))
-        if found.dtype != result.dtype:  # of the first ones, in mixed precision
+        if found.dtype != result.dtype:  # at the first tokens, in mixed precision
             result = tokens.to(found.dtype)
         result[:, some] = found
     return result
@@ -58,7 +58,10 @@ def token_over_token(
 def recomputed(
     function: Callable[..., Tensor], tokens: Float[Tensor, "batch tokens channels"], *others: object
 ) -> Tensor:
-    """Return `function(tokens, *others)`; of very many tokens the backward pass keeps only the inputs."""
+    """Return `function(tokens, *others)`.
+
+    From `VERY_MANY_TOKENS` on, only the inputs are kept for the backward pass, which computes the rest again.
+    """
     if not torch.is_grad_enabled() or tokens.shape[1] < VERY_MANY_TOKENS:
         return function(tokens, *others)
     result: Tensor = checkpoint(function, tokens, *others, use_reentrant=False)
@@ -70,13 +73,13 @@ _PRODUCTS = [
     torch.ops.aten.addmm.default,
     private_operator("aten::_scaled_dot_product_flash_attention_for_cpu"),
 ]
-"""What takes long compared with the memory of its result."""
+"""The operators that take long compared with the memory of their result."""
 
 
 def recomputed_between_products(function: Callable[..., Result], *inputs: object) -> Result:
-    """Return `function(*inputs)`; of what lies between, only matrix products and attention are kept.
+    """Return `function(*inputs)`; of intermediate results, only matrix products and attention are kept.
 
-    The backward pass computes norms, activations and depthwise convolutions again: they take little time, and
+    The backward pass computes norms, activations and depthwise convolutions again: they take little time, but
     as much memory as the products.
     """
     if not torch.is_grad_enabled():
@@ -94,7 +97,7 @@ def window_by_window(
 ) -> Float[Tensor, "batch windows tokens channels"]:
     """Return `function(windows, biases)`, computed for a few windows at a time.
 
-    There is one bias for all windows, or one for each.
+    `biases` holds one bias for all windows or one per window.
     """
     at_once = max(1, WINDOW_TOKENS_AT_ONCE // (windows.shape[0] * windows.shape[2]))
     if windows.shape[1] <= at_once:

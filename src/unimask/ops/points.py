@@ -1,8 +1,8 @@
-"""Values at points: of feature maps, of mask logits that stay factorised, of truth that stays an id map.
+"""Bilinear sampling at points: of feature maps, of factorised mask logits, and of masks in an id map.
 
-Points are (x, y) in [0, 1] of the map, whatever its size: (0, 0) is the upper left corner of the upper left
-pixel. Values are bilinear between pixel centres and 0 outside, so they are pulled towards 0 in the outer half
-pixel, as those of `grid_sample` with `align_corners=False`.
+Points are (x, y) in [0, 1], relative to the map: (0, 0) is the upper left corner of the upper left pixel.
+Values are interpolated between pixel centres and 0 outside the map, so they fall towards 0 in the outer half
+pixel, as with `grid_sample` and `align_corners=False`.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 VALUES_AT_ONCE = 2**19
-"""So many values at points are computed at a time on the CPU where nothing of them is kept."""
+"""How many values at points are computed at a time on the CPU, where the backward pass needs none of them."""
 
 
 def sample_features(
@@ -21,7 +21,7 @@ def sample_features(
 ) -> Float[Tensor, "batch channels points"]:
     """Return the features of each image at its points.
 
-    Fastest where `features` has the memory format channels_last: then each point reads four rows.
+    Fastest where `features` has the memory format channels_last: each point then reads four contiguous rows.
     """
     batch, channels, height, width = features.shape
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
@@ -39,7 +39,7 @@ def sample_features(
 def _neighbours(
     points: Float[Tensor, "*points 2"], height: int, width: int
 ) -> tuple[Int64[Tensor, "*points 4"], Float[Tensor, "*points 4"]]:
-    """Return the four pixels around each point (indices into the flat map) and their weights (0 outside)."""
+    """Return the four pixels around each point (indices into the flat map) and their weights, 0 outside."""
     x, y = _pixel_position(points[..., 0], width), _pixel_position(points[..., 1], height)
     left, top = x.floor(), y.floor()
     right_weight, bottom_weight = x - left, y - top
@@ -60,7 +60,7 @@ def _neighbours(
 
 
 def _pixel_position(coordinate: Float[Tensor, "*points"], size: int) -> Float[Tensor, "*points"]:
-    """Return where a coordinate lies between pixel centres; rounded as `grid_sample` at 2 p - 1 rounds it."""
+    """Return the position of a coordinate in pixels, 0 at the first centre; rounded as by `grid_sample`."""
     from_center = 2 * coordinate - 1
     return ((from_center + 1) * size - 1) / 2
 
@@ -72,8 +72,8 @@ def logits_at_shared_points(
 ) -> Float[Tensor, "queries points"]:
     """Return the mask logits of all queries of an image at the same points.
 
-    Sampling and the product with the embeddings commute; the smaller of (queries, height, width) and
-    (queries, points) is where the product is made.
+    Sampling and the product with the embeddings commute, so the product is computed on whichever is smaller:
+    the map or the points.
     """
     height, width = features.shape[1:]
     if height * width > points.shape[0]:
@@ -83,7 +83,7 @@ def logits_at_shared_points(
 
 
 class _MapsAtPoints(torch.autograd.Function):
-    """Sampling of maps. It is linear in them, so only the points are kept for the backward pass."""
+    """Samples maps. Sampling is linear in the maps, so only the points are saved for the backward pass."""
 
     @staticmethod
     def forward(context: Any, maps: Tensor, grid: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class _MapsAtPoints(torch.autograd.Function):
 def sample_maps(
     maps: Float[Tensor, "maps height width"], points: Float[Tensor, "maps points 2"]
 ) -> Float[Tensor, "maps points"]:
-    """Each map at its own points.
+    """Return the values of each map at its own points.
 
     Differentiable in `maps`, not in `points`; the maps are not kept for the backward pass.
     """
@@ -123,10 +123,10 @@ def sample_maps(
 def sample_all_labels(
     layers: Int16[Tensor, "layers height width"], count: int, points: Float[Tensor, "points 2"]
 ) -> Float[Tensor, "{count} points"]:
-    """Return the masks of the segments 1..count at the same points, from the id map: exact, and never dense.
+    """Return the masks of the segments 1..count at the same points, sampled exactly from the id map.
 
-    The bilinear value of a mask at a point is the sum of the weights of those of its four neighbours that
-    carry the segment's number.
+    The bilinear value of a mask at a point is the sum of the weights of those of the four pixels around the
+    point that have the segment's number, so no dense masks are needed.
     """
     height, width = layers.shape[1:]
     indices, weights = _neighbours(points, height, width)
@@ -143,15 +143,15 @@ def sample_labels(
     numbers: Int64[Tensor, " segments"],
     points: Float[Tensor, "segments points 2"],
 ) -> Float[Tensor, "segments points"]:
-    """Return the mask of each of the named segments (1-based) at points of its own, from the id map."""
-    padded = functional.pad(layers, (1, 1, 1, 1))  # number 0 outside: nobody's
+    """Return the masks of the segments `numbers` (1-based), each at its own points, from the id map."""
+    padded = functional.pad(layers, (1, 1, 1, 1))  # 0 outside the image: no segment
     at_once = _at_once(points)
     parts = zip(numbers.split(at_once), points.split(at_once), strict=True)
     return torch.cat([_labels_of_some(layers, padded, *part) for part in parts])
 
 
 def _at_once(points: Float[Tensor, "maps points 2"]) -> int:
-    """Return the points of how many maps are worth a step of their own."""
+    """Return how many maps are sampled at a time; all of them on devices other than the CPU."""
     if points.device.type != "cpu":
         return max(1, len(points))
     return max(1, VALUES_AT_ONCE // max(1, points.shape[1]))
@@ -163,7 +163,7 @@ def _labels_of_some(
     numbers: Int64[Tensor, " segments"],
     points: Float[Tensor, "segments points 2"],
 ) -> Float[Tensor, "segments points"]:
-    """`sample_labels`; `padded` is the id map with a border of zeros."""
+    """Return what `sample_labels` does; `padded` is the id map with a border of zeros."""
     width = layers.shape[2]
     x = _pixel_position(points[..., 0].clamp(0, 1), width)
     y = _pixel_position(points[..., 1].clamp(0, 1), layers.shape[1])
@@ -187,7 +187,7 @@ def _labels_of_some(
 def uncertain_points(
     maps: Float[Tensor, "maps height width"], candidates: Float[Tensor, "maps candidates 2"], count: int
 ) -> Float[Tensor, "maps {count} 2"]:
-    """Return the `count` candidates of each map where its logit is nearest to 0, in no particular order.
+    """Return, for each map, the `count` candidates whose logits are nearest to 0, in no particular order.
 
     Source: PointRend (1912.08193), Sec. 3.1 and its training, used by Mask2Former, Sec. 3.3.
     """

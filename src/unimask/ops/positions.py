@@ -1,4 +1,4 @@
-"""Where a token or a cell is, as a vector."""
+"""Position encodings of the cells of a map and of the tokens of a sequence."""
 
 import math
 
@@ -16,14 +16,14 @@ def sine_positions(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "height width channels"]:
-    """Return a vector for each cell of a map: the first half of the channels encodes the row, the second the
-    column.
+    """Return the sine encoding of the position of each cell of a map.
 
-    Rows and columns count from 1 and are divided by the last one, so every map spans (0, 2 pi], whatever its
-    size. Even channels hold sines, odd ones cosines, in falling frequency.
+    The first half of the channels encodes the row, the second half the column. Rows and columns are counted
+    from 1 and divided by the last one, so every map spans (0, 2 pi], whatever its size. Even channels hold
+    sines, odd channels cosines, from high to low frequency.
 
     Raises:
-        ValueError: `channels` is no multiple of 4.
+        ValueError: `channels` is not a multiple of 4.
 
     Source: DETR, Sec. A.3 (normalised as in its code); Attention Is All You Need, Sec. 3.5.
     """
@@ -40,13 +40,13 @@ def padded_sine_positions(
     temperature: float = 10_000.0,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch height width channels"]:
-    """`sine_positions` where part of each map is padding: rows and columns count valid cells only.
+    """Return `sine_positions` of maps with padding: rows and columns count valid cells only.
 
-    The valid part spans (0, 2 pi]; where all is valid, every image has the positions of `sine_positions`.
-    What stands at padding means nothing.
+    The valid part spans (0, 2 pi]; where all cells are valid, the result equals `sine_positions`. Values at
+    cells that are not valid are undefined.
 
     Raises:
-        ValueError: `channels` is no multiple of 4.
+        ValueError: `channels` is not a multiple of 4.
 
     Source: DETR, as in its code.
     """
@@ -74,7 +74,7 @@ def _angles(length: int, device: torch.device | str, dtype: torch.dtype) -> Floa
 def _waves(
     angles: Float[Tensor, "*cells"], channels: int, temperature: float
 ) -> Float[Tensor, "*cells {channels}"]:
-    """Sines in even channels, cosines in odd ones, in falling frequency."""
+    """Return sines in even channels and cosines in odd channels, from high to low frequency."""
     exponents = torch.arange(0, channels, 2, device=angles.device, dtype=angles.dtype) / channels
     waves = angles[..., None] * temperature**-exponents
     return torch.stack((waves.sin(), waves.cos()), dim=-1).flatten(-2)
@@ -90,10 +90,10 @@ def sequence_positions(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "count channels"]:
-    """Return a vector for each place `first`, `first` + 1, ... of a sequence, which may be of any length.
+    """Return the sine encoding of the positions `first`, `first` + 1, ... of a sequence, of any length.
 
-    Wavelengths run geometrically from 2 pi to `temperature` x 2 pi. Even channels hold sines, odd ones
-    cosines, as in the paper; with `halves` all sines come first and then all cosines, as in Marian.
+    Wavelengths grow geometrically from 2 pi to `temperature` x 2 pi. Even channels hold sines and odd
+    channels cosines, as in the paper; with `halves` all sines come first and then all cosines, as in Marian.
 
     Raises:
         ValueError: `channels` is odd.
@@ -112,7 +112,9 @@ def sequence_positions(
 def fourier_positions(
     height: int, width: int, octaves: int, *, device: torch.device | str, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "{4*octaves} height width"]:
-    """Waves along x and y over a map: half a period, then one, two, four ... across it; sine and cosine.
+    """Return Fourier features of the cells of a map: all sines along x, along y, then all cosines.
+
+    The map spans half a period of the first octave, one period of the second, two of the third, and so on.
 
     Source: NeRF (2003.08934), Sec. 5.1, Eq. 4; here the map spans [0, 1].
     """

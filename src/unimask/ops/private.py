@@ -1,7 +1,7 @@
-"""PyTorch's private operators: the one place that knows whether this PyTorch has them.
+"""Access to PyTorch's private operators, which may change or disappear with any release.
 
-A private operator may change or disappear with any release. Whoever wants one asks `private_operator` for it
-and has a plain version for the case that there is none.
+They are called only through `private_operator`, and wherever one is used there is a plain version for
+releases without it.
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ _ARGUMENTS = {
         "grad weight indices offsets offset2bag mode padding_idx"
     ),
 }
-"""The operators that this library calls, and the arguments that it knows of each."""
+"""The operators that this library calls, each with the arguments that it expects."""
 
 
 @cache
 def private_operator(name: str) -> Callable[..., Any] | None:
-    """Return the operator of this name, or None where this PyTorch has none with the known arguments."""
+    """Return the operator of this name, or None if the installed PyTorch has none with these `_ARGUMENTS`."""
     library, _, rest = name.partition("::")
     packet, _, overload = rest.partition(".")
     try:
@@ -44,7 +44,7 @@ def private_operator(name: str) -> Callable[..., Any] | None:
 
 @cache
 def fuses(dtype: torch.dtype) -> bool:
-    """Return whether PyTorch's fused oneDNN convolutions and products serve a type on this processor."""
+    """Return whether PyTorch's fused oneDNN convolutions and products support a type on this processor."""
     names = [name for name in _ARGUMENTS if name.startswith("mkldnn::")]
     if not torch.backends.mkldnn.is_available() or None in map(private_operator, names):
         return False

@@ -1,8 +1,8 @@
-"""A convolution or a matrix product, a sum and an activation in one step: nothing is written twice.
+"""Fused CPU operators: a convolution or a matrix product, a sum and an activation in one pass over memory.
 
-oneDNN multiplies by matrices in an order of its own: with those that `pack_linear` brings into it once, about
-a tenth faster in float32 and a third in bfloat16. PyTorch calls them MKLDNN tensors. (Convolutions gain less,
-and lose much where the order is not that of their size.)
+oneDNN has a blocked memory layout of its own for weights (MKLDNN tensors in PyTorch). With weights that
+`pack_linear` has brought into it once, products are about a tenth faster in float32 and a third in bfloat16.
+Convolutions are not packed: they gain less, and become much slower at sizes other than the one packed for.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def convolution(
     activation: Activation,
     added: Float[Tensor, "batch channels _rows_out _columns_out"] | None,
 ) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
-    """activation(convolved + added). The plain version of `fused_convolution`."""
+    """Return activation(convolution + added): the plain version of `fused_convolution`."""
     convolved = functional.conv2d(maps, weight, bias, *steps)
     return _activated(convolved if added is None else convolved + added, activation)
 
@@ -40,7 +40,7 @@ def linear(
     bias: Float[Tensor, " channels"] | None,
     activation: Activation,
 ) -> Float[Tensor, "*batch channels"]:
-    """activation(tokens weight^T + bias). The plain version of `fused_linear`."""
+    """Return activation(tokens weight^T + bias): the plain version of `fused_linear`."""
     return _activated(functional.linear(tokens, weight, bias), activation)
 
 
@@ -62,7 +62,7 @@ _STEPS: dict[Activation, tuple[str, list[float], str]] = {
     "relu6": ("hardtanh", [0.0, 6.0], ""),
     "gelu": ("gelu", [], "none"),
 }
-"""What oneDNN calls an activation, its numbers, and how it is computed."""
+"""Activation -> oneDNN's name of it, its parameters, and its algorithm."""
 
 
 def fused_convolution(
@@ -73,10 +73,10 @@ def fused_convolution(
     activation: Activation,
     added: Float[Tensor, "batch channels _rows_out _columns_out"] | None,
 ) -> Float[Tensor, "batch channels _rows_out _columns_out"]:
-    """As `convolution`, by oneDNN on the CPU. The result is written over `added` if it is given.
+    """Return what `convolution` does, computed by oneDNN on the CPU; may write the result over `added`.
 
-    All tensors have the same type, and the result has the memory format channels_last. After a sum the
-    activation is ReLU or none. Not differentiable. Only where `ops.private.fuses` the type.
+    Only for types that `ops.private.fuses` accepts, the same for all tensors. With `added` the activation
+    must be "relu" or "none". The result has the memory format channels_last. Not differentiable.
     """
     maps = maps.contiguous(memory_format=torch.channels_last)
     stride, padding, dilation, groups = steps
@@ -95,12 +95,15 @@ def fused_linear(
     bias: Float[Tensor, " channels"] | None,
     activation: Activation,
 ) -> Float[Tensor, "*batch channels"]:
-    """As `linear`, by oneDNN on the CPU; all tensors have the same type. Not differentiable."""
+    """Return what `linear` does, computed by oneDNN on the CPU. Not differentiable.
+
+    Only for types that `ops.private.fuses` accepts, the same for all tensors.
+    """
     return _operator("mkldnn::_linear_pointwise")(tokens, weight, bias, *_STEPS[activation])
 
 
 def pack_linear(weight: Float[Tensor, "channels in_channels"]) -> Tensor:
-    """Return the weight of `fused_linear` in oneDNN's own order."""
+    """Return a weight for `fused_linear` in oneDNN's memory layout."""
     return _operator("mkldnn::_reorder_linear_weight")(weight.contiguous())
 
 

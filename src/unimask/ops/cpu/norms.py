@@ -1,11 +1,11 @@
-"""Group normalisation in place: no second map of the same size, and each value read from memory twice."""
+"""Group normalisation in place: no second map is allocated, and each value is read from memory twice."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 CELLS_AT_ONCE = 1024
-"""So many cells of a map fit into the cache of a processor."""
+"""How many cells of a map are processed at a time: few enough for the processor's cache."""
 
 
 def overwrite_with_group_norm(
@@ -15,14 +15,14 @@ def overwrite_with_group_norm(
     bias: Float[Tensor, " channels"],
     eps: float,
 ) -> Float[Tensor, "batch channels height width"]:
-    """As `functional.group_norm`, to rounding; the values are written over `maps`, which come out.
+    """Normalise `maps` in place and return them; equal to `functional.group_norm` up to rounding.
 
-    `maps` lie in memory in the order channels_last. Not differentiable.
+    `maps` must have the memory format channels_last. Not differentiable.
     """
     for one in maps:
         parts = one.permute(1, 2, 0).flatten(0, 1).split(CELLS_AT_ONCE)
         sums = torch.zeros((2, len(weight)), dtype=torch.float64, device=maps.device)
-        for part in parts:  # sums of few numbers in float32, of many in float64
+        for part in parts:  # sums within a part in float32, over the parts in float64
             sums += torch.stack([part.sum(dim=0), part.square().sum(dim=0)])
         count = one.numel() // groups
         mean, square = sums.unflatten(1, (groups, -1)).sum(dim=2) / count

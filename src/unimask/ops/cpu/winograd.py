@@ -1,8 +1,8 @@
-"""3x3 convolutions of many channels with fewer multiplications, on the CPU.
+"""Winograd convolutions on the CPU: 3x3 convolutions of many channels with fewer multiplications.
 
-Of each 4x4 piece of the padded map (pieces overlap by two) 2x2 results are made. In a transformed space that
-takes 16 products instead of 36, each of them a matrix product over the channels for all pieces. What the
-transformations cost does not grow with the number of channels, so this pays for many of them.
+Each 4x4 piece of the padded map (the paper's tiles; they overlap by two) gives 2x2 results. In the
+transformed space this takes 16 products instead of 36, each of them a matrix product over the channels for
+all pieces. The transformations cost little in comparison where there are many channels.
 
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (1509.09308), Sec. 4.1, F(2x2, 3x3).
 """
@@ -18,16 +18,16 @@ from torch.nn import functional
 from unimask.ops.cpu.fused import Steps
 
 LEAST_CHANNELS = 256
-"""With so many channels in and out it is faster than a plain convolution."""
+"""With at least this many input and output channels it is faster than a plain convolution."""
 
 PIECES_AT_ONCE = 160
-"""What is computed about so many pieces fits into the cache of a processor."""
+"""About how many pieces are computed at a time: few enough for the processor's cache."""
 
 _KERNEL = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
 
 
 def winograd_serves(weight: Float[Tensor, "channels channels_of_group rows columns"], steps: Steps) -> bool:
-    """Return whether a convolution with this weight can be computed so, faster than plainly."""
+    """Return whether Winograd's algorithm applies to this convolution and is faster than the plain one."""
     simple = steps == ([1, 1], [1, 1], [1, 1], 1) and weight.shape[2:] == (3, 3)
     return simple and weight.dtype == torch.float32 and min(weight.shape[:2]) >= LEAST_CHANNELS
 
@@ -35,7 +35,7 @@ def winograd_serves(weight: Float[Tensor, "channels channels_of_group rows colum
 def transform_kernel(
     weight: Float[Tensor, "channels in_channels 3 3"],
 ) -> Float[Tensor, "16 in_channels channels"]:
-    """Return the kernel in the transformed space."""
+    """Return the kernel in the transformed space, as `winograd_convolution` takes it."""
     kernel = _KERNEL.to(weight.device)
     transformed = torch.einsum("ri,oxij,cj->rcxo", kernel, weight.double(), kernel)
     return transformed.flatten(0, 1).to(weight.dtype).contiguous()
@@ -48,9 +48,10 @@ def winograd_convolution(
     *,
     overwrite: bool = False,
 ) -> Float[Tensor, "batch channels height width"]:
-    """As `functional.conv2d` with padding 1, to rounding; all lie in memory in the order channels_last.
+    """Return the 3x3 convolution of `maps` with padding 1, equal to `functional.conv2d` up to rounding.
 
-    With `overwrite` the result may be written over the maps. Not differentiable.
+    `maps` must have the memory format channels_last, and so has the result. With `overwrite` the result may
+    be written over `maps`. Not differentiable.
     """
     _, in_channels, height, width = maps.shape
     if height % 2 or width % 2:
@@ -69,7 +70,7 @@ def winograd_convolution(
 
 
 class _Space:
-    """Memory for some rows of pieces, used again and again."""
+    """Buffers for a few rows of pieces, allocated once and reused for all rows."""
 
     def __init__(self, images: Tensor, rows: int, kernel: Tensor) -> None:
         width, (_, in_channels, channels) = images.shape[2], kernel.shape
@@ -80,7 +81,7 @@ class _Space:
         self.pieces, self.products, self.halves = (
             images.new_empty(size * rows * width // 2) for size in most
         )
-        # once they are multiplied, the pieces' memory can be used
+        # the pieces are not needed after the product, so the sums may use their memory
         self.sums = self.pieces if in_channels >= channels else torch.empty_like(self.halves)
 
     def convolve(
@@ -92,9 +93,9 @@ class _Space:
         bias: Tensor | None,
         result: Float[Tensor, "height width channels"],
     ) -> None:
-        """Rows `start` to `stop` of the result, which come after those of the last call.
+        """Write rows `start` to `stop` of the result; calls go through an image from top to bottom.
 
-        The row above them may be written over by then; `above` is a copy.
+        The last call may have overwritten the row above `start`, so `above` keeps a copy of it.
         """
         rows, columns = (stop - start) // 2, image.shape[1] // 2
         self.seen[0] = self.above
@@ -111,7 +112,7 @@ class _Space:
         products = _first(self.products, (4, 4, *shape))
         torch.bmm(pieces.view(16, rows * columns, -1), kernel, out=products.view(16, rows * columns, -1))
         if bias is not None:
-            products[1, 1] += bias  # which goes into each of the four results once
+            products[1, 1] += bias  # this product is part of each of the four results, once
         halves = _first(self.halves, (2, 4, *shape))
         _results(products.unbind(), _first(self.sums, (2, 4, *shape)), halves.unbind())
         parts = result[start:stop].view(rows, 2, columns, 2, -1).permute(3, 1, 0, 2, 4)
@@ -123,7 +124,7 @@ def _first(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _pieces(values: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Four values in a row to the transformed space."""
+    """Transform four neighbouring values along one axis (matrix B of the paper)."""
     torch.sub(values[0], values[2], out=out[0])
     torch.add(values[1], values[2], out=out[1])
     torch.sub(values[2], values[1], out=out[2])
@@ -131,6 +132,6 @@ def _pieces(values: Sequence[Tensor], out: Sequence[Tensor]) -> None:
 
 
 def _results(products: Sequence[Tensor], sums: Tensor, out: Sequence[Tensor]) -> None:
-    """Four products in a row to two results; `sums` is memory that may be used."""
+    """Transform four neighbouring products along one axis to two results (matrix A); `sums` is a buffer."""
     torch.add(products[0], torch.add(products[1], products[2], out=sums[0]), out=out[0])
     torch.sub(torch.sub(products[1], products[2], out=sums[1]), products[3], out=out[1])

@@ -1,9 +1,9 @@
-"""Deformable sampling as weighted sums of table rows: much faster than reading maps on the CPU.
+"""Deformable sampling as weighted sums of table rows: much faster on the CPU than sampling the maps.
 
-A bilinear value is a weighted sum of four cells, so what a query gets from one head is one weighted sum of
-levels x points x 4 rows of a table of cells: `embedding_bag`. Every level has a border of zeros in the table
-and coordinates are cut at it, so there is no case to tell apart. The four corners of a point lie at fixed
-distances in the table, so that one index serves the two corners of a row of cells.
+A bilinear value is a weighted sum of four cells, so the result of one query and head is a single weighted sum
+of levels x points x 4 rows of a table of cells, which `embedding_bag` computes. Every level has a border of
+zeros in the table and coordinates are clamped to it, so points outside need no special case. The four cells
+around a point lie at fixed distances in the table, so one index serves both cells of a row.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from unimask.ops.private import private_operator
 from unimask.structures import Size
 
 QUERIES_AT_ONCE = 1024
-"""What is computed about so many queries of an image fits into the cache of a processor."""
+"""How many queries of an image are computed at a time: few enough for the processor's cache."""
 
 BEFORE, AFTER = 1, 2  # cells of zeros around a level
 
@@ -31,19 +31,19 @@ def bag_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """As `ops.deformable.deformable_sampling`, with its gradients, to rounding.
+    """Return what `ops.deformable.plain.deformable_sampling` does, up to rounding; differentiable.
 
-    Nothing of the size of the sampled values is made or kept: backward computes indices again.
+    No tensor of the size of the sampled values is allocated; the backward pass computes the indices again.
     """
     result: Tensor = _BagSampling.apply(values, locations.contiguous(), weights.contiguous(), sizes)
     return result
 
 
 class BagReader:
-    """Reads the same values again and again: the table is filled once. Not differentiable.
+    """Samples the same values at several sets of locations: the table is filled once. Not differentiable.
 
-    Values are what `project` makes of tokens: (batch, cells, heads, channels). With few queries at a time
-    (`QUERIES_AT_ONCE`) all that is computed about them stays in the cache.
+    The values are `project(tokens)`: (batch, cells, heads, channels). With at most `QUERIES_AT_ONCE`
+    queries per call, intermediate results stay in the processor's cache.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class BagReader:
         locations: Float[Tensor, "batch queries heads levels points 2"],
         weights: Float[Tensor, "batch queries heads levels points"],
     ) -> Float[Tensor, "batch queries _"]:
-        """As `ops.deformable.deformable_sampling`, to rounding."""
+        """Return what `ops.deformable.plain.deformable_sampling` does, up to rounding."""
         batch, queries = locations.shape[:2]
         places = locations.flatten(2, 4)
         shares = weights.flatten(2)
@@ -78,18 +78,21 @@ class BagReader:
 
 @dataclass(frozen=True)
 class _Corners:
-    """The four cells around each point. `upper` and `lower` are the table rows of the left ones; `right` and
-    `down` how far the point lies from the upper left cell towards the others."""
+    """The four cells around each point.
+
+    `upper` and `lower` are the table rows of the two left cells. `right` and `down`, in [0, 1), are the
+    distances in cells from the upper left cell to the point.
+    """
 
     upper: Int32[Tensor, "queries slots"]
     lower: Int32[Tensor, "queries slots"]
     right: Float[Tensor, "queries slots"]
     down: Float[Tensor, "queries slots"]
-    free: tuple[Tensor, Tensor]  # where the coordinates x and y are not cut at the border
+    free: tuple[Tensor, Tensor]  # where x and y are not clamped to the border
 
 
 class _CellTable:
-    """Where the cells of all levels are in the table; a slot is a (head, level, point) of a query."""
+    """The layout of the table with the cells of all levels; a slot is a (head, level, point) of a query."""
 
     def __init__(
         self,
@@ -119,7 +122,7 @@ class _CellTable:
         self.origin, self.last = self.first.new_zeros(()), last.int()
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
-        """Return the table: a row for each head of each cell."""
+        """Return the table filled with the values: one row for each head of each cell."""
         table = self._zeros_around(values.shape[2])
         for inner, level in zip(self._levels(table), self._split(values), strict=True):
             inner.copy_(level)
@@ -128,7 +131,7 @@ class _CellTable:
     def fill_projected(
         self, tokens: Float[Tensor, "cells _channels"], project: Callable[[Tensor], Tensor], channels: int
     ) -> Float[Tensor, "rows channels"]:
-        """Return the table of what `project` makes of tokens, made of some rows of cells after the other."""
+        """Return the table filled with `project(tokens)`, computed for a few rows of cells at a time."""
         table = self._zeros_around(channels)
         for inner, level in zip(self._levels(table), self._split(tokens), strict=True):
             rows = max(1, QUERIES_AT_ONCE // max(1, level.shape[1]))
@@ -137,11 +140,11 @@ class _CellTable:
         return table
 
     def take(self, table: Float[Tensor, "rows channels"]) -> Float[Tensor, "cells heads channels"]:
-        """Return the rows of real cells: the reverse of `fill`."""
+        """Return the cells of the table without the borders: the inverse of `fill`."""
         return torch.cat([inner.flatten(0, 1) for inner in self._levels(table)])
 
     def _zeros_around(self, channels: int) -> Float[Tensor, "rows channels"]:
-        """Return a table whose borders are filled, and nothing else."""
+        """Return a table whose borders are 0 and whose cells are uninitialised."""
         table = torch.empty(self.length, channels, dtype=self.dtype, device=self.first.device)
         for level in self._with_borders(table):
             level[:BEFORE], level[-AFTER:] = 0, 0
@@ -149,7 +152,7 @@ class _CellTable:
         return table
 
     def _levels(self, table: Tensor) -> Iterator[Tensor]:
-        """Return the cells of each level inside its border: views (height, width, heads, channels)."""
+        """Yield the cells of each level without its border: views (height, width, heads, channels)."""
         for level in self._with_borders(table):
             yield level[BEFORE:-AFTER, BEFORE:-AFTER]
 
@@ -164,7 +167,7 @@ class _CellTable:
             yield level.unflatten(0, (height, width))
 
     def corners(self, locations: Float[Tensor, "queries slots 2"], *, gradients: bool) -> _Corners:
-        """Return the cells around some locations; a location that is NaN has fractions that are NaN."""
+        """Return the cells around the locations; where a location is NaN, `right` and `down` are NaN, too."""
         x = torch.addcmul(_HALF.to(locations), locations[..., 0], self.width)  # 0 is the border's first cell
         y = torch.addcmul(_HALF.to(locations), locations[..., 1], self.height)
         free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
@@ -179,7 +182,7 @@ _HALF = torch.tensor(0.5)
 
 
 def _corner_weights(corners: _Corners, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bilinear weights times attention weights: upper left, upper right, lower left, lower right."""
+    """Return bilinear times attention weights: upper left, upper right, lower left, lower right."""
     lower = weights * corners.down
     upper = weights - lower
     lower_right = lower * corners.right
@@ -188,7 +191,7 @@ def _corner_weights(corners: _Corners, weights: Tensor) -> tuple[Tensor, Tensor,
 
 
 class _BagSampling(torch.autograd.Function):
-    """Keeps its inputs only; see `bag_sampling`."""
+    """`bag_sampling` of all images; saves only its inputs for the backward pass."""
 
     @staticmethod
     def forward(
@@ -238,7 +241,10 @@ class _BagSampling(torch.autograd.Function):
 def _parts(
     table: _CellTable, locations: Tensor, weights: Tensor, *others: Tensor
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few queries at a time, locations and all that has their shape by slot."""
+    """Yield views of a few queries at a time: locations, weights, and the `others` in their order.
+
+    The first of the `others` is split as it is; in all other tensors heads, levels and points become slots.
+    """
     queries = len(locations)
     by_slot = [locations.reshape(queries, table.slots, 2), weights.reshape(queries, table.slots)]
     first, *rest = others
@@ -249,7 +255,7 @@ def _parts(
 def _sum(
     table: _CellTable, rows: Tensor, corners: _Corners, weights: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> Float[Tensor, "bags channels"]:
-    """For each bag, a head of a query, the weighted sum of its rows."""
+    """Return the weighted sum of table rows for each bag; a bag is a head of a query."""
     indices = (corners.upper, corners.upper, corners.lower, corners.lower)
     tables = (rows, rows[table.heads :], rows, rows[table.heads :])
     sums = [
@@ -265,7 +271,10 @@ def _sum(
 
 
 def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...], ...]) -> Tensor:
-    """Return the gradient of an image's values; write those of locations and weights into their parts."""
+    """Return the gradient with respect to the values of an image.
+
+    Those with respect to locations and weights are written into the last two tensors of each part.
+    """
     rows = table.fill(values)
     found: list[tuple[Tensor, ...]] = []
     for places, shares, gradient, of_places, of_shares in parts:
@@ -281,7 +290,7 @@ def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...]
 
 
 def _products(table: _CellTable, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
-    """Return the product of each row that was read with the gradient of the bag it went into, by corner."""
+    """Return, per corner, the dot product of each row read with the gradient of the bag it was read for."""
     bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
     bag_of_entry = bags.repeat_interleave(table.entries)
     offsets = bags * table.entries
@@ -316,9 +325,10 @@ def _write_gradients(
 
 
 def _scatter(table: _CellTable, upper: Tensor, weights: list[Tensor], gradients: Tensor) -> Tensor:
-    """Return the gradient of the table: per row the weighted sum of the gradients of the bags that read it.
+    """Return the gradient of the table: for each row, the weighted sum of the gradients of bags that read it.
 
-    The transposed bags: entries sorted by the row that they read. The order is the same for all corners.
+    This is `embedding_bag` with rows and bags exchanged: entries are sorted by the row that they read. All
+    four corners have the same order.
     """
     rows, order = upper.sort()
     starts = torch.searchsorted(rows, torch.arange(table.length, dtype=rows.dtype, device=rows.device))

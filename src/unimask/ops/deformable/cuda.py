@@ -1,7 +1,7 @@
-"""Deformable sampling on CUDA: Triton kernels, forward and backward, as operators that PyTorch knows.
+"""Deformable sampling on CUDA: the Triton kernels, forward and backward, as custom operators of PyTorch.
 
-As operators of `torch.library` they neither break the graph of `torch.compile` nor keep the host waiting, so
-they can be captured in a CUDA graph. This file can be imported without Triton and without a GPU.
+As operators of `torch.library` they cause no graph break in `torch.compile`. They do not synchronise with the
+host, so they can be captured in a CUDA graph. This file can be imported without Triton and without a GPU.
 """
 
 import os
@@ -19,19 +19,20 @@ from unimask.structures import Size
 HAS_TRITON = find_spec("triton") is not None
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK_VALUES = 256
-"""Numbers that one program makes: a power of 2, channels of a head times queries."""
+"""How many values one program computes (channels of a head times queries); a power of 2."""
 WARPS = 1
-"""Of one program. With one, no program ever waits at a barrier."""
+"""Warps per program. A single warp needs no barriers."""
 WIDE_FROM = 2**30
-"""Offsets inside an image are 64 bits wide from here on; masked places need some room above."""
+"""Offsets are 64-bit from this value on; below 2^31, because masked addresses lie outside the tensor."""
 
 Whole = int | torch.SymInt
 
 
 def kernels_serve(values: Tensor, locations: Tensor, weights: Tensor) -> bool:
-    """Return whether the kernels can take these tensors: on a CUDA device, at most 32 bits, Triton installed.
+    """Return whether the kernels support these tensors: on a CUDA device, of `TYPES`, with Triton installed.
 
-    Not where deterministic algorithms are demanded: the gradient of the values is summed in any order.
+    False where deterministic algorithms are required, since the gradient of the values is summed in no fixed
+    order.
     """
     return (
         HAS_TRITON
@@ -49,15 +50,15 @@ def kernel_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """As `ops.deformable.deformable_sampling`, with its gradients, to rounding; by the Triton kernels.
+    """Return what `ops.deformable.plain.deformable_sampling` does, up to rounding, by the Triton kernels.
 
-    The three tensors may differ in type: with values in half precision and locations and weights in float32
-    only the result is rounded, to the type of `values`. All sums are float32. Gradients have the type of what
-    they belong to; that of the values is summed in any order, so it can change from run to run by rounding.
-    There are no second derivatives.
+    The three tensors may differ in type: with values in half precision and locations and weights in float32,
+    only the result is rounded, to the type of `values`. All sums are float32. Gradients have the type of the
+    tensor that they belong to. The gradient of the values is summed in no fixed order, so it may differ
+    between runs by rounding. There are no second derivatives.
 
     Raises:
-        ValueError: shapes do not belong together, or a type has more than 32 bits.
+        ValueError: the shapes do not fit together, or a type is not in `TYPES`.
         RuntimeError: Triton is not installed, or the tensors are not on a CUDA device.
 
     Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
@@ -187,7 +188,7 @@ _sample.register_autograd(_backward, setup_context=_keep)
 
 
 def _kernels(values: Tensor) -> ModuleType:
-    """Return the kernels, loaded where they are needed first."""
+    """Return the module of the kernels, imported at the first call; RuntimeError if they cannot run."""
     if not HAS_TRITON:
         raise RuntimeError("the kernels of deformable sampling need Triton, which is not installed")
     if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
@@ -200,7 +201,7 @@ def _kernels(values: Tensor) -> ModuleType:
 def _check(
     values: Tensor, heights: Sequence[int], widths: Sequence[int], locations: Tensor, weights: Tensor
 ) -> None:
-    """Check the shapes: the kernels read memory at computed addresses."""
+    """Check shapes and types: the kernels read memory at computed addresses, without bounds checks."""
     cells = sum(height * width for height, width in zip(heights, widths, strict=True))
     batch, queries, _, _, points, _ = locations.shape
     expected = (batch, queries, values.shape[2], len(heights), points)
@@ -224,12 +225,12 @@ def _block_queries(values: Tensor) -> int:
 
 
 def _grid(values: Tensor, locations: Tensor) -> tuple[int, int, int]:
-    """Blocks of queries change fastest, so programs that run together read one head's map."""
+    """Return the grid; blocks of queries vary fastest, so concurrent programs read the map of one head."""
     return -(-locations.shape[1] // _block_queries(values)), values.shape[2], values.shape[0]
 
 
 def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
-    """Return what the kernels are compiled for."""
+    """Return the compile-time constants of the kernels."""
     return {
         "LEVELS": locations.shape[3],
         "POINTS": locations.shape[4],
@@ -240,7 +241,7 @@ def _constants(values: Tensor, locations: Tensor) -> dict[str, int]:
 
 
 def _is_wide(*tensors: Tensor) -> bool:
-    """Return whether an offset inside an image needs 64 bits."""
+    """Return whether offsets inside an image need 64 bits (`WIDE_FROM`)."""
     reaches = (
         sum(size * stride for size, stride in zip(tensor.shape[1:], tensor.stride()[1:], strict=True))
         for tensor in tensors

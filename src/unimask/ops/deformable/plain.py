@@ -16,12 +16,12 @@ def deformable_sampling(
     locations: Float[Tensor, "batch queries heads levels points 2"],
     weights: Float[Tensor, "batch queries heads levels points"],
 ) -> Float[Tensor, "batch queries heads*channels"]:
-    """Return the weighted sum, per query and head, of values read at a few points of every level.
+    """Return, per query and head, the weighted sum of values sampled at a few points of every level.
 
     `values` holds the maps of all levels one after the other, row by row; `sizes` are their (height, width).
-    `locations` are (x, y), a map spans [0, 1]; values are read bilinearly and are 0 outside of the map.
-    Computed in the type of its inputs, all of which must have the same one. This is the reference for any
-    faster version.
+    `locations` are (x, y), where each map spans [0, 1]; sampling is bilinear, with zeros outside the map. All
+    tensors must have the same type, in which the result is computed. Faster versions are tested against this
+    one.
 
     Source: Deformable DETR (2010.04159), Sec. 4.1, Eq. 3.
     """

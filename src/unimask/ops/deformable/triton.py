@@ -1,13 +1,13 @@
-"""The Triton kernels of deformable sampling. Imported only where they are launched: this file needs Triton.
+"""The Triton kernels of deformable sampling. Importing this file needs Triton; `cuda.py` does so at a launch.
 
-One program takes a few queries of one head of one image, in a single warp, so that nothing ever waits for
-another warp. The channels of a head lie next to each other in memory: each of the four cells around a point
-is one short row, read as vectors. Sums are float32, whatever the tensors hold. Strides come with the tensors,
-so nothing is copied beforehand.
+One program computes a few queries of one head of one image in a single warp, so it needs no barriers. The
+channels of a head are contiguous in memory: each of the four cells around a point is a short row, loaded as
+vectors. Sums are float32, whatever the type of the tensors. Strides are passed with the tensors, so no tensor
+has to be copied first.
 
-Heights and widths come as floats, exact up to 2^24: Triton makes a kernel of its own for each integer that is
-1 or a multiple of 16, and images have many sizes. The other integers that follow the image's size are
-named in `do_not_specialize` for the same reason.
+Heights and widths are passed as floats, which are exact up to 2^24: Triton specialises kernels on integers
+that are 1 or a multiple of 16, and would compile new ones for many image sizes. The other integers that
+depend on the image's size are listed in `do_not_specialize` for the same reason.
 """
 
 from typing import no_type_check
@@ -23,10 +23,10 @@ STRIDES += [f"weight_{name}" for name in ("batch", "query", "head", "level", "po
 @triton.jit
 @no_type_check
 def _position(coordinate, size):
-    """Where a coordinate lies between cell centres, rounded as `grid_sample` at 2 p - 1 rounds it.
+    """Return the position of a coordinate in cells, 0 at the first centre; rounded as by `grid_sample`.
 
-    Far outside it is moved to just outside, where no cell is read either: safe as an integer. What is not a
-    number stays so, and spoils the results that it takes part in.
+    Positions far outside are clamped to just outside the map, where no cell is read either, so that they fit
+    an integer. NaN is propagated to the results.
     """
     position = ((2.0 * coordinate - 1.0 + 1.0) * size - 1.0) * 0.5
     position = tl.maximum(position, -2.0, propagate_nan=tl.PropagateNan.ALL)
@@ -42,14 +42,14 @@ def _read(pointer, is_query):
 @triton.jit
 @no_type_check
 def _wide(index, WIDE: tl.constexpr):
-    """Return an index in 64 bits, if an offset inside an image may need them."""
+    """Return the index in 64 bits if offsets inside an image may need them."""
     return index.to(tl.int64) if WIDE else index
 
 
 @triton.jit
 @no_type_check
 def _cells(left, top, right, down, height, width, first, is_query, WIDE: tl.constexpr):
-    """Indices of a corner's cells in a level that starts at cell `first`, and whether the level has them."""
+    """Return the indices of one corner's cells, in a level that starts at `first`, and whether they exist."""
     column = left + right
     row = top + down
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -89,7 +89,7 @@ def forward_kernel(
     BLOCK_CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Stores the weighted sums of `BLOCK_QUERIES` queries; the grid is (blocks of queries, heads, batch)."""
+    """Store the weighted sums of `BLOCK_QUERIES` queries; the grid is (blocks of queries, heads, batch)."""
     query = _wide(tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES), WIDE)
     head = _wide(tl.program_id(1), WIDE)
     batch = tl.program_id(2).to(tl.int64)
@@ -166,11 +166,11 @@ def backward_kernel(
     VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Adds to the (zeroed, float32) gradient of the values; stores those of locations and weights.
+    """Add to the gradient of the values (zeroed, float32) and store those of locations and weights.
 
-    The last two are dense, with the dimensions (batch, queries, heads, levels, points, 2) and without the 2.
-    What a location and a weight do to the result depends on four numbers per point only: the product of the
-    gradient with each of the four values around the point.
+    The latter two are contiguous: (batch, queries, heads, levels, points, 2) and the same without the 2. They
+    need only four numbers per point: the dot products of the incoming gradient with the four values around
+    it.
     """
     query = _wide(tl.program_id(0) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES), WIDE)
     head = _wide(tl.program_id(1), WIDE)
@@ -183,7 +183,7 @@ def backward_kernel(
     locations += batch * location_batch + query * location_query + head * location_head
     weights += batch * weight_batch + query * weight_query + head * weight_head
     gradient += batch * gradient_batch + head * CHANNELS
-    # VECTOR is 4 in half precision too: as in the float32 sums, so that nothing moves between threads
+    # VECTOR is 4 in half precision, too, as for the float32 sums: no values are exchanged between threads
     where = tl.max_contiguous(gradient + (query * gradient_query)[:, None] + channel, (1, VECTOR))
     upstream = tl.load(where, is_query[:, None] & is_channel, 0.0).to(tl.float32)
     dense = ((batch * queries + query) * heads + head) * (LEVELS * POINTS)  # 64 bits, as batch
