@@ -228,7 +228,7 @@ def at_own_points(
 def _nearest(
     layers: Int16[Tensor, "layers height width"], size: Size
 ) -> Int16[Tensor, "layers new_height new_width"]:
-    """Resize an id map to the nearest neighbours, as `functional.interpolate` chooses them."""
+    """Resize an id map by nearest neighbour, with the same choice of pixels as `functional.interpolate`."""
     rows, columns = (
         (torch.arange(new, device=layers.device) * (old / new)).floor().long().clamp(max=old - 1)
         for new, old in zip(size, layers.shape[1:], strict=True)
