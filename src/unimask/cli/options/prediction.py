@@ -105,7 +105,7 @@ PixelSize = Annotated[
     typer.Option(
         rich_help_panel=groups.RESULTS,
         metavar="MICROMETRES",
-        help="Width of a pixel; segments.csv then has micrometres besides pixels.",
+        help="Width of a pixel; segments.csv then has values in micrometres, too.",
     ),
 ]
 Every = Annotated[int, typer.Option(metavar="NUMBER", help="Segment every n-th frame of a video.")]
