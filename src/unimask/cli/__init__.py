@@ -46,8 +46,8 @@ def main() -> NoReturn:
     """Run the command line; the entry point of the `unimask` script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold anything
-    # Pillow's warning of large images; the limit here is `data/pillow.py:MOST_PIXELS`
+            stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
+    # Pillow's warning about large images; the limit here is `data/pillow.py:MOST_PIXELS`
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     try:
         code = _command()(standalone_mode=False) or 0
@@ -71,7 +71,7 @@ def main() -> NoReturn:
 
 
 def _command() -> TyperGroup:
-    """Return all commands, with help that shows no Python types."""
+    """Return all commands, with Python types removed from their help."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     for command in (group, *group.commands.values()):
@@ -86,7 +86,7 @@ def _command() -> TyperGroup:
 
 
 def _place(parameter: Any) -> int:
-    """Return where the help lists an option: with those of its group."""
+    """Return the sort key of a parameter in the help: the number of its group."""
     return groups.ORDER.index(parameter.rich_help_panel)
 
 
@@ -106,9 +106,9 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Segment images, and train models that do: Mask2Former, MaskFormer, EoMT, and DETR for boxes.
+    """Segment images, and train segmentation models: Mask2Former, MaskFormer, EoMT, and DETR for boxes.
 
-    Each command has a --help of its own.
+    Each command has its own --help.
 
     Examples:
       unimask predict photo.jpg
@@ -118,7 +118,7 @@ def _options(
 
 
 def _flowing(text: str) -> str:
-    """Return help that fits any terminal: the lines of a paragraph are joined, indented ones stay."""
+    """Return help with the lines of each paragraph joined, except where a paragraph has indented lines."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(
         paragraph if "\n  " in paragraph else paragraph.replace("\n", " ") for paragraph in paragraphs

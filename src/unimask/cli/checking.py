@@ -24,11 +24,11 @@ def check(
     output: checking.CheckPicture = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Read a data set before anything is learned from it, and say what it holds.
+    """Check a data set before training, and report its contents.
 
-    Per split: images, objects of each category, images without objects, void, sizes as the model of --preset
-    sees them; broken files, all of them; what lies there and is not read. check.png shows a few images with
-    their ground truth. The exit code is 2 where training would be of no use.
+    Per split: images, objects of each category, images without objects, void, and image sizes after the
+    resizing of --preset; also all broken files, and files that are not read. check.png shows a few images
+    with their ground truth. The exit code is 2 if the data have errors.
 
     Examples:
       unimask check --data my_data --task instance

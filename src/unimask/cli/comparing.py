@@ -15,9 +15,9 @@ def compare(
     output: comparing.ComparisonPicture = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Show what differs between trainings: settings, data, results; compare.png has their curves.
+    """Compare trainings: show which settings, data and results differ; compare.png has the curves.
 
-    A folder of runs stands for all of them; what is no run is left out. Runs may still be going on.
+    A folder of runs stands for all runs in it; other folders are left out. Runs may still be in progress.
 
     Examples:
       unimask compare runs

@@ -1,4 +1,4 @@
-"""Failures on the command line: one message, and the exit code."""
+"""Error messages and exit codes of the command line."""
 
 import os
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from unimask.cli import output as show
 from unimask.errors import DataError, is_out_of_memory
 
 BAD_INPUT, UNEXPECTED, STOPPED = 2, 1, 130  # exit codes
-AGAIN = 75  # the same command can go on: sysexits.h calls it a temporary failure
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h: the same command can continue
 
 
 def explain(error: Exception) -> int:
-    """Explain an error in one message; return the exit code."""
+    """Show an error as one message, and return the exit code."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         show.show_error(
@@ -35,10 +35,10 @@ def explain(error: Exception) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that results can be written into the folder, or into one that is made there.
+    """Check before the work that results can be written to a folder, which may not exist yet.
 
     Raises:
-        DataError: they cannot; this is found before the work and not after it.
+        DataError: the folder, or the nearest parent that exists, is a file or not writable.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
@@ -49,7 +49,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def naming(data: str) -> Iterator[None]:
-    """Give an error inside about the data as a whole the path of the data."""
+    """Replace the path of errors about the data as a whole ("data") by the path `data`."""
     try:
         yield
     except DataError as error:

@@ -40,12 +40,13 @@ def train(
 ) -> None:
     """Train a model on labelled images.
 
-    With --data alone, settings and initial weights are chosen from what the data hold and from this machine,
-    and shown as options to copy. With --initial MODEL the model decides; with --preset nothing is chosen.
+    With --data alone, settings and initial weights are chosen to suit the data and this machine, and shown as
+    options to copy. With --initial MODEL its architecture and data settings are kept; with --preset nothing
+    is chosen.
 
-    The best model goes to OUTPUT/best, the last one to OUTPUT/model, what was measured to
-    OUTPUT/results.json; OUTPUT/report.html shows how it goes. Stop it at any moment: the same command with
-    --resume goes on as if nothing had happened.
+    The best model is written to OUTPUT/best, the last one to OUTPUT/model, the measures to
+    OUTPUT/results.json; OUTPUT/report.html shows the progress. Training can be stopped at any time: the same
+    command with --resume continues as if it had not been stopped.
 
     Examples:
       unimask train --data my_data
@@ -126,12 +127,16 @@ def train(
 
 
 def _words(options: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return options as a command line has them, each with its values."""
+    """Return the words of a command line: each option before each of its values."""
     return [word for option, values in options.items() for value in values for word in (option, value)]
 
 
 def _run_folder(output: Path | None, data: str, *, resume: bool, processes: int) -> Path:
-    """Return the folder of a run: as named, or one in `runs` that is not there yet, of the data's name."""
+    """Return the folder of a run: `output`, or else a new folder in `runs` named after the data.
+
+    Raises:
+        ConfigError: there is no `output`, and the run is resumed or has several processes.
+    """
     if output is not None:
         return output
     if resume:
@@ -164,12 +169,12 @@ def evaluate(
     follow_outside: shared.FollowOutside = False,
     as_json: shared.Json = False,
 ) -> None:
-    """Measure a model on labelled images, at their own size.
+    """Evaluate a model on labelled images, at their original size.
 
     panoptic: PQ, SQ, RQ and mIoU. instance: COCO's mask AP, and AP(t) = TP / (TP + FP + FN). semantic: mIoU.
     detection: COCO's box AP.
-    All are shares from 0 to 1. A measure that has no ground truth is said to be so (in JSON it is null).
-    A translator: BLEU of lowercased words, and sacrebleu's of cased text, on a split with files of its name.
+    All values are from 0 to 1. A measure without ground truth is reported as not measured (in JSON null).
+    Translation: BLEU of lowercased words, and sacrebleu's BLEU of cased text, on the files named SPLIT.
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
@@ -226,18 +231,18 @@ def ablate(
     device: shared.Device = "auto",
     as_json: shared.Json = False,
 ) -> None:
-    """Go from MaskFormer to Mask2Former step by step, on your data; or mask and open an EoMT's attention.
+    """Run an ablation on your data: from MaskFormer to Mask2Former, or of the attention of an EoMT.
 
-    Each row has one thing more than the row before it, and the last one is the preset: maskformer,
+    Each row adds one component to the row before it, and the last row is the preset: maskformer,
     masked_attention, multi_scale, deformable, cross_attention_first, learned_queries, no_dropout,
     cross_entropy, points; of an EoMT: open, masked, annealed. With --story remove the first row is the preset
-    (whole), and each other one lacks one thing alone: masked_attention, multi_scale, cross_attention_first,
+    (whole), and every other row removes one component: masked_attention, multi_scale, cross_attention_first,
     learned_queries, no_dropout, points. All are trained on the same data for the same number of steps.
-    OUTPUT/table.md, OUTPUT/plot.svg and OUTPUT/results.json say how good each is on the way,
-    how long a step takes, and how much memory.
+    OUTPUT/table.md, OUTPUT/plot.svg and OUTPUT/results.json report the quality of each during training,
+    the time per step and the memory.
 
-    Stop it at any moment: the same command goes on. A row that fails is named, and the others go on; the exit
-    code is then 2.
+    It can be stopped at any time: the same command continues. A row that fails is reported, and the others
+    are trained; the exit code is then 2.
 
     Examples:
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation

@@ -1,4 +1,4 @@
-"""`unimask convert`, `export`, `presets` and `bench`."""
+"""`unimask convert`, `push`, `export`, `presets` and `bench`."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ def convert(
     stuff: models.Stuff = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Convert weights of other releases (Mask2Former, MaskFormer, EoMT, DETR, Marian) to a folder, and back.
+    """Convert weights of other releases (Mask2Former, MaskFormer, EoMT, DETR, Marian), and back.
 
-    Files are read without running code that may be in them. Settings of transformers are taken over or
-    refused by name; what had to be assumed is said.
+    Files are read without executing code in them. Each setting of transformers is converted or refused by
+    name; assumptions are reported.
 
     Examples:
       unimask convert model_final.pkl models/coco
@@ -57,9 +57,9 @@ def push(
     private: models.Private = False,
     as_json: shared.Json = False,
 ) -> None:
-    """Put a model onto the Hugging Face hub, with a card of its data, licence, origin and measures.
+    """Upload a model to the Hugging Face hub, with a model card: data, licence, origin and measures.
 
-    A repository that is not there is made. Log in once with `hf auth login`, or set HF_TOKEN.
+    The repository is created if it does not exist. Log in once with `hf auth login`, or set HF_TOKEN.
 
     Examples:
       unimask push runs/first/best me/shelves --evaluation measured.json
@@ -86,8 +86,8 @@ def export(
 ) -> None:
     """Export a model to one file that runs without unimask: ONNX, or a program of torch.export.
 
-    Batch, height and width may differ from call to call. A report goes beside the file: the largest
-    difference of its outputs from the model's, how far the final maps agree, and the time of both.
+    Batch size, height and width are dynamic. A report is written beside the file: the largest difference
+    between the outputs of file and model, the agreement of their results, and the time of both.
 
     Examples:
       unimask export --weights nuclei --output nuclei.onnx
@@ -142,11 +142,11 @@ def bench(
     rounds: models.RoundCount = 10,
     as_json: shared.Json = False,
 ) -> None:
-    """Measure how fast and lean a model is on this machine.
+    """Measure the speed and the memory of a model on this machine.
 
-    It segments a generated image: preprocessing it, the model, postprocessing and encoding the result
-    are timed apart. A reduced precision is measured beside the full one. With --compare, the same weights run
-    in the other library in turn, and both results are compared first.
+    A generated image is segmented: preprocessing, the model, postprocessing and encoding the result are timed
+    separately. A reduced precision is measured beside the full one. With --compare, the same weights also run
+    in the other library, in alternation, after the results of both have been compared.
 
     Examples:
       unimask bench --weights nuclei --size 512x512

@@ -29,20 +29,20 @@ def show_warning(message: object) -> None:
 
 
 def show_json(value: object) -> None:
-    """JSON on standard output, in ASCII: it survives every pipe."""
+    """Write JSON to standard output, in ASCII, so that its encoding does not matter."""
     typer.echo(json_text(value, 2, ascii_only=True))
 
 
 def show_line(text: str) -> None:
-    """Write a line to standard output, never broken, so that it can be copied."""
+    """Write a line to standard output without wrapping it, so that it can be copied."""
     screen.print(text, soft_wrap=True)
 
 
 @contextmanager
 def without_others() -> Iterator[None]:
-    """Keep the warnings and log lines of other packages from a command's output.
+    """Suppress the warnings and log lines of other packages in the output of a command.
 
-    Both are settings of the whole process, which only a command may touch: it has the process for itself.
+    Both are settings of the whole process, so only commands may change them, and not the library.
     """
     warnings.simplefilter("ignore")
     before = logging.root.manager.disable
@@ -55,9 +55,9 @@ def without_others() -> Iterator[None]:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with speed and time left; gives a function to call with the images done and all images.
+    """Show a bar with speed and time left; yield a function to call with the images done and all images.
 
-    Until its first call there is no bar.
+    Nothing is shown before the first call.
     """
     bars = progress_bars(errors)
     bar = bars.add_task(label, details="")
@@ -83,7 +83,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each split; gives a function to call with the split, the images done and their number.
+    """Show a bar for each split; yield a function to call with the split, the images done and all images.
 
     Nothing is shown before the first call.
     """

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def load_as_asked(
     weights: str, device: str, precision: str, tiles: tuple[int, int], tta: str, **reading: str
 ) -> "Segmenter":
-    """Return the model that the options name; tiles of size 0 and texts that are empty change nothing.
+    """Return the model `weights` with the given options; a tile size of 0 and empty strings change nothing.
 
-    `tiles` are size and overlap; `reading` is what `Segmenter.with_reading` takes.
+    `tiles` is (size, overlap) in pixels; `reading` has the arguments of `Segmenter.with_reading`.
     """
     segmenter = unimask.load(weights, device=device, precision=precision)
     asked: dict[str, Any] = {name: parse_word_or_number(text) for name, text in reading.items() if text}
@@ -64,17 +64,18 @@ def predict(
     actors: prediction.Actors = 0,
     as_json: shared.Json = False,
 ) -> None:
-    """Segment images, or find boxes in them.
+    """Segment images, or detect objects as boxes.
 
-    For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (what was found) and,
-    unless segments may overlap, NAME.segments.png (the id of each pixel's segment); for a video
-    NAME.overlay.mp4 and NAME.json. --format writes other files.
+    For NAME.jpg it writes NAME.overlay.png (the image with its segments), NAME.json (the segments or boxes)
+    and, unless segments may overlap, NAME.segments.png (the id of each pixel's segment); for a video
+    NAME.overlay.mp4 and NAME.json. --format selects other files.
 
-    A file that is no result of an earlier time, or was changed since, is never replaced without --overwrite.
-    An image that cannot be read does not stop the others: it is listed at the end, and the exit code is 2.
+    A file that is not the result of an earlier run, or was changed since, is not replaced without
+    --overwrite. An image that cannot be read does not stop the others: it is listed at the end, and the exit
+    code is 2.
 
-    --engine ray shares very many images among processes of one or several machines, which may be lost and
-    come back; images.parquet has a row for each image.
+    --engine ray distributes very many images over processes on one or several machines, and tolerates the
+    loss of processes; images.parquet has a row for each image.
 
     Examples:
       unimask predict photo.jpg
@@ -127,10 +128,10 @@ def predict(
 
 
 def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> None:
-    """Show what all processes have found, in the order of the images, and what failed.
+    """Show the results of all processes, in the order of the images, and what failed.
 
     Raises:
-        typer.Exit: something did.
+        typer.Exit: an image or a process failed.
     """
     failed, errors = predicted.failed, predicted.errors
     if as_json and not errors:
@@ -153,5 +154,5 @@ def _show(predicted: "Predicted", output: str, as_json: bool, engine: str) -> No
 
 
 def _folder(output: str) -> str:
-    """Return the name of a folder with a slash at its end."""
+    """Return the path or address of a folder with a separator at its end."""
     return f"{output.rstrip('/')}/" if "://" in output else f"{Path(output)}{os.sep}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unimask.reproduction.run import Reproduction
 
 NOT_REPRODUCED = 3  # exit code
-_WIDE = 120  # columns of a terminal that has room for what the models are
+_WIDE = 120  # columns of a terminal with room for the descriptions of the models
 
 
 def reproduce(
@@ -32,11 +32,11 @@ def reproduce(
     output: shared.EvaluationFile = None,
     as_json: shared.Json = False,
 ) -> None:
-    """Reproduce what the papers say: the model zoos of Mask2Former, MaskFormer, DETR and EoMT.
+    """Reproduce published results: the model zoos of Mask2Former, MaskFormer, DETR and EoMT.
 
-    Without a name it lists them, and the numbers that nobody can reproduce. With a name it says what is
-    needed: weights, their licence, data. With --data (and --weights, where the Hugging Face hub has none) it
-    converts, evaluates and compares: each number is reproduced or not. The exit code is 3 where one is not.
+    Without a name it lists the models, and the numbers that cannot be reproduced. With a name it shows what
+    is needed: weights, their licence, data. With --data (and --weights, if the Hugging Face hub has none) it
+    converts the weights, evaluates them and compares each number. The exit code is 3 if one differs.
 
     Examples:
       unimask reproduce
@@ -93,7 +93,7 @@ def _numbers(row: ZooRow) -> str:
 
 
 def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
-    """Print a table for each paper, and what cannot be reproduced."""
+    """Print a table for each paper; with `whole` also the numbers that cannot be reproduced."""
     wide = show.screen.width >= _WIDE
     for paper in dict.fromkeys(row.paper for row in zoo.rows):
         rows = [row for row in zoo.rows if row.paper == paper]
@@ -119,7 +119,7 @@ def _show_zoo(zoo: Zoo, *, whole: bool) -> None:
 
 
 def _show_row(row: ZooRow) -> None:
-    """Print what is known of a row, and what it needs."""
+    """Print the published numbers of a row, and what is needed to reproduce them."""
     found = {
         "row": row.name,
         "model": f"{row.model}; {row.paper}",

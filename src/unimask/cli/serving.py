@@ -26,10 +26,10 @@ def serve(
     waiting: serving.Waiting = 32,
     seconds: serving.Seconds = 60.0,
 ) -> None:
-    """Show a page to look at results in the browser, and answer requests over HTTP.
+    """Serve a web page that shows results, and an HTTP interface.
 
-    Only this machine can reach it, unless --host says otherwise; then a token is needed: that of the
-    environment variable UNIMASK_TOKEN, or one that is made up and shown. Ctrl+C ends it.
+    Only this machine can connect, unless --host admits others; then a token is required: that in the
+    environment variable UNIMASK_TOKEN, or a generated one, which is shown. Ctrl+C stops the server.
 
     Examples:
       unimask serve

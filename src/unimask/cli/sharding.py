@@ -16,11 +16,11 @@ def shards(
     follow_outside: shared.FollowOutside = False,
     as_json: shared.Json = False,
 ) -> None:
-    """Write a data set as shards: few large tar files, which many processes and machines read fast.
+    """Write a data set as shards: a few large tar files that many processes and machines can read fast.
 
-    --data of `unimask check`, `train` and `evaluate` takes the folder of the shards, or some of them
-    (shards/train-{0000..0099}.tar), and gives the same as the data themselves, in the same order. Images that
-    cannot be read are left out, and named. Where it is stopped, the same command starts again.
+    --data of `unimask check`, `train` and `evaluate` accepts the folder of the shards, or some of them
+    (shards/train-{0000..0099}.tar); images and order are those of the original data. Images that cannot be
+    read are left out and listed. After an interruption the same command starts from the beginning.
 
     Examples:
       unimask shards --data my_data --output my_shards

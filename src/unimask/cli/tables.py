@@ -1,4 +1,4 @@
-"""The tables that commands print: what was found, measured, compared, checked and chosen."""
+"""The tables that commands print: results, measures, comparisons, checks and plans."""
 
 import math
 import shlex
@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from unimask.cli import output
 from unimask.files import json_text
 
-if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
+if TYPE_CHECKING:  # results import torch, which takes seconds
     from unimask.benchmark.measure import Bench
     from unimask.data.check import DataCheck
     from unimask.data.looked import SplitCheck
@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # a result brings torch along, which takes seconds to load
     from unimask.training.compare import RunComparison
     from unimask.training.plan import Plan
 
-MOST_IMAGES = 40  # that get rows of their own
+MOST_IMAGES = 40  # of a table by image; more are shown by category
 MOST_CATEGORIES = 40  # in the table of a check
-MOST_RANKED = 6  # of the best and of the worst categories of an evaluation
+MOST_RANKED = 6  # best and worst categories of an evaluation, each
 MOST_CONFUSED = 6
 LONGEST_NAME = 24
 
@@ -40,7 +40,7 @@ class CategorySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSummary:
-    """What the table says about one image; small, so that thousands can be kept."""
+    """The rows of one image in the table; small, so that thousands can be kept."""
 
     name: str
     size: str
@@ -48,7 +48,7 @@ class ImageSummary:
 
 
 def summarise(name: str, result: "AnyResult") -> ImageSummary:
-    """Return the row or rows of an image, categories by falling area; of a video for all of its frames."""
+    """Return the rows of an image, with categories by falling area; a video is counted over all frames."""
     from unimask.inference.video import VideoResult
 
     height, width = result.size
@@ -85,7 +85,7 @@ def _summary(name: str, size: str, found: list[CategorySummary]) -> ImageSummary
 
 
 def show_images(images: Sequence[ImageSummary]) -> None:
-    """Show the table of what was found: by image, or, if they are many, by category."""
+    """Print the table of results: by image, or by category if there are many images."""
     output.screen.print(_by_image(images) if len(images) <= MOST_IMAGES else _by_category(images))
 
 
@@ -116,7 +116,7 @@ def _by_category(images: Sequence[ImageSummary]) -> Table:
 
 
 def shorten(name: str) -> str:
-    """Return a long name without its middle: names of a series differ at their ends."""
+    """Shorten a long name in its middle, because the names of a series differ at their ends."""
     return name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}"
 
 
@@ -165,7 +165,7 @@ def show_comparison(found: "RunComparison") -> None:
             continue
         table = _table((), tuple(run.name for run in found.runs))
         for column in table.columns:
-            column.overflow = "fold"  # of two long paths the ends differ
+            column.overflow = "fold"  # long paths differ at their ends
         table.columns.insert(0, Column(title, no_wrap=True))
         for name, values in rows.items():
             table.add_row(name, *("-" if value is None else text(value) for value in values))
@@ -175,12 +175,12 @@ def show_comparison(found: "RunComparison") -> None:
 
 
 def _result(value: object) -> str:
-    """Return a share with four digits, a large number with as many as matter."""
+    """Format a float up to 1 with four decimals, other numbers with five significant digits."""
     return _number(value) if isinstance(value, float) and abs(value) <= 1 else f"{value:,.5g}"
 
 
 def _show_categories(ranked: Mapping[str, Mapping[str, float]]) -> None:
-    """Print all categories, or the best and the worst ones of many."""
+    """Print all categories, or only the best and the worst if there are many."""
     measures = list(dict.fromkeys(name for numbers in ranked.values() for name in numbers))
     names, cut = list(ranked), len(ranked) > 2 * MOST_RANKED
     shown = [*names[:MOST_RANKED], "", *names[-MOST_RANKED:]] if cut else names
@@ -195,7 +195,7 @@ def _show_categories(ranked: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def show_check(said: "DataCheck") -> None:
-    """Print what each split holds, what is wrong, and what may be."""
+    """Print the contents of each split, then warnings and errors."""
     splits = said.splits
     table = _table((said.task,), tuple(splits))
     rows: dict[str, Callable[[SplitCheck], str]] = {
@@ -232,7 +232,7 @@ def show_check(said: "DataCheck") -> None:
 
 
 def show_plan(plan: "Plan", data: str, command: Sequence[str]) -> None:
-    """Print what was chosen, as options to copy, and why; and what differs from the model."""
+    """Print the chosen options, to be copied, and the reasons; then differences from the initial model."""
     if plan.lines:
         output.errors.print(
             f"chosen for {data} and this machine (docs/guide/choice.md); this command does the same again:"
@@ -246,7 +246,7 @@ def show_plan(plan: "Plan", data: str, command: Sequence[str]) -> None:
 
 
 def show_bench(found: "Bench") -> None:
-    """Print what was measured: a column for each side."""
+    """Print the measurements, with a column for each side (library and precision)."""
     from unimask.benchmark.measure import COLUMNS, about, rows_of
     from unimask.benchmark.tables import shown
 
@@ -290,7 +290,7 @@ def show_parity(report: "ParityReport", path: str) -> None:
 
 
 def show_settings(values: Mapping[str, object], path: str = "") -> None:
-    """Every setting on a line of its own, as --set takes it."""
+    """Print every setting on its own line, as --set takes it."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             show_settings(value, f"{path}{name}.")
@@ -309,7 +309,7 @@ def show_presets(descriptions: Mapping[str, str]) -> None:
 
 
 def _number(value: float) -> str:
-    """Return a share with four digits, a count as it is."""
+    """Format a number with four decimals, but a whole number above 1 without."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.4f}" if abs(value) <= 1 or value != int(value) else str(int(value))

@@ -28,8 +28,8 @@ def translate(
 ) -> None:
     """Translate text, line by line: line N of the result is the translation of line N.
 
-    Without TEXT and --file it reads standard input. Warnings about single lines (letters that
-    the model does not know, lines translated in pieces) go to standard error.
+    Without TEXT and --file it reads standard input. Warnings about single lines (unknown letters, lines
+    translated in pieces) go to standard error.
 
     Examples:
       unimask translate "A man is riding a bike."
@@ -61,7 +61,7 @@ def translate(
 
 
 def gather_lines(texts: list[str], file: Path | None) -> list[str]:
-    """Return the lines of the arguments, else of the file, else of standard input.
+    """Return the lines to translate: of the arguments, else of the file, else of standard input.
 
     Raises:
         DataError: both are given, the file cannot be read, or something is not UTF-8.
@@ -80,13 +80,13 @@ def gather_lines(texts: list[str], file: Path | None) -> list[str]:
 
 
 def _lines_of(text: str) -> list[str]:
-    """Return the lines of an argument; bytes that are not UTF-8 come as lone surrogates."""
+    """Return the lines of an argument, in which bytes that are not UTF-8 are lone surrogates."""
     content = text.encode("utf-8", errors="surrogateescape")
     return decode_lines(content, "the text") if content else [""]
 
 
 def write_lines(lines: Sequence[str], output: Path | None) -> None:
-    """Write the lines in UTF-8, to standard output without a file; a file is complete when it appears.
+    """Write the lines in UTF-8 to a file, atomically, or to standard output if `output` is None.
 
     Raises:
         DataError: the file cannot be written.
@@ -106,10 +106,10 @@ def write_lines(lines: Sequence[str], output: Path | None) -> None:
 def evaluate_translator(
     weights: str, data: str, split: str, output: Path | None, device: str, as_json: bool
 ) -> None:
-    """Show BLEU; with `output`, also write it and all lines there.
+    """Evaluate a translator and show BLEU; write BLEU and all lines to `output`, if given.
 
     Raises:
-        DataError, WeightsError, ConfigError: something cannot be read.
+        DataError, WeightsError, ConfigError: the data, the weights or their settings cannot be used.
     """
     from unimask.data.text.pairs import read_pairs
     from unimask.inference.text_evaluation import evaluate_lines

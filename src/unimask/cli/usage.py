@@ -1,4 +1,4 @@
-"""What was typed wrongly, as one message with the way out."""
+"""Messages for command lines that cannot be parsed, with what to type instead."""
 
 import re
 from importlib import import_module
@@ -8,17 +8,17 @@ import typer
 
 from unimask.errors import choices, nearest
 
-_click: Any = import_module(typer.BadParameter.__module__)  # click's errors; newer typers have a click inside
+_click: Any = import_module(typer.BadParameter.__module__)  # click's errors; newer typer includes click
 UsageError: type[Exception] = _click.UsageError
-"""What typer raises for a command line that it cannot parse; it has no public name there."""
+"""The error that typer raises for a command line that it cannot parse; it has no public name there."""
 
 _NO_COMMAND = re.compile(r"No such command '(?P<wrong>.*?)'\.", re.DOTALL)
 _NO_CHOICE = re.compile(r"(Value error, )?'(?P<wrong>.*)' is not one of (?P<known>.*?)\.?", re.DOTALL)
 
 
 def explain_usage(error: Any) -> str:
-    """Return what is wrong with a `UsageError` and what to type instead; "" where the help has been shown."""
-    if type(error).__name__ == "NoArgsIsHelpError":  # which older versions do not have
+    """Return what is wrong and what to type instead, or "" if the help has been shown."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # missing in older versions
         return ""
     context, message = error.ctx, error.message or ""  # a missing option has no message
     path, command = (context.command_path, context.command) if context else ("unimask", None)
@@ -42,12 +42,12 @@ def explain_usage(error: Any) -> str:
 
 
 def _options(parameter: Any) -> list[str]:
-    """Return how an option is written; nothing for an argument."""
+    """Return the names of an option (`--output`, `-o`); none for an argument."""
     return [option for option in parameter.opts if option.startswith("-")]
 
 
 def _example(command: Any) -> str:
-    """Return the first example of a command's help, with a blank behind."""
+    """Return a clause with the first example of a command's help, or "" if there is none."""
     text: str = command.help or "" if command else ""
     example = text.partition("Examples:\n")[2].partition("\n")[0].strip()
     return f"it is called as in `{example}`; " if example else ""

@@ -1,4 +1,4 @@
-"""Losses that are differentiated while they are computed: nothing lies waiting for the backward pass."""
+"""Losses whose gradients are computed in the forward pass, row by row, so that no graph is stored."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Rows = Callable[[tuple[Tensor, ...]], Iterator[Float[Tensor, " terms"]]]
-"""Computes the terms of one prediction after the other, from the tensors it is given."""
+"""Yields the terms of one prediction after another, computed from the given tensors."""
 
 
 def differentiated_at_once(
     rows: Rows, tensors: tuple[Tensor, ...], weights: Float[Tensor, " terms"]
 ) -> Float[Tensor, "rows terms"]:
-    """Return all rows; the gradient of their weighted sum is computed row by row, and only it is kept.
+    """Return the terms of all rows; the gradient of their weighted sum is computed here, row by row.
 
-    What a row needs for its gradient is freed before the next row is computed. So memory does not grow with
-    the number of rows and hardly with the number of pairs that each compares. Only a multiple of the weighted
-    sum of all values can be differentiated, and only once.
+    The graph of a row is freed before the next row is computed. So memory does not grow with the number of
+    rows, and hardly with the number of pairs that each row compares. The backward pass can only start from a
+    multiple of the weighted sum of all values, and only once; otherwise it raises a RuntimeError.
 
-    Without gradients to compute the rows are only stacked.
+    If no gradient is needed, the rows are only stacked.
     """
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not (torch.is_grad_enabled() and wanted):
@@ -38,7 +38,7 @@ def differentiated_at_once(
 
 
 class _WithGradients(torch.autograd.Function):
-    """Values whose gradient is known."""
+    """Returns the values unchanged; the backward pass returns the gradients computed before."""
 
     @staticmethod
     def forward(
@@ -58,7 +58,11 @@ class _WithGradients(torch.autograd.Function):
 
 
 def _factor(upstream: Float[Tensor, "rows terms"], weights: Float[Tensor, " terms"]) -> float:
-    """By what the weighted sum of all values is multiplied on its way to what is differentiated."""
+    """Return the factor f for which every row of `upstream` is f * `weights`.
+
+    Raises:
+        RuntimeError: there is none, so something other than the weighted sum is differentiated.
+    """
     scale = len(upstream) * weights.square().sum()
     mean = (upstream * weights).sum() / scale.clamp(min=torch.finfo(weights.dtype).tiny)
     farthest = (upstream - mean * weights).abs().max()

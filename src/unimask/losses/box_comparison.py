@@ -1,4 +1,4 @@
-"""Compares boxes with the boxes of the targets."""
+"""Comparison of predicted boxes with the boxes of the targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from unimask.structures import BoxPrediction, BoxTargets, Matches, Uniform
 
 @dataclass(frozen=True, kw_only=True)
 class BoxComparison:
-    """Compares cxcywh boxes; nothing is random.
+    """Compares predicted boxes with target boxes, both cxcywh in [0, 1]; draws no random numbers.
 
     Source: DETR (2005.12872), Sec. 3.1.
     """
@@ -33,7 +33,7 @@ class BoxComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedBoxes:
-    """The boxes of one batch."""
+    """The predicted boxes and the target boxes of one batch, cxcywh in [0, 1]."""
 
     terms: Sequence[PairTerm]
     boxes: Float[Tensor, "predictions batch queries 4"]
@@ -41,24 +41,24 @@ class ComparedBoxes:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The boxes."""
+        """The predicted boxes."""
         return (self.boxes,)
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxes":
-        """Return the same comparison of other boxes."""
+        """Return this comparison with other predicted boxes."""
         return replace(self, boxes=tensors[0])
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """Return the weighted cost of every query for every target, of each image."""
+        """Return the weighted cost of every query-target pair, one matrix per image."""
         boxes, counts = self.boxes[index], [len(target) for target in self.targets]
-        # all images at once: most of these costs are of no use, but one large step beats many
+        # all images at once: costs between images are discarded, but one large step is faster than many
         cost = weighted_cost(self.terms, boxes.flatten(0, 1), torch.cat(self.targets))
         parts = cost.unflatten(0, boxes.shape[:2]).split(counts, dim=2)
         return [part[image] for image, part in enumerate(parts)]
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
-        """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
+        """Return each term's loss over the matched pairs; 0, with a gradient of 0, if there are none."""
         predicted = self.boxes[index][matches.image, matches.query]
         first = torch.tensor([0, *(len(target) for target in self.targets)], device=predicted.device).cumsum(
             0

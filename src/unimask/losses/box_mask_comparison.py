@@ -1,4 +1,4 @@
-"""Compares boxes and masks with those of the targets: for a detection model with a mask head."""
+"""Comparison of boxes and masks with the targets, for a detection model with a mask head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +14,10 @@ from unimask.structures import BoxMaskPrediction, BoxMaskTargets, BoxTargets, Ma
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMaskComparison:
-    """Compares boxes after every layer and the masks of the final queries; masks play no part in matching.
+    """Compares the boxes of every decoder layer and the masks of the last; only boxes are used for matching.
 
-    Source: DETR (2005.12872), Sec. 4.2; which layers and costs is only in its code.
+    Source: DETR (2005.12872), Sec. 4.2; which layers have masks, and what the matching uses, is only in its
+    code.
     """
 
     boxes: BoxComparison
@@ -24,13 +25,13 @@ class BoxMaskComparison:
 
     @property
     def terms(self) -> Sequence[PairTerm]:
-        """Those of boxes, then those of masks."""
+        """The terms of boxes, then the terms of masks."""
         return (*self.boxes.terms, *self.masks.terms)
 
     def __call__(
         self, prediction: BoxMaskPrediction, targets: tuple[BoxMaskTargets, ...], uniform: Uniform
     ) -> "ComparedBoxMasks":
-        """Return the comparison with the targets, whose segments lie on the canvas."""
+        """Return the comparison with the targets; their segments are on the canvas."""
         boxes = tuple(BoxTargets(boxes=target.boxes, labels=target.labels) for target in targets)
         segments = tuple(target.segments for target in targets)
         return ComparedBoxMasks(
@@ -50,20 +51,20 @@ class ComparedBoxMasks:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The boxes, then what the masks are made of."""
+        """The predicted boxes, then the tensors of the predicted masks."""
         return *self.boxes.tensors, *self.masks.tensors
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedBoxMasks":
-        """Return the same comparison of other tensors in place of `tensors`."""
+        """Return this comparison with other tensors in place of `tensors`."""
         count = len(self.boxes.tensors)
         return replace(self, boxes=self.boxes.of(tensors[:count]), masks=self.masks.of(tensors[count:]))
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """Return the weighted cost of the boxes alone."""
+        """Return the weighted costs of the boxes; masks contribute nothing."""
         return self.boxes.costs(index)
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
-        """Each term over the matched pairs; those of masks are 0 but for the last prediction."""
+        """Return each term's loss over the matched pairs; mask terms are 0 except for the last prediction."""
         if index == self.last:
             of_masks = self.masks.losses(0, matches, count)
         else:

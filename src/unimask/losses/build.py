@@ -1,4 +1,4 @@
-"""Builds the criterion that a config describes."""
+"""Construction of the criterion from its config."""
 
 from typing import Any, Literal
 
@@ -16,13 +16,13 @@ from unimask.losses.sampling import EveryCell, EveryPixel, RandomPoints, Samplin
 from unimask.losses.terms import BoxOverlapTerm, BoxTerm, ClassTerm, DiceTerm, FocalTerm, MaskTerm
 
 Kind = Literal["masks", "pixels", "boxes", "boxes_and_masks"]
-"""What a model predicts; the masks beside boxes are those of the last layer."""
+"""What a model predicts; "boxes_and_masks" has boxes of every layer and masks of the last."""
 
 MASK_TERMS = {"cross_entropy": MaskTerm, "focal": FocalTerm}
 
 
 def one_process(number: Tensor) -> Tensor:
-    """Return the mean over processes where there is only one: the number itself."""
+    """Return `number`, which is its mean over processes if there is only one."""
     return number
 
 
@@ -31,10 +31,10 @@ def build_criterion(
 ) -> Criterion[Any, Any] | PixelCriterion:
     """Return the criterion of a model that predicts `kind`, for K = `num_classes` real classes.
 
-    `average` gives the mean over training processes.
+    `average` returns the mean of a number over all training processes.
 
     Raises:
-        ConfigError: a setting has an impossible value.
+        ConfigError: a setting has an invalid value.
     """
     check_values(config, "losses")
     if kind == "pixels":
@@ -48,7 +48,7 @@ def build_criterion(
 
 
 def kind_of(model: AnyModelConfig) -> Kind:
-    """Return what a model predicts, as far as its criterion is concerned."""
+    """Return what a model predicts, which decides its criterion."""
     if isinstance(model, DetrConfig):
         return "boxes_and_masks" if model.mask_head else "boxes"
     return model.classification if isinstance(model, ModelConfig) else "masks"

@@ -1,4 +1,4 @@
-"""The interfaces through which a criterion compares masks or boxes with the targets."""
+"""Interfaces through which a criterion compares masks or boxes with the targets."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -11,9 +11,9 @@ from unimask.structures import Matches, Uniform
 
 @runtime_checkable
 class PairTerm(Protocol):
-    """A term that compares the prediction of a query with a target, each as numbers; on matched pairs only.
+    """A term that compares the prediction of a query with a target, each given as a vector of numbers.
 
-    The numbers are logits and labels at points, or the coordinates of boxes.
+    The numbers are mask logits and labels at points, or box coordinates. Losses are over matched pairs only.
     """
 
     @property
@@ -22,12 +22,12 @@ class PairTerm(Protocol):
 
     @property
     def weight(self) -> float:
-        """The weight of the cost and of the loss."""
+        """The weight of both the cost and the loss."""
 
     def cost(
         self, predicted: Float[Tensor, "queries numbers"], targets: Float[Tensor, "targets numbers"], /
     ) -> Float[Tensor, "queries targets"]:
-        """Return the cost of each query for each target, not weighted."""
+        """Return the unweighted cost of each query-target pair."""
 
     def loss(
         self,
@@ -36,7 +36,7 @@ class PairTerm(Protocol):
         count: Float[Tensor, ""],
         /,
     ) -> Float[Tensor, ""]:
-        """Return the sum over the pairs, divided by `count`; not weighted."""
+        """Return the unweighted loss: the sum over the pairs, divided by `count`."""
 
 
 @runtime_checkable
@@ -45,36 +45,36 @@ class Target(Protocol):
 
     @property
     def labels(self) -> Int64[Tensor, " targets"]:
-        """Their categories."""
+        """The category of each target."""
 
     def __len__(self) -> int: ...
 
 
 @runtime_checkable
 class HasClassLogits(Protocol):
-    """The output of a model for a batch; the first dimension of the logits runs over predictions."""
+    """The output of a model for a batch; the first dimension of the logits is the prediction, by depth."""
 
     @property
     def class_logits(self) -> Float[Tensor, "predictions batch queries classes_and_none"]:
-        """Of each query; the last class is no-object."""
+        """The class logits of each query; the last class is no-object."""
 
 
 @runtime_checkable
 class Compared(Protocol):
-    """All predictions for a batch with its targets, without the class. `index` numbers the predictions."""
+    """All predictions for a batch with its targets, without the class; `index` selects a prediction."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors of the prediction that the losses use."""
 
     def of(self, tensors: tuple[Tensor, ...]) -> "Compared":
-        """Return the same comparison of other tensors in place of `tensors`."""
+        """Return this comparison with other tensors in place of `tensors`."""
 
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """Return the weighted sum of the terms' costs, of each image; random points are drawn for it."""
+        """Return the weighted sum of all terms' costs, one matrix per image; may draw random points."""
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
-        """Each term's loss over the matched pairs of a prediction, divided by `count`, not weighted."""
+        """Return each term's unweighted loss over the matched pairs of a prediction, divided by `count`."""
 
 
 PredictionOfModel = TypeVar("PredictionOfModel", bound=HasClassLogits, contravariant=True)
@@ -83,11 +83,11 @@ TargetOfModel = TypeVar("TargetOfModel", bound=Target, contravariant=True)
 
 @runtime_checkable
 class Comparison(Protocol[PredictionOfModel, TargetOfModel]):
-    """Prepares the comparison of a prediction with targets of its kind."""
+    """Combines a prediction with its targets, so that costs and losses can be computed."""
 
     @property
     def terms(self) -> Sequence[PairTerm]:
-        """What is compared."""
+        """The terms that are computed for each pair."""
 
     def __call__(
         self, prediction: PredictionOfModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
@@ -100,7 +100,7 @@ def weighted_cost(
     predicted: Float[Tensor, "queries numbers"],
     targets: Float[Tensor, "targets numbers"],
 ) -> Float[Tensor, "queries targets"]:
-    """Return the weighted sum of the costs of all terms."""
+    """Return the weighted sum of all terms' costs for each query-target pair."""
     cost = predicted.new_zeros((len(predicted), len(targets)))
     for term in terms:
         cost = cost + term.weight * term.cost(predicted, targets)

@@ -1,4 +1,4 @@
-"""The loss of a prediction: matching, then a list of terms, after every layer."""
+"""The criterion of models with queries: matching, then the terms of the loss, for every decoder layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic
@@ -14,14 +14,14 @@ from unimask.losses.terms import ClassTerm
 from unimask.structures import Losses, Matches, Uniform
 
 Average = Callable[[Tensor], Tensor]
-"""Gives the mean of a number over all processes; the same on each of them."""
+"""Returns the mean of a number over all processes, the same value on each."""
 
 
 class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
-    """Measures a prediction against the targets; every supervised prediction is matched on its own.
+    """Computes the loss of all supervised predictions; each prediction is matched separately.
 
-    It knows neither masks nor boxes: `comparison` compares either with the targets. Everything is computed in
-    float32, also under autocast.
+    The criterion does not depend on masks or boxes: `comparison` compares either with the targets. Everything
+    is computed in float32, also under autocast.
 
     Source: DETR (2005.12872), Sec. 3.1; Mask2Former (2112.01527), Sec. 3.2 (supervision after every layer),
     3.3 and 4.1.
@@ -48,13 +48,13 @@ class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
     def forward(
         self, prediction: PredictionOfModel, targets: tuple[TargetOfModel, ...], uniform: Uniform
     ) -> Losses:
-        """Return the terms of each supervised prediction by depth: only the last without deep supervision.
+        """Return the terms of each supervised prediction, by depth; only the last without deep supervision.
 
-        Targets are without crowd, their labels below K; segments lie on the canvas. Mask and box terms are
-        sums over matched pairs, divided by the number of all targets of the batch (its mean over processes,
-        at least 1); they are 0, with a gradient of 0, where the batch has no target. Random numbers are drawn
-        for the final prediction first, then for the others in order. Gradients are computed here already
-        (`losses/at_once.py`), so only the total of the losses can be differentiated, and once.
+        Targets contain no crowd, their labels are below K, and segments are on the canvas. Mask and box terms
+        are sums over matched pairs, divided by the number of targets in the batch (its mean over processes,
+        at least 1); they are 0, with a gradient of 0, if the batch has no targets. Random numbers are drawn
+        for the final prediction first, then for the others in order. Gradients are already computed here
+        (`losses/at_once.py`), so only the weighted total of the losses can be differentiated, and only once.
         """
         with torch.autocast(prediction.class_logits.device.type, enabled=False):
             class_logits = prediction.class_logits.float()
@@ -84,7 +84,7 @@ class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
         index: int,
         count: Float[Tensor, ""],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Each term of one prediction."""
+        """Return each term of one prediction."""
         matches = self.matcher(class_logits, targets, compared.costs(index))
         labels = self._labels_of_queries(class_logits, matches, targets)
         class_loss = self.class_term.loss(class_logits, labels)
@@ -96,7 +96,7 @@ class Criterion(nn.Module, Generic[PredictionOfModel, TargetOfModel]):
         matches: Matches,
         targets: Sequence[Target],
     ) -> Int64[Tensor, "batch queries"]:
-        """Return the label that each query is to predict; no-object for those without a target."""
+        """Return the label that each query should predict; no-object for unmatched queries."""
         labels = torch.full(class_logits.shape[:2], self.class_term.no_object, device=class_logits.device)
         first = torch.tensor([0, *(len(target) for target in targets)], device=labels.device).cumsum(0)
         all_labels = torch.cat([target.labels for target in targets])

@@ -1,4 +1,4 @@
-"""Compares masks with the masks of the targets, at the places of a sampling."""
+"""Comparison of predicted masks with the masks of the targets, at sampled points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from unimask.losses.sampling import Sampling
 from unimask.structures import MaskPrediction, Matches, Segments, Uniform
 
 VALUES_AT_ONCE = 2**22
-"""Largest number of mask logits made at once for the losses; pairs are taken in groups that stay below."""
+"""Largest number of mask logits computed at once for the losses; pairs are processed in groups below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskComparison:
-    """Compares masks at the places of `sampling`: costs at places that all queries and targets of an image
-    share, losses at places of each pair.
+    """Compares predicted masks with target masks at the points that `sampling` chooses.
 
-    Masks stay factorised and targets stay id maps: logits of matched queries are made a few pairs at a time,
-    and only their values where they are compared are kept.
+    Costs use points shared by all queries and targets of an image, losses use separate points for each pair.
+    Masks stay factorised and targets stay id maps: logits of matched queries are computed a few pairs at a
+    time, and only their values at the points are kept.
 
     Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; MaskFormer (2107.06278), Sec. 3.2.
     """
@@ -33,7 +33,7 @@ class MaskComparison:
     def __call__(
         self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform
     ) -> "ComparedMasks":
-        """Return the comparison of all predicted masks with those of the targets, which lie on the canvas."""
+        """Return the comparison with the targets, whose masks are on the canvas."""
         features = prediction.mask_features.float().unbind()
         return ComparedMasks(
             terms=self.terms,
@@ -47,35 +47,38 @@ class MaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedMasks:
-    """The masks of one batch."""
+    """The predicted masks, factorised, and the targets of one batch.
+
+    `features[prediction][image]` are the mask features; one entry if all predictions share them.
+    """
 
     terms: Sequence[PairTerm]
     sampling: Sampling
     embeddings: Float[Tensor, "predictions batch queries channels"]
-    features: tuple[tuple[Float[Tensor, "channels height width"], ...], ...]  # [prediction, or 0][image]
+    features: tuple[tuple[Float[Tensor, "channels height width"], ...], ...]
     targets: tuple[Segments, ...]
     uniform: Uniform
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Mask embeddings, then the mask features, in order."""
+        """The mask embeddings, then the mask features, in order."""
         return self.embeddings, *chain.from_iterable(self.features)
 
     def of(self, tensors: tuple[Tensor, ...]) -> "ComparedMasks":
-        """Return the same comparison of other tensors in place of `tensors`."""
+        """Return this comparison with other tensors in place of `tensors`."""
         images = len(self.targets)
         rows = tuple(tensors[first : first + images] for first in range(1, len(tensors), images))
         return replace(self, embeddings=tensors[0], features=rows)
 
     def _features(self, index: int) -> tuple[Float[Tensor, "channels height width"], ...]:
-        """Return the features of each image for one prediction; there may be one set for all of them."""
+        """Return the mask features of each image for one prediction."""
         return self.features[index % len(self.features)]
 
     @torch.no_grad()
     def costs(self, index: int) -> list[Float[Tensor, "queries _targets"]]:
-        """Return the weighted cost of every query for every target, of each image.
+        """Return the weighted cost of every query-target pair, one matrix per image.
 
-        Points are drawn once per image, also for one without targets, as in the original code.
+        Points are drawn once per image, also for images without targets, as in the original code.
         """
         images = zip(self.embeddings[index], self._features(index), self.targets, strict=True)
         return [self._costs(*image) for image in images]
@@ -89,7 +92,7 @@ class ComparedMasks:
         return weighted_cost(self.terms, *self.sampling.everyone(embeddings, features, target, self.uniform))
 
     def losses(self, index: int, matches: Matches, count: Float[Tensor, ""]) -> dict[str, Float[Tensor, ""]]:
-        """Each term over the matched pairs; 0, with a gradient of 0, where there is none."""
+        """Return each term's loss over the matched pairs; 0, with a gradient of 0, if there are none."""
         logits, labels = self._at_points(self.embeddings[index], self._features(index), matches)
         return {term.name: term.loss(logits, labels, count) for term in self.terms}
 
@@ -99,7 +102,7 @@ class ComparedMasks:
         features_of_images: tuple[Float[Tensor, "channels height width"], ...],
         matches: Matches,
     ) -> tuple[Float[Tensor, "pairs points"], Float[Tensor, "pairs points"]]:
-        """Logits and labels of all matched pairs of a prediction, where they are compared."""
+        """Return the logits and labels of all matched pairs of a prediction, at the points of each pair."""
         drawn = self.sampling.draw(len(matches.image), self.uniform)
         cells, pixels = features_of_images[0][0].numel(), self.targets[0].layers[0].numel()
         values_of_pair = self.sampling.places(cells, pixels)
@@ -121,9 +124,9 @@ class ComparedMasks:
 
 
 def _groups(pairs_of_images: Sequence[int], at_once: int) -> list[tuple[int, slice]]:
-    """Yield all pairs in order, as (image, range of pairs) with at most `at_once` pairs of one image.
+    """Return groups (image, range of pairs) of at most `at_once` pairs of one image, in order.
 
-    Without any pair there is one empty group, so that the losses still depend on the prediction.
+    If there are no pairs, one empty group is returned, so that the losses still depend on the prediction.
     """
     groups, start = [], 0
     for image, count in enumerate(pairs_of_images):

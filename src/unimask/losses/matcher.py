@@ -1,4 +1,4 @@
-"""Which query is to predict which target: the assignment of least cost."""
+"""Bipartite matching of queries and targets: the assignment with the least total cost."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,7 @@ from unimask.structures import Matches
 class Matcher(nn.Module):
     """Matches queries and targets of each image one to one, for one prediction.
 
-    The cost of a pair is the weighted sum of the costs of all terms: that of the class, and those that
-    compare masks or boxes.
+    The cost of a pair is the weighted sum of the class cost and the costs of the mask or box terms.
 
     Source: DETR (2005.12872), Sec. 3.1; Mask2Former (2112.01527), Sec. 3.3 and 4.1.
     """
@@ -32,7 +31,7 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> list[Float[Tensor, "queries _targets"]]:
-        """Return the cost of every query for every target, per image; `pair_costs` is all but the class."""
+        """Return the cost of every query-target pair: the weighted class cost plus `pair_costs`."""
         return [
             self.class_term.weight * self.class_term.cost(logits, target.labels) + pair_cost
             for logits, target, pair_cost in zip(class_logits, targets, pair_costs, strict=True)
@@ -44,14 +43,14 @@ class Matcher(nn.Module):
         targets: Sequence[Target],
         pair_costs: Sequence[Float[Tensor, "queries _targets"]],
     ) -> Matches:
-        """Return the matched pairs of the batch: min(queries, targets) of each image, in order of query."""
+        """Return the matched pairs of the batch: min(queries, targets) per image, in order of query."""
         return match(self.costs(class_logits, targets, pair_costs))
 
 
 def match(costs: Sequence[Float[Tensor, "queries _"]]) -> Matches:
-    """Return the pairs of least total cost in each image, on the device of the costs.
+    """Return the assignment with the least total cost in each image, on the device of the costs.
 
-    One copy to the host and one back, however many images there are.
+    All costs are copied to the host together and all pairs back together, whatever the number of images.
     """
     on_host = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
     pairs = []

@@ -1,4 +1,4 @@
-"""The losses of per-pixel classification: cross-entropy at each pixel of the target, and Dice by category."""
+"""The criterion of per-pixel classification: cross-entropy, and Dice loss averaged over categories."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,7 +11,7 @@ VOID = -1
 
 
 class PixelCriterion(nn.Module):
-    """Measures a prediction in which query k stands for category k; nothing is matched, nothing is random.
+    """Computes the loss of a prediction in which query k stands for category k, without matching.
 
     Source: MaskFormer (2107.06278), Sec. 3.1.
     """
@@ -22,9 +22,11 @@ class PixelCriterion(nn.Module):
         self.deep_supervision = deep_supervision
 
     def forward(self, prediction: MaskPrediction, targets: tuple[Segments, ...], uniform: Uniform) -> Losses:
-        """Return the mean over all pixels of the batch that have a category; 0 where none has.
+        """Return the terms of each supervised prediction, by depth; only the last without deep supervision.
 
+        Cross-entropy is the mean over all pixels of the batch that are not void; both terms are 0 if all are.
         Logits are resized to the targets' size (bilinear). Computed in float32, also under autocast.
+        `uniform` is not used.
         """
         labels = torch.stack([category_map(target) for target in targets])
         with torch.autocast(prediction.mask_features.device.type, enabled=False):
@@ -42,7 +44,7 @@ class PixelCriterion(nn.Module):
 
 
 def category_map(target: Segments) -> Int64[Tensor, "height width"]:
-    """Return the category of each pixel, `VOID` where there is none; of overlaps, that of the first layer."""
+    """Return the category of each pixel, `VOID` if it has none; in overlaps that of the first layer."""
     labels = functional.pad(target.labels, (1, 0), value=VOID)
     found = labels[target.layers[0].long()]
     for layer in target.layers[1:]:
@@ -69,9 +71,9 @@ def _cross_entropy(
 def category_dice(
     logits: Float[Tensor, "batch categories height width"], labels: Int64[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """Return 1 - Dice, averaged over the categories that the batch shows; 0 where it shows none.
+    """Return 1 - Dice, averaged over the categories that occur in the batch; 0 if none does.
 
-    The sums of a category run over all pixels of the batch; void pixels do not count.
+    The sums of a category are over all pixels of the batch that are not void.
 
     Source: V-Net (1606.04797), Sec. 3, without the squares.
     """

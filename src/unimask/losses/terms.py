@@ -1,6 +1,7 @@
-"""The terms of the loss. Each has a cost of every query for every target, and a loss.
+"""The terms of the loss; each has a cost of every query-target pair, and a loss of the matched pairs.
 
-Costs decide the matching and losses train the matched pairs, on the same quantities with the same weights.
+Costs decide the matching, losses train the matched pairs; both compare the same quantities and have the same
+weights.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from unimask.ops.id_maps import pairwise_binary_cross_entropy, pairwise_dice, pa
 
 
 class ClassTerm(nn.Module):
-    """Which category a query predicts: cross-entropy over K + 1 classes, the last of which is no-object.
+    """Cross-entropy of the queries over K + 1 classes, the last of which is no-object.
 
     Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1; MaskFormer (2107.06278), Sec. 3.2; the cost is the
     negative probability, as in DETR (2005.12872), Sec. 3.1.
@@ -36,7 +37,7 @@ class ClassTerm(nn.Module):
     def cost(
         self, class_logits: Float[Tensor, "queries classes_and_none"], labels: Int64[Tensor, " targets"]
     ) -> Float[Tensor, "queries targets"]:
-        """Minus the probability that each query gives to the label of each target."""
+        """Return minus the probability that each query assigns to the label of each target."""
         return -class_logits.softmax(dim=1)[:, labels]
 
     def loss(
@@ -44,16 +45,16 @@ class ClassTerm(nn.Module):
         class_logits: Float[Tensor, "batch queries classes_and_none"],
         labels: Int64[Tensor, "batch queries"],
     ) -> Float[Tensor, ""]:
-        """Return the mean over all queries of the batch, each weighted with the weight of its label.
+        """Return the mean over all queries of the batch, weighted by the class weights of their labels.
 
-        `labels` holds `no_object` for queries without a target.
+        `labels` is `no_object` for unmatched queries.
         """
         return functional.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), self.class_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTerm:
-    """Binary cross-entropy of the mask, a mean over the points.
+    """Binary cross-entropy of the mask, averaged over the points.
 
     Source: Mask2Former (2112.01527), Sec. 3.3 and 4.1.
     """
@@ -64,7 +65,7 @@ class MaskTerm:
     def cost(
         self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
     ) -> Float[Tensor, "queries targets"]:
-        """Return the mean over the points, of each query with each target."""
+        """Return the mean over the points for each query-target pair."""
         return pairwise_binary_cross_entropy(logits, labels)
 
     def loss(
@@ -80,20 +81,20 @@ class MaskTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class FocalTerm:
-    """Focal loss of the mask, a mean over the points: what is classified well already counts little.
+    """Focal loss of the mask, averaged over the points: well-classified points count little.
 
     Source: MaskFormer (2107.06278), Sec. 4.1; RetinaNet (1708.02002), Eq. 5, with its alpha and gamma.
     """
 
     weight: float
     name: str = "mask"
-    alpha: float = 0.25  # weight of the foreground; 1 - alpha is that of the background
+    alpha: float = 0.25  # weight of the foreground; the background has 1 - alpha
     gamma: float = 2.0
 
     def cost(
         self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
     ) -> Float[Tensor, "queries targets"]:
-        """Return the mean over the points, of each query with each target."""
+        """Return the mean over the points for each query-target pair."""
         return pairwise_focal(logits, labels, self.alpha, self.gamma)
 
     def loss(
@@ -112,9 +113,9 @@ class FocalTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class DiceTerm:
-    """One minus the Dice coefficient of the mask, with 1 added above and below.
+    """Dice loss: one minus the Dice coefficient of the mask, with 1 added to numerator and denominator.
 
-    Source: V-Net (1606.04797), Eq. 3, as in the original code: the denominator is not squared.
+    Source: V-Net (1606.04797), Eq. 3, as in the original code: the denominator has no squares.
     """
 
     weight: float
@@ -123,7 +124,7 @@ class DiceTerm:
     def cost(
         self, logits: Float[Tensor, "queries points"], labels: Float[Tensor, "targets points"]
     ) -> Float[Tensor, "queries targets"]:
-        """One minus the Dice coefficient of each query with each target."""
+        """Return one minus the Dice coefficient of each query-target pair."""
         return pairwise_dice(logits, labels)
 
     def loss(
@@ -132,7 +133,7 @@ class DiceTerm:
         labels: Float[Tensor, "pairs points"],
         num_masks: Float[Tensor, ""],
     ) -> Float[Tensor, ""]:
-        """One minus the Dice coefficient, summed over the pairs, divided by `num_masks`."""
+        """Return one minus the Dice coefficient, summed over the pairs, divided by `num_masks`."""
         probabilities = logits.sigmoid()
         overlap = (probabilities * labels).sum(dim=1)
         total = probabilities.sum(dim=1) + labels.sum(dim=1)
@@ -141,7 +142,7 @@ class DiceTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxTerm:
-    """The L1 distance of two boxes: of centre and size, in units of the image.
+    """L1 distance between two boxes: of centre and size (cxcywh), as shares of the image size.
 
     Source: DETR (2005.12872), Sec. 3.1 and A.2.
     """
@@ -152,7 +153,7 @@ class BoxTerm:
     def cost(
         self, boxes: Float[Tensor, "queries 4"], targets: Float[Tensor, "targets 4"]
     ) -> Float[Tensor, "queries targets"]:
-        """Return the sum over the four coordinates, of each query with each target."""
+        """Return the sum over the four coordinates for each query-target pair."""
         return torch.cdist(boxes, targets, p=1)
 
     def loss(
@@ -164,9 +165,9 @@ class BoxTerm:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxOverlapTerm:
-    """One minus the generalised IoU of two boxes; unlike the L1 distance it does not depend on their size.
+    """One minus the generalised IoU of two boxes (cxcywh); unlike the L1 distance it is scale-invariant.
 
-    Source: DETR (2005.12872), Sec. 3.1 and A.2; the cost is without the constant 1, as in its code.
+    Source: DETR (2005.12872), Sec. 3.1 and A.2; the cost omits the constant 1, as in its code.
     """
 
     weight: float
@@ -175,12 +176,12 @@ class BoxOverlapTerm:
     def cost(
         self, boxes: Float[Tensor, "queries 4"], targets: Float[Tensor, "targets 4"]
     ) -> Float[Tensor, "queries targets"]:
-        """Minus the generalised IoU of each query with each target."""
+        """Return minus the generalised IoU of each query-target pair."""
         return -generalized_box_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(targets)[None])
 
     def loss(
         self, boxes: Float[Tensor, "pairs 4"], targets: Float[Tensor, "pairs 4"], count: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """One minus the generalised IoU, summed over the pairs, divided by `count`."""
+        """Return one minus the generalised IoU, summed over the pairs, divided by `count`."""
         overlaps = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
         return (1 - overlaps).sum() / count

@@ -1,4 +1,4 @@
-"""The loss of written tokens: cross-entropy with label smoothing, over all valid tokens alike."""
+"""The criterion of sequence models: cross-entropy of the tokens with label smoothing."""
 
 from typing import Any
 
@@ -11,14 +11,15 @@ from unimask.losses.criterion import Average
 from unimask.structures import Losses
 
 ROWS_AT_ONCE = 128
-"""So many tokens have their logits over the whole vocabulary at one time."""
+"""Number of tokens whose logits over the whole vocabulary are in memory at a time."""
 
 
 class TokenCriterion(nn.Module):
-    """Label smoothing: a label is 1 - `smoothing` of itself and `smoothing` spread over the vocabulary.
+    """Cross-entropy with label smoothing, in which every token has the same weight, whatever its batch.
 
-    `average` gives the mean number of tokens per pass over all passes and processes of a step, so that each
-    token weighs the same, whatever batch it is in.
+    The target distribution is 1 - `smoothing` times the label plus `smoothing` times the uniform distribution
+    over the vocabulary. `average` returns the mean number of tokens per pass over all passes and processes of
+    a step.
 
     Source: Attention Is All You Need, Sec. 5.4; Szegedy et al. (1512.00567), Sec. 7.
     """
@@ -35,10 +36,10 @@ class TokenCriterion(nn.Module):
         bias: Float[Tensor, " vocabulary"] | None,
         labels: Int64[Tensor, " tokens"],
     ) -> Losses:
-        """`smoothed` is to be differentiated; `cross_entropy`, without smoothing, is for display.
+        """Return the terms `smoothed`, which is trained on, and `cross_entropy`, not smoothed, for display.
 
-        Logits are `states @ weight.T + bias`. Both are sums over tokens, divided by the average number of
-        tokens (at least 1); natural logarithms.
+        Logits are `states @ weight.T + bias`. Both terms are sums over tokens, divided by the average number
+        of tokens (at least 1), in nats.
         """
         count = self.average(torch.tensor(float(len(labels)), device=states.device)).clamp(min=1)
         with torch.autocast(states.device.type, enabled=False):
@@ -54,7 +55,7 @@ class TokenCriterion(nn.Module):
 def smoothed_cross_entropy(
     logits: Float[Tensor, "tokens vocabulary"], labels: Int64[Tensor, " tokens"], smoothing: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """With smoothing and without, summed over tokens."""
+    """Return the cross-entropy with and without label smoothing, summed over tokens, in nats."""
     logarithms = logits.logsumexp(dim=1)
     plain = (logarithms - logits.gather(1, labels[:, None])[:, 0]).sum()
     even = (logarithms - logits.mean(dim=1)).sum()
@@ -62,10 +63,10 @@ def smoothed_cross_entropy(
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
-    """`smoothed_cross_entropy` of `states @ weight.T + bias`, without ever having all logits.
+    """`smoothed_cross_entropy` of `states @ weight.T + bias`, without holding all logits in memory.
 
-    The gradient is known as soon as a few tokens' logits are, so it is made in the forward pass, and the
-    logits are gone before the next tokens' are made. Nothing flows back through the second result.
+    The gradient is computed in the forward pass, `ROWS_AT_ONCE` tokens at a time, so the logits of some
+    tokens are freed before the next are computed. The second result has no gradient.
     """
 
     @staticmethod

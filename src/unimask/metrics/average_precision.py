@@ -1,4 +1,4 @@
-"""Average precision of instance masks, and of boxes, by COCO's rules, computed by hotcoco."""
+"""Average precision of instance masks and boxes by COCO's rules, computed by hotcoco."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,36 +16,37 @@ from unimask.metrics.overlaps import (
 )
 from unimask.structures import Categories, Detections, Segments, Size
 
-_IOU_50, _IOU_75 = 0, 5  # places in COCO's thresholds .50, .55, ... .95
-_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # places in COCO's ranges: all, below 32^2, below 96^2, larger
-_LIMITS = (1, 10, 100)  # COCO's numbers of detections per image
+_IOU_50, _IOU_75 = 0, 5  # indices into COCO's IoU thresholds .50, .55, ... .95
+_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # indices of COCO's areas: all, below 32^2, below 96^2, larger
+_LIMITS = (1, 10, 100)  # COCO's largest numbers of detections per image and class
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePrecisionValues:
-    """What is measured; -1 where the truth has no instance of the kind."""
+    """Average precision and recall, each in [0, 1]; -1 where the ground truth has no such instance."""
 
-    values: dict[str, float]  # the flat names of `as_dict`
-    per_class: tuple[float, ...]  # AP per category; -1 for stuff and for things without a truth
+    values: dict[str, float]  # by the names of `as_dict`
+    per_class: tuple[float, ...]  # AP per category; -1 for stuff and for things without ground truth
 
     def as_dict(self) -> dict[str, float]:
-        """COCO's twelve numbers, and four more with all detections.
+        """Return COCO's twelve numbers, and four more with all detections.
 
         - `AP` (mean over IoU .50 to .95), `AP50`, `AP75`, and `APs`, `APm`, `APl` by area: 100 detections per
           image and class, COCO's standard
-        - `AR1`, `AR10`, `AR100`, `ARs`, `ARm`, `ARl`: the largest recall with so many detections
+        - `AR1`, `AR10`, `AR100`: the maximum recall with that many detections per image and class; `ARs`,
+          `ARm`, `ARl`: by area with 100
         - `AP_all`, `AP50_all`, `AP75_all`, `AR_all`: with up to `most_detections` per image and class
         """
         return dict(self.values)
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
-        """`AP` of each category, in their order."""
+        """Return `AP` of each category, in the order of the categories."""
         return {"AP": self.per_class}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Instances:
-    """The things of one image: compressed run lengths and what COCO keeps of each."""
+    """The things of one image: their masks as compressed run lengths, and COCO's attributes."""
 
     runs: tuple[bytes, ...]
     labels: Integers
@@ -63,7 +64,7 @@ class _ImageRecord:
 
 @dataclass
 class _GroundTruth:
-    """COCO's tables, as hotcoco takes them."""
+    """Images, ground truth and results as COCO's JSON records, the input of hotcoco."""
 
     images: list[dict[str, object]] = field(default_factory=list)
     truth: list[dict[str, object]] = field(default_factory=list)
@@ -71,14 +72,17 @@ class _GroundTruth:
 
 
 class MaskAveragePrecision:
-    """COCO's mask AP over images: a state that adds, exactly as pycocotools counts.
+    """Accumulates COCO's mask AP over images; the values are exactly those of pycocotools.
 
     COCO's standard counts the 100 best detections per image and class; dense images need more, so the
-    values with up to `most_detections` are given beside them. Only things count, in the truth and in the
-    results. Areas of the truth are those that it states, else those of its masks. Equal scores keep the order
-    of the images, then that of the segments, as pycocotools does. An instance without a pixel counts as it
-    does there: as a miss in the truth, as wrong in the results. Images are kept as compressed run lengths
-    until `compute`.
+    values with up to `most_detections` are given as well. Only things count, in ground truth and results.
+    Areas of the ground truth are the stated ones, else those of its masks. Equal scores keep the order
+    of the images, then that of the segments, as in pycocotools. An instance without pixels counts as it
+    does there: as a miss in the ground truth, as a false positive in the results. Images are kept as
+    compressed run lengths until `compute`.
+
+    Raises:
+        ValueError: `most_detections` is below 100.
 
     Source: pycocotools' `COCOeval`, iouType "segm".
     """
@@ -90,10 +94,10 @@ class MaskAveragePrecision:
         self._images: list[_ImageRecord] = []
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            ValueError: sizes differ, a label is out of range, or a score is not finite.
+            ValueError: sizes differ, a label or an id is out of range, or a score is not finite.
         """
         check_pair(result, truth, self.categories)
         if not bool(result.scores.isfinite().all()):
@@ -105,10 +109,10 @@ class MaskAveragePrecision:
         self._images.append(image)
 
     def merge(self, other: "MaskAveragePrecision") -> None:
-        """Append the images that another state has counted.
+        """Append the images of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         check_same_categories(self.categories, other.categories)
         self._images.extend(other._images)
@@ -122,9 +126,12 @@ class MaskAveragePrecision:
 
 
 class BoxAveragePrecision:
-    """COCO's box AP over images, exactly as pycocotools counts; see `MaskAveragePrecision`.
+    """Accumulates COCO's box AP over images, by the rules of `MaskAveragePrecision`.
 
-    Areas of the truth are those that it states: in COCO's files, of masks.
+    Areas of the ground truth are the stated ones: in COCO's files, those of the masks.
+
+    Raises:
+        ValueError: `most_detections` is below 100.
 
     Source: pycocotools' `COCOeval`, iouType "bbox".
     """
@@ -136,7 +143,7 @@ class BoxAveragePrecision:
         self._images: list[tuple[Detections, Detections]] = []
 
     def update(self, result: Detections, truth: Detections) -> None:
-        """Count one image; boxes of both are in its pixels.
+        """Add one image; the boxes of both arguments are in pixels of it.
 
         Raises:
             ValueError: a label is out of range, or a number of the result is not finite.
@@ -149,10 +156,10 @@ class BoxAveragePrecision:
         self._images.append((result, truth))
 
     def merge(self, other: "BoxAveragePrecision") -> None:
-        """Append the images that another state has counted.
+        """Append the images of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         check_same_categories(self.categories, other.categories)
         self._images.extend(other._images)
@@ -196,7 +203,7 @@ def _measure(
     precision, recall = _curves(
         tables, kind, [(label, categories.names[label]) for label in things], most_detections
     )
-    standard, everything = 2, precision.shape[-1] - 1  # places of 100 and of most_detections
+    standard, everything = 2, precision.shape[-1] - 1  # indices of 100 and of most_detections
     values = {f"AP{name}": _mean(precision[..., area, standard]) for name, area in _AREAS.items()}
     values |= _at_thresholds(precision[..., 0, standard], "")
     values |= {f"AR{limit}": _mean(recall[..., 0, index]) for index, limit in enumerate(_LIMITS)}
@@ -213,7 +220,10 @@ def _measure(
 def _curves(
     tables: _GroundTruth, kind: str, things: list[tuple[int, str]], most_detections: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit); -1 = no truth."""
+    """Return precision (IoU, recall, thing, area, limit) and recall (IoU, thing, area, limit).
+
+    Both are -1 where there is no ground truth.
+    """
     names = [{"id": label + 1, "name": name} for label, name in things]
     truth = hotcoco.COCO({"images": tables.images, "annotations": tables.truth, "categories": names})
     evaluation = hotcoco.COCOeval(truth, truth.load_res(tables.results), kind)
@@ -240,7 +250,7 @@ def _append(tables: _GroundTruth, number: int, image: _ImageRecord) -> None:
     for annotation, area, crowd in zip(
         _annotations(image.truth, number, image.size), image.truth.areas, image.truth.is_crowd
     ):
-        # the box is not used for masks, but has to be there
+        # the box is not used for masks, but is required
         more = {"id": len(tables.truth) + 1, "area": float(area), "iscrowd": int(crowd), "bbox": [0, 0, 0, 0]}
         tables.truth.append(annotation | more)
     for annotation, score in zip(_annotations(image.result, number, image.size), image.result.scores):
@@ -267,7 +277,7 @@ def _instances(segments: Segments, is_thing: NDArray[np.bool_]) -> _Instances:
 
 
 def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
-    """Each segment's mask as COCO's compressed run lengths, made layer by layer without dense masks."""
+    """Return each segment's mask as COCO's compressed run lengths, computed without dense masks."""
     height, width = segments.size
     everything = height * width
     counts: list[list[int]] = [[everything] for _ in range(len(segments))]
@@ -281,7 +291,7 @@ def compressed_runs(segments: Segments) -> tuple[bytes, ...]:
 
 
 def _runs_of_layer(ids: NDArray[np.int16]) -> Iterator[tuple[int, list[int]]]:
-    """Yield the segments of a layer, column by column, with their alternating lengths, outside first."""
+    """Yield the id and the run lengths of each segment of a layer (flattened by columns), outside first."""
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
     ends = np.append(starts[1:], ids.size)
     owners = ids[starts]

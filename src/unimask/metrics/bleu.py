@@ -1,4 +1,4 @@
-"""BLEU through sacrebleu, in the two ways that results are published in."""
+"""BLEU by sacrebleu, on tokenised and on plain text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from unimask.errors import needs_extra
 
 @dataclass(frozen=True, kw_only=True)
 class Bleu:
-    """BLEU-4 of a corpus, from 0 to 100, with what it is made of."""
+    """BLEU-4 of a corpus, from 0 to 100, with its components."""
 
     score: float
-    precisions: tuple[float, ...]  # of 1, 2, 3, 4 words, in percent
+    precisions: tuple[float, ...]  # of 1- to 4-grams, in percent
     brevity_penalty: float
     result_words: int
     reference_words: int
-    signature: str  # how it was computed, in sacrebleu's words
+    signature: str  # sacrebleu's record of the settings
 
     def __str__(self) -> str:
         precisions = "/".join(f"{value:.1f}" for value in self.precisions)
@@ -27,9 +27,13 @@ class Bleu:
 
 
 def bleu_of_words(results: Sequence[str], references: Sequence[str]) -> Bleu:
-    """Return BLEU of lines of words with blanks between them, whatever their case; nothing is split further.
+    """Return case-insensitive BLEU of tokenised lines, whose words are separated by blanks.
 
-    This is what papers on Multi30k call BLEU (`multi-bleu.perl -lc` on tokenised text).
+    Papers on Multi30k report this BLEU (`multi-bleu.perl -lc` on tokenised text).
+
+    Raises:
+        ValueError: there are no lines, or the numbers of results and references differ.
+        MissingPackageError: sacrebleu is not installed.
     """
     return _measure(
         {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}, results, references
@@ -37,12 +41,17 @@ def bleu_of_words(results: Sequence[str], references: Sequence[str]) -> Bleu:
 
 
 def bleu_of_text(results: Sequence[str], references: Sequence[str]) -> Bleu:
-    """Return BLEU of lines of plain text: sacrebleu's standard, which splits words itself and heeds case."""
+    """Return case-sensitive BLEU of plain text lines, tokenised by sacrebleu (its default settings).
+
+    Raises:
+        ValueError: there are no lines, or the numbers of results and references differ.
+        MissingPackageError: sacrebleu is not installed.
+    """
     return _measure({}, results, references)
 
 
 def _measure(settings: Mapping[str, Any], results: Sequence[str], references: Sequence[str]) -> Bleu:
-    with needs_extra("text", "BLEU"):  # imported here: a training on images does without it
+    with needs_extra("text", "BLEU"):  # imported here, because training on images does not need it
         from sacrebleu.metrics import BLEU
     metric = BLEU(**settings)
     if len(results) != len(references) or not results:
@@ -60,31 +69,35 @@ def _measure(settings: Mapping[str, Any], results: Sequence[str], references: Se
 
 @dataclass(frozen=True, kw_only=True)
 class LineValues:
-    """`BLEU` of lowercased words, 0 to 100; `exact`, the share of lines that are the truth to the letter."""
+    """`BLEU` of lowercased words, 0 to 100, and `exact`, the share of lines equal to the ground truth."""
 
     values: Mapping[str, float]
     per_category: Mapping[str, Mapping[str, float]] = field(default_factory=dict, init=False)  # none
 
 
 class LineMetrics:
-    """A state that counts lines and adds. Lines are words with blanks between them."""
+    """Accumulates lines, whose words are separated by blanks."""
 
     def __init__(self) -> None:
         self.results: list[str] = []
         self.truth: list[str] = []
 
     def update(self, result: str, truth: str) -> None:
-        """Count one line."""
+        """Add one line."""
         self.results.append(result)
         self.truth.append(truth)
 
     def merge(self, other: "LineMetrics") -> None:
-        """Add the lines that another state has counted."""
+        """Append the lines of another accumulator."""
         self.results += other.results
         self.truth += other.truth
 
     def compute(self) -> LineValues:
-        """Return the values over all lines so far; there must be one."""
+        """Return the values over all lines so far.
+
+        Raises:
+            ValueError: there are none.
+        """
         same = sum(a == b for a, b in zip(self.results, self.truth, strict=True))
         bleu = bleu_of_words(self.results, self.truth).score
         return LineValues(values={"BLEU": bleu, "exact": same / len(self.results)})

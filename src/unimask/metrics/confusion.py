@@ -1,4 +1,4 @@
-"""What was taken for what: true and found categories, what was missed, what is nowhere; also by size."""
+"""Confusion of true and predicted categories, with misses and false positives, in total and by size."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ from unimask.structures import Categories, Detections, Segments
 
 Unit = Literal["pixels", "segments", "boxes"]
 SIZES = {"small": 32**2, "medium": 96**2, "large": np.inf}
-"""Areas in pixels below which something is of a size, as COCO has them."""
+"""Upper limit of the area of each size, in pixels, as in COCO."""
 OUTCOMES = ("right", "confused", "missed", "false")
-MATCH = 0.5  # IoU
+MATCH = 0.5  # IoU from which two segments or boxes match
 
 Same = TypeVar("Same")
 Areas = NDArray[np.float64]
-Pairs = tuple[Integers, Integers]  # true and found ones
+Pairs = tuple[Integers, Integers]  # indices of true and of predicted objects
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How often each category was found as each other one.
+    """The confusion matrix of the categories, and the outcomes by size.
 
-    `matrix[t][f]` counts pixels, segments or boxes of the category t that were found as f. Its last column
-    counts what was missed, its last row what was found where nothing is (of pixels always 0: they are not
-    counted where the truth is void). `by_size` counts outcomes: right, confused (found as another
-    category), missed, false; of pixels it is empty.
+    `matrix[t][f]` counts pixels, segments or boxes of category t that were predicted as f. The last column
+    counts misses, the last row false positives (for pixels always 0: they do not count where the ground truth
+    is void). `by_size` counts the outcomes right, confused (predicted as another category), missed and false;
+    it is empty for pixels.
     """
 
     unit: Unit
     names: tuple[str, ...]
     matrix: tuple[tuple[int, ...], ...]  # one more row and column than names
-    by_size: Mapping[str, Mapping[str, int]]  # small, medium, large
+    by_size: Mapping[str, Mapping[str, int]]  # size (small, medium, large) -> outcome -> count
 
     def most_confused(self, most: int) -> list[tuple[str, str, int]]:
-        """Return the largest counts that are errors as (true, found, count); "" stands for nothing."""
+        """Return the most frequent errors as (true, predicted, count); "" stands for no category."""
         counts = np.array(self.matrix)
         np.fill_diagonal(counts, 0)
         names = (*self.names, "")
@@ -51,20 +51,20 @@ class Confusion:
 
 @runtime_checkable
 class ConfusionState(Protocol):
-    """A state that counts images and adds."""
+    """Accumulates the confusion over images."""
 
     def count(self, result: Any, truth: Any) -> float:
-        """Count one image; return how good it alone is, from 0 to 1."""
+        """Add one image; return the quality of this image alone, from 0 to 1."""
 
     def merge(self: Same, other: Same) -> None:
-        """Add what another state has counted."""
+        """Add the counts of another accumulator."""
 
     def table(self) -> Confusion:
-        """Return what has been counted so far."""
+        """Return the confusion over all images so far."""
 
 
 class _Counts:
-    """Counts of categories and sizes."""
+    """Counts by category and by size."""
 
     def __init__(self, categories: Categories) -> None:
         self.categories = categories
@@ -73,9 +73,9 @@ class _Counts:
         self.sizes: Integers = np.zeros((len(SIZES), len(OUTCOMES)), dtype=np.int64)
 
     def add(self, matched: "_Matched") -> float:
-        """Count an image; return right / (right + wrong + missed): confused ones are both; 1 if empty."""
+        """Add an image; return its TP / (TP + FP + FN), 1 if it is empty; a confused object is FP and FN."""
         nothing = len(self.categories)
-        found = np.append(matched.found_labels, nothing)[matched.partner]  # -1: nothing
+        found = np.append(matched.found_labels, nothing)[matched.partner]  # partner -1 becomes `nothing`
         np.add.at(self.matrix, (matched.true_labels, found), 1)
         self.matrix[nothing] += np.bincount(matched.found_labels[matched.false], minlength=nothing + 1)
         outcomes = np.where(found == matched.true_labels, 0, np.where(found == nothing, 2, 1))
@@ -107,18 +107,21 @@ def _size_of(areas: Areas) -> Integers:
 
 @dataclass(frozen=True, kw_only=True)
 class _Matched:
-    """The true ones of an image that count, what each was found as, and which found ones are nowhere."""
+    """The true objects of an image that count, the prediction matched to each, and the false positives."""
 
     true_labels: Integers
     true_areas: Areas
-    partner: Integers  # of each true one: the index of what was found, or -1
+    partner: Integers  # of each true object: the index of its prediction, or -1
     found_labels: Integers
     found_areas: Areas
     false: NDArray[np.bool_]
 
 
 def _match(truth: "_Side", found: "_Side", pairs: Pairs, excused: NDArray[np.bool_]) -> _Matched:
-    """Match close pairs one to one, within categories first, as the measures do, then what is left."""
+    """Match pairs one to one: first within categories, as the metrics do, then the remaining ones.
+
+    `excused` marks unmatched predictions that do not count as false positives.
+    """
     first, second = pairs
     close = truth.counts[first] & found.counts[second]
     first, second = first[close], second[close]
@@ -143,22 +146,23 @@ def _match(truth: "_Side", found: "_Side", pairs: Pairs, excused: NDArray[np.boo
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """The truth or the result of an image."""
+    """The ground truth or the prediction of an image."""
 
     labels: Integers
     areas: Areas
-    counts: NDArray[np.bool_]  # what is matched and counted
+    counts: NDArray[np.bool_]  # which objects are matched and counted
 
 
 class SegmentConfusion:
-    """Which segments were found as what: a state that adds.
+    """Accumulates the confusion of segments over images.
 
-    Segments match one to one at an IoU of at least 0.5 (panoptic: above it), those of one category first. A
-    crowd is neither found nor missed, and an unmatched result that lies mostly in a crowd of its category, or
-    in void, is not counted. Segments without a pixel do not exist.
+    Segments match one to one at an IoU of at least 0.5 (panoptic: above 0.5), those of the same category
+    first. A crowd segment is neither found nor missed, and an unmatched prediction is not counted if more
+    than half of it lies in void, in a crowd segment of its category, or in both together. Segments without
+    pixels are ignored.
 
-    With `flat` (panoptic) the pixels of results that are void in the truth do not count; without it
-    (instances, which may overlap) only things are counted and every pixel counts.
+    With `flat` (panoptic), predicted pixels that are void in the ground truth do not count; without it
+    (instances, which may overlap) only things are counted, and every pixel counts.
     """
 
     def __init__(self, categories: Categories, *, flat: bool) -> None:
@@ -166,10 +170,10 @@ class SegmentConfusion:
         self._counts = _Counts(categories)
 
     def count(self, result: Segments, truth: Segments) -> float:
-        """Count one image; return right / (right + wrong + missed) of it.
+        """Add one image; return its TP / (TP + FP + FN), 1 if it is empty.
 
         Raises:
-            ValueError: sizes differ, or a label is out of range.
+            ValueError: sizes differ, or a label or an id is out of range.
         """
         check_pair(result, truth, self._counts.categories)
         crowd = truth.is_crowd.cpu().numpy()
@@ -195,30 +199,30 @@ class SegmentConfusion:
         return _Side(labels=labels, areas=areas, counts=counts & (areas > 0) & (is_thing[labels] | self.flat))
 
     def merge(self, other: "SegmentConfusion") -> None:
-        """Add the images that another state has counted.
+        """Add the counts of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         self._counts.merge(other._counts)
 
     def table(self) -> Confusion:
-        """Return what has been counted so far."""
+        """Return the confusion over all images so far."""
         return self._counts.result("segments")
 
 
 class BoxConfusion:
-    """Which boxes were found as what: a state that adds, by the rules of `SegmentConfusion`.
+    """Accumulates the confusion of boxes over images, by the rules of `SegmentConfusion`.
 
-    A result that lies mostly in a crowd of its category is not counted. Areas of the truth are those that it
-    states.
+    An unmatched prediction of which more than half lies in a crowd box of its category is not counted. Areas
+    of the ground truth are the stated ones.
     """
 
     def __init__(self, categories: Categories) -> None:
         self._counts = _Counts(categories)
 
     def count(self, result: Detections, truth: Detections) -> float:
-        """Count one image; return right / (right + wrong + missed) of it."""
+        """Add one image; return its TP / (TP + FP + FN), 1 if it is empty."""
         is_thing = np.array(self._counts.categories.is_thing, dtype=bool)
         crowd = truth.is_crowd.cpu().numpy()
         labels = as_numbers(truth.labels), as_numbers(result.labels)
@@ -237,13 +241,13 @@ class BoxConfusion:
         return self._counts.add(matched)
 
     def merge(self, other: "BoxConfusion") -> None:
-        """Add the images that another state has counted.
+        """Add the counts of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         self._counts.merge(other._counts)
 
     def table(self) -> Confusion:
-        """Return what has been counted so far."""
+        """Return the confusion over all images so far."""
         return self._counts.result("boxes")

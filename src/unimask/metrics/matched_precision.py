@@ -1,4 +1,4 @@
-"""AP(t) = TP / (TP + FP + FN) of instances matched one to one: the measure of the nuclei literature."""
+"""AP(t) = TP / (TP + FP + FN) of instances matched one to one, as in the nuclei literature."""
 
 from dataclasses import dataclass
 
@@ -22,31 +22,31 @@ THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedPrecisionValues:
-    """What `MatchedPrecision` measures, one entry per threshold, each in [0, 1]; -1 without any instance."""
+    """The values of `MatchedPrecision`, one per threshold, each in [0, 1]; -1 if there is no instance."""
 
     thresholds: tuple[float, ...]
-    pooled: tuple[float, ...]  # matches, wrong and missed instances summed over all images
-    per_image: tuple[float, ...]  # mean over the images that have an instance in the truth or the result
+    pooled: tuple[float, ...]  # TP, FP and FN summed over all images
+    per_image: tuple[float, ...]  # mean over the images with an instance in ground truth or prediction
 
     def as_dict(self) -> dict[str, float]:
-        """`AP@0.50` ... pooled, and `AP_per_image@0.50` ..."""
+        """Return `AP@0.50` ... (pooled) and `AP_per_image@0.50` ..."""
         pooled = {f"AP@{t:.2f}": value for t, value in zip(self.thresholds, self.pooled)}
         return pooled | {f"AP_per_image@{t:.2f}": value for t, value in zip(self.thresholds, self.per_image)}
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
-        """Nothing: classes are pooled."""
+        """Return an empty dict, because classes are pooled."""
         return {}
 
 
 class MatchedPrecision:
-    """AP(t) of instances over images: a state that adds.
+    """Accumulates AP(t) of instances over images.
 
-    At each threshold, results and truths of one class with IoU >= t are matched one to one, as many as
-    possible; AP(t) = matched / (matched + wrong + missed), pooled over images and classes. Only things
-    count. Scores do not matter. Instances without a pixel do not exist. A crowd truth is neither found nor
-    missed, and an unmatched result of which more than half lies in one crowd of its class is not counted.
+    At each threshold, as many predicted and true instances of the same class with IoU >= t as possible are
+    matched one to one; AP(t) = TP / (TP + FP + FN), pooled over images and classes. Only things count. Scores
+    and instances without pixels are ignored. A crowd segment is neither found nor missed, and an unmatched
+    prediction of which more than half lies in one crowd segment of its class is not counted.
 
-    Source: Cell Detection with Star-convex Polygons (arXiv 1806.03535), Sec. 3; its code pools as here. The
+    Source: Cell Detection with Star-convex Polygons (arXiv 1806.03535), Sec. 3; its code pools as here. That
     code breaks ties between equally large matchings by their IoU, which changes no count. In its mean over
     images, an image without any instance on either side counts as 0; here it is left out.
     """
@@ -57,13 +57,13 @@ class MatchedPrecision:
         self.wrong: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)
         self.missed: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)
         self.image_sum: NDArray[np.float64] = np.zeros(len(THRESHOLDS))
-        self.images: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)  # with an instance that counts
+        self.images: Integers = np.zeros(len(THRESHOLDS), dtype=np.int64)  # those with a counted instance
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            ValueError: sizes differ, or a label is out of range.
+            ValueError: sizes differ, or a label or an id is out of range.
         """
         check_pair(result, truth, self.categories)
         is_thing = np.array(self.categories.is_thing, dtype=bool)
@@ -88,10 +88,10 @@ class MatchedPrecision:
             self.images[index] += 1
 
     def merge(self, other: "MatchedPrecision") -> None:
-        """Add the images that another state has counted.
+        """Add the counts of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         check_same_categories(self.categories, other.categories)
         self.matched += other.matched
@@ -114,7 +114,7 @@ class MatchedPrecision:
 
 @dataclass(frozen=True, kw_only=True)
 class _OverlapPairs:
-    """Truths and results (counted from 0) of one class that overlap, and their IoU."""
+    """Overlapping true and predicted instances of the same class (indices from 0), and their IoU."""
 
     truth: Integers
     result: Integers
@@ -122,7 +122,7 @@ class _OverlapPairs:
 
 
 def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[np.bool_]]:
-    """Return the overlapping pairs of one class, and which results lie mostly in crowd of their class."""
+    """Return the overlapping pairs of the same class, and which results are mostly crowd of their class."""
     overlaps = segment_overlaps(result, truth)
     first, second = overlaps.truth - 1, overlaps.result - 1
     same_class = as_numbers(truth.labels)[first] == as_numbers(result.labels)[second]
@@ -136,7 +136,11 @@ def _compare(result: Segments, truth: Segments) -> tuple[_OverlapPairs, NDArray[
 
 
 def partners(truth: Integers, result: Integers, truths: int, results: int) -> Integers:
-    """Return the truth of each result, -1 = none, in a largest one-to-one matching along the given pairs."""
+    """Return the index of the true object of each result, or -1, in a maximum one-to-one matching.
+
+    `truth[p]` and `result[p]` are the indices of the pair p that may be matched; `truths` and `results` are
+    the numbers of objects.
+    """
     if not len(truth):
         return np.full(results, -1, dtype=np.int64)
     graph = csr_matrix((np.ones(len(truth), dtype=np.int8), (truth, result)), shape=(truths, results))

@@ -19,27 +19,28 @@ from unimask.structures import Categories, Segments
 
 @dataclass(frozen=True, kw_only=True)
 class MeanIoUValues:
-    """What `MeanIoU` measures, each in [0, 1]; -1 where no truth pixel has a class."""
+    """The values of `MeanIoU`, each in [0, 1]; -1 if no pixel of the ground truth has a class."""
 
-    mean_iou: float  # over the classes that occur in the truth or in the results
-    pixel_accuracy: float  # share of the pixels with a true class that have it in the result
+    mean_iou: float  # over the classes that occur in the ground truth or in the results
+    pixel_accuracy: float  # share of the pixels with a true class that are predicted as this class
     per_class: tuple[float, ...]  # IoU per category; -1 where it occurs on neither side
 
     def as_dict(self) -> dict[str, float]:
-        """`mIoU` and `pixel_accuracy`."""
+        """Return `mIoU` and `pixel_accuracy`."""
         return {"mIoU": self.mean_iou, "pixel_accuracy": self.pixel_accuracy}
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
-        """`IoU` of each category, in their order."""
+        """Return `IoU` of each category, in the order of the categories."""
         return {"IoU": self.per_class}
 
 
 class MeanIoU:
-    """IoU of classes over all pixels of all images: a state that adds.
+    """Accumulates the IoU of classes over all pixels of all images.
 
-    Pixels that are void in the truth (id 0) are left out on both sides. A void pixel of a result misses the
-    true class and is no false pixel of another. A class that occurs only in results has IoU 0 and counts in
-    the mean. Only the class of a segment matters: crowd counts as its class, instances as one area.
+    Pixels that are void in the ground truth (id 0) are left out on both sides. A void pixel of a result is a
+    false negative of the true class and no false positive. A class that occurs only in results has IoU 0 and
+    counts in the mean. Only the class of a segment matters: crowd counts as its class, and all instances of a
+    class as one area.
     """
 
     def __init__(self, categories: Categories) -> None:
@@ -50,18 +51,18 @@ class MeanIoU:
         )  # (true, predicted); the last column is void
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            ValueError: sizes differ, a label is out of range, or segments overlap each other.
+            ValueError: sizes differ, a label or an id is out of range, or segments overlap.
         """
         self.count(result, truth)
 
     def count(self, result: Segments, truth: Segments) -> float:
-        """Count one image; return the mean IoU of it alone, 1 where all of its truth is void.
+        """Add one image; return the mean IoU of this image alone, 1 if its ground truth is all void.
 
         Raises:
-            ValueError: as `update`.
+            ValueError: as in `update`.
         """
         own = self._confusion_of(result, truth)
         self.confusion += own
@@ -80,10 +81,10 @@ class MeanIoU:
         return confusion
 
     def merge(self, other: "MeanIoU") -> None:
-        """Add the images that another state has counted.
+        """Add the counts of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         check_same_categories(self.categories, other.categories)
         self.confusion += other.confusion
@@ -93,7 +94,7 @@ class MeanIoU:
         return _values(self.confusion)
 
     def table(self) -> Confusion:
-        """Return which categories pixels were found as; the last row, of no category, is 0."""
+        """Return the confusion of the pixels; its last row (false positives) is 0."""
         whole = np.vstack([self.confusion, np.zeros((1, self.confusion.shape[1]), dtype=np.int64)])
         matrix = tuple(map(tuple, whole.tolist()))
         return Confusion(unit="pixels", names=self.categories.names, matrix=matrix, by_size={})

@@ -1,6 +1,6 @@
-"""How the segments of a result and of its truth overlap, from joint histograms of id maps.
+"""Overlaps of predicted and ground-truth segments, from joint histograms of their id maps.
 
-No dense (N, H, W) masks are made; disjoint segments cost one pass over the image.
+No dense (N, H, W) masks are made; disjoint segments need one pass over the image.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from unimask.structures import Categories, Segments
 
 NOT_MEASURED = -1.0
-"""The value of a measure where there was nothing to measure (no segment of the kind), as in COCO's."""
+"""The value of a measure without ground truth (no segment of the kind), as in COCO's code."""
 
-_DENSE_CELLS = 1 << 22  # a histogram with more cells than this is made by sorting
+_DENSE_CELLS = 1 << 22  # a histogram with more cells than this is computed by sorting
 
 Integers = NDArray[np.int64]
 
@@ -23,7 +23,7 @@ Integers = NDArray[np.int64]
 class Overlaps:
     """The pairs of ids that share pixels: `pixels[p]` pixels lie in `truth[p]` and in `result[p]`."""
 
-    truth: Integers  # 0 is no segment
+    truth: Integers  # ids; 0 is no segment
     result: Integers
     pixels: Integers
 
@@ -32,7 +32,7 @@ def check_pair(result: Segments, truth: Segments, categories: Categories) -> Non
     """Check that result and truth can be compared.
 
     Raises:
-        ValueError: their sizes differ, a label is no index into the categories, or an id has no segment.
+        ValueError: their sizes differ, a label is not an index into the categories, or an id has no segment.
     """
     if result.size != truth.size:
         raise ValueError(
@@ -53,7 +53,7 @@ def check_pair(result: Segments, truth: Segments, categories: Categories) -> Non
 
 
 def check_same_categories(mine: Categories, other: Categories) -> None:
-    """Check that two states count the same categories.
+    """Check that two accumulators have the same categories.
 
     Raises:
         ValueError: names or kinds (thing, stuff) differ.
@@ -63,13 +63,13 @@ def check_same_categories(mine: Categories, other: Categories) -> None:
 
 
 def as_numbers(values: torch.Tensor) -> Integers:
-    """Integers of any kind, on any device, as int64 on the CPU."""
+    """Return integers of any type, on any device, as int64 on the CPU."""
     numbers: Integers = values.detach().cpu().numpy().astype(np.int64)
     return numbers
 
 
 def flat_map(segments: Segments) -> Integers:
-    """Return the id of each pixel, row by row, 0 = none, for segments that do not overlap.
+    """Return the id of each pixel (0: none), row by row, for segments that do not overlap.
 
     Raises:
         ValueError: two segments share a pixel.
@@ -85,7 +85,7 @@ def flat_map(segments: Segments) -> Integers:
 
 
 def joint_histogram(truth: Integers, result: Integers) -> Overlaps:
-    """Return how many pixels carry each pair of ids in two maps of one size (flattened), 0 included."""
+    """Return how many pixels have each pair of ids in two flattened maps of the same size, 0 included."""
     columns = int(result.max(initial=0)) + 1
     cells = (int(truth.max(initial=0)) + 1) * columns
     joint = truth * columns + result
@@ -100,9 +100,10 @@ def joint_histogram(truth: Integers, result: Integers) -> Overlaps:
 
 
 def segment_overlaps(result: Segments, truth: Segments) -> Overlaps:
-    """Return how many pixels each truth segment shares with each result segment, if any.
+    """Return how many pixels each true segment shares with each predicted one; only pairs that share some.
 
-    Segments may overlap each other. Pairs of layers are compared only where the result's has a segment.
+    Segments may overlap each other. Pairs of layers are compared only where the layer of the result has a
+    segment.
     """
     truth_layers = as_numbers(truth.layers).reshape(truth.layers.shape[0], -1)
     parts = []

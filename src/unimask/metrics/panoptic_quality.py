@@ -1,4 +1,4 @@
-"""Panoptic quality: how well segments are found and outlined, things and stuff alike."""
+"""Panoptic quality (PQ) of thing and stuff segments, with its factors SQ and RQ."""
 
 from dataclasses import dataclass
 
@@ -22,15 +22,15 @@ from unimask.structures import Categories, Segments
 class Quality:
     """Panoptic quality and its two factors, each in [0, 1]; all three are -1 where `classes` is 0."""
 
-    panoptic: float  # PQ = SQ x RQ for one class; for a group, the mean of its classes
+    panoptic: float  # PQ = SQ x RQ for one class; for a group the mean of its classes
     segmentation: float  # SQ, the mean IoU of matched segments; 0 where none is matched
     recognition: float  # RQ, an F1 score
-    classes: int  # how many classes have a segment in the truth or a counted one in the results
+    classes: int  # number of classes with a segment in the ground truth or a counted one in the results
 
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticQualityValues:
-    """What `PanopticQuality` measures. `per_class` has one entry per category, in their order."""
+    """The values of `PanopticQuality`; `per_class` has one entry per category, in their order."""
 
     all: Quality
     things: Quality
@@ -38,7 +38,7 @@ class PanopticQualityValues:
     per_class: tuple[Quality, ...]
 
     def as_dict(self) -> dict[str, float]:
-        """PQ, SQ and RQ over all classes, and with `_things` and `_stuff` over those; -1 without any."""
+        """Return PQ, SQ and RQ of all classes, of things (`PQ_things`) and of stuff; -1 if there are none."""
         values = {}
         for suffix, group in (("", self.all), ("_things", self.things), ("_stuff", self.stuff)):
             values[f"PQ{suffix}"] = group.panoptic
@@ -47,7 +47,7 @@ class PanopticQualityValues:
         return values
 
     def by_class(self) -> dict[str, tuple[float, ...]]:
-        """`PQ`, `SQ` and `RQ` of each category, in their order."""
+        """Return `PQ`, `SQ` and `RQ` of each category, in the order of the categories."""
         return {
             "PQ": tuple(quality.panoptic for quality in self.per_class),
             "SQ": tuple(quality.segmentation for quality in self.per_class),
@@ -56,17 +56,17 @@ class PanopticQualityValues:
 
 
 class PanopticQuality:
-    """Panoptic quality over images: a state that adds.
+    """Accumulates panoptic quality over images.
 
-    The rules are those of COCO's evaluation, where the paper is silent too:
-    - a result matches a truth segment of its class, no crowd, at an IoU strictly above 0.5; pixels of the
-      result that are void in the truth (id 0) do not count in the union;
-    - an unmatched result of which more than half is void, or crowd of its class, or both together, is not
-      counted. Only the last crowd segment of a class counts here;
-    - an unmatched truth segment is a miss even when it has no pixel; a crowd segment never is;
-    - a group's value is the mean over its classes that have a segment.
+    The rules are those of COCO's evaluation, also where the paper gives none:
+    - a predicted segment matches a true segment of its class, no crowd, at an IoU strictly above 0.5;
+      predicted pixels that are void in the ground truth (id 0) do not count in the union;
+    - an unmatched prediction is not counted if more than half of it is void, crowd of its class, or both
+      together; only the last crowd segment of a class is considered;
+    - an unmatched true segment is a miss even if it has no pixels; a crowd segment never is;
+    - the value of a group is the mean over its classes that have a segment.
 
-    A result without a pixel does not exist.
+    A predicted segment without pixels is ignored.
 
     Source: Panoptic Segmentation (arXiv 1801.00868), Sec. 4.1, Eq. 1-2; panopticapi's code for the rest.
     """
@@ -75,14 +75,14 @@ class PanopticQuality:
         self.categories = categories
         self.iou: NDArray[np.float64] = np.zeros(len(categories))  # summed over matches, per class
         self.matched: Integers = np.zeros(len(categories), dtype=np.int64)
-        self.wrong: Integers = np.zeros(len(categories), dtype=np.int64)  # results without a truth
-        self.missed: Integers = np.zeros(len(categories), dtype=np.int64)  # truths without a result
+        self.wrong: Integers = np.zeros(len(categories), dtype=np.int64)  # false positives
+        self.missed: Integers = np.zeros(len(categories), dtype=np.int64)  # false negatives
 
     def update(self, result: Segments, truth: Segments) -> None:
-        """Count one image.
+        """Add one image.
 
         Raises:
-            ValueError: sizes differ, a label is out of range, or segments overlap each other.
+            ValueError: sizes differ, a label or an id is out of range, or segments overlap.
         """
         check_pair(result, truth, self.categories)
         classes = len(self.categories)
@@ -107,10 +107,10 @@ class PanopticQuality:
         self.missed += np.bincount(truth_labels[~truth_matched & ~crowd], minlength=classes)
 
     def merge(self, other: "PanopticQuality") -> None:
-        """Add the images that another state has counted.
+        """Add the counts of another accumulator.
 
         Raises:
-            ValueError: the other counts different categories.
+            ValueError: its categories differ.
         """
         check_same_categories(self.categories, other.categories)
         self.iou += other.iou
@@ -157,7 +157,7 @@ def _mean(qualities: tuple[Quality, ...]) -> Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class _SegmentMatches:
-    """Matched segments, counted from 0, and their IoU."""
+    """Matched true and predicted segments (indices from 0), and their IoU."""
 
     truth: Integers
     result: Integers

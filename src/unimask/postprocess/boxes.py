@@ -22,16 +22,16 @@ from unimask.structures import (
     Size,
 )
 
-SMALLEST = 4  # pixels: panoptic segments of so few are no segments
+SMALLEST = 4  # pixels: panoptic segments of at most this area are dropped
 
 
 def postprocess_boxes(
     prediction: BoxPrediction | BoxMaskPrediction, image: int, placement: Placement, threshold: float
 ) -> Detections:
-    """Return the boxes of one image in pixels of its file, by falling score, from `threshold` on.
+    """Return the boxes of one image (xyxy, in pixels of its file) with scores from `threshold`, best first.
 
-    One box per query: its best class that is not no-object, with that probability as score. Boxes may reach
-    over the border of the image.
+    Each query gives one box: its best class except no-object, with the probability of it as score. Boxes may
+    extend beyond the image.
 
     Source: DETR (2005.12872), Sec. 4 and its code.
     """
@@ -57,13 +57,15 @@ def postprocess_panoptic(
     categories: Categories,
     config: PostprocessConfig,
 ) -> Segments:
-    """Return the panoptic segments of one image at the size of its file; every pixel belongs to one.
+    """Return the panoptic segments of one image at the size of its file, each pixel in one of them.
 
-    Queries above `config.object_threshold` compete for the pixels; where none is above it, all is void.
-    Padding of the canvas is cut off before.
+    Queries with a score above `config.object_threshold` compete for the pixels; if there are none, all pixels
+    are void. The padding of the canvas is cut off first.
 
     Raises:
         ValueError: the prediction has another number of classes than `categories`.
+
+    Source: DETR (2005.12872), Sec. 4.2, and its code.
     """
     class_logits = prediction.class_logits[-1, image].float()
     if class_logits.shape[1] != len(categories) + 1:
@@ -86,10 +88,11 @@ def panoptic(
     is_thing: Sequence[bool],
     size: Size,
 ) -> Segments:
-    """Give each pixel to the query with the largest logit; one with at most 4 pixels loses them.
+    """Assign each pixel to the query with the largest logit; segments of at most 4 pixels are dropped.
 
-    Scores play no part in the competition. Queries of one stuff category are one segment: the first takes
-    the pixels of the others; these leave then, and their pixels are shared anew among those that are left.
+    Scores do not influence the assignment. Of several queries of one stuff category, the first gets the
+    pixels and the others are dropped. After queries are dropped, all pixels are assigned again among the
+    remaining ones, until none is dropped. `size` is that of the result.
 
     Source: DETR, Sec. 4.2, and its code (where ids start at 0).
     """
@@ -104,7 +107,7 @@ def panoptic(
             layer = (ids + 1).to(torch.int16)
             break
         queries = queries[large]
-        numbers = torch.arange(len(queries), device=labels.device)  # stuff is one already
+        numbers = torch.arange(len(queries), device=labels.device)  # stuff is merged already
     else:
         layer = torch.zeros(size, dtype=torch.int16, device=labels.device)
     return Segments(
@@ -116,10 +119,10 @@ def panoptic(
 
 
 def _nearest(given: int, wanted: int) -> Int64[Tensor, " wanted"]:
-    """Return for each of the wanted rows the given one whose middle is nearest, by a running sum of steps.
+    """Return the indices of the nearest of `given` rows for each of `wanted` rows, as Pillow computes them.
 
-    Where a middle falls between two rows, rounding decides; the sum rounds as Pillow does, which the original
-    resizes with.
+    The original resizes with Pillow, whose running sum of steps decides by its rounding where the centre of a
+    row falls between two rows.
     """
     step = given / wanted
     places = torch.full((wanted,), step, dtype=torch.float64)
@@ -128,5 +131,5 @@ def _nearest(given: int, wanted: int) -> Int64[Tensor, " wanted"]:
 
 
 def _first_of_stuff(labels: list[int], is_thing: Sequence[bool]) -> list[int]:
-    """Return for each query itself, or the first one of the same stuff category."""
+    """Return the index of each query or, for stuff, of the first query of the same category."""
     return [index if is_thing[label] else labels.index(label) for index, label in enumerate(labels)]

@@ -1,7 +1,7 @@
-"""Postprocessing of masks: panoptic or instance segments at the size of the image; `semantic` has a file.
+"""Postprocessing of masks: segments at the size of the image (the semantic ones are in `semantic.py`).
 
-The rules are those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`), to the pixel;
-its way of computing them is not. Masks stay factorised: logits are made for a window of the image, or for
+Results equal those of the original code (facebookresearch/Mask2Former, `maskformer_model.py`) to the pixel,
+but are computed differently. Masks stay factorised: logits are computed for one window of the image, or for
 the window that one query covers, and never for all queries on the whole image at once.
 """
 
@@ -20,7 +20,7 @@ from unimask.ops.windows import BLOCK, ELEMENTS_AT_ONCE, Windows, restoration, s
 from unimask.postprocess.semantic import semantic
 from unimask.structures import Categories, MaskPrediction, Placement, Segments
 
-CONTENDED_SIDE = 128  # of the square windows in which queries compete for pixels: in each only a few do
+CONTENDED_SIDE = 128  # of the square windows in which queries compete; few queries compete in a small one
 
 
 def postprocess_masks(
@@ -33,8 +33,8 @@ def postprocess_masks(
 ) -> Segments:
     """Return the segments of one image of the batch, at the size of its file, from the final prediction.
 
-    Computed in float32 also under mixed precision. An instance result has things only: pairs of a query and a
-    stuff category are dropped after the best pairs are taken, as in the original.
+    Computed in float32, also under mixed precision. An instance result has things only: pairs of a query and
+    a stuff category are dropped after the best pairs are selected, as in the original.
 
     Raises:
         ValueError: the prediction has another number of classes than `categories`.
@@ -82,14 +82,14 @@ def distinct(
     mask_features: Float[Tensor, "channels map_height map_width"],
     largest_iou: float,
 ) -> Int64[Tensor, " kept"]:
-    """Return the queries, in their order, without those that repeat a better one of the same class.
+    """Return the indices of the queries, in order, without duplicates of a better query of the same class.
 
-    A query repeats another if the IoU of their masks (probability above 0.5, at stride 4) is larger than
-    `largest_iou`; better is the larger product of class and mean mask probability. Queries whose mask is
-    empty repeat nothing.
+    A query duplicates another if the IoU of their masks (probability above 0.5, at stride 4) is larger than
+    `largest_iou`; the better one has the larger product of class and mean mask probability. Queries with an
+    empty mask duplicate nothing.
 
-    Source: greedy non-maximum suppression, on masks. The papers have none: a model that is trained to the end
-    repeats little. One that is not loses both of two equal masks to the panoptic overlap rule.
+    Source: greedy non-maximum suppression, on masks. The papers do not use it: a fully trained model has few
+    duplicates. In a model trained for less, the panoptic overlap rule drops both of two equal masks.
     """
     scores, labels = class_logits.softmax(dim=1)[:, :-1].max(dim=1)
     logits = (mask_embeddings @ mask_features.flatten(1)).float()
@@ -116,16 +116,16 @@ def panoptic(
     overlap_threshold: float = 0.8,
     fill: Literal["mask", "winner"] = "mask",
 ) -> Segments:
-    """Return segments that do not overlap, in the order of their queries; pixels of none are void (0).
+    """Return segments that do not overlap, in the order of their queries; pixels in none are void (0).
 
     A query takes part if no-object is not its best class and its score is above `object_threshold`. A pixel
-    goes to the query with the largest score times mask probability, and stays void where that probability is
-    below 0.5. A query is dropped, and its pixels stay void, if the pixels that it wins (those below 0.5
-    included) are fewer than `overlap_threshold` times the pixels of its own mask. Queries of one stuff
-    category are one segment, whose score is the best of theirs. With `fill` = "winner" a segment has all the
-    pixels that its query wins, as in MaskFormer; only those of dropped queries are void.
+    is assigned to the query with the largest score times mask probability, and stays void if this mask
+    probability is below 0.5. A query is dropped, and its pixels stay void, if it is assigned fewer pixels
+    (including those below 0.5) than `overlap_threshold` times the area of its own mask. Queries of one stuff
+    category form one segment with the highest of their scores. With `fill` = "winner" a segment has all
+    pixels assigned to its query, as in MaskFormer; only those of dropped queries are void.
 
-    Source: MaskFormer (2107.06278), Sec. 3.4; that void pixels below 0.5 count as won is only in the code.
+    Source: MaskFormer (2107.06278), Sec. 3.4; that pixels below 0.5 count as assigned is only in the code.
     """
     scores, labels = class_logits.softmax(dim=1).max(dim=1)
     queries = ((labels != len(is_thing)) & (scores > object_threshold)).nonzero()[:, 0]
@@ -153,8 +153,10 @@ def _compete(
     features: Float[Tensor, "channels map_height map_width"],
     placement: Placement,
 ) -> tuple[Int16[Tensor, "height width"], Bool[Tensor, "height width"], Int64[Tensor, " queries"]]:
-    """Return for each pixel the query with the largest score x probability, whether its mask holds the pixel,
-    for each query the pixels of its own mask."""
+    """Return the winner of each pixel, whether its mask contains the pixel, and the mask area of each query.
+
+    The winner is the query with the largest score times mask probability; areas are in pixels of the image.
+    """
     windows = restoration(placement, (features.shape[1], features.shape[2]))
     winner = torch.empty(placement.original, dtype=torch.int16, device=features.device)
     inside = torch.empty(placement.original, dtype=torch.bool, device=features.device)
@@ -176,10 +178,10 @@ def _compete(
 def _contenders(
     scores: Float[Tensor, " queries"], cells: Float[Tensor, "queries rows columns"]
 ) -> Int64[Tensor, " contenders"]:
-    """Return the queries that may win a pixel of these cells, or whose mask may hold one; at least one query.
+    """Return the queries that may win a pixel of these cells, or whose mask may contain one; at least one.
 
-    Resizing makes no value beyond those it is made of. So a query has no say if even its largest value is
-    below 0 and below what another one has everywhere; the margins are for rounding.
+    Resized values stay within the range of the cells. So a query can be ignored if its largest logit is below
+    0 and its largest score is below the smallest score of another query; the margins allow for rounding.
     """
     lowest, highest = cells.amin(dim=(1, 2)), cells.amax(dim=(1, 2))
     everywhere = (scores * lowest.sigmoid()).max()
@@ -220,12 +222,12 @@ def instance(
     max_instances: int = 100,
     threshold: float = 0.0,
 ) -> Segments:
-    """Return things that may overlap, by falling score, packed into as few layers as a greedy packing finds.
+    """Return things, which may overlap, by falling score, packed greedily into few layers.
 
-    The best `max_instances` pairs of a query and a category are taken (all where there are fewer), and those
-    of stuff dropped after that. The mask is where the logit is above 0; the score is the probability of the
-    category times the mean mask probability over the mask. Instances whose score is below `threshold` are
-    left out. A mask may be empty; its score is 0.
+    The best `max_instances` pairs of a query and a category are selected (all if there are fewer), then those
+    of stuff are dropped. The mask is where the logit is above 0; the score is the probability of the category
+    times the mean mask probability over the mask. Instances with a score below `threshold` are left out. A
+    mask may be empty; its score is 0.
 
     Source: the original code (`instance_inference`); the papers do not say how instances are scored.
     """
@@ -264,10 +266,10 @@ def _foreground_windows(
     features: Float[Tensor, "channels map_height map_width"],
     windows: Windows,
 ) -> Iterator[tuple[Float[Tensor, "map_height map_width"], tuple[slice, slice]]]:
-    """For each query its mask logits, and the window of the image outside of which they are not above 0.
+    """Yield the mask logits of each query, and the window of the image outside of which none is above 0.
 
-    Bilinear resizing makes no value that is larger than all it is made of, so only pixels that touch a
-    positive cell of the map can be positive.
+    Bilinear resizing produces no value larger than all of its inputs, so only pixels computed from a positive
+    cell of the map can be positive.
     """
     cells = features.shape[1] * features.shape[2]
     for chunk in embeddings.split(max(1, ELEMENTS_AT_ONCE // cells)):

@@ -1,7 +1,7 @@
-"""Semantic segments: each pixel has the category with the largest value, from one prediction or from several.
+"""Semantic segments from one prediction or several: each pixel has the category with the largest value.
 
-The value of a category at a pixel is the sum over queries of its probability times the mask's. Values are
-made for a window of the image at a time (`ops/windows.py`).
+The value of a category at a pixel is the sum over queries of class probability times mask probability. Values
+are computed for one window of the image at a time (`ops/windows.py`).
 
 Source: MaskFormer (2107.06278), Sec. 3.4.
 """
@@ -17,15 +17,15 @@ from unimask.ops.windows import Windows, from_canvas, restoration, side_for, to_
 from unimask.structures import MaskPrediction, Placement, Segments, Size
 
 Values = Callable[[slice, slice], Tensor]
-"""The values (categories, rows, columns) in a window of an image."""
+"""Returns the values (categories, rows, columns) in a window (rows, columns) of an image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlacedPrediction:
-    """What a model predicted for a square window of an image, and where the window lies in it."""
+    """The prediction of a model for a square window of an image, and the position of the window."""
 
     prediction: MaskPrediction  # a batch of one
-    window: tuple[slice, slice]  # rows and columns of the image; the upper left part of the canvas
+    window: tuple[slice, slice]  # rows and columns of the image, at the upper left of the canvas
     canvas: Size
 
 
@@ -37,15 +37,15 @@ def semantic(
     *,
     resize_classes: bool = False,
 ) -> Segments:
-    """Return one segment per category that is the best somewhere, by rising label; no pixel is void.
+    """Return one segment per category that has the largest value at some pixel, by rising label; no void.
 
-    A segment's score is its category's share of the values of all categories, averaged over its pixels.
+    The score of a segment is the share of its category in the sum of all values, averaged over its pixels.
 
     Mask logits are resized to the image. With `resize_classes` the values of the categories on the canvas
-    are resized instead, which is what the original does for models of semantic segments only
+    are resized instead, as the original does for models that only do semantic segmentation
     (`config.PostprocessConfig.resize_classes`).
 
-    Source: MaskFormer (2107.06278), Sec. 3.4; the score is ours.
+    Source: MaskFormer (2107.06278), Sec. 3.4; the score is not from the paper.
     """
     size = mask_features.shape[1], mask_features.shape[2]
     parts = class_logits, mask_embeddings, mask_features
@@ -60,10 +60,10 @@ def semantic(
 
 @torch.inference_mode()
 def semantic_of_windows(windows: Sequence[PlacedPrediction], frame: Placement) -> Segments:
-    """Return the semantic segments of an image from the predictions of windows that cover it.
+    """Return the semantic segments of an image from the predictions for windows that cover it.
 
-    The windows are of the image at the size `frame.resized`. Values are averaged there, over all windows that
-    hold a pixel, and then resized to the image's own size; the category with the largest one wins.
+    The windows lie on the image resized to `frame.resized`. Values are averaged there over all windows that
+    contain a pixel, then resized to the original size; each pixel has the category with the largest value.
 
     Source: the original code of EoMT (`to_per_pixel_logits_semantic`, `revert_window_logits_semantic`).
     """
@@ -110,7 +110,7 @@ def _resized(values: Values, windows: Windows) -> Values:
 def _averaged(
     parts: Sequence[tuple[tuple[slice, slice], Values]], classes: int, device: torch.device
 ) -> Values:
-    """Return the mean of the values of all parts that hold a pixel."""
+    """Return the mean of the values of all parts that contain a pixel."""
 
     def values(rows: slice, columns: slice) -> Tensor:
         shape = rows.stop - rows.start, columns.stop - columns.start
@@ -128,13 +128,13 @@ def _averaged(
 
 
 def _common(part: slice, asked: slice) -> tuple[slice, slice]:
-    """Return what two ranges share, counted from the first of each."""
+    """Return the intersection of two ranges, relative to the start of each."""
     start, stop = max(part.start, asked.start), min(part.stop, asked.stop)
     return slice(start - part.start, stop - part.start), slice(start - asked.start, stop - asked.start)
 
 
 def _best(values: Values, restored: Windows, queries: int, classes: int, device: torch.device) -> Segments:
-    """Return the segments of the categories with the largest values, made a window at a time."""
+    """Return the segments of the categories with the largest values, computed one window at a time."""
     best = torch.empty(restored.size, dtype=torch.int64, device=device)
     shares = torch.zeros(classes, dtype=torch.float32, device=device)
     for rows, columns in restored.tiles(side_for(queries + classes)):
@@ -143,7 +143,7 @@ def _best(values: Values, restored: Windows, queries: int, classes: int, device:
         best[rows, columns] = labels
         share = highest / here.sum(dim=0).clamp_min(torch.finfo(here.dtype).tiny)
         small_sum = torch.zeros_like(shares).index_add_(0, labels.flatten(), share.flatten())
-        shares += small_sum  # small sums first
+        shares += small_sum  # sums of each window first, for accuracy
     areas = torch.bincount(best.flatten(), minlength=classes)
     present = areas.nonzero()[:, 0]
     numbers = torch.zeros(classes, dtype=torch.int16, device=device)

@@ -14,13 +14,13 @@ from unimask.structures import (
     Segments,
 )
 
-NEARLY_ALL = 0.95  # of the queries: so many objects in a view are taken for a sign that there are more
+NEARLY_ALL = 0.95  # share of the queries: if as many find an object in a view, there may be more objects
 
 
 def nearly_full(found: Segments | Detections, task: Task, config: PostprocessConfig, queries: int) -> str:
-    """Return a sentence where a view holds about as many objects as can be found in it, else nothing.
+    """Return a warning if a view has about as many objects as can be found in it, else an empty string.
 
-    Objects count from the score on that `config` has for the task.
+    Objects are counted if their score reaches the threshold of `config` for the task.
     """
     threshold = config.object_threshold if task == "panoptic" else config.instance_threshold
     count = int((found.scores >= threshold).sum())
@@ -48,8 +48,8 @@ def postprocess(
     """Return the segments or boxes of one image of the batch, at the size of its file.
 
     Raises:
-        ValueError: the prediction has another number of classes than `categories`, or no masks for a task of
-            segments, or no boxes for detection.
+        ValueError: the prediction has another number of classes than `categories`, no boxes for detection, or
+            no masks for another task.
     """
     if isinstance(prediction, MaskPrediction):
         if task == "detection":

@@ -25,7 +25,7 @@ def _published(title: str, build: Callable[[str], Experiment], backbone: str) ->
         return build(backbone)
 
     name = {**BACKBONES, **DEEPLAB_BACKBONES}[backbone]
-    preset.__doc__ = f"{title}, {name}: as the original release, in float32."
+    preset.__doc__ = f"{title}, {name}: as in the original release, in float32."
     return preset
 
 
@@ -42,16 +42,16 @@ PRESETS: Mapping[str, Preset] = {
         for backbone in backbones
     },
 }
-"""Name -> function that gives the experiment, of models of images."""
+"""Name -> function that returns the experiment, for models of images."""
 
 _EVERY: Mapping[str, Callable[[], Experiment | TranslationExperiment]] = {**PRESETS, **TRANSLATION_PRESETS}
 
 
 def named(name: str) -> Experiment | TranslationExperiment:
-    """Return the experiment of a name, of images or of text.
+    """Return the experiment called `name`, of images or of text.
 
     Raises:
-        ConfigError: there is no such preset; the message names the nearest.
+        ConfigError: there is no such preset; the message suggests the nearest name.
     """
     if name not in _EVERY:
         near = nearest(name, _EVERY) or "is it small or tiny? "
@@ -60,5 +60,5 @@ def named(name: str) -> Experiment | TranslationExperiment:
 
 
 def description(name: str) -> str:
-    """Return what a preset is for: the first line of its docstring."""
+    """Return the description of a preset: the first line of its docstring."""
     return (_EVERY[name].__doc__ or "").strip().splitlines()[0]

@@ -1,8 +1,8 @@
-"""What turns MaskFormer into Mask2Former, one thing at a time; and how queries of an EoMT attend.
+"""The rows of the ablations: from MaskFormer to Mask2Former, and the attention of an EoMT's queries.
 
-There are two stories. In `add` each row adds one thing to the row above it, and the last row is the
-experiment itself: a row is the experiment with the `without` of all later rows. In `remove`, which is that of
-the paper's tables, the first row is the experiment itself, and each other row lacks one thing alone.
+There are two kinds (`Story`). In `add`, each row adds one component to the row above it, and the last row is
+the experiment itself: a row is the experiment with the `without` settings of all later rows. In `remove`, as
+in the paper's tables, the first row is the experiment itself, and every other row removes one component.
 
 Source: Mask2Former (2112.01527), Tables 4 and 5; EoMT (2503.19108), Table 3.
 """
@@ -22,13 +22,13 @@ Story = Literal["add", "remove"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One thing that the experiment has (the row of the starting point, or of the whole model: nothing)."""
+    """One component of the experiment; none in the row of the starting point and that of the whole model."""
 
     name: str
-    title: str  # where it is added
-    without: Mapping[str, object]  # the settings that take it away
-    removed: str = ""  # title where it is taken away alone; empty where the paper does not do that
-    # what the model of the paper loses without it, in points of AP on COCO, PQ on COCO, and mIoU on ADE20K
+    title: str  # in `add`
+    without: Mapping[str, object]  # the settings that remove the component
+    removed: str = ""  # title in `remove`; empty if the paper does not remove the component alone
+    # change of the paper's model without it, in percentage points: AP on COCO, PQ on COCO, mIoU on ADE20K
     in_paper: Mapping[Task, float] = field(default_factory=dict)
 
 
@@ -101,7 +101,7 @@ ROWS: tuple[Row, ...] = (
         in_paper={"instance": -2.7, "panoptic": -1.6, "semantic": -1.3},
     ),
 )
-"""From MaskFormer to Mask2Former, in the order of adding."""
+"""From MaskFormer to Mask2Former, in the order in which components are added."""
 
 WHOLE = Row(name="whole", title="the whole model", without={})
 
@@ -109,7 +109,7 @@ REMOVED_ROWS: tuple[Row, ...] = (
     WHOLE,
     *(replace(row, title=row.removed) for row in ROWS if row.removed),
 )
-"""The whole model, then without each thing that the paper takes away alone (Table 4a to c, Table 5)."""
+"""The whole model, then without each component that the paper removes alone (Table 4a to c, Table 5)."""
 
 
 EOMT_ROWS: tuple[Row, ...] = (
@@ -121,14 +121,14 @@ EOMT_ROWS: tuple[Row, ...] = (
     ),
     Row(name="annealed", title="+ masks annealed, open when trained", without={"model.attention": "masked"}),
 )
-"""How the queries of an EoMT attend."""
+"""The rows of an EoMT: how the attention of its queries is masked."""
 
 
 def rows_of(model: AnyModelConfig, story: Story = "add") -> tuple[Row, ...]:
-    """Return the rows of which a model is the last (`add`) or the first (`remove`).
+    """Return the rows of a model's ablation, of which it is the last (`add`) or the first (`remove`).
 
     Raises:
-        ConfigError: it is neither a Mask2Former nor an annealed EoMT, or the story is not told of an EoMT.
+        ConfigError: it is neither a Mask2Former nor an annealed EoMT, or `story` is "remove" for an EoMT.
     """
     if isinstance(model, EomtConfig):
         if story != "add":
@@ -144,10 +144,10 @@ def rows_of(model: AnyModelConfig, story: Story = "add") -> tuple[Row, ...]:
 
 
 def row_experiment(base: Experiment, name: str, story: Story = "add") -> Experiment:
-    """Return the experiment of a row: `base` without what later rows add, or without one thing alone.
+    """Return the experiment of a row: `base` without what later rows add, or without one component.
 
     Raises:
-        ConfigError: there is no such row, or `base` is no whole model.
+        ConfigError: there is no such row, or the model of `base` has no ablation (see `rows_of`).
     """
     rows = rows_of(base.model, story)
     names = [row.name for row in rows]
@@ -156,5 +156,5 @@ def row_experiment(base: Experiment, name: str, story: Story = "add") -> Experim
     place = names.index(name)
     if story == "remove":
         return override(base, dict(rows[place].without))
-    later = reversed(rows[place + 1 :])  # what two rows change, the first of them takes away
+    later = reversed(rows[place + 1 :])  # if two rows change one setting, the earlier row decides
     return override(base, {path: value for row in later for path, value in row.without.items()})

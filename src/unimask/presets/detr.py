@@ -15,14 +15,14 @@ from unimask.presets.shared import BACKBONES, EFFICIENTNET
 DETR_LOSSES = LossConfig(
     class_weight=1.0, mask_term="focal", mask_weight=1.0, dice_weight=1.0, sampling="pixels"
 )
-"""Weights 1, 5 and 2 of class, box and overlap (Sec. A.4); focal and Dice loss of masks (Sec. 4.2)."""
+"""Weights 1, 5 and 2 for class, box and overlap (Sec. A.4); focal and Dice loss for masks (Sec. 4.2)."""
 
 
 def detr(backbone: str, dilated: bool = False) -> Experiment:
-    """DETR on COCO: 500 epochs, the rate falls tenfold after 400; short sides of 480 to 800.
+    """DETR on COCO: 500 epochs, learning rate divided by 10 after 400; short sides of 480 to 800 pixels.
 
-    Images are resized by large-scale jitter and cropped here; the original draws one of 11 sizes and crops
-    half of the images before. It also bounds the gradient's norm by 0.1, as here.
+    Here images are resized by large-scale jitter and cropped; the original draws one of 11 sizes and crops
+    half of the images before resizing. The gradient norm is clipped to 0.1, as in the original.
     """
     return Experiment(
         model=DetrConfig(backbone=BackboneConfig(name=backbone, dilated=dilated)),
@@ -45,7 +45,7 @@ def detr(backbone: str, dilated: bool = False) -> Experiment:
 
 
 def detr_panoptic(backbone: str) -> Experiment:
-    """DETR with its mask head on COCO panoptic: the settings of converted weights."""
+    """DETR with its mask head on COCO panoptic: the settings for converted weights."""
     found = detr(backbone)
     return replace(
         found,
@@ -57,9 +57,9 @@ def detr_panoptic(backbone: str) -> Experiment:
 def detr_small() -> Experiment:
     """Boxes in your own images on a modest machine: DETR with EfficientNet-Lite0, 128 channels.
 
-    DETR learns slowly: it needs many more steps than the presets of masks. A narrow and shallow one learned
-    faster in trials than one of 192 channels, and so did one that adds positions to the encoder's input.
-    Norms stay as ImageNet left them: start with its weights.
+    DETR converges slowly: it needs many more steps than the mask presets. In trials a narrow, shallow model
+    converged faster than one of 192 channels, and so did one that adds positions to the encoder's input.
+    Batch norms are frozen: start from ImageNet weights.
     """
     return Experiment(
         model=DetrConfig(
@@ -99,7 +99,8 @@ def detr_small() -> Experiment:
 def detr_tiny() -> Experiment:
     """For tests and first trials of boxes: a small DETR that learns the generated shapes on a CPU.
 
-    Its random backbone is shallow, so it works on stride 8 and adds positions to the encoder's input.
+    The backbone is randomly initialised and shallow, so the features are those of stride 8, and positions are
+    added to the encoder's input.
     """
     return Experiment(
         model=DetrConfig(
@@ -143,7 +144,9 @@ def _published_detr(backbone: str, dilated: bool) -> Callable[[], Experiment]:
         return detr(backbone, dilated)
 
     stage = ", dilated last stage (DC5)" if dilated else ""
-    preset.__doc__ = f"DETR on COCO boxes, {BACKBONES[backbone]}{stage}: as the original release, in float32."
+    preset.__doc__ = (
+        f"DETR on COCO boxes, {BACKBONES[backbone]}{stage}: as in the original release, in float32."
+    )
     return preset
 
 
@@ -156,4 +159,4 @@ DETR_PRESETS: dict[str, Callable[[], Experiment]] = {
         for dilated in (False, True)
     },
 }
-"""Name -> function that gives the experiment; part of `presets.PRESETS`."""
+"""Name -> function that returns the experiment; part of `presets.PRESETS`."""

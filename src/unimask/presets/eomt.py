@@ -23,11 +23,9 @@ _SIZES: Mapping[str, tuple[int, int, int, int]] = {
 }
 """Name -> width, blocks, heads, blocks with queries."""
 _GATED: Mapping[str, int] = {"giant": 4096}
-"""Name -> hidden width, where feed-forwards have gates; that of the others is four times their width."""
+"""Name -> hidden width of gated feed-forwards; the others are not gated and have four times their width."""
 
-LONGEST = (
-    32  # times as long as high: what is longer is made smaller, so that no image has thousands of windows
-)
+LONGEST = 32  # largest aspect ratio; longer images are scaled down, so that none has thousands of windows
 _COCO_EPOCH = 118_287 / 16  # steps
 _ADE20K_EPOCH = 20_210 / 16
 _CITYSCAPES_EPOCH = 2_975 / 16
@@ -84,7 +82,7 @@ def ade20k_panoptic(model: EomtConfig) -> Experiment:
 
 
 def in_sliding_windows(data: DataConfig, size: int) -> DataConfig:
-    """Return the data settings of sliding windows: squares of `size` pixels, as high as the short side."""
+    """Return `data` with sliding windows: squares of `size` pixels, of images whose short side is `size`."""
     resize = ShortSide(size=size, longest=LONGEST * size)
     return replace(data, resize=resize, view=SlidingWindow(size=size))
 
@@ -107,7 +105,10 @@ def _semantic(model: EomtConfig, training: TrainingConfig) -> Experiment:
 
 
 def ade20k_semantic(model: EomtConfig) -> Experiment:
-    """ADE20K semantic: squares of 512, 31 epochs; of DINOv3 16, and blocks without queries learn a tenth."""
+    """ADE20K semantic: squares of 512, 31 epochs.
+
+    From DINOv3: 16 epochs, and a tenth of the learning rate for blocks without queries.
+    """
     if model.backbone.kind == "dinov2":
         return _semantic(model, _training(31, _ADE20K_EPOCH, "dinov2"))
     training = replace(_training(16, _ADE20K_EPOCH, "dinov3"), layer_decay=1.0, backbone_multiplier=0.1)
@@ -199,7 +200,7 @@ _PANOPTIC_QUALITY: Mapping[tuple[str, int, Weights], float] = {
     ("large", 640, "dinov3"): 56.8,
     ("large", 1280, "dinov3"): 58.9,
 }
-"""Of COCO's val split, of the weights that the original releases."""
+"""Published PQ of the released weights on COCO's val split, in percent."""
 
 
 def eomt_large_512_ade20k() -> Experiment:
@@ -237,4 +238,4 @@ EOMT_PRESETS: Mapping[str, Preset] = {
     "eomt_large_640_ade20k_panoptic": eomt_large_640_ade20k_panoptic,
     "eomt_large_1024_cityscapes": eomt_large_1024_cityscapes,
 }
-"""Name -> function that gives the experiment."""
+"""Name -> function that returns the experiment; part of `presets.PRESETS`."""

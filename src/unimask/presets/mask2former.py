@@ -14,7 +14,7 @@ from unimask.presets.shared import BACKBONES, poly_training, semantic_data
 def published_model(backbone: str, queries: int = 100, freeze_norm: bool = True) -> ModelConfig:
     """Return the model of the paper with one of `BACKBONES`; Swin has a drop path rate of 0.3.
 
-    `freeze_norm` matters for ResNet only, Swin has no batch norms.
+    `freeze_norm` matters for ResNets only; Swin has no batch norms.
     """
     swin = backbone.startswith("swin")
     return ModelConfig(
@@ -35,7 +35,8 @@ def coco(backbone: str) -> Experiment:
 def ade20k_semantic(backbone: str) -> Experiment:
     """ADE20K semantic: crops of 512, of 640 for Swin-B and Swin-L; 160,000 steps.
 
-    The original trains the batch norms of ResNet-101 here (synchronised over 8 devices), not of ResNet-50.
+    As in the original, the batch norms of ResNet-101 are trained (there synchronised over 8 devices), and
+    those of ResNet-50 are not.
     """
     side = 640 if backbone in ("swin_base", "swin_large") else 512
     return Experiment(
@@ -58,7 +59,7 @@ def ade20k_panoptic(backbone: str) -> Experiment:
 def cityscapes(backbone: str) -> Experiment:
     """Cityscapes: crops of 512 x 1024, 90,000 steps; the batch norms of ResNet are trained.
 
-    The original synchronises them over 8 devices, and has 200 queries for Swin-L (panoptic and instance).
+    The original synchronises them over 8 devices and uses 200 queries for Swin-L (panoptic and instance).
     """
     return Experiment(
         model=published_model(backbone, queries=200 if backbone == "swin_large" else 100, freeze_norm=False),
@@ -85,4 +86,4 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
     "cityscapes_panoptic": ("Cityscapes (19 categories)", cityscapes, tuple(BACKBONES)),
     "mapillary_panoptic": ("Mapillary Vistas (65 categories)", mapillary_vistas, ("resnet50", "swin_large")),
 }
-"""Start of the preset's name -> title, function, and the backbones there are."""
+"""Prefix of the preset's name -> title, function backbone -> experiment, available backbones."""

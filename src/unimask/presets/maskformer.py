@@ -14,7 +14,7 @@ from unimask.presets.shared import BACKBONES, DEEPLAB_BACKBONES, poly_training, 
 
 
 def maskformer_model(backbone: str, encoder_layers: int) -> ModelConfig:
-    """Return MaskFormer with one of its backbones and `encoder_layers` on stride 32 in its pixel decoder."""
+    """Return MaskFormer with one of its backbones and `encoder_layers` at stride 32 in the pixel decoder."""
     swin = backbone.startswith("swin")
     return ModelConfig(
         backbone=BackboneConfig(name=backbone, drop_path_rate=0.3 if swin else 0.0),
@@ -37,13 +37,16 @@ def maskformer_model(backbone: str, encoder_layers: int) -> ModelConfig:
 MASKFORMER_LOSSES = LossConfig(
     class_weight=1.0, mask_term="focal", mask_weight=20.0, dice_weight=1.0, sampling="pixels"
 )
-"""Source: MaskFormer (2107.06278), Sec. 4.1."""
+"""The loss weights of MaskFormer (2107.06278), Sec. 4.1."""
 
 MASKFORMER_POSTPROCESS = PostprocessConfig(object_threshold=0.7, fill="winner")
 
 
 def maskformer_training(backbone: str, training: TrainingConfig) -> TrainingConfig:
-    """Return the optimiser settings of a backbone: Swin decays more, at the full rate, with a warm-up."""
+    """Return `training` with the optimiser settings of a backbone.
+
+    Swin has more weight decay, the full learning rate in the backbone, and a warm-up.
+    """
     if backbone.startswith("swin"):
         return replace(
             training, learning_rate=6e-5, weight_decay=0.01, backbone_multiplier=1.0, warmup_steps=1500
@@ -54,8 +57,8 @@ def maskformer_training(backbone: str, training: TrainingConfig) -> TrainingConf
 def maskformer_coco(backbone: str) -> Experiment:
     """COCO panoptic: 300 epochs at batch 64; 6 encoder layers on ResNets, none on Swin.
 
-    The short side is resized to 480 to 800; the original sometimes crops before. The optimiser
-    of Swin was not published with the paper; it is that of ADE20K here.
+    The short side is resized to 480 to 800 pixels; the original sometimes crops before resizing. Optimiser
+    settings for Swin were not published; those of ADE20K are used.
     """
     swin = backbone.startswith("swin")
     return Experiment(
@@ -82,7 +85,7 @@ def maskformer_ade20k_semantic(backbone: str) -> Experiment:
 
 
 def per_pixel_ade20k(backbone: str) -> Experiment:
-    """ADE20K semantic with a linear classifier of the pixels: PerPixelBaseline."""
+    """ADE20K semantic with a linear per-pixel classifier: PerPixelBaseline."""
     model = _per_pixel_plus_model(backbone)
     model = replace(model, query_decoder=replace(model.query_decoder, layers=0))
     return replace(per_pixel_plus_ade20k(backbone), model=model)
@@ -91,7 +94,7 @@ def per_pixel_ade20k(backbone: str) -> Experiment:
 def per_pixel_plus_ade20k(backbone: str) -> Experiment:
     """ADE20K semantic with MaskFormer's decoder and a query per category: PerPixelBaseline+.
 
-    Logits are resized, and not the values of the categories, as for any classifier of pixels.
+    Logits are resized rather than the values of the categories, as for every per-pixel classifier.
     """
     model = _per_pixel_plus_model(backbone)
     return replace(maskformer_ade20k_semantic(backbone), model=model, postprocess=MASKFORMER_POSTPROCESS)
@@ -168,4 +171,4 @@ PUBLISHED: Mapping[str, tuple[str, Callable[[str], Experiment], tuple[str, ...]]
         ("resnet50",),
     ),
 }
-"""Start of the preset's name -> title, function, and the backbones there are."""
+"""Prefix of the preset's name -> title, function backbone -> experiment, available backbones."""

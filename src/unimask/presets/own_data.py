@@ -1,4 +1,4 @@
-"""Named experiments for your own data on a modest machine, and that of the shipped nuclei model."""
+"""Named experiments for your own data on a modest machine, and of the models in the package."""
 
 from dataclasses import replace
 
@@ -37,7 +37,8 @@ def small() -> Experiment:
 def nuclei() -> Experiment:
     """Nuclei in microscopy images, in tiles of 128 pixels: EfficientNet-Lite0, narrow decoder.
 
-    A resized tile is as large as a training crop: queries and mask features depend on positions within it.
+    A resized tile has the size of a training crop, because queries and mask features depend on the position
+    within it.
     """
     model = narrow_model(EFFICIENTNET, channels=96, queries=80, feedforward_channels=512, decoder_layers=6)
     return Experiment(
@@ -78,9 +79,9 @@ def nuclei() -> Experiment:
 
 
 def street() -> Experiment:
-    """Street scenes, semantic, at 480 x 360: EfficientNet-Lite0, a narrow pyramid, pixels that choose.
+    """Street scenes, semantic, at 480 x 360: EfficientNet-Lite0, narrow pyramid, per-pixel classification.
 
-    Images are enlarged before the model sees them: poles and signs are one to four pixels wide.
+    Images are enlarged first, because poles and signs are one to four pixels wide.
     """
     model = narrow_model(EFFICIENTNET, channels=96, queries=1, feedforward_channels=384, decoder_layers=1)
     return Experiment(

@@ -1,4 +1,4 @@
-"""What presets of several models have in common."""
+"""Settings that the presets of several models share."""
 
 from collections.abc import Callable, Mapping
 
@@ -27,7 +27,7 @@ EFFICIENTNET = BackboneConfig(
     image_std=(127.5, 127.5, 127.5),
     freeze_norm=False,
 )
-"""4.7 million parameters; expects pixels from -1 to 1."""
+"""EfficientNet-Lite0: 4.7 million parameters; expects pixel values from -1 to 1."""
 
 
 def narrow_model(
@@ -52,7 +52,7 @@ def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataC
     """Return the data settings of ADE20K, Cityscapes and Mapillary Vistas, for every task.
 
     In training the short side is resized to 0.5 to 2 times `short_side`, colors are jittered and a crop is
-    taken. The original draws one of 16 sizes in that range and bounds the long side as well.
+    taken. The original draws one of 16 sizes in that range and limits the long side as well.
     """
     factor = short_side / min(crop)
     return DataConfig(
@@ -64,5 +64,5 @@ def semantic_data(crop: tuple[int, int], short_side: int, longest: int) -> DataC
 
 
 def poly_training(steps: int) -> TrainingConfig:
-    """Return the polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas: no warm-up."""
+    """Return the polynomial schedule of ADE20K, Cityscapes and Mapillary Vistas, without warm-up."""
     return TrainingConfig(steps=steps, schedule="poly", warmup_steps=0)

@@ -1,4 +1,4 @@
-"""Named experiments of the Transformer, whose models read a sequence and write tokens."""
+"""Named experiments of the Transformer, which maps a sequence to tokens."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from unimask.config.training import TrainingConfig
 def transformer_tiny_multi30k() -> TranslationExperiment:
     """Translation, Multi30k English to German: 4 + 4 layers of width 128, 10,000 byte pairs, 8000 updates.
 
-    The published Tiny configuration (Wu et al., ACL 2021), but for averaged weights: there the mean of the
-    last ten checkpoints, here a moving average.
+    The published Tiny configuration (Wu et al., ACL 2021), except for the averaging of weights: there over
+    the last ten checkpoints, here a moving average.
     """
     return TranslationExperiment(
         model=SequenceModelConfig(
@@ -41,7 +41,7 @@ def transformer_tiny_multi30k() -> TranslationExperiment:
 
 
 def glyphs() -> TranslationExperiment:
-    """Rendered digits, read column by column: vectors in, characters out; minutes on a CPU."""
+    """Rendered digits to text: a sequence of pixel columns to characters; trains in minutes on a CPU."""
     return TranslationExperiment(
         model=SequenceModelConfig(
             channels=64,
@@ -74,4 +74,4 @@ TRANSLATION_PRESETS: dict[str, Callable[[], TranslationExperiment]] = {
     "glyphs": glyphs,
     "transformer-tiny-multi30k": transformer_tiny_multi30k,
 }
-"""Name -> function that gives the experiment, of models of text."""
+"""Name -> function that returns the experiment, for models of text."""

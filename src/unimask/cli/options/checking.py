@@ -9,13 +9,13 @@ from unimask.cli.options.shared import TaskName
 
 CheckPicture = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="The picture of samples; check.png here, and none with --json."),
+    typer.Option(metavar="FILE", help="The image of samples; by default ./check.png, none with --json."),
 ]
 LabelledTask = Annotated[
     TaskName | None,
     typer.Option(
         "--task",
         metavar="TASK",
-        help="panoptic, instance, semantic or detection; by default what the data were labelled for.",
+        help="panoptic, instance, semantic or detection; by default the task the data were labelled for.",
     ),
 ]

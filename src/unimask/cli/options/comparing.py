@@ -10,5 +10,5 @@ Runs = Annotated[
 ]
 ComparisonPicture = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="The curves, as PNG or SVG; compare.png here, and none with --json."),
+    typer.Option(metavar="FILE", help="The curves, PNG or SVG; by default ./compare.png, none with --json."),
 ]

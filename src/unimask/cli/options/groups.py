@@ -1,4 +1,4 @@
-"""The groups that --help shows options in."""
+"""The groups of options in --help."""
 
 LARGE = "Tiles and test-time augmentation"
 READING = "Reading images"
@@ -8,4 +8,4 @@ NETWORK = "Network"
 LIMITS = "Limits"
 
 ORDER = (None, RESULTS, READING, LARGE, NETWORK, MACHINE, LIMITS)
-"""What has no group stands first."""
+"""The groups in the order of --help; options without a group (None) come first."""

@@ -32,7 +32,7 @@ TrainTask = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="panoptic, instance, semantic or detection; by default that of the model to start from, or what "
+        help="panoptic, instance, semantic or detection; by default that of the initial model, or the task "
         "the data were labelled for.",
     ),
 ]
@@ -42,7 +42,7 @@ Epochs = Annotated[
         min=0.0,
         metavar="NUMBER",
         show_default=False,
-        help="How often each image is seen, in the place of training.steps.",
+        help="Number of passes over the training images; replaces training.steps.",
     ),
 ]
 Renamed = Annotated[
@@ -50,35 +50,35 @@ Renamed = Annotated[
     typer.Option(
         "--map",
         metavar="OLD=NEW",
-        help="A category NEW of the data starts as OLD of the model to start from; repeat for more.",
+        help="Initialise category NEW of the data from category OLD of the initial model; repeat for more.",
     ),
 ]
 RunFolder = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="A new folder for everything about this training; by default one of the data's name in runs/.",
+        help="A new folder for all files of this training; by default one in runs/ named after the data.",
     ),
 ]
 Initial = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="Where the weights start: none (random), imagenet (the backbone's; downloaded once unless they "
-        "are installed), or a model to go on from, as --weights of `unimask predict` takes it: its "
-        "architecture is taken too, and --preset and --set change the rest.",
+        help="Initial weights: none (random), imagenet (for the backbone; downloaded once unless installed), "
+        "or a model to fine-tune, as for --weights of `unimask predict`: its architecture is used too, and "
+        "--preset and --set change the other settings.",
     ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", metavar="", help="Go on where the training in the output folder stopped."),
+    typer.Option("--resume", metavar="", help="Continue the training in the output folder."),
 ]
 Devices = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
-        help="Processes on this machine, each with a device of its own; by default one, or as many as "
+        help="Number of processes on this machine, each with its own device; by default one, or as many as "
         "torchrun or srun has started.",
     ),
 ]
@@ -87,13 +87,13 @@ Nodes = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
-        help="Machines; by default one, or as with --devices.",
+        help="Number of machines; by default one, or those on which torchrun or srun has started.",
     ),
 ]
 
 
 class StrategyName(StrEnum):
-    """How several processes share a training."""
+    """How a training is distributed over processes."""
 
     ddp = "ddp"
     fsdp = "fsdp"
@@ -104,8 +104,8 @@ Strategy = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NAME",
-        help="How several processes share the model: ddp, each has all of it; fsdp, each keeps a part of "
-        "weights, gradients and optimiser, for models that are too large for one device.",
+        help="How the model is distributed over processes. ddp: each has all of it. fsdp: each has a shard "
+        "of weights, gradients and optimiser state, for models that are too large for one device.",
     ),
 ]
 Pictures = Annotated[
@@ -113,8 +113,8 @@ Pictures = Annotated[
     typer.Option(
         rich_help_panel=groups.RESULTS,
         metavar="FOLDER",
-        help="Also write each image here, its ground truth beside the prediction; the worst images; and what "
-        "was taken for what.",
+        help="Also write to this folder each image with its ground truth beside the prediction, the worst "
+        "images, and the confusion matrix.",
     ),
 ]
 LoggerNames = Annotated[
@@ -123,20 +123,20 @@ LoggerNames = Annotated[
         "--logger",
         rich_help_panel=groups.RESULTS,
         metavar="NAME",
-        help="Log there too, beside the output folder and TensorBoard: wandb, mlflow; repeat for more.",
+        help="Also log to wandb or mlflow, besides the output folder and TensorBoard; repeat for more.",
     ),
 ]
 Budget = Annotated[int, typer.Option(metavar="STEPS", help="Training steps of each row.")]
 Rows = Annotated[
     list[str] | None,
     typer.Option(
-        "--rows", metavar="NAMES", help="Train only these rows, with commas between them; by default all."
+        "--rows", metavar="NAMES", help="Train only these rows, separated by commas; by default all."
     ),
 ]
 
 
 class StoryName(StrEnum):
-    """The stories that an ablation tells."""
+    """The kinds of ablation."""
 
     add = "add"
     remove = "remove"
@@ -147,14 +147,14 @@ AblationStory = Annotated[
     typer.Option(
         "--story",
         metavar="STORY",
-        help="add: each row has one thing more than the row above it, and the last one is the preset. "
-        "remove: the first row is the preset, and each other one lacks one thing alone, as in the paper.",
+        help="add: each row adds one component to the row above it, and the last row is the preset. "
+        "remove: the first row is the preset, and every other row removes one component, as in the paper.",
     ),
 ]
 Seeds = Annotated[
     int,
-    typer.Option(metavar="NUMBER", help="Trainings of each row, with seeds of their own: mean and spread."),
+    typer.Option(metavar="NUMBER", help="Trainings of each row with different seeds: mean and spread."),
 ]
 AblationFolder = Annotated[
-    Path, typer.Option(metavar="FOLDER", help="Where table, plot and the trainings go.")
+    Path, typer.Option(metavar="FOLDER", help="The folder for the table, the plot and the trainings.")
 ]

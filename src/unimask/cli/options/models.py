@@ -24,7 +24,7 @@ class ExportFormat(StrEnum):
 
 
 class WeightFormat(StrEnum):
-    """A format of weights: of which library."""
+    """The library in whose format weights are written."""
 
     unimask = "unimask"
     transformers = "transformers"
@@ -35,24 +35,24 @@ Stuff = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="The categories that are stuff, with commas or one by one; all others are things. "
-        "Default: as in COCO, ADE20K, Cityscapes and Vistas, and things elsewhere.",
+        help="The stuff categories, separated by commas or repeated; all others are things. "
+        "Default: as in COCO, ADE20K, Cityscapes and Vistas; only things in other data sets.",
     ),
 ]
 PushedFolder = Annotated[
-    str, typer.Argument(metavar="FOLDER", help="A model folder, a run, or a model of the package.")
+    str, typer.Argument(metavar="FOLDER", help="A model folder, a run folder, or a model of the package.")
 ]
-HubName = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Its name on the hub.")]
+HubName = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The name of the repository on the hub.")]
 PushedEvaluation = Annotated[
     Path | None,
     typer.Option(
         "--evaluation",
         metavar="FILE",
-        help="What `unimask evaluate --output FILE` wrote: its measures stand in the card.",
+        help="The file of `unimask evaluate --output FILE`; its measures are added to the model card.",
     ),
 ]
 Private = Annotated[
-    bool, typer.Option("--private", metavar="", help="Only you can see a repository that is made.")
+    bool, typer.Option("--private", metavar="", help="Make the repository private if it is created.")
 ]
 Source = Annotated[
     str,
@@ -67,7 +67,7 @@ Target = Annotated[
 To = Annotated[
     WeightFormat,
     typer.Option(
-        metavar="FORMAT", help="Whose names and files to write: unimask, transformers or original (release)."
+        metavar="FORMAT", help="Format to write: unimask, transformers, or original (of the release)."
     ),
 ]
 ExportedFormat = Annotated[
@@ -80,14 +80,14 @@ ExportedFormat = Annotated[
     ),
 ]
 ExportedFile = Annotated[
-    Path, typer.Option(metavar="FILE", help="The file to write; a report on it goes to FILE.parity.json.")
+    Path, typer.Option(metavar="FILE", help="The file to write; its report is FILE.parity.json.")
 ]
 ParityImages = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="IMAGE_OR_FOLDER",
         readable=False,
-        help="Images to compare results on; repeat for more. Without it they are generated.",
+        help="Images to compare results on; repeat for more. By default they are generated.",
     ),
 ]
 PresetName = Annotated[
@@ -102,14 +102,14 @@ Size = Annotated[
 ]
 Compare = Annotated[
     PeerName | None,
-    typer.Option(metavar="LIBRARY", help="Measure the same weights there too: transformers."),
+    typer.Option(metavar="LIBRARY", help="Also measure the same weights in this library: transformers."),
 ]
 Threads = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
-        help="Threads on the CPU; 0 leaves PyTorch its own choice.",
+        help="Number of CPU threads; 0: the default of PyTorch.",
     ),
 ]
-RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="How often each side runs.")]
+RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Number of runs of each side.")]

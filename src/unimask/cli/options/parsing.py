@@ -1,4 +1,4 @@
-"""What the options hold as text, parsed."""
+"""Parsing of option values."""
 
 import json
 
@@ -6,7 +6,7 @@ from unimask.errors import ConfigError
 
 
 def names_in(given: list[str] | None) -> list[str]:
-    """Return the names in an option that takes several, with commas between them or repeated."""
+    """Return the names given to an option that may be repeated or take several, separated by commas."""
     return [name.strip() for part in given or [] for name in part.split(",") if name.strip()]
 
 
@@ -14,7 +14,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """Return `640x480` as (height, width).
 
     Raises:
-        ConfigError: the text has another form.
+        ConfigError: the text has a different format.
     """
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -23,7 +23,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_word_or_number(text: str) -> str | int | None:
-    """Return `3` as a number, a word as it is, and None for nothing."""
+    """Return `3` as a number, a word as it is, and None for an empty string."""
     return int(text) if text.isdecimal() and len(text) < 7 else text or None
 
 
@@ -39,7 +39,7 @@ def parse_renamed(pairs: list[str]) -> dict[str, str]:
     """Return `old=new` arguments as a dict.
 
     Raises:
-        ConfigError: an argument holds no `=`, or two name the same old category.
+        ConfigError: an argument is not of the form `old=new`, or two name the same old category.
     """
     found: dict[str, str] = {}
     for pair in pairs:
@@ -56,7 +56,7 @@ def parse_settings(assignments: list[str]) -> dict[str, object]:
     """Return `path=value` arguments as a dict.
 
     Raises:
-        ConfigError: an argument holds no `=`.
+        ConfigError: an argument has no `=`.
     """
     changes: dict[str, object] = {}
     for assignment in assignments:

@@ -9,7 +9,7 @@ from unimask.cli.options import groups
 
 
 class EngineName(StrEnum):
-    """What runs a model on many images."""
+    """What runs the model: this process (or torchrun's), or Ray."""
 
     local = "local"
     ray = "ray"
@@ -26,14 +26,14 @@ Images = Annotated[
 ResultFolder = Annotated[
     str,
     typer.Option(
-        metavar="FOLDER", help="Where the results go: a folder, made if need be, or s3://bucket/folder."
+        metavar="FOLDER", help="The folder for the results, created if needed, or s3://bucket/folder."
     ),
 ]
 Threshold = Annotated[
     float | None,
     typer.Option(
         metavar="SCORE",
-        help="The lowest score of a segment or box, 0 to 1, not for semantic; by default the model's own.",
+        help="The lowest score of a segment or box, 0 to 1, not for semantic; by default that of the model.",
     ),
 ]
 ResumePrediction = Annotated[
@@ -42,8 +42,8 @@ ResumePrediction = Annotated[
         "--resume",
         rich_help_panel=groups.RESULTS,
         metavar="",
-        help="Leave out images whose results are complete in the output folder, made by the same model with "
-        "the same settings.",
+        help="Skip images with complete results in the output folder, from the same model with the same "
+        "settings.",
     ),
 ]
 Overwrite = Annotated[
@@ -52,7 +52,7 @@ Overwrite = Annotated[
         "--overwrite",
         rich_help_panel=groups.RESULTS,
         metavar="",
-        help="Replace also files of the same names that are no results, or that were changed since.",
+        help="Also replace files of the same names that are not results, or that were changed since.",
     ),
 ]
 BatchSize = Annotated[
@@ -60,7 +60,7 @@ BatchSize = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
-        help="Images or tiles of one size that go through the model together, at most.",
+        help="Largest number of images or tiles of the same size that go through the model together.",
     ),
 ]
 Engine = Annotated[
@@ -76,8 +76,8 @@ Address = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="ADDRESS",
-        help="With --engine ray: a running cluster (HOST:PORT, auto, ray://HOST:PORT); without it that in "
-        "RAY_ADDRESS, else Ray starts on this machine.",
+        help="With --engine ray: a running cluster (HOST:PORT, auto, ray://HOST:PORT); by default that in "
+        "RAY_ADDRESS, or else Ray is started on this machine.",
     ),
 ]
 Actors = Annotated[
@@ -86,7 +86,7 @@ Actors = Annotated[
         rich_help_panel=groups.MACHINE,
         metavar="NUMBER",
         min=0,
-        help="With --engine ray: how many share the work; 0: one per GPU, without any one per 4 CPUs.",
+        help="With --engine ray: number of actors; 0: one per GPU, or without GPUs one per 4 CPUs.",
     ),
 ]
 ResultFormats = Annotated[
@@ -95,8 +95,8 @@ ResultFormats = Annotated[
         "--format",
         rich_help_panel=groups.RESULTS,
         metavar="NAMES",
-        help="What to write, with commas between: overlay, png, json (the default), csv (segments.csv with "
-        "area, perimeter and more of each segment), coco, geojson (QuPath, maps), imagej-roi (Fiji), "
+        help="Formats to write, separated by commas: overlay, png, json (the default), csv (segments.csv "
+        "with area, perimeter and more of each segment), coco, geojson (QuPath, maps), imagej-roi (Fiji), "
         "labelme, label-studio, yolo.",
     ),
 ]
@@ -105,7 +105,7 @@ PixelSize = Annotated[
     typer.Option(
         rich_help_panel=groups.RESULTS,
         metavar="MICROMETRES",
-        help="How wide a pixel is: segments.csv then has micrometres beside pixels.",
+        help="Width of a pixel; segments.csv then has values in micrometres, too.",
     ),
 ]
 Every = Annotated[int, typer.Option(metavar="NUMBER", help="Segment every n-th frame of a video.")]

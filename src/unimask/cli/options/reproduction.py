@@ -6,17 +6,17 @@ from typing import Annotated
 import typer
 
 RowName = Annotated[
-    str, typer.Argument(metavar="ROW", help="A row of the table, or the beginning of some of their names.")
+    str, typer.Argument(metavar="ROW", help="The name of a row of the table, or the beginning of names.")
 ]
 ReproducedData = Annotated[
-    str, typer.Option("--data", metavar="PATH", help="The data of the row, as --data of `unimask evaluate`.")
+    str, typer.Option("--data", metavar="PATH", help="The data of the row, as for `unimask evaluate`.")
 ]
 ReproducedWeights = Annotated[
     str,
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="The weights of the row, as they were downloaded, in any form that `unimask convert` reads.",
+        help="The downloaded weights of the row, in any format that `unimask convert` reads.",
     ),
 ]
 ZooFile = Annotated[
@@ -25,6 +25,6 @@ ZooFile = Annotated[
         "--table",
         metavar="FILE",
         show_default="that of the package",
-        help="A table of models, of the same form.",
+        help="A table of models in the same format.",
     ),
 ]

@@ -12,7 +12,7 @@ ServedWeights = Annotated[
     typer.Option(
         "--weights",
         metavar="MODEL",
-        help="As of `unimask predict`; repeat to serve several. By default the one of the package (nuclei).",
+        help="A model, as for `unimask predict`; repeat to serve several. By default nuclei, of the package.",
     ),
 ]
 Host = Annotated[
@@ -20,15 +20,15 @@ Host = Annotated[
     typer.Option(
         rich_help_panel=groups.NETWORK,
         metavar="ADDRESS",
-        help="The address to listen on; 0.0.0.0 lets other machines in, with a token.",
+        help="The address to listen on; 0.0.0.0 admits other machines, with a token.",
     ),
 ]
 Port = Annotated[
-    int, typer.Option(rich_help_panel=groups.NETWORK, metavar="NUMBER", help="The port; 0: any that is free.")
+    int, typer.Option(rich_help_panel=groups.NETWORK, metavar="NUMBER", help="The port; 0: any free port.")
 ]
 Examples = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Images that the page offers; by default those of the package."),
+    typer.Option(metavar="FOLDER", help="Example images on the page; by default those of the package."),
 ]
 ServedBatch = Annotated[
     int,
@@ -37,7 +37,7 @@ ServedBatch = Annotated[
         rich_help_panel=groups.MACHINE,
         min=0,
         metavar="NUMBER",
-        help="Images or tiles that go through the model together; 0: what is fastest here, measured first.",
+        help="Images or tiles that go through the model together; 0: the fastest number, measured at start.",
     ),
 ]
 AllowedHosts = Annotated[
@@ -46,7 +46,7 @@ AllowedHosts = Annotated[
         "--allow-host",
         rich_help_panel=groups.NETWORK,
         metavar="NAME",
-        help="A further name of this server in addresses, as behind a proxy; repeatable.",
+        help="Another host name of this server, for example behind a proxy; repeatable.",
     ),
 ]
 AllowedOrigins = Annotated[
@@ -55,7 +55,7 @@ AllowedOrigins = Annotated[
         "--allow-origin",
         rich_help_panel=groups.NETWORK,
         metavar="URL",
-        help="A site whose pages may ask, as https://example.org; repeatable.",
+        help="A site whose pages may send requests, such as https://example.org; repeatable.",
     ),
 ]
 LabelStudioAddress = Annotated[
@@ -63,7 +63,7 @@ LabelStudioAddress = Annotated[
     typer.Option(
         "--label-studio",
         metavar="URL",
-        help="Be a backend of this Label Studio; the variable LABEL_STUDIO_TOKEN holds a token of it.",
+        help="Serve as a backend of this Label Studio; its token is read from LABEL_STUDIO_TOKEN.",
     ),
 ]
 Megabytes = Annotated[
@@ -72,13 +72,13 @@ Megabytes = Annotated[
         rich_help_panel=groups.LIMITS,
         min=1,
         metavar="NUMBER",
-        help="The largest file that is accepted, in MiB.",
+        help="The largest accepted file, in MiB.",
     ),
 ]
 Megapixels = Annotated[
     float,
     typer.Option(
-        rich_help_panel=groups.LIMITS, min=0.001, metavar="NUMBER", help="The largest image that is accepted."
+        rich_help_panel=groups.LIMITS, min=0.001, metavar="NUMBER", help="The largest accepted image."
     ),
 ]
 Waiting = Annotated[
@@ -87,12 +87,12 @@ Waiting = Annotated[
         rich_help_panel=groups.LIMITS,
         min=1,
         metavar="NUMBER",
-        help="Requests at a time; more are told to come back (503).",
+        help="Requests at the same time; further ones are refused for the moment (503).",
     ),
 ]
 Seconds = Annotated[
     float,
     typer.Option(
-        rich_help_panel=groups.LIMITS, min=0.1, metavar="NUMBER", help="The longest that a request takes."
+        rich_help_panel=groups.LIMITS, min=0.1, metavar="NUMBER", help="The longest time for a request."
     ),
 ]

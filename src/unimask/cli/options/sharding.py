@@ -7,5 +7,5 @@ import typer
 
 ShardFolder = Annotated[Path, typer.Option("--output", metavar="FOLDER", help="A new folder for the shards.")]
 Megabytes = Annotated[
-    int, typer.Option(min=1, metavar="NUMBER", help="Of a shard, about; it holds at least one image.")
+    int, typer.Option(min=1, metavar="NUMBER", help="Approximate size of a shard in MiB, at least one image.")
 ]

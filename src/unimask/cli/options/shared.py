@@ -10,7 +10,7 @@ from unimask.cli.options import groups
 
 
 class TaskName(StrEnum):
-    """A task: what is segmented or found."""
+    """A segmentation or detection task."""
 
     panoptic = "panoptic"
     instance = "instance"
@@ -19,7 +19,7 @@ class TaskName(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """The precision that a model computes with."""
+    """The floating-point precision of a model's computation."""
 
     full = "32-true"
     bfloat = "bf16-mixed"
@@ -31,7 +31,7 @@ ModelTask = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help="panoptic, instance, semantic or detection; by default what the model was trained for.",
+        help="panoptic, instance, semantic or detection; by default the task the model was trained for.",
     ),
 ]
 Json = Annotated[
@@ -48,7 +48,7 @@ Device = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="DEVICE",
-        help="Where to compute: auto, cpu, cuda, cuda:1, mps.",
+        help="The device to compute on: auto, cpu, cuda, cuda:1, mps.",
     ),
 ]
 Precision = Annotated[
@@ -56,15 +56,15 @@ Precision = Annotated[
     typer.Option(
         rich_help_panel=groups.MACHINE,
         metavar="PRECISION",
-        help="32-true; or bf16-mixed or 16-mixed, faster on GPUs and a little less exact.",
+        help="32-true, or bf16-mixed or 16-mixed, which are faster on GPUs and slightly less accurate.",
     ),
 ]
 Weights = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="One that ships with the package (nuclei, street), a folder that `unimask train` or `unimask "
-        "convert` wrote, an id of the Hugging Face hub (owner/name; converted once), or an ONNX file of "
+        help="A model of the package (nuclei, street), a folder written by `unimask train` or `unimask "
+        "convert`, an id on the Hugging Face hub (owner/name; converted once), or an ONNX file of "
         "`unimask export`.",
     ),
 ]
@@ -72,13 +72,13 @@ Base = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Weights that those of the source are differences to: the DINOv3 of an EoMT's original file.",
+        help="Base weights, if the source holds only differences to them: DINOv3 for an original EoMT file.",
     ),
 ]
 Licence = Annotated[
     str,
     typer.Option(
-        rich_help_panel=groups.RESULTS, metavar="TEXT", help="Licence of the weights; it is kept with them."
+        rich_help_panel=groups.RESULTS, metavar="TEXT", help="Licence of the weights, stored with them."
     ),
 ]
 Tile = Annotated[
@@ -86,8 +86,8 @@ Tile = Annotated[
     typer.Option(
         rich_help_panel=groups.LARGE,
         metavar="PIXELS",
-        help="Predict in square tiles of this side, and join the results. 0: as the model was made for. A "
-        "model of tiles keeps its own.",
+        help="Predict in square tiles of this size and join the results; 0: as the model was trained. A "
+        "model that was trained on tiles keeps its own.",
     ),
 ]
 Overlap = Annotated[
@@ -95,7 +95,7 @@ Overlap = Annotated[
     typer.Option(
         rich_help_panel=groups.LARGE,
         metavar="PIXELS",
-        help="What neighbouring tiles share; as wide as most objects.",
+        help="Overlap of neighbouring tiles; it should be as wide as most objects.",
     ),
 ]
 Depth = Annotated[
@@ -103,8 +103,8 @@ Depth = Annotated[
     typer.Option(
         rich_help_panel=groups.READING,
         metavar="BITS",
-        help="Bits of the camera where images have 16 a channel: 8 to 16, or auto (by the brightest of all); "
-        "by default as the model was made for.",
+        help="Bits of the camera, for images with 16 bits per channel: 8 to 16, or auto (from the brightest "
+        "image); by default those of the model.",
     ),
 ]
 Page = Annotated[
@@ -112,7 +112,7 @@ Page = Annotated[
     typer.Option(
         rich_help_panel=groups.READING,
         metavar="NUMBER",
-        help="Which image of a file with several, or max for the largest value of all; by default the first.",
+        help="Page of a file with several images, or max for their maximum per pixel; by default the first.",
     ),
 ]
 Channel = Annotated[
@@ -120,7 +120,7 @@ Channel = Annotated[
     typer.Option(
         rich_help_panel=groups.READING,
         metavar="NUMBER",
-        help="Read only this channel, or max for the largest value of all; by default colours.",
+        help="Read only this channel, or max for the maximum over the channels; by default colours.",
     ),
 ]
 Augment = Annotated[
@@ -129,7 +129,7 @@ Augment = Annotated[
         "--tta",
         rich_help_panel=groups.LARGE,
         metavar="NAMES",
-        help="Test-time augmentation: flip, scales, or both (flip,scales). Better results, 2, 3 or 6 passes.",
+        help="Test-time augmentation: flip, scales, or both (flip,scales). Better, in 2, 3 or 6 passes.",
     ),
 ]
 Preset = Annotated[
@@ -140,7 +140,7 @@ Data = Annotated[
     typer.Option(
         metavar="PATH",
         help="Labelled images: a folder or a JSON of COCO (also Roboflow's), images beside label "
-        "images, or the word shapes for generated ones. A path that does not fit lists the layouts.",
+        "images, or the word shapes for generated ones. The layouts are listed if a path fits none.",
     ),
 ]
 Settings = Annotated[
@@ -157,11 +157,11 @@ FollowOutside = Annotated[
         "--follow-outside",
         rich_help_panel=groups.READING,
         metavar="",
-        help="Read files outside of the data folder that its names or links lead to.",
+        help="Also read files outside the data folder to which its file names or links lead.",
     ),
 ]
 Split = Annotated[
-    str, typer.Option(metavar="SPLIT", help="The part of the data to measure on: train, val, test or all.")
+    str, typer.Option(metavar="SPLIT", help="The split of the data to evaluate on: train, val, test or all.")
 ]
 EvaluationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write the results to this JSON file.")

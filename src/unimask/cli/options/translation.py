@@ -23,21 +23,21 @@ TranslationWeights = Annotated[
     str,
     typer.Option(
         metavar="MODEL",
-        help="One that ships with the package, or a folder that `unimask train` wrote (its best/).",
+        help="A model of the package, or a folder written by `unimask train` (its best/).",
     ),
 ]
 TextFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Translate the lines of this file (UTF-8, also .gz).")
 ]
 TranslationFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the result to this file, not to standard output.")
+    Path | None, typer.Option(metavar="FILE", help="Write to this file instead of standard output.")
 ]
 AttentionFolder = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Also draw here what attends to what, an image per line for the encoder's self-attention, the "
-        "decoder's masked self-attention and its cross-attention: a row of heads for each layer.",
+        help="Also draw attention maps into this folder, an image per line for the encoder's self-attention, "
+        "the decoder's masked self-attention and its cross-attention: a row of heads for each layer.",
     ),
 ]
 Decoding = Annotated[
@@ -45,8 +45,8 @@ Decoding = Annotated[
     typer.Option(
         "--decoding",
         metavar="METHOD",
-        help="How words are chosen: beam (the best), greedy (the fastest), sample (by chance).",
+        help="Decoding method: beam (the best), greedy (the fastest), sample (random).",
     ),
 ]
-Beams = Annotated[int | None, typer.Option(metavar="NUMBER", help="Hypotheses that a beam follows.")]
-Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Of sampling: another number, another result.")]
+Beams = Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of hypotheses in beam search.")]
+Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of sampling.")]
