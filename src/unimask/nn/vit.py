@@ -258,10 +258,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch tokens channels"]:
         """Return the tokens after the block; `visible` as in `TokenAttention.forward`."""
         update = self.attention(self.attention_residual.prepare(tokens), rotate, visible)
-        return self.feed(self.attention_residual(tokens, update))
-
-    def feed(self, tokens: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """Return the tokens after the feed-forward and its residual connection."""
+        tokens = self.attention_residual(tokens, update)
         update = self.feedforward(self.feedforward_residual.prepare(tokens))
         return self.feedforward_residual(tokens, update)
 

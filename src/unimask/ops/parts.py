@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from unimask.ops.private import private_operator
+
 Result = TypeVar("Result")
 
 TOKENS_AT_ONCE = 1024
@@ -66,19 +68,24 @@ def recomputed(
     return result
 
 
-_PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+_PRODUCTS = [
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    private_operator("aten::_scaled_dot_product_flash_attention_for_cpu"),
+]
 """The operators that take long compared with the memory of their result."""
 
 
 def recomputed_between_products(function: Callable[..., Result], *inputs: object) -> Result:
-    """Return `function(*inputs)`; of intermediate results, only matrix products are kept.
+    """Return `function(*inputs)`; of intermediate results, only matrix products and attention are kept.
 
     The backward pass computes norms, activations and depthwise convolutions again: they take little time, but
     as much memory as the products.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    kept = partial(create_selective_checkpoint_contexts, _PRODUCTS)
+    products = [product for product in _PRODUCTS if product is not None]
+    kept = partial(create_selective_checkpoint_contexts, products)
     result: Result = checkpoint(function, *inputs, use_reentrant=False, context_fn=kept)
     return result
 

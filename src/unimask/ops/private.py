@@ -19,6 +19,9 @@ _ARGUMENTS = {
     "mkldnn::_linear_pointwise": "X W B attr scalars algorithm",
     "mkldnn::_reorder_linear_weight": "self batch_size",
     "mkldnn::_is_mkldnn_bf16_supported": "",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": (
+        "query key value dropout_p is_causal attn_mask scale"
+    ),
     "aten::_embedding_bag_per_sample_weights_backward": (
         "grad weight indices offsets offset2bag mode padding_idx"
     ),
