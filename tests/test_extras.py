@@ -61,6 +61,12 @@ def test_every_extra_is_listed_here() -> None:
     assert {*extras} == {*MODULES, "all"}
     every = [name for name in MODULES if name != "fiftyone"]  # which brings a database
     assert extras["all"] == [f"unimask[{','.join(every)}]"]
+    rows = (ROOT / "docs" / "guide" / "install.md").read_text("utf-8")
+    for name in MODULES:
+        brought = [re.split(r"[<>=\[]", one)[0] for one in extras[name]]
+        row = re.search(rf"^\| `{name}` \|.*\| (.*) \|$", rows, re.MULTILINE)
+        assert row is not None, name
+        assert all(one in row[1] for one in brought), name
     required = {re.split(r"[<>=]", one)[0] for one in project["dependencies"]}
     assert not {name.replace("_", "-") for names in MODULES.values() for name in names} & required
 

@@ -248,7 +248,7 @@ def test_the_task_travels_with_the_model(folder: Path, model: MaskClassifier) ->
         ("tiny", (True, False), "panoptic"),
         ("tiny", (True, True), "instance"),
         ("tiny", (False, False), "semantic"),
-        ("street", (True, False), "semantic"),  # pixels that choose a category
+        ("street", (True, False), "semantic"),  # per-pixel classification
         ("ade20k_semantic_resnet50", (True, False), "semantic"),  # values of categories are resized
         ("detr_tiny", (True, True), "detection"),
         ("eomt_large_512_ade20k", (True, False), "semantic"),

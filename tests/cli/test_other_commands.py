@@ -28,7 +28,11 @@ def test_help_explains_with_an_example(command: str) -> None:
     for word in ("--help", "-h"):
         outcome = unimask(command, word)
         assert (outcome.code, outcome.err) == (0, "")
-        assert f"unimask {command} " in outcome.out.split("Examples:")[1]
+        examples = outcome.out.split("Examples:")[1].split("╭")[0].split("\n")
+        assert any(f"unimask {command} " in line for line in examples)
+        for line in filter(str.strip, examples):  # whole in a terminal of 80 columns, to be copied
+            assert line.startswith("   ")
+            assert len(line.rstrip()) < 80
         for raw in ("list[", "<str", "<bool", "<Path", "Optional", "StrEnum", "[default: /"):
             assert raw not in outcome.out
 

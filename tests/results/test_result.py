@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from results.found_shapes import CATEGORIES, SIZE, boxes, segments
+from serve.served import box_segmenter, color_segmenter, scene
 
+from unimask.config.tasks import TASKS, Task
 from unimask.errors import ConfigError
 from unimask.results.result import Result
 
@@ -72,6 +74,31 @@ def test_a_result_is_a_sequence(one: Result) -> None:
         one[[0, 0]]
     with pytest.raises(IndexError):
         one[[True]]
+
+
+@pytest.mark.parametrize("task", [*TASKS, "detection"])
+def test_results_of_every_task_are_used_in_the_same_way(task: Task) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    segmenter = box_segmenter() if task == "detection" else color_segmenter()
+    first, second = segmenter.predict([scene(1), scene(2)], task)
+    assert len(first) > 1
+    for one in (first, second, first[:1], first[[]]):
+        frame = one.to_pandas()
+        arrays = (one.segments, one.boxes, one.labels, one.names, one.scores, one.polygons, frame, list(one))
+        assert [len(each) for each in arrays] == [len(one)] * len(arrays)
+        assert (one.boxes.dtype, one.labels.dtype, one.scores.dtype) == (np.float32, np.int64, np.float32)
+        assert one.names == tuple(one.categories.names[label] for label in one.labels)
+        assert one.names == tuple(each.category for each in one) == tuple(frame.category)
+        assert frame[["left", "top", "right", "bottom"]].to_numpy() == pytest.approx(one.boxes, abs=1e-3)
+        for box, parts in zip(one.boxes, one.polygons, strict=True):
+            corners = np.concatenate([ring for part in parts for ring in part])
+            assert [*corners.min(axis=0), *corners.max(axis=0)] == pytest.approx(box.tolist(), abs=1e-3)
+        if task != "detection":
+            assert one.masks.shape == (len(one), 61, 83)
+            assert one.masks.sum(axis=(1, 2)).tolist() == [each.area for each in one]
+        assert repr(one).startswith(f"Result({one.name!r}, {task}, 83 x 61 pixels: ")
+        with Image.open(io.BytesIO(one._repr_png_())) as shown:
+            assert shown.size == (83, 61)
 
 
 def test_one_line_says_what_was_found() -> None:

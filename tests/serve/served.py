@@ -125,7 +125,7 @@ def box_segmenter() -> Segmenter:
 
 
 def unmasked_segmenter() -> Segmenter:
-    """As `random_segmenter`, but its queries may look everywhere, as MaskFormer's."""
+    """As `random_segmenter`, but its queries may attend everywhere, as MaskFormer's."""
     about = model_file()
     experiment = override(about.experiment, {"model.query_decoder.visibility": "full"})
     torch.manual_seed(3)

@@ -311,7 +311,7 @@ def test_boxes_of_a_detector(browser: Any, address: str) -> None:
     assert page.is_visible("#tasks-off")
     page.locator("#inside").scroll_into_view_if_needed()
     assert page.text_content("#inside-reason") == (
-        "This model finds boxes: its queries have no masks to look through."
+        "This model finds boxes: its queries have no masks that could restrict their attention."
     )
     assert page.is_hidden("#inside-body")
     assert page.is_hidden("#inside-lead")

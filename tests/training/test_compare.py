@@ -56,7 +56,7 @@ def test_only_what_differs_is_listed(runs: Path) -> None:
     results = {
         "mIoU (best evaluation)": (None, 0.5),
         "pixel_accuracy (best evaluation)": (None, 0.9),
-        "after step": (None, 10),
+        "step (best evaluation)": (None, 10),
         "steps done": (20, 20),
         "last loss": (1.5, 1.5),
         "images per second": (2.5, 2.5),
@@ -76,6 +76,9 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     found = compare([*folders, folders[0]])
     assert [run.name for run in found.runs] == ["semantic/run", "instance/run"]
     assert found.data == {"task": ("semantic", "instance")}
+    best = [name.endswith("(best evaluation)") for name in found.results]
+    assert sum(best) > 4
+    assert best == sorted(best, reverse=True)  # together, though tasks have other measures
 
 
 def test_a_folder_of_runs_stands_for_them(runs: Path) -> None:

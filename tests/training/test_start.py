@@ -40,7 +40,7 @@ def test_what_the_data_holds_is_said_and_kept(tmp_path: Path) -> None:
     assert said[0].startswith(f"{tmp_path / 'data'}: train 4 images with")
     assert "; val 2 images with" in said[0]
     assert any(one.startswith("warning: train: in fewer than 10 images: cat") for one in said)
-    assert any("warning: the warm-up takes 9 steps, and the run ends after 1" in one for one in said)
+    assert any("warning: the warm-up ends after step 9, and the run after step 1" in one for one in said)
     assert any("warning: the weights start at random" in one and "--initial" in one for one in said)
     kept = json.loads((tmp_path / "run" / "check.json").read_text())
     assert (kept["splits"]["train"]["images"], kept["errors"]) == (4, [])
@@ -120,5 +120,5 @@ def test_of_a_large_set_a_part_is_looked_at(tmp_path: Path, monkeypatch: pytest.
 def test_the_check_knows_a_warm_up_that_is_too_long(tmp_path: Path) -> None:
     short = override(Experiment(), {"training.steps": 10, "training.warmup_steps": 10})
     assert any(
-        "the warm-up takes 10 steps" in one for one in check(data(tmp_path), "instance", short).warnings
+        "the warm-up ends after step 10" in one for one in check(data(tmp_path), "instance", short).warnings
     )

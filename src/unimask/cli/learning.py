@@ -52,7 +52,7 @@ def train(
       unimask train --data my_data
       unimask train --data my_data --output runs/first --epochs 100
       unimask train --data my_data --initial runs/first --map person=pedestrian
-      unimask train --preset small --data my_data --output runs/second --initial imagenet
+      unimask train --preset small --data my_data --output runs/second
       unimask train --preset small --data my_data --output runs/second --resume
     """
     from unimask.inference.evaluation import MAIN_MEASURES
@@ -178,7 +178,7 @@ def evaluate(
 
     Examples:
       unimask evaluate --weights runs/first/best --data my_data --task instance
-      unimask evaluate --weights nuclei --data my_data --output measured.json --pictures seen
+      unimask evaluate --weights nuclei --data my_data --pictures seen
       unimask evaluate --weights nuclei --data my_data --task instance --tta flip
     """
     from unimask.checkpoints.text import is_sequence_model
@@ -246,8 +246,8 @@ def ablate(
 
     Examples:
       unimask ablate --preset tiny --data shapes --budget 2000 --output ablation
-      unimask ablate --data my_data --budget 4000 --rows maskformer,points --output ablation
-      unimask ablate --data my_data --budget 4000 --story remove --seeds 3 --output ablation
+      unimask ablate --data my_data --budget 4000 --rows points --output ablation
+      unimask ablate --data my_data --budget 4000 --story remove --output ablation
     """
     from unimask.training.ablation.run import ablate as run
     from unimask.training.ablation.run import with_budget

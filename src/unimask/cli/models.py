@@ -91,7 +91,7 @@ def export(
 
     Examples:
       unimask export --weights nuclei --output nuclei.onnx
-      unimask export --weights runs/first/best --format onnx-int8 --output small.onnx --images photos/
+      unimask export --weights runs/first --format onnx-int8 --output small.onnx
       unimask predict photo.jpg --weights nuclei.onnx
     """
     from unimask.data.read import image_files
@@ -150,7 +150,7 @@ def bench(
 
     Examples:
       unimask bench --weights nuclei --size 512x512
-      unimask bench --weights models/coco --precision bf16-mixed --compare transformers
+      unimask bench --weights models/coco --compare transformers
     """
     from unimask.benchmark.measure import bench as run
     from unimask.benchmark.measure import to_plain

@@ -89,7 +89,8 @@ def counting(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with ExitStack() as stack:
-        bars = Progress(*columns, console=errors, transient=True)
+        # without a terminal a bar would leave an empty line
+        bars = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
         known: dict[str, TaskID] = {}
 
         def count(split: str, done: int, total: int) -> None:

@@ -40,8 +40,8 @@ def reproduce(
 
     Examples:
       unimask reproduce
-      unimask reproduce mask2former-coco-panoptic-swin-t
-      unimask reproduce mask2former-coco-panoptic-swin-t --data coco --weights model_final_9fd0ae.pkl
+      unimask reproduce detr-coco-detection-r50
+      unimask reproduce detr-coco-detection-r50 --data coco --weights detr-r50.pth
     """
     zoo = read_zoo(table)
     rows = zoo.matching(name) if name else zoo.rows
@@ -128,7 +128,7 @@ def _show_row(row: ZooRow) -> None:
         "base": row.base,
         "data": row.data,
         "published": "; ".join(
-            f"{task}: {', '.join(f'{name} {number:g}' for name, number in numbers.items())}"
+            f"{task}: {', '.join(f'{name} {number:.1f}' for name, number in numbers.items())}"
             for task, numbers in row.published.items()
         ),
         "source": row.source,

@@ -215,6 +215,7 @@ def show_check(said: "DataCheck") -> None:
         ("category",), tuple(f"{name}: {what}" for name in splits for what in ("objects", "images"))
     )
     names = list(dict.fromkeys(name for one in splits.values() for name in one.objects))
+    names.sort(key=lambda name: not any(one.objects.get(name) for one in splits.values()))  # those that occur
     for name in names[:MOST_CATEGORIES]:
         counts = ((one.objects.get(name, 0), one.images_of.get(name, 0)) for one in splits.values())
         table.add_row(name, *(f"{count:,}" for pair in counts for count in pair))

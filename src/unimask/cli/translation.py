@@ -35,7 +35,7 @@ def translate(
       unimask translate "A man is riding a bike."
       echo "Two dogs play in the snow." | unimask translate
       unimask translate "A man is riding a bike." --attention attention
-      unimask translate --file captions.en --output captions.de --weights runs/first/best
+      unimask translate --file captions.en --output captions.de --weights en-de
     """
     if output is not None:
         check_folder(output.absolute().parent)

@@ -142,13 +142,13 @@ def tasks_of(model: ModelConfig | EomtConfig | DetrConfig) -> tuple[Task, ...]:
     if isinstance(model, EomtConfig):
         return TASKS
     if isinstance(model, ModelConfig):
-        # pixels that choose a category each tell no objects apart
+        # per-pixel classification tells no objects apart
         return TASKS if model.classification == "masks" else ("semantic",)
     return ("panoptic", "instance", "detection") if model.mask_head else ("detection",)
 
 
 def queries_of(model: ModelConfig | EomtConfig | DetrConfig) -> int:
-    """Return the most objects that a model finds in a view; for pixels that choose a category, any number."""
+    """Return the most objects that a model finds in a view; any number with per-pixel classification."""
     if not isinstance(model, ModelConfig):
         return model.queries
     return model.query_decoder.queries if model.classification == "masks" else sys.maxsize

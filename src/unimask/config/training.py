@@ -74,6 +74,6 @@ def warnings_of_settings(config: TrainingConfig) -> tuple[str, ...]:
     if config.steps > warmup:
         return ()
     return (
-        f"the warm-up takes {warmup} steps, and the run ends after {config.steps}: the learning rate never "
-        "reaches its value; lower training.warmup_steps or raise training.steps",
+        f"the warm-up ends after step {warmup}, and the run after step {config.steps}: the learning rate "
+        "never reaches its value; lower training.warmup_steps or raise training.steps",
     )

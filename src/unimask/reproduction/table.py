@@ -52,7 +52,7 @@ class ZooRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreachable:
-    """A published number that nobody can reproduce."""
+    """A published number that cannot be reproduced."""
 
     paper: str
     number: str

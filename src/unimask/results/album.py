@@ -10,7 +10,7 @@ from unimask.files import complete_file, write_json
 from unimask.metrics.confusion import Confusion
 from unimask.results.confusion_figure import confusion_figure
 from unimask.results.figure import as_image
-from unimask.results.gallery import Gallery, gallery_sheet, shrink, shrink_truth
+from unimask.results.gallery import Gallery, gallery_sheet, prediction_note, shrink, shrink_truth
 from unimask.results.sheets import draw_sheet, draw_truth
 from unimask.structures import Categories, Sample, Truth
 
@@ -35,7 +35,7 @@ class Album:
         cells = [
             (f"{sample.image_id} (truth)", draw_truth(small.image, small.truth, self.categories)),
             (
-                f"prediction: {quality:.2f} {self.quality}",
+                prediction_note(quality, self.quality),
                 draw_truth(small.image, small_found, self.categories),
             ),
         ]

@@ -41,7 +41,7 @@ def _table(confusion: Confusion, title: str) -> Part:
     height = min(max(room, 20.0), 30.0)
     upright = any(text_width(column) > room - 4 for column in columns)
     top = _TOP + (round(max(map(text_width, columns))) + 14 if upright else 22)
-    note = f"rows: true category, columns: found as; percent of the {confusion.unit} of the row, their number"
+    note = f"rows: true category, columns: found as; percent of the row; last: its number of {confusion.unit}"
     title += f": the {len(names)} categories with the most errors" if cut else ""
     elements: list[Element] = [Text((16, 18), title, bold=True), Text((16, 36), note)]
     for place, title_of_column in enumerate(columns):

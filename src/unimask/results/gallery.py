@@ -68,9 +68,14 @@ class Gallery:
 
 def gallery_sheet(examples: Sequence[Example], categories: Categories, quality: str) -> Image.Image:
     """Return a sheet of examples, truth beside prediction, with the share that each has of `quality`."""
-    notes = [f"prediction: {example.quality:.0%} {quality}" for example in examples]
+    notes = [prediction_note(example.quality, quality) for example in examples]
     samples, found = [example.sample for example in examples], [example.found for example in examples]
     return comparison_sheet(samples, found, categories, notes=notes)
+
+
+def prediction_note(share: float, quality: str) -> str:
+    """Return the caption of a prediction: the share that it has of `quality`."""
+    return f"prediction: {share:.0%} {quality}"
 
 
 def _order(example: Example) -> tuple[float, int]:

@@ -115,17 +115,15 @@ FORMATS: Mapping[str, FileFormat] = {
         help="NAME.segments.png: the segment id of each pixel, R + 256 G + 65536 B",
     ),
     "json": FileFormat(files=_json, help="NAME.json: everything that was found"),
-    "csv": FileFormat(
-        files=_csv, help="segments.csv: a row per segment with its measures; images.csv: counts per image"
-    ),
-    "coco": FileFormat(files=_coco, help="coco.json: an annotation file of COCO about all images"),
+    "csv": FileFormat(files=_csv, help="NAME.csv: a row per segment with its measures"),
+    "coco": FileFormat(files=_coco, help="NAME.coco.json: an annotation file of COCO"),
     "geojson": FileFormat(files=_geojson, help="NAME.geojson: polygons, for QuPath and maps"),
     "imagej-roi": FileFormat(
         files=_imagej, help="NAME.rois.zip: regions for the ROI Manager of ImageJ and Fiji"
     ),
     "labelme": FileFormat(files=_labelme, help="labelme/NAME.json: polygons to correct in LabelMe"),
     "label-studio": FileFormat(
-        files=_label_studio, help="label_studio.json: predictions to import into Label Studio"
+        files=_label_studio, help="NAME.label_studio.json: predictions to import into Label Studio"
     ),
     "yolo": FileFormat(
         files=_yolo,

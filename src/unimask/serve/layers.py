@@ -49,9 +49,9 @@ def why_not(segmenter: Segmenter) -> str:
     if not isinstance(segmenter.model, MaskClassifier):
         if "detection" not in tasks_of(segmenter.model_file.experiment.model):
             return "An exported model tells only its last answer. Serve the model folder to look inside."
-        return "This model finds boxes: its queries have no masks to look through."
+        return "This model finds boxes: its queries have no masks that could restrict their attention."
     if not isinstance(segmenter.model.query_decoder, QueryDecoder):
-        return "This model has no decoder layers: every pixel chooses its category alone."
+        return "This model has no decoder layers: it classifies each pixel."
     return ""
 
 

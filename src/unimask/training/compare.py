@@ -15,6 +15,7 @@ from unimask.training.plot import COLORS, Curve, panel
 from unimask.training.run_folder import RunFolder, flatten
 
 PANEL_WIDTH = 600
+_OF_THE_BEST = " (best evaluation)"
 Value = object  # of a setting or a result: plain, ready for JSON
 
 
@@ -69,7 +70,7 @@ def compare(folders: Sequence[str | Path]) -> RunComparison:
         runs=runs,
         settings=_different([run.settings for run in runs]),
         data=_different([{"task": run.task, **run.data} for run in runs]),
-        results=_all([run.results for run in runs]),
+        results=_measures_first(_all([run.results for run in runs])),
         skipped=tuple(str(path) for path in paths if path not in known),
     )
 
@@ -135,8 +136,8 @@ def _results(lines: Sequence[LogLine], rows: Sequence[Mapping[str, Any]], task: 
     }
     values: Mapping[str, Value] = best["values"] if best else {}
     return {
-        **{f"{name} (best evaluation)": values.get(name) for name in measures},
-        "after step": best["step"] if best else None,
+        **{f"{name}{_OF_THE_BEST}": values.get(name) for name in measures},
+        f"step{_OF_THE_BEST}": best["step"] if best else None,
         "steps done": max((row["step"] for row in rows), default=0),
         "last loss": last.get("loss"),
         **speeds,
@@ -147,6 +148,12 @@ def _results(lines: Sequence[LogLine], rows: Sequence[Mapping[str, Any]], task: 
 def _all(tables: Sequence[Mapping[str, Value]]) -> dict[str, tuple[Value, ...]]:
     names = dict.fromkeys(name for table in tables for name in table)
     return {name: tuple(table.get(name) for table in tables) for name in names}
+
+
+def _measures_first(table: Mapping[str, tuple[Value, ...]]) -> dict[str, tuple[Value, ...]]:
+    """Return the table with what is of the best evaluation first: runs of other tasks have other measures."""
+    names = sorted(table, key=lambda name: (not name.endswith(_OF_THE_BEST), name == f"step{_OF_THE_BEST}"))
+    return {name: table[name] for name in names}
 
 
 def _different(tables: Sequence[Mapping[str, Value]]) -> dict[str, tuple[Value, ...]]:

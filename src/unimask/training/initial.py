@@ -26,7 +26,7 @@ _CLASS_HEAD = tuple(
     f"{decoder}heads.classes.{name}" for decoder in ("query_decoder.", "") for name in ("weight", "bias")
 )
 _OF_PIXELS = tuple(f"query_decoder.{name}weight" for name in ("", "query_features.", "query_positions."))
-"""What has a row for each category in a model whose pixels choose one."""
+"""What has a row for each category in a model of per-pixel classification."""
 
 
 def is_model(initial: str | Path | None) -> bool:

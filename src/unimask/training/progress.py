@@ -113,7 +113,11 @@ class PlainReporter:
     def start(self, *, steps: int, done: int) -> None:
         """Show where the training begins."""
         self._first = True
-        self.message(f"training for {steps} steps" if done == 0 else f"going on after step {done} of {steps}")
+        self.message(
+            f"training for {steps} step{'s' * (steps != 1)}"
+            if done == 0
+            else f"going on after step {done} of {steps}"
+        )
 
     def step(self, report: StepReport) -> None:
         """Show a line of the first step, with an estimate, and where the log has one too."""

@@ -1,4 +1,4 @@
-// "How it saw it": where a query may look, where it looks and what it says, layer by layer.
+// "How it saw it": where a query may attend, where it attends and what it predicts, layer by layer.
 
 import { json, unpack } from "./net.js";
 import { css } from "./stage.js";
@@ -97,14 +97,14 @@ export class Inside {
     this.color = wanted.segment.color;
     const last = told.steps.length - 1;
     find("layer").max = last;
-    find("looks-name").textContent = told.masked ? "Where it may look" : "Where it looks";
+    find("looks-name").textContent = told.masked ? "Where it may attend" : "Where it attends";
     find("hidden-legend").hidden = !told.masked;
     const select = find("query");
     select.replaceChildren(...told.queries.map(({ query, category, score }) => new Option(`${query} · ${category} ${Math.round(score * 100)} %`, query, false, query === told.query)));
     const whole = told.views === 1;
     find("inside-lead").textContent =
       `Query ${told.query} made the ${wanted.segment.category} ${wanted.segment.id}. ` +
-      (told.masked ? "Each decoder layer may look only where its last mask was." : "The decoder layers of this model may look everywhere.") +
+      (told.masked ? "In each decoder layer it may attend only to the foreground of its last mask." : "In this model it may attend everywhere in each decoder layer.") +
       (whole ? "" : ` The model sees this image in ${told.views} tiles; this is the one around the segment.`) +
       (this.gain > 1.2 ? " Shown brighter than it is." : "");
     this.film();
@@ -153,15 +153,15 @@ export class Inside {
     const everywhere = step.seen > 0.999;
     find("step-title").textContent = step.stride ? this.title(index) : "Before the first layer";
     const cells = `in cells of stride ${step.stride}`;
-    find("looks-text").textContent = !step.stride ? "it has not looked yet" : this.told.masked ? `${percent(step.seen)} of the view, ${cells}` : cells;
+    find("looks-text").textContent = !step.stride ? "nothing yet" : this.told.masked ? `${percent(step.seen)} of the view, ${cells}` : cells;
     find("says-text").textContent = `${percent(share)} of the view`;
     find("step-text").textContent = !step.stride
       ? "The query has not attended to the image yet. What it predicts comes from training alone."
       : everywhere && !this.told.masked
-        ? "Nothing is hidden from it. Bright is where its attention goes."
+        ? "It may attend everywhere. Bright is where its attention goes."
       : everywhere
-        ? `Its last mask is empty at stride ${step.stride}, or nothing restricts it: so it may look everywhere. Bright is where it does.`
-        : `It may look at the foreground of its own last mask only. Bright is where its attention goes.`;
+        ? `It may attend everywhere: its last mask is empty or covers the whole view at stride ${step.stride}. Bright is where its attention goes.`
+        : "It may attend only to the foreground of its last mask. Bright is where its attention goes.";
     find("looks").setAttribute("aria-label", `${find("step-title").textContent}: ${find("looks-text").textContent}`);
     find("says").setAttribute("aria-label", `Mask after it: ${find("says-text").textContent}`);
     find("classes").replaceChildren(

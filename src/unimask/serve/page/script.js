@@ -167,6 +167,7 @@ function offerTasks() {
       text.textContent = capital(task);
       input.addEventListener("change", () => {
         state.task = task;
+        offerFormats();
         ask();
       });
       label.append(input, text);
