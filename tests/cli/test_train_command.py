@@ -359,9 +359,10 @@ def measure(run: Path, instances: Path) -> tuple[object, ...]:
 
 
 def test_measures_on_the_screen_as_json_and_in_a_file(measure: tuple[object, ...], tmp_path: Path) -> None:
-    outcome = unimask(*measure)
+    outcome = unimask(*measure, "--pictures", tmp_path / "seen")
     assert outcome.code == 0, outcome.err
     assert "instance, 2 images of" in outcome.out
+    assert f"the images: {tmp_path / 'seen'}" in "".join(outcome.out.split("\n"))
     assert {"AP", "AP50", "AP@0.50", "cat", "dog"} <= set(outcome.out.replace("│", " ").split())
     assert "images/s" in outcome.err
     file = tmp_path / "new" / "measured.json"

@@ -214,7 +214,7 @@ def evaluate(
     if as_json:
         show.show_json(evaluation.to_json())
     else:
-        tables.show_evaluation(evaluation, data)
+        tables.show_evaluation(evaluation, data, pictures)
 
 
 def ablate(

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
@@ -129,8 +130,8 @@ def show_values(values: Mapping[str, float | None], title: str) -> None:
     output.screen.print(table)
 
 
-def show_evaluation(evaluation: "Evaluation", data: str) -> None:
-    """Print the main measures, the best and the worst categories, and the most frequent errors."""
+def show_evaluation(evaluation: "Evaluation", data: str, pictures: Path | None = None) -> None:
+    """Print the main measures, best and worst categories, the most frequent errors, and where more is."""
     show_values(evaluation.main, f"{evaluation.task}, {evaluation.images} images of {data}")
     limited, unlimited = evaluation.values.get("AP"), evaluation.values.get("AP_all")
     if limited is not None and unlimited is not None and abs(unlimited - limited) >= 0.0005:
@@ -149,7 +150,8 @@ def show_evaluation(evaluation: "Evaluation", data: str) -> None:
             table.add_row(true or "(nothing there)", as_what, f"{count:,}")
         output.show_line("most often wrong")
         output.screen.print(table)
-    output.show_line("all measures and counts: --json, or --output FILE; the images: --pictures FOLDER")
+    where = "--pictures FOLDER" if pictures is None else str(pictures)
+    output.show_line(f"all measures and counts: --json, or --output FILE; the images: {where}")
 
 
 def show_comparison(found: "RunComparison") -> None:
