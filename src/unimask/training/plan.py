@@ -1,5 +1,6 @@
 """The plan of a training: a named experiment, that of a model, or one chosen from the data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,6 +92,8 @@ def plan(
         processes=processes,
         progress=progress,
     )
+    if not 0 <= epochs < math.inf:
+        raise ConfigError("epochs", f"must be a number of at least 0; got {epochs:g}")
     if epochs and "training.steps" in changes:
         raise ConfigError("epochs", "and training.steps both say how long to train; give one of them")
     if resumed is not None and not preset and (found := _of_run(Path(resumed), asked)):
