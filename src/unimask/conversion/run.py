@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model, usual_task
-from unimask.checkpoints.tensors import UNWRITABLE
+from unimask.checkpoints.tensors import UNWRITABLE, WEIGHTS_NAME
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
 from unimask.config.data import ShortSide, SlidingWindow, Square
 from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
-from unimask.config.models import EomtConfig
+from unimask.config.models import BackboneConfig, EomtConfig
 from unimask.conversion import (
     eomt,
     hugging_face_config,
@@ -76,7 +76,7 @@ def convert(
             model of another format, or cannot be written to.
         ConfigError: the `config.json` of a model folder of ours is wrong, or `stuff` names no category.
     """
-    _check_apart(source, target, to)
+    _check_overwritten(target, [source, *([] if base is None else [base])], to)
     if is_sequence_model(source) or marian.is_marian(Path(source)):
         return marian.convert_translator(source, target, to, licence)
     _check_target(target, to)
@@ -97,17 +97,16 @@ _SIGNS: Mapping[str, str] = {"unimask": "provenance", "transformers": "model_typ
 """Format -> a key that only its `config.json` has."""
 
 
-def _check_apart(source: str | Path, target: Path, to: Format) -> None:
+def _check_overwritten(target: Path, sources: Sequence[str | Path], to: Format) -> None:
     """Check that writing to the target destroys nothing else than a model of the same format.
 
     Raises:
-        WeightsError: it is the source, or its `config.json` is of another kind.
+        WeightsError: it is a source, or its `config.json` is of another kind.
     """
-    path = Path(source).expanduser()
-    if exists(path) and target.resolve() in (path.resolve(), path.resolve().parent):
-        raise WeightsError(
-            target, "is where the source lies, which would be overwritten; name another target"
-        )
+    written = (target.resolve(), (target / WEIGHTS_NAME).resolve())
+    for path in (Path(source).expanduser() for source in sources):
+        if exists(path) and path.resolve() in written:
+            raise WeightsError(target, f"would replace {path}, which is being read; name another target")
     if to in _SIGNS and is_file(target / CONFIG_NAME) and not config_mentions(target, _SIGNS[to]):
         reason = f"holds a {CONFIG_NAME} that is not of a model in the format {to}"
         raise WeightsError(target, f"{reason}, and is not overwritten; name another folder")
@@ -298,6 +297,10 @@ def _write_original(path: Path, model: Model, model_file: ModelFile) -> None:
     """
     checkpoint_format = original.format_for(model_file.experiment.model)
     tensors = checkpoint_format.write(model, model_file)
+    usual, backbone = BackboneConfig(), model_file.experiment.model.backbone
+    if (backbone.image_mean, backbone.image_std) != (usual.image_mean, usual.image_std):
+        said = f"mean {backbone.image_mean} and standard deviation {backbone.image_std}"
+        _log.warning("%s: the file has no place for the %s of pixels; set them where it is used", path, said)
     state = OrderedDict(tensors)
     state._metadata = OrderedDict(checkpoint_format.versions)  # type: ignore[attr-defined]
     try:
