@@ -101,6 +101,9 @@ def load_model_file(folder: Path) -> ModelFile:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
+        if (folder / "experiment.json").is_file():
+            reason = "is a run that has saved no model yet; go on with it (unimask train --resume)"
+            raise WeightsError(folder, reason)
         raise WeightsError(
             path,
             f"there is no such file; a model folder holds {WEIGHTS_NAME} and {CONFIG_NAME}",

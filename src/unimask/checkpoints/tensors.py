@@ -88,15 +88,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def fill(
+    model: nn.Module, tensors: Mapping[str, Tensor], path: Path, *, described_in: str = "config.json"
+) -> None:
     """Copy tensors into a model whose state dict has exactly these keys and shapes.
+
+    `described_in` is the name of the file that states the model, for messages.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape; nothing is copied then. A wrong number
             of classes is named as such.
     """
     own = model.state_dict()
-    reason = _class_count_reason(own, tensors) or "does not fit the model that its config.json describes"
+    reason = _class_count_reason(own, tensors, described_in)
+    reason = reason or f"does not fit the model that its {described_in} describes"
     check_fit(path, reason, wanted=own, found=tensors)
     model.load_state_dict(dict(tensors))
 
@@ -152,12 +157,17 @@ def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path
         )
 
 
-def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described_in: str) -> str:
     """Return a sentence on the number of classes where that is what differs, else nothing."""
     for key, tensor in tensors.items():
-        if key.endswith("heads.classes.weight") and key in own and tensor.shape[0] != own[key].shape[0]:
+        if (
+            key.endswith("heads.classes.weight")
+            and key in own
+            and tensor.shape[:1] != own[key].shape[:1]
+            and tensor.ndim
+        ):
             return (
-                f"the weights are for {tensor.shape[0] - 1} classes, config.json lists "
+                f"the weights are for {tensor.shape[0] - 1} classes, {described_in} lists "
                 f"{own[key].shape[0] - 1} categories; list there those that the weights were trained "
                 "on, or train a model on the new ones"
             )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from unimask.checkpoints.tensors import check_fit
-from unimask.errors import WeightsError, some_of
+from unimask.errors import ConfigError, WeightsError, some_of
+from unimask.training.run_folder import RunFolder, changes_of_run
 
 PARTS: Mapping[str, type] = {
     "step": int,
@@ -45,6 +46,21 @@ def check_parts(folder: Path, state: Mapping[str, Any]) -> None:
     if wrong:
         raise WeightsError(
             folder, f"is no whole checkpoint: {some_of(wrong)} is missing or damaged; {_WAY_OUT}"
+        )
+
+
+def check_description(folder: RunFolder, saved: object, now: Mapping[str, Any]) -> None:
+    """Check that a run is the one whose checkpoint was taken; earlier versions did not keep its description.
+
+    Raises:
+        ConfigError: `experiment.json` was changed since.
+    """
+    changed = changes_of_run(saved, now) if isinstance(saved, dict) else []
+    if changed:
+        raise ConfigError(
+            str(folder.experiment),
+            f"was changed after {folder.taken.name} was written; put the old values back to resume the run, or "
+            "start another one:\n  " + "\n  ".join(changed),
         )
 
 
