@@ -160,12 +160,9 @@ def check_numbers(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path
 def _class_count_reason(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], described_in: str) -> str:
     """Return a sentence on the number of classes where that is what differs, else nothing."""
     for key, tensor in tensors.items():
-        if (
-            key.endswith("heads.classes.weight")
-            and key in own
-            and tensor.shape[:1] != own[key].shape[:1]
-            and tensor.ndim
-        ):
+        if not key.endswith("heads.classes.weight") or key not in own or not tensor.ndim:
+            continue
+        if tensor.shape[0] != own[key].shape[0]:
             return (
                 f"the weights are for {tensor.shape[0] - 1} classes, {described_in} lists "
                 f"{own[key].shape[0] - 1} categories; list there those that the weights were trained "

@@ -59,8 +59,8 @@ def check_description(folder: RunFolder, saved: object, now: Mapping[str, Any]) 
     if changed:
         raise ConfigError(
             str(folder.experiment),
-            f"was changed after {folder.taken.name} was written; put the old values back to resume the run, or "
-            "start another one:\n  " + "\n  ".join(changed),
+            f"was changed after {folder.taken.name} was written; put the old values back to resume the run, "
+            "or start another one:\n  " + "\n  ".join(changed),
         )
 
 

@@ -134,12 +134,9 @@ def _record_of(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    whole = (
-        isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("kind"), str)
-    )
-    if not whole or (record["kind"] == "evaluation" and not isinstance(record.get("values"), dict)):
+    if not isinstance(record, dict) or type(record.get("step")) is not int or "kind" not in record:
         return None
-    return dict(record)
+    return None if record["kind"] == "evaluation" and not isinstance(record.get("values"), dict) else record
 
 
 @contextmanager
@@ -234,8 +231,8 @@ class RunFolder:
         if not self._steps() and (self.model.is_dir() or self.results.exists()):
             raise DataError(
                 self.checkpoints,
-                "holds no checkpoint any more, and a run that begins again would replace its models; bring the "
-                f"checkpoints back, or train on from its model elsewhere: --initial {self.path}",
+                "holds no checkpoint any more, and a run that begins again would replace its models; bring "
+                f"the checkpoints back, or train on from its model in another folder: --initial {self.path}",
             )
 
     def _held(self) -> list[Path]:
@@ -378,8 +375,8 @@ class RunFolder:
         known = {record["step"] for record in records if record["kind"] == "evaluation"}
         if best is not None and best["step"] not in known:
             say(
-                f"{self.metrics}: the best evaluation, after step {best['step']}, is missing and put back from "
-                "the checkpoint"
+                f"{self.metrics}: the best evaluation, after step {best['step']}, is missing, and is put back "
+                "from the checkpoint"
             )
             records = sorted([*records, dict(best)], key=lambda record: int(record["step"]))
         write_text(self.metrics, "".join(json_text(record, None) + "\n" for record in records))
