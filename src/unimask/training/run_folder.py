@@ -375,7 +375,7 @@ class RunFolder:
         known = {record["step"] for record in records if record["kind"] == "evaluation"}
         if best is not None and best["step"] not in known:
             say(
-                f"{self.metrics}: the best evaluation, after step {best['step']}, is missing, and is put back "
+                f"{self.metrics}: the best evaluation, after step {best['step']}, is missing; it is put back "
                 "from the checkpoint"
             )
             records = sorted([*records, dict(best)], key=lambda record: int(record["step"]))
