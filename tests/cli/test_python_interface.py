@@ -156,7 +156,7 @@ def test_what_is_no_path_is_told_apart(model: Path, tmp_path: Path) -> None:
         str(tmp_path): "is a folder, not an image; `unimask.predict` takes folders",
         str(
             tmp_path / "*.png"
-        ): r"no such file; a pattern is no path: give the files, `sorted\(Path\(\)\.glob\(\.\.\.\)\)`, or the fol",
+        ): r"no such file; a pattern is no path: give the files, `sorted\(Path\(\)\.glob",
         "https://localhost/a.png": "no such file; an address is no path: download the file",
         str(tmp_path / "a.png"): r"no such file$",
     }.items():
@@ -178,9 +178,7 @@ def test_counts_have_their_range(model: Path, tmp_path: Path) -> None:
             lambda asked=asked: unimask.evaluate(segmenter, "shapes:32x40", "semantic", **asked),
             lambda asked=asked: unimask.predict(segmenter, tmp_path, tmp_path / "found", **asked),
         ):
-            with pytest.raises(
-                ConfigError, match=f"batch_size: must be a whole number of at least 1; got {count}"
-            ):
+            with pytest.raises(ConfigError, match=f"batch_size: must be a whole .* at least 1; got {count}"):
                 call()
     with pytest.raises(ConfigError, match="every: must be a whole number of at least 1; got 0"):
         unimask.predict(segmenter, tmp_path, tmp_path / "found", every=0)

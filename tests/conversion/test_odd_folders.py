@@ -150,7 +150,7 @@ def test_a_tensor_in_two_parts_is_refused(folder: Path) -> None:
 
 def test_names_that_are_no_numbers_of_parts(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-aaaaa-of-bbbbb.safetensors")
-    with pytest.raises(WeightsError, match="it holds model-aaaaa-of-bbbbb.safetensors: rename the file"):
+    with pytest.raises(WeightsError, match=r"it holds model-aaaaa-of-bbbbb\.safetensors: rename the file"):
         read_tensors(folder)
 
 
@@ -182,7 +182,7 @@ def test_an_archive_that_unpacks_into_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**7))
-    with pytest.raises(WeightsError, match="it is packed, which torch.save never does"):
+    with pytest.raises(WeightsError, match=r"it is packed, which torch\.save never does"):
         read_foreign(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(WeightsError, match=r"a\.bin: cannot be read, it may be cut off"):
@@ -215,7 +215,7 @@ def test_two_tensors_that_would_get_one_name_keep_theirs() -> None:
 def test_a_conversion_never_replaces_its_source(folder: Path) -> None:
     before = files_in(folder)
     for source in (folder, folder / "model.safetensors"):
-        with pytest.raises(WeightsError, match="theirs: would replace .*, which is being read"):
+        with pytest.raises(WeightsError, match=r"theirs: would replace .*, which is being read"):
             convert(source, folder)
     with pytest.raises(WeightsError, match="would replace"):
         convert(folder / "model.safetensors", folder / "model.safetensors", to="original")
