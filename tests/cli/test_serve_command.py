@@ -52,7 +52,7 @@ def test_what_cannot_be_served(model: Path, tmp_path: Path) -> None:
         assert "must be an address such as" in refused(
             "serve", "--weights", model, "--port", 0, "--label-studio", address
         )
-    assert "megapixels: must be a number that is finite" in refused("serve", "--megapixels", "nan")
+    assert "megapixels: must be a number that is finite" in refused("serve", "--megapixels", "inf")
     assert "no such folder" in refused("serve", "--weights", "nothing", "--port", 0)
     assert "given twice" in refused("serve", "--weights", model, "--weights", model, "--port", 0)
     assert "is no folder" in refused(

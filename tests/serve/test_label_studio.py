@@ -54,10 +54,14 @@ def client() -> Iterator[TestClient]:
 def ask(client: TestClient, *addresses: str, interface: str = INTERFACE) -> httpx.Response:
     """Ask as Label Studio does."""
     tasks = [{"id": number, "data": {"url": one}} for number, one in enumerate(addresses, 7)]
-    asked = {"tasks": tasks, "project": "1.1764432000", "label_config": interface, "model_version": ""}
-    return client.post(
-        "/predict", json={**asked, "params": {"login": None, "password": None, "context": None}}
-    )
+    asked: dict[str, Any] = {
+        "tasks": tasks,
+        "project": "1.1764432000",
+        "label_config": interface,
+        "model_version": "",
+    }
+    asked["params"] = {"login": None, "password": None, "context": None}
+    return client.post("/predict", content=json.dumps(asked))
 
 
 def test_tasks_get_brushes_that_a_training_reads(client: TestClient, tmp_path: Path) -> None:
@@ -175,7 +179,7 @@ def test_tokens_of_both_kinds_are_sent() -> None:
     ],
 )
 def test_an_interface_that_does_not_fit_is_refused(client: TestClient, interface: str, said: str) -> None:
-    answer = client.post("/setup", json={"project": "1.1", "schema": interface})
+    answer = client.post("/setup", content=json.dumps({"project": "1.1", "schema": interface}))
     assert answer.status_code == 422
     assert re.search(said, answer.json()["error"])
 

@@ -117,9 +117,7 @@ def _model_file_from_dict(values: object) -> ModelFile:
     if values.get("kind") == SEQUENCES:
         raise ConfigError("kind", "this model translates text; `unimask translate` takes it")
     if "model_type" in values and "experiment" not in values:
-        reason = (
-            "is of a model of transformers; `unimask convert FOLDER NEW_FOLDER` makes a model of it"
-        )
+        reason = "is of a model of transformers; `unimask convert FOLDER NEW_FOLDER` makes a model of it"
         raise ConfigError("model_type", reason)
     wrong = sorted((set(values) | {"task"}) ^ set(_CONFIG_KEYS))  # earlier folders do not state the task
     if wrong:

@@ -51,11 +51,10 @@ def _options(parameter: Any) -> list[str]:
 
 def _range(parameter: Any) -> str:
     """Return which numbers an option takes; newer versions of typer keep the bounds in the option itself."""
+    places = (parameter, getattr(parameter, "type", None))
     low, high = (
-        next((found for found in bounds if found is not None), None)
-        for bounds in (
-            [getattr(place, name, None) for place in (parameter, parameter.type)] for name in ("min", "max")
-        )
+        next((bound for place in places if (bound := getattr(place, name, None)) is not None), None)
+        for name in ("min", "max")
     )
     return f"must be at least {low:g}" if high is None else f"must be from {low:g} to {high:g}"
 

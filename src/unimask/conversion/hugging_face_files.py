@@ -13,7 +13,7 @@ from torch import Tensor
 from unimask.checkpoints.tensors import load_tensors, save_folder
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.errors import WeightsError, first_line, some_of
-from unimask.files import json_text, read_json
+from unimask.files import is_file, json_text, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
         names = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise WeightsError(index, "lists no files of weights in this folder under weight_map")
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if not is_file(folder / name)]
         reason = f"lists {some_of(missing)}, and there is no such file; download the model again"
         if missing:
             raise WeightsError(index, reason)
