@@ -8,10 +8,10 @@ import torch
 from torch import distributed
 
 from unimask.config.images import experiment_from_dict, experiment_to_dict
-from unimask.errors import ConfigError, DataError
+from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.training.engine import lost_processes_said
 from unimask.training.record import RunRecord
-from unimask.training.restoring import check_description
+from unimask.training.restoring import PARTS, check_description, check_parts
 from unimask.training.result import LostProcessError
 from unimask.training.run_folder import RunFolder, differences
 
@@ -281,6 +281,8 @@ def test_the_best_evaluation_survives_the_loss_of_the_log(tmp_path: Path) -> Non
     assert (again.best_step(), again.best()) == (2, {"pq": 0.9})
     assert not again.is_better({"pq": 0.8})
     assert [line["step"] for line in folder.read_metrics()] == [2]
+    folder.append_metrics({"kind": "evaluation", "step": 3, "values": {"pq": "high"}})
+    assert RunRecord(folder, 3, "pq", said.append).best_step() == 2
     assert RunRecord(folder, 3, "another measure", said.append).best_step() == 0
     folder.close()
 
@@ -293,3 +295,23 @@ def test_a_description_that_was_changed_is_told_from_the_checkpoint(tmp_path: Pa
         check_description(folder, description(), description(seed=3))
     with pytest.raises(ConfigError, match=r"task: 'panoptic' -> 'instance'"):
         check_description(folder, description(), description() | {"task": "instance"})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("seconds", float("nan")),
+        ("skipped", -3),
+        ("step", "5"),
+        ("window", {"losses": {}, "a": 1}),
+        ("window", {"losses": {"total": "high"}}),
+        ("window", {"losses": 3}),
+        ("best", [1]),
+        ("best", {"kind": "evaluation", "step": "a", "values": {}}),
+    ],
+)
+def test_parts_of_a_checkpoint_that_cannot_be(part: str, value: object, tmp_path: Path) -> None:
+    state: dict[str, object] = {name: kind() for name, kind in PARTS.items()} | {"window": {"losses": {}}}
+    check_parts(tmp_path, state)
+    with pytest.raises(WeightsError, match=f"is no whole checkpoint: {part} is missing or damaged"):
+        check_parts(tmp_path, state | {part: value})

@@ -90,7 +90,7 @@ class RunRecord:
     def scores(self) -> dict[int, float]:
         """Return the primary metric after each step at which it could be measured."""
         values = {step: metrics.get(self._primary) for step, metrics in self._evaluations.items()}
-        return {step: value for step, value in values.items() if value is not None}
+        return {step: value for step, value in values.items() if isinstance(value, int | float)}
 
     def best_line(self) -> dict[str, Any] | None:
         """Return the line of the best evaluation, without what takes space; None where there is none."""

@@ -128,15 +128,20 @@ def differences(old: object, new: object) -> list[str]:
     ]
 
 
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Return whether a line of `metrics.jsonl` says all that is needed."""
+    if type(record.get("step")) is not int or "kind" not in record:
+        return False
+    return record["kind"] != "evaluation" or isinstance(record.get("values"), dict)
+
+
 def _record_of(line: str) -> dict[str, Any] | None:
     """Return what a line of `metrics.jsonl` holds; None where it is not whole."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or type(record.get("step")) is not int or "kind" not in record:
-        return None
-    return None if record["kind"] == "evaluation" and not isinstance(record.get("values"), dict) else record
+    return record if isinstance(record, dict) and is_whole(record) else None
 
 
 @contextmanager
@@ -335,7 +340,7 @@ class RunFolder:
                 self.taken = path.parent
                 return state
             except Exception as error:  # a damaged file can fail in any way
-                failures.append(f"{path}: {first_line(error)}")
+                failures.append(f"{path}: is damaged ({first_line(error)})")
         if failures:
             raise DataError(
                 self.checkpoints,
