@@ -256,17 +256,6 @@ def test_a_conversion_that_ends_half_way_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def _full(*given: object, **options: object) -> None:
-    raise RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file")
-
-
-def test_a_file_on_a_full_disk(both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "save", _full)
-    with pytest.raises(WeightsError, match=r"a\.pth: cannot be written .*make room for it"):
-        convert(both / "ours", tmp_path / "a.pth", to="original")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_pixels_that_the_original_cannot_be_told_are_said(
     both: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

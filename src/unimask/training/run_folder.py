@@ -331,7 +331,7 @@ class RunFolder:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict):
                     raise ValueError("it holds no state of a training")
-                if state.get("step", step) != step:
+                if isinstance(state.get("step"), int) and state["step"] != step:
                     raise ValueError(f"it is the state after step {state['step']}: the folder was renamed")
                 if state.get("sharded"):
                     check_shards(self.shards(step))
