@@ -138,6 +138,18 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f"is it {' or '.join(found)}? " if found else ""
 
 
+def instead_of(path: str) -> str:
+    """Return what to give in the place of a pattern or an address, which are no paths; "" for any other."""
+    if re.match(r"\w{2,}:/", path):
+        return "; an address is no path: download the file"
+    if re.search(r"[*?]", path):
+        return (
+            "; a pattern is no path: give the files, `sorted(Path().glob(...))`, or the folder; a shell "
+            "expands a pattern that has no quotes around it and fits a file"
+        )
+    return ""
+
+
 def shown(text: str) -> str:
     """Return a text as a message echoes it: what does not print is escaped, long words and texts are cut."""
     text = re.sub(

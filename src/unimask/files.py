@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from unimask.errors import DataError, WeightsError, first_line
+from unimask.errors import DataError, WeightsError, first_line, instead_of
 
 MOST_BYTES = 4 << 30  # of a file that is read at once
 
@@ -29,10 +29,12 @@ def complete_files(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     The caller writes a file or a folder under each temporary path. A reader sees the old content or the new
     one, never a part of it, also after a power cut: contents reach the disk before they get their names.
     Where the block fails, nothing of it stays; what a kill leaves is removed by `clean_up`, at the latest
-    when a process writes into that folder for the first time. Missing parent folders are made.
+    when a process writes into that folder for the first time. Missing parent folders are made, and removed
+    again where it fails.
     """
     temporary = tuple(path.with_name(_temporary_name(path.name[:50], "part")) for path in paths)
     folders = tuple(dict.fromkeys(path.parent for path in paths))
+    missing = _missing(folders)
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,19 @@ def complete_files(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
             _take_place(part, path)
         for folder in folders:
             to_disk(folder)
+        missing.clear()
     finally:
         for part in temporary:
             remove(part)
+        for folder in missing:
+            with suppress(OSError):  # it was not made, or somebody else wrote into it
+                folder.rmdir()
+
+
+def _missing(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders, and parents of them, that are not there, inner ones first."""
+    missing = [place for folder in folders for place in (folder, *folder.parents) if not exists(place)]
+    return sorted(dict.fromkeys(missing), key=lambda place: -len(place.parts))
 
 
 @contextmanager
@@ -61,7 +73,12 @@ def complete_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, content: str) -> None:
     """Write a text file in UTF-8 so that a reader sees the old content or the new one, never a part of it."""
     with complete_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
+        put_text(temporary, content)
+
+
+def put_text(path: Path, content: str) -> None:
+    """Write a text file in UTF-8 at once, for a caller who sees to it that it appears complete."""
+    path.write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 _NUMBERS = re.compile(r"\[\s+(-?[\d.eE+-]+(?:,\s+-?[\d.eE+-]+)*)\s+\]")
@@ -230,7 +247,7 @@ def read_bytes(
             raise error(path, f"has {about.st_size:,} bytes, more than the {most:,} that are read")
         return path.read_bytes()
     except FileNotFoundError:
-        raise error(path, "no such file") from None
+        raise error(path, f"no such file{instead_of(str(path))}") from None
     except PermissionError:
         raise error(path, "may not be read; check its permissions") from None
     except MemoryError:

@@ -126,6 +126,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str, str]] = {
         CONFIG_NAME,
         "model.eyes: no such setting",
     ),
+    "of transformers": (
+        edit_config(lambda c: (c.clear(), c.update(model_type="detr"))),
+        CONFIG_NAME,
+        "model_type: is of a model of transformers; `unimask convert FOLDER NEW_FOLDER` makes a model",
+    ),
     "wrong type": (
         edit_config(lambda c: c["experiment"]["data"].update(divisor="a")),
         CONFIG_NAME,

@@ -186,7 +186,7 @@ def test_names_keep_off_the_files_of_the_folder() -> None:
         (("--format", "png", "--task", "instance"), "format: png holds one segment per pixel"),
         (("--pixel-size", "0"), "pixel_size: must be above 0"),
         (("--pixel-size", "nan"), "pixel_size: must be above 0"),
-        (("--every", "0"), "every: must be above 0"),
+        (("--every", "0"), "--every: must be at least 1"),
     ],
 )
 def test_impossible_formats(model: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,30 @@ def test_what_is_no_path_is_told_apart(model: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             segmenter.predict(given)
+    with pytest.raises(DataError, match="a shell expands a pattern that has no quotes around it"):
+        unimask.predict(segmenter, tmp_path / "*.png", tmp_path / "found")
+
+
+def test_counts_have_their_range(model: Path, tmp_path: Path) -> None:
+    """They are refused before anything is computed, not taken for the nearest that is possible."""
+    segmenter = unimask.load(model, device="cpu")
+    for count in (0, -3, True):
+        asked: dict[str, Any] = {"batch_size": count}
+        for call in (
+            lambda asked=asked: segmenter.predict(picture(), **asked),
+            lambda asked=asked: segmenter.see([], **asked),
+            lambda asked=asked: segmenter.find([], "instance", **asked),
+            lambda asked=asked: unimask.evaluate(segmenter, "shapes:32x40", "semantic", **asked),
+            lambda asked=asked: unimask.predict(segmenter, tmp_path, tmp_path / "found", **asked),
+        ):
+            with pytest.raises(ConfigError, match=f"batch_size: must be a whole .* at least 1; got {count}"):
+                call()
+    with pytest.raises(ConfigError, match="every: must be a whole number of at least 1; got 0"):
+        unimask.predict(segmenter, tmp_path, tmp_path / "found", every=0)
+    with pytest.raises(ConfigError, match="overlap: must be a whole number of at least 0; got -1"):
+        segmenter.with_tiles(64, -1)
+    with pytest.raises(ConfigError, match="epochs: must be a number of at least 0; got nan"):
+        unimask.plan("shapes:32x40", epochs=float("nan"))
 
 
 def test_a_model_is_measured_on_a_path(model: Path, tmp_path: Path) -> None:

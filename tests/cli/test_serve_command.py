@@ -9,6 +9,8 @@ import httpx
 import pytest
 from cli.command_line import refused, save_tiny_model
 
+from unimask.serve.run import _listen
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,16 @@ def test_what_cannot_be_served(model: Path, tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert "try another --port" in refused("serve", "--weights", model, "--port", port)
-    assert "cannot be used" in refused("serve", "--host", "no such machine", "--port", 0)
+    with _listen("127.0.0.1", 0) as other:  # a server that loads its models still
+        port = other.getsockname()[1]
+        assert "try another --port" in refused("serve", "--weights", model, "--port", port)
+    for host in ("no such machine", "a" * 70, "a..b", "\ud800"):
+        assert "cannot be used" in refused("serve", "--host", host, "--port", 0)
+    for address in ("studio:8080", "http://[", "http://", "http://studio:x"):
+        assert "must be an address such as" in refused(
+            "serve", "--weights", model, "--port", 0, "--label-studio", address
+        )
+    assert "megapixels: must be a number that is finite" in refused("serve", "--megapixels", "inf")
     assert "no such folder" in refused("serve", "--weights", "nothing", "--port", 0)
     assert "given twice" in refused("serve", "--weights", model, "--weights", model, "--port", 0)
     assert "is no folder" in refused(

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
 from cli.command_line import refused, unimask
 
 import unimask as package
+from unimask.cli import COMMANDS as GROUPS
 from unimask.cli import app
 from unimask.config.tasks import ALL_TASKS
 from unimask.errors import nearest
@@ -29,6 +31,9 @@ TYPED = {
     "predict a.png --precision fp16": "is it 16-mixed?",
     "predict a.png --engine rya": "is it ray? there are: local, ray",
     "predict a.png --every x": "--every: input should be a valid integer",
+    "predict a.png --batch-size 0": "--batch-size: must be at least 1; `unimask predict --help` says more",
+    "predict a.png --tile -1": "--tile: must be at least 0;",
+    "serve --port 70000": "--port: must be from 0 to 65535;",
     "predict a.png --weights": "'--weights' requires an argument",
     "predict": "IMAGE_OR_FOLDER: is missing; it is called as in `unimask predict photo.jpg`;",
     "train data.yaml": "--data: is missing; it is called as in `unimask train --data my_data`;",
@@ -46,6 +51,16 @@ TYPED = {
 @pytest.mark.parametrize("typed", TYPED)
 def test_the_way_out_is_named(typed: str) -> None:
     assert TYPED[typed] in refused(*typed.split())
+
+
+def test_every_whole_number_has_its_range() -> None:
+    numbers = 0
+    for command in (one for group in GROUPS.values() for one in group):
+        for name, given in get_type_hints(command, include_extras=True).items():
+            if get_origin(given) is Annotated and get_args(given)[0] in (int, int | None):
+                numbers += 1
+                assert get_args(given)[1].min is not None, f"{command.__name__}: {name}"
+    assert numbers > 15
 
 
 def test_nothing_shows_the_help() -> None:

@@ -174,6 +174,15 @@ def test_bad_fields(client: TestClient, fields: dict[str, object]) -> None:
     sentence(answer)
 
 
+def test_what_a_sentence_echoes_is_cut(client: TestClient) -> None:
+    for fields in ({"model": "x" * 100_000}, {"task": "y " * 90_000}, {"z" * 3000: "1"}):
+        answer = send(client, as_file(PICTURE), **fields)
+        assert answer.status_code == 422
+        assert len(sentence(answer)) < 1300
+    headers = {"content-length": "9" * 5000}
+    assert client.post("/v1/segment", content=b"a", headers=headers).status_code == 413
+
+
 def test_no_path_and_no_address_is_opened(client: TestClient) -> None:
     for given in ("/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:9/a.png"):
         answer = client.post("/v1/segment", data={"image": given})

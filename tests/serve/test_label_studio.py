@@ -3,6 +3,8 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
@@ -12,6 +14,8 @@ from PIL import Image
 from serve.served import as_file, box_segmenter, color_segmenter, scene, served
 
 from unimask.data.formats.label_studio import open_label_studio
+from unimask.errors import NotFiniteError
+from unimask.serve import label_studio as studio_module
 from unimask.serve.label_studio import LabelStudio, read_interface
 from unimask.serve.middleware import Access
 
@@ -50,10 +54,14 @@ def client() -> Iterator[TestClient]:
 def ask(client: TestClient, *addresses: str, interface: str = INTERFACE) -> httpx.Response:
     """Ask as Label Studio does."""
     tasks = [{"id": number, "data": {"url": one}} for number, one in enumerate(addresses, 7)]
-    asked = {"tasks": tasks, "project": "1.1764432000", "label_config": interface, "model_version": ""}
-    return client.post(
-        "/predict", json={**asked, "params": {"login": None, "password": None, "context": None}}
-    )
+    asked: dict[str, Any] = {
+        "tasks": tasks,
+        "project": "1.1764432000",
+        "label_config": interface,
+        "model_version": "",
+    }
+    asked["params"] = {"login": None, "password": None, "context": None}
+    return client.post("/predict", content=json.dumps(asked))
 
 
 def test_tasks_get_brushes_that_a_training_reads(client: TestClient, tmp_path: Path) -> None:
@@ -113,6 +121,10 @@ def test_boxes_get_rectangles() -> None:
         ("/tasks/1/presign/?fileuri=czM6", "turn on the proxy of the storage"),
         ("/large", "larger than 32 MiB"),
         ("", "has no address of an image under 'url'"),
+        ("http://[", "has no address that can be read"),
+        ("/data/\x00.png", "cannot be reached"),
+        ("/data/\ud800.png", "cannot be reached"),
+        ("/data/" + "x" * 100_000, "..."),
     ],
 )
 def test_an_image_that_cannot_be_fetched_is_named(client: TestClient, address: str, said: str) -> None:
@@ -125,6 +137,23 @@ def test_one_bad_task_does_not_stop_the_others(client: TestClient) -> None:
     first, second = ask(client, "/data/nothing.png", "/data/upload/1/ab-street.png").json()["results"]
     assert (first["result"], len(second["result"])) == ([], 1)
     assert "answers 404" in first["error"]
+
+
+def test_any_error_of_a_task_is_that_of_the_task(client: TestClient) -> None:
+    error = NotFiniteError(0, "street")
+    with mock.patch.object(studio_module, "result_of", side_effect=error):
+        first, second = ask(client, *["/data/upload/1/ab-street.png"] * 2).json()["results"]
+    assert first["error"] == second["error"] == str(error)
+
+
+@pytest.mark.parametrize("answer", [{"content": b"<html>"}, {"json": ["access"]}, {"json": {"access": 3}}])
+def test_answers_to_the_token_that_are_none(answer: dict[str, Any]) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, **answer))
+    other = LabelStudio(address="http://studio:8080", token=PERSONAL, transport=transport)
+    with served(label_studio=other) as client:
+        found = ask(client, "/data/upload/1/ab-street.png")
+    assert found.status_code == 422
+    assert "http://studio:8080" in found.json()["error"] or "does not take the token" in found.json()["error"]
 
 
 def test_tokens_of_both_kinds_are_sent() -> None:
@@ -140,6 +169,7 @@ def test_tokens_of_both_kinds_are_sent() -> None:
     ("interface", "said"),
     [
         ("<View>", "is not XML"),
+        ("<View>\ud800</View>", "is not XML that is read here"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><View/>', "is not XML that is read here"),
         ('<View><Image name="a" value="$b"/><Choices name="c" toName="a"/></View>', "has no BrushLabels"),
         (
@@ -149,7 +179,7 @@ def test_tokens_of_both_kinds_are_sent() -> None:
     ],
 )
 def test_an_interface_that_does_not_fit_is_refused(client: TestClient, interface: str, said: str) -> None:
-    answer = client.post("/setup", json={"project": "1.1", "schema": interface})
+    answer = client.post("/setup", content=json.dumps({"project": "1.1", "schema": interface}))
     assert answer.status_code == 422
     assert re.search(said, answer.json()["error"])
 
@@ -169,7 +199,10 @@ def test_the_rest_of_what_is_called(client: TestClient) -> None:
     assert client.get("/versions").json() == {"versions": ["first"]}
     for path in ("/webhook", "/train"):
         assert client.post(path, json={"action": "ANNOTATION_CREATED"}).status_code == 201
-    assert client.post("/predict", content=b"no JSON").status_code == 422
+    for content in (b"no JSON", b"[" * 100_000, b"\xff", b"1" * 5000):
+        answer = client.post("/predict", content=content)
+        assert answer.status_code == 422
+        assert answer.json()["error"].startswith("The request is no")
     assert client.post("/predict", json={"tasks": 3}).status_code == 422
 
 

@@ -241,7 +241,7 @@ def test_the_story_is_told_with_several_seeds(processes: Rows, tmp_path: Path) -
     assert "| full masks instead of points | " in (tmp_path / "a/table.md").read_text()
     with pytest.raises(ConfigError, match="story: 'remove' -> 'add'"):
         ablate(BASE, "panoptic", "shapes", tmp_path / "a", device="cpu", message=str)
-    with pytest.raises(ConfigError, match="seeds: trainings of each row"):
+    with pytest.raises(ConfigError, match="seeds: must be a whole number of at least 1; got 0"):
         ablate(BASE, "panoptic", "shapes", tmp_path / "b", seeds=0, device="cpu", message=str)
 
 

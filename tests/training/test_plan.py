@@ -134,7 +134,20 @@ def test_a_run_that_goes_on_keeps_its_settings(tmp_path: Path) -> None:
         lines=(),
         notes=(),
     )
-    (tmp_path / "run" / "experiment.json").write_text("{")
+    path = tmp_path / "run" / "experiment.json"
+    written = json.loads(path.read_text())
+    for changed, message in (
+        ({"task": None}, r"experiment\.json: task: 'None' does not exist"),
+        (
+            {"unimask": "9.0", "experiment": {"eyes": 2}},
+            r"json: eyes: no such setting; .*of unimask 9\.0, this",
+        ),
+        ({"experiment": {"training": {"steps": "a"}}}, r"experiment\.json: training\.steps: "),
+    ):
+        path.write_text(json.dumps(written | changed))
+        with pytest.raises(ConfigError, match=message):
+            plan(SHAPES, resumed=tmp_path / "run")
+    path.write_text("{")
     with pytest.raises(DataError, match=r"experiment\.json: is not valid JSON"):
         plan(SHAPES, resumed=tmp_path / "run")
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,9 +8,10 @@ import torch
 from torch import distributed
 
 from unimask.config.images import experiment_from_dict, experiment_to_dict
-from unimask.errors import ConfigError, DataError
+from unimask.errors import ConfigError, DataError, WeightsError
 from unimask.training.engine import lost_processes_said
 from unimask.training.record import RunRecord
+from unimask.training.restoring import PARTS, check_description, check_parts
 from unimask.training.result import LostProcessError
 from unimask.training.run_folder import RunFolder, differences
 
@@ -180,3 +183,135 @@ def test_what_could_not_be_measured_is_never_the_best(tmp_path: Path) -> None:
     again.close()
     assert (again.best_step(), again.best()) == (2, {"AP": 0.0, "AR": None})
     assert not again.is_better({"AP": None})
+
+
+# what a run can become between two resumes
+
+HOLDER = """
+import sys
+from pathlib import Path
+from unimask.locks import hold
+hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files are not held there")
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    folder.close()
+    assert not (tmp_path / ".lock").exists()
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(
+            DataError, match=rf"in use by another training \(process {other.pid} on .*stop it"
+        ):
+            folder.begin(description(), resume=True)
+        other.kill()
+    assert (tmp_path / ".lock").exists()
+    folder.begin(description(), resume=True)
+    folder.close()
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("left", ["model", "results.json"])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(left: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    (tmp_path / "checkpoints" / ".step_3.0123abcd.part").mkdir()
+    folder.begin(description(), resume=True)  # killed in its first checkpoint
+    (tmp_path / left).mkdir()
+    with pytest.raises(DataError, match=r"checkpoints: holds no checkpoint any more.*--initial"):
+        folder.begin(description(), resume=True)
+    (tmp_path / "checkpoints").rmdir()
+    with pytest.raises(DataError, match=r"checkpoints: holds no checkpoint any more"):
+        folder.begin(description(), resume=True)
+    folder.save_checkpoint(3, {"step": 3})
+    folder.begin(description(), resume=True)
+    folder.close()
+
+
+def test_a_checkpoint_under_another_name_is_not_taken(tmp_path: Path) -> None:
+    """It would stay the newest for ever."""
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    for step in (4, 5):
+        folder.save_checkpoint(step, {"step": step})
+    (tmp_path / "checkpoints" / "step_4").rename(tmp_path / "checkpoints" / "step_9")
+    (tmp_path / "checkpoints" / "step_\u00b2").mkdir()
+    said: list[str] = []
+    assert folder.latest_checkpoint(said.append)["step"] == 5
+    assert "it is the state after step 4: the folder was renamed" in said[0]
+    folder.close()
+
+
+def test_lines_that_cannot_be_read_are_named_and_the_others_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    for step in (1, 2, 3):
+        folder.append_metrics({"kind": "step", "step": step, "name": "a\u2028b\x85c"})
+    lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+    odd = [b"null", b'{"step": 2}', b'{"kind": "evaluation", "step": 2}', b"\xff", lines[1][:9]]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], *odd, *lines[1:], b'{"kind']))
+    said: list[str] = []
+    assert [line["step"] for line in folder.rewind_metrics(3, said.append)] == [1, 2, 3]
+    assert said == [f"{tmp_path / 'metrics.jsonl'}: lines that cannot be read are left out: 2, 3, 4, 5, 6"]
+    assert (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")[:-1] == lines
+    folder.close()
+
+
+def test_the_best_evaluation_survives_the_loss_of_the_log(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(description(), resume=False)
+    record = RunRecord(folder, 0, "pq", print)
+    assert record.best_line() is None
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        record.log_evaluation(step, {"pq": value, "sq": 0.1}, 0.1)
+    record.close()
+    best = record.best_line()
+    folder.metrics.unlink()
+    said: list[str] = []
+    again = RunRecord(folder, 3, "pq", said.append, best=best)
+    again.close()
+    assert "the best evaluation, after step 2, is missing" in said[0]
+    assert (again.best_step(), again.best()) == (2, {"pq": 0.9})
+    assert not again.is_better({"pq": 0.8})
+    assert [line["step"] for line in folder.read_metrics()] == [2]
+    folder.append_metrics({"kind": "evaluation", "step": 3, "values": {"pq": "high"}})
+    assert RunRecord(folder, 3, "pq", said.append).best_step() == 2
+    assert RunRecord(folder, 3, "another measure", said.append).best_step() == 0
+    folder.close()
+
+
+def test_a_description_that_was_changed_is_told_from_the_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    check_description(folder, None, description())  # of an earlier version
+    check_description(folder, description(), description(steps=20))
+    with pytest.raises(ConfigError, match=r"experiment\.json: was changed after .*\n  training.seed: 0 -> 3"):
+        check_description(folder, description(), description(seed=3))
+    with pytest.raises(ConfigError, match=r"task: 'panoptic' -> 'instance'"):
+        check_description(folder, description(), description() | {"task": "instance"})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("seconds", float("nan")),
+        ("skipped", -3),
+        ("step", "5"),
+        ("window", {"losses": {}, "a": 1}),
+        ("window", {"losses": {"total": "high"}}),
+        ("window", {"losses": 3}),
+        ("best", [1]),
+        ("best", {"kind": "evaluation", "step": "a", "values": {}}),
+    ],
+)
+def test_parts_of_a_checkpoint_that_cannot_be(part: str, value: object, tmp_path: Path) -> None:
+    state: dict[str, object] = {name: kind() for name, kind in PARTS.items()} | {"window": {"losses": {}}}
+    check_parts(tmp_path, state)
+    with pytest.raises(WeightsError, match=f"is no whole checkpoint: {part} is missing or damaged"):
+        check_parts(tmp_path, state | {part: value})

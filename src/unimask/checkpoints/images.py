@@ -4,24 +4,22 @@
 and the provenance. Weights are read with safetensors only, which cannot run code.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 
-from unimask.checkpoints.tensors import fill, load_tensors, save_weights
+from unimask.checkpoints.tensors import WEIGHTS_NAME, fill, load_tensors, save_folder, weights_of
 from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
 from unimask.config.models import tasks_of
 from unimask.config.tasks import Task, check_task
 from unimask.data.category_tables import categories_from_json, categories_to_json
 from unimask.errors import ConfigError, WeightsError, choices
-from unimask.files import json_text, write_text
+from unimask.files import json_of, json_text, read_text
 from unimask.models.build import Model, build_model
 from unimask.structures import Categories
 
-WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -59,14 +57,12 @@ def usual_task(experiment: Experiment, categories: Categories) -> Task:
 def save_model(folder: Path, model: Model, model_file: ModelFile, half: bool = False) -> None:
     """Write a model folder that `load_model` reads.
 
-    Both files are written completely under temporary names before they take their own; an existing model in
-    the folder is replaced, other files in it stay. With `half`, matrices and kernels are stored in float16
+    Both files are complete when they appear, together (`save_folder`); an existing model in the folder is
+    replaced, other files in it stay. With `half`, matrices and kernels are stored in float16
     (vectors, such as the statistics of norms, stay as they are): half the size, and loaded as float32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     text = model_file_text(model_file)
-    save_weights(folder / WEIGHTS_NAME, model, half=half)
-    write_text(folder / CONFIG_NAME, text)
+    save_folder(folder, weights_of(model, half=half), {CONFIG_NAME: text})
 
 
 def model_file_text(model_file: ModelFile) -> str:
@@ -89,10 +85,7 @@ def parse_model_file(text: str, path: Path) -> ModelFile:
         WeightsError: it is not JSON.
         ConfigError: it holds an unknown, missing or impossible setting; the message names file and setting.
     """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise WeightsError(path, f"is not valid JSON ({error})") from None
+    values = json_of(text, path, WeightsError)
     try:
         return _model_file_from_dict(values)
     except ConfigError as error:
@@ -108,15 +101,14 @@ def load_model_file(folder: Path) -> ModelFile:
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
+        if (folder / "experiment.json").is_file():
+            reason = "is a run that has saved no model yet; go on with it (unimask train --resume)"
+            raise WeightsError(folder, reason)
         raise WeightsError(
             path,
             f"there is no such file; a model folder holds {WEIGHTS_NAME} and {CONFIG_NAME}",
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise WeightsError(path, f"is not valid JSON ({error})") from None
-    return parse_model_file(text, path)
+    return parse_model_file(read_text(path, WeightsError), path)
 
 
 def _model_file_from_dict(values: object) -> ModelFile:
@@ -124,6 +116,9 @@ def _model_file_from_dict(values: object) -> ModelFile:
         raise ConfigError("config", "must be a JSON object")
     if values.get("kind") == SEQUENCES:
         raise ConfigError("kind", "this model translates text; `unimask translate` takes it")
+    if "model_type" in values and "experiment" not in values:
+        reason = "is of a model of transformers; `unimask convert FOLDER NEW_FOLDER` makes a model of it"
+        raise ConfigError("model_type", reason)
     wrong = sorted((set(values) | {"task"}) ^ set(_CONFIG_KEYS))  # earlier folders do not state the task
     if wrong:
         raise ConfigError(", ".join(wrong), f"the file must have exactly the keys {', '.join(_CONFIG_KEYS)}")

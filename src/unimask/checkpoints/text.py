@@ -4,20 +4,19 @@ One that knows small letters only has `casing.json` too: how its words are writt
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from unimask.checkpoints.images import CONFIG_NAME, SEQUENCES, WEIGHTS_NAME, known_folder
-from unimask.checkpoints.tensors import fill, load_tensors, save_weights
+from unimask.checkpoints.tensors import fill, load_tensors, save_folder, weights_of
 from unimask.config.text import TranslationExperiment, translation_from_dict, translation_to_dict
 from unimask.config.values import settings_from_dict
 from unimask.data.text.casing import AS_WRITTEN, Casing, casing_from_dict
 from unimask.data.text.vocabulary import Vocabulary
 from unimask.errors import ConfigError, DataError, WeightsError
-from unimask.files import json_text, read_json, write_json, write_text
+from unimask.files import json_text, read_json, remove
 from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.structures import Special
@@ -51,11 +50,10 @@ def is_sequence_model(name_or_folder: str | Path) -> bool:
 def save_sequence_model(
     folder: Path, model: Seq2Seq, model_file: SequenceModelFile, half: bool = False
 ) -> None:
-    """Write a folder that `load_sequence_model` reads; each file is complete when it appears.
+    """Write a folder that `load_sequence_model` reads; the files are complete when they appear, together.
 
     With `half`, matrices are stored in float16: half the size, and loaded as float32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "format": _FORMAT,
         "kind": SEQUENCES,
@@ -64,11 +62,13 @@ def save_sequence_model(
         "licence": model_file.licence,
         "provenance": model_file.provenance,
     }
-    save_weights(folder / WEIGHTS_NAME, model, half=half)
-    write_text(folder / VOCABULARY_NAME, model_file.vocabulary.to_json())
+    texts = {VOCABULARY_NAME: model_file.vocabulary.to_json()}
     if model_file.casing:
-        write_text(folder / CASING_NAME, json_text(model_file.casing.to_dict(), indent=None) + "\n")
-    write_json(folder / CONFIG_NAME, config)
+        texts[CASING_NAME] = json_text(model_file.casing.to_dict(), indent=None) + "\n"
+    texts[CONFIG_NAME] = json_text(config) + "\n"
+    save_folder(folder, weights_of(model, half=half), texts)
+    if not model_file.casing:
+        remove(folder / CASING_NAME)  # of the model that was here before
 
 
 def load_sequence_model(
@@ -119,10 +119,7 @@ def _read_config(path: Path) -> dict[str, object]:
         raise WeightsError(
             path, f"there is no such file; a model folder holds {WEIGHTS_NAME} and {CONFIG_NAME}"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(path, f"is not valid JSON ({error})") from None
+    values = read_json(path, WeightsError)
     if not isinstance(values, dict):
         raise WeightsError(path, "must be a JSON object")
     if values.get("kind") != SEQUENCES:

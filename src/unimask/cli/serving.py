@@ -1,10 +1,11 @@
 """`unimask serve`."""
 
+import math
 import os
 
 from unimask.cli import output as show
 from unimask.cli.options import serving, shared
-from unimask.errors import needs_extra
+from unimask.errors import ConfigError, needs_extra
 
 TOKEN_VARIABLE = "UNIMASK_TOKEN"
 LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_TOKEN"
@@ -41,6 +42,9 @@ def serve(
         from unimask.serve.limits import Limits
         from unimask.serve.run import serve as run
 
+    for name, value in {"megapixels": megapixels, "seconds": seconds}.items():
+        if not math.isfinite(value):
+            raise ConfigError(name, f"must be a number that is finite; got {value:g}")
     run(
         weights or ["nuclei"],
         host=host,

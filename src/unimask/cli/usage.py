@@ -13,6 +13,7 @@ UsageError: type[Exception] = _click.UsageError
 """The error that typer raises for a command line that it cannot parse; it has no public name there."""
 
 _NO_COMMAND = re.compile(r"No such command '(?P<wrong>.*?)'\.", re.DOTALL)
+_NO_RANGE = re.compile(r".* is not in the range .*|.*\b(greater|less) than\b.*", re.DOTALL)
 _NO_CHOICE = re.compile(r"(Value error, )?'(?P<wrong>.*)' is not one of (?P<known>.*?)\.?", re.DOTALL)
 
 
@@ -36,6 +37,8 @@ def explain_usage(error: Any) -> str:
     if choice := _NO_CHOICE.fullmatch(message):
         names = [one.strip(" '") for one in choice["known"].split(",")]
         return f"{name}: {choice['wrong']!r} does not exist; {choices(choice['wrong'], names)}"
+    if _NO_RANGE.fullmatch(message) and error.param is not None:
+        return f"{name}: {_range(error.param)}; `{path} --help` says more"
     missing = isinstance(error, _click.MissingParameter)
     reason = "is missing" if missing else f"{message[:1].lower()}{message[1:]}"
     return f"{name}: {reason.rstrip('.')}; {example}`{path} --help` says more"
@@ -44,6 +47,16 @@ def explain_usage(error: Any) -> str:
 def _options(parameter: Any) -> list[str]:
     """Return the names of an option (`--output`, `-o`); none for an argument."""
     return [option for option in parameter.opts if option.startswith("-")]
+
+
+def _range(parameter: Any) -> str:
+    """Return which numbers an option takes; newer versions of typer keep the bounds in the option itself."""
+    places = (parameter, getattr(parameter, "type", None))
+    low, high = (
+        next((bound for place in places if (bound := getattr(place, name, None)) is not None), None)
+        for name in ("min", "max")
+    )
+    return f"must be at least {low:g}" if high is None else f"must be from {low:g} to {high:g}"
 
 
 def _example(command: Any) -> str:

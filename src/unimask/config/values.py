@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from numbers import Integral
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -156,6 +157,16 @@ def _paths(values: Mapping[str, object], before: str) -> list[str]:
         if isinstance(value, Mapping):
             found += _paths(value, f"{before}{name}.")
     return found
+
+
+def check_count(number: object, path: str, least: int = 1) -> None:
+    """Check that an argument is a whole number of at least `least`.
+
+    Raises:
+        ConfigError: it is not; the message names it as `path`.
+    """
+    if not isinstance(number, Integral) or isinstance(number, bool) or int(number) < least:
+        raise ConfigError(path, f"must be a whole number of at least {least}; got {number!r}")
 
 
 def check_divisible(number: int, parts: int, path: str, what: str) -> None:

@@ -16,7 +16,7 @@ from unimask.config.models import AnyModelConfig, ModelConfig
 from unimask.config.values import settings_to_dict
 from unimask.conversion.architecture import Stated
 from unimask.conversion.rules import Rule, substitute, to_ours, to_theirs
-from unimask.errors import WeightsError
+from unimask.errors import ConfigError, WeightsError, first_line, is_out_of_memory
 from unimask.models.build import Model, build_model
 
 COUNTER = ".num_batches_tracked"  # of the batches that a norm has learned from; frozen norms have none
@@ -56,6 +56,17 @@ class CheckpointFormat:
             WeightsError: the file holds a tensor twice, or keys are unknown, missing or of a wrong shape; the
                 message uses the names in the file.
         """
+        try:
+            return self._read(tensors, stated, path)
+        except (ConfigError, ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = f"its tensors have shapes that no {self.model} has ({first_line(error)})"
+            raise WeightsError(path, f"{reason}; download or save it again") from None
+
+    def _read(
+        self, tensors: Mapping[str, Tensor], stated: Stated, path: Path
+    ) -> tuple[Model, AnyModelConfig, int]:
         try:
             theirs = self.current_names(tensors)
         except ValueError as error:

@@ -1,6 +1,8 @@
 """Read foreign weight files without running code in them."""
 
 import logging
+import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,8 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     where all weights have it, and `_orig_mod.` of compiled modules anywhere.
     """
     found = {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items() if key != "n_averaged"}
+    if len(found) < len(tensors.keys() - {"n_averaged"}):  # one tensor with the prefix and one without
+        return dict(tensors)
     while True:
         weights = [key for key in found if not key.startswith(_BESIDE)]
         wrapper = next(
@@ -85,6 +89,7 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_torch(file: BinaryIO) -> object:
+    _check_archive(file)
     named: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
         (stand_in, name) for name, stand_in in STAND_INS.items()
     ]
@@ -92,10 +97,33 @@ def _read_torch(file: BinaryIO) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def _check_archive(file: BinaryIO) -> None:
+    """Check that a zip archive is stored as torch writes it, and not made to unpack into far more.
+
+    Raises:
+        ValueError: a part is compressed, or the parts are larger than the file together.
+    """
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        return
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or sum(part.file_size for part in parts) > length:
+        raise ValueError("it is packed, which torch.save never does; unpack it, and save it with torch.save")
+
+
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise WeightsError(path, f"holds a {type(content).__name__}, not a table of weights")
     tensors = {str(key): _tensor(value) for key, value in _table(path, content).items()}
+    odd = [key for key, value in tensors.items() if value is not None and not _is_plain(value)]
+    if odd:
+        reason = f"holds tensors that are sparse, quantised or without numbers: {some_of(odd)}"
+        raise WeightsError(path, f"{reason}; save them dense, in floats")
     found = {key: value for key, value in tensors.items() if value is not None}
     if not found:
         raise WeightsError(path, f"holds no weights, only {some_of(map(repr, content), 5)}")
@@ -120,6 +148,10 @@ def _table(path: Path, content: dict[object, object]) -> dict[object, object]:
             _log.warning("%s: `%s` is taken, the average in `%s` is left out", path, taken, averages[0])
         content = tables[taken]
     return content
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def _tensor(value: object) -> Tensor | None:

@@ -85,11 +85,11 @@ def format_of(config: Json, path: Path) -> ConfigFormat:
         WeightsError: no model of this type can be converted.
     """
     model_type = config.get("model_type")
-    if model_type not in FORMATS:
+    if not isinstance(model_type, str) or model_type not in FORMATS:
         *most, last = map(repr, FORMATS)
         known = f"{', '.join(most)} and {last}"
         raise WeightsError(path, f"is of a {model_type!r} model; only {known} can be converted")
-    found = FORMATS[str(model_type)]
+    found = FORMATS[model_type]
     return replace(found, names=eomt.TRANSFORMERS_DINOV2_GATED) if has_gates(config) else found
 
 
@@ -130,7 +130,7 @@ def _read_mask2former(path: Path, config: Json) -> Stated:
 
 
 def _read_maskformer(path: Path, config: Json) -> Stated:
-    decoder = part_of(config, "decoder_config")
+    decoder = part_of(path, config, "decoder_config")
     check_fixed(path, decoder, _MASKFORMER_FIXED, "decoder_config.")
     return _with_backbone(path, config, Stated(heads=heads_in(path, decoder, "decoder_attention_heads")))
 
@@ -139,7 +139,7 @@ def _read_detr(path: Path, config: Json) -> Stated:
     check_fixed(path, config, _DETR_FIXED)
     if config.get("encoder_attention_heads") != config.get("decoder_attention_heads"):
         raise WeightsError(path, "encoder and decoder differ in attention heads; that cannot be converted")
-    backbone = part_of(config, "backbone_config")
+    backbone = part_of(path, config, "backbone_config")
     kind = backbone.get("model_type") if backbone else "timm_backbone"
     if kind != "timm_backbone" or config.get("use_timm_backbone") is False:
         raise WeightsError(path, f"its backbone is {kind}; only those of timm can be converted")
@@ -154,7 +154,7 @@ def _read_detr(path: Path, config: Json) -> Stated:
 
 def _with_backbone(path: Path, config: Json, stated: Stated) -> Stated:
     """Return what is stated with what the file says of the backbone, if ours are as it is described."""
-    backbone = part_of(config, "backbone_config")
+    backbone = part_of(path, config, "backbone_config")
     name = str(backbone.get("model_type", "not described"))
     if name not in _KINDS_OF_BACKBONE:
         raise WeightsError(

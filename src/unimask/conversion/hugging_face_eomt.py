@@ -44,9 +44,9 @@ def read_eomt(path: Path, config: Json) -> Stated:
         WeightsError: it asks for what our model does not have.
     """
     check_fixed(path, config, _FIXED[str(config["model_type"])])
-    check_fixed(path, part_of(config, "rope_parameters"), _ROTARY_FIXED, "rope_parameters.")
+    check_fixed(path, part_of(path, config, "rope_parameters"), _ROTARY_FIXED, "rope_parameters.")
     size = config.get("image_size", 640)
-    if type(size) is not int:
+    if type(size) is not int or size < 1:
         raise WeightsError(path, f"image_size is {size!r}; only squares can be converted")
     return Stated(heads=heads_in(path, config, "num_attention_heads"), size=size)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unimask.checkpoints.tensors import load_tensors, save_tensors
+from unimask.checkpoints.tensors import load_tensors, save_folder
 from unimask.conversion.foreign_files import read_foreign_tensors
 from unimask.errors import WeightsError, first_line, some_of
-from unimask.files import json_text, read_json, write_text
+from unimask.files import is_file, json_text, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -119,10 +119,26 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             left_out = sorted({path.name for path in folder.glob(f"{stem}*{suffix}")} - set(names))
             if left_out:
                 _log.warning("%s: %s taken, %s left out", folder, some_of(names), some_of(left_out))
-            return {key: tensor for name in names for key, tensor in read(folder / name).items()}
+            return _joined({name: read(folder / name) for name in names}, folder)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     hint = f"; it holds {some_of(others)}: rename the file that is meant" if others else ""
     raise WeightsError(folder, f"holds no model.safetensors and no pytorch_model.bin{hint}")
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]], folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of all parts together.
+
+    Raises:
+        WeightsError: two parts hold a tensor of one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensors in parts.items():
+        twice = sorted(found.keys() & tensors.keys())
+        if twice:
+            reason = f"holds tensors that are in another part too: {some_of(twice)}; download the model again"
+            raise WeightsError(folder / name, reason)
+        found |= tensors
+    return found
 
 
 def _parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
@@ -136,26 +152,21 @@ def _parts_of(folder: Path, stem: str, suffix: str) -> list[str]:
         names = sorted(set(map(str, listed.values()))) if isinstance(listed, dict) else []
         if not names or any(Path(name).name != name for name in names):
             raise WeightsError(index, "lists no files of weights in this folder under weight_map")
-        missing = [name for name in names if not (folder / name).is_file()]
+        missing = [name for name in names if not is_file(folder / name)]
         reason = f"lists {some_of(missing)}, and there is no such file; download the model again"
         if missing:
             raise WeightsError(index, reason)
         return names
-    names = sorted(path.name for path in folder.glob(f"{stem}-?????-of-?????{suffix}"))
+    digits = 5 * "[0-9]"
+    names = sorted(path.name for path in folder.glob(f"{stem}-{digits}-of-{digits}{suffix}"))
     if names and len(names) != int(names[0].removesuffix(suffix)[-5:]):
         raise WeightsError(folder, f"holds only {some_of(names)}; download the other parts too")
     return names
 
 
 def write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    """Write weights and other files so that `from_pretrained` reads them; existing files are replaced.
-
-    `texts` are name -> content, written in this order after the weights.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    for name, content in texts.items():
-        write_text(folder / name, content)
+    """Write weights and text files (name -> content) so that `from_pretrained` reads them."""
+    save_folder(folder, tensors, texts, {"format": "pt"})
 
 
 def as_text(content: Mapping[str, object]) -> str:

@@ -16,7 +16,7 @@ from unimask.checkpoints.images import ModelFile
 from unimask.config.data import Exact, Scale, ShortSide, SlidingWindow, Square, Tiles, Whole
 from unimask.config.images import Experiment
 from unimask.conversion.architecture import Channels, Stated
-from unimask.conversion.hugging_face_values import Json, check_fixed, read_object
+from unimask.conversion.hugging_face_values import Json, check_fixed, is_number, read_object
 from unimask.errors import WeightsError
 from unimask.presets.eomt import LONGEST
 
@@ -78,7 +78,7 @@ def read_pixels(folder: Path, image_processor: str) -> Stated:
 def _normalisation(processor: _Processor) -> tuple[Channels, Channels]:
     """Return mean and standard deviation on our scale of 0..255, whatever is rescaled to before."""
     factor = processor.content.get("rescale_factor", 1 / 255)
-    if not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+    if not is_number(factor) or not 1e-9 < factor < 1e9:
         raise processor.refuse("rescale_factor", "it must be a positive number")
     scale = 1 / factor if processor.flag("do_rescale") else 1.0
     if not processor.flag("do_normalize"):
@@ -95,12 +95,12 @@ def _channels(processor: _Processor, key: str, usual: Sequence[float]) -> Sequen
     values = processor.content.get(key)
     if values is None:
         return usual
-    if isinstance(values, int | float):
+    if is_number(values):
         values = [values] * 3
     if (
         not isinstance(values, list)
         or len(values) != 3
-        or not all(isinstance(value, int | float) and abs(value) < 1e9 for value in values)
+        or not all(is_number(value) and abs(value) < 1e9 for value in values)
     ):
         raise processor.refuse(key, "it must be a number, or one for red, green and blue")
     return [float(value) for value in values]

@@ -1,12 +1,16 @@
 """Values of the JSON files of Hugging Face transformers, checked as they are taken."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from unimask.config.training import LossConfig
 from unimask.conversion.architecture import HEADS
-from unimask.errors import WeightsError
+from unimask.errors import WeightsError, some_of
 from unimask.files import read_json
+
+_log = logging.getLogger(__name__)
 
 Json = dict[str, object]
 
@@ -23,10 +27,23 @@ def read_object(path: Path) -> Json:
     return content
 
 
-def part_of(config: Json, name: str) -> Json:
-    """Return the object under a name; an empty one where there is none."""
+def part_of(path: Path, config: Json, name: str) -> Json:
+    """Return the object under a name; an empty one where there is none.
+
+    Raises:
+        WeightsError: there is something else than an object.
+    """
     part = config.get(name)
-    return part if isinstance(part, dict) else {}
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise WeightsError(path, f"{name} is {part!r}; it must be a JSON object")
+    return part
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value is a number, and not true, false or text."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_fixed(path: Path, given: Json, fixed: Mapping[str, object], where: str = "") -> None:
@@ -59,7 +76,7 @@ def share_in(path: Path, given: Json, key: str, usual: float) -> float:
         WeightsError: the value is not in [0, 1).
     """
     share = given.get(key, usual)
-    if not isinstance(share, int | float) or not 0 <= share < 1:
+    if not is_number(share) or not 0 <= share < 1:
         raise WeightsError(path, f"{key} is {share!r}; it must be from 0 to below 1")
     return float(share)
 
@@ -67,15 +84,23 @@ def share_in(path: Path, given: Json, key: str, usual: float) -> float:
 def names_in(path: Path, config: Json) -> tuple[str, ...]:
     """Return the name of each label in `id2label`, "" for a label that has none; () where none has one.
 
+    A name that several labels have is a warning of the logger.
+
     Raises:
-        WeightsError: the keys are not the labels 0, 1, 2, ...
+        WeightsError: the keys are not the labels 0, 1, 2, ..., or a name is no text.
     """
-    labels = part_of(config, "id2label")
+    labels = part_of(path, config, "id2label")
     if set(labels) != {str(label) for label in range(len(labels))}:
         reason = f"id2label must name the labels from 0 to {len(labels) - 1}, each once"
         raise WeightsError(path, f"{reason}; it names {', '.join(sorted(labels)[:5])}, ...")
-    names = (str(labels[str(label)]).strip() for label in range(len(labels)))
+    wrong = [name for name in labels.values() if not isinstance(name, str)]
+    if wrong:
+        raise WeightsError(path, f"id2label names a label {wrong[0]!r}; names must be text")
+    names = [str(labels[str(label)]).strip() for label in range(len(labels))]
     found = tuple("" if name in (f"LABEL_{label}", "N/A") else name for label, name in enumerate(names))
+    several = sorted({name for name in found if name and found.count(name) > 1})
+    if several:
+        _log.warning("%s: id2label gives one name to several labels: %s", path, some_of(several))
     return found if any(found) else ()
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from unimask.checkpoints.images import CONFIG_NAME, ModelFile, load_model, save_model, usual_task
+from unimask.checkpoints.tensors import UNWRITABLE, WEIGHTS_NAME
 from unimask.checkpoints.text import SequenceModelFile, is_sequence_model
 from unimask.config.data import ShortSide, SlidingWindow, Square
-from unimask.config.images import Experiment
-from unimask.config.models import EomtConfig
+from unimask.config.images import Experiment, experiment_from_dict, experiment_to_dict
+from unimask.config.models import BackboneConfig, EomtConfig
 from unimask.conversion import (
     eomt,
     hugging_face_config,
@@ -36,8 +37,8 @@ from unimask.conversion.foreign_files import (
     unwrapped,
 )
 from unimask.conversion.hugging_face_files import config_mentions
-from unimask.errors import WeightsError
-from unimask.files import complete_file
+from unimask.errors import ConfigError, WeightsError, first_line
+from unimask.files import complete_file, exists, is_file
 from unimask.models.build import Model
 from unimask.presets.eomt import in_sliding_windows
 
@@ -62,6 +63,7 @@ def convert(
     transformers, or a model folder of ours. With `to="unimask"` or `"transformers"`, `target` is a folder,
     with `"original"` a file `.pth` or `.pkl`. The target is written only once all is converted, each file
     under a temporary name first. `licence` is that of foreign weights, a folder of ours states its own.
+    A model of the same format in the target is replaced; another, or the source itself, never is.
     `base` is a file of the weights that those of the source are differences to (EoMT from DINOv3).
     `stuff` names the categories that are stuff, all others are things; None: as far as it is known.
 
@@ -70,9 +72,11 @@ def convert(
 
     Raises:
         WeightsError: the source cannot be downloaded or read, is no Mask2Former, MaskFormer or DETR of known
-            architecture, or has no counterpart in the format asked for.
+            architecture, or has no counterpart in the format asked for; or the target is the source, holds a
+            model of another format, or cannot be written to.
         ConfigError: the `config.json` of a model folder of ours is wrong, or `stuff` names no category.
     """
+    _check_overwritten(target, [source, *([] if base is None else [base])], to)
     if is_sequence_model(source) or marian.is_marian(Path(source)):
         return marian.convert_translator(source, target, to, licence)
     _check_target(target, to)
@@ -87,6 +91,25 @@ def convert(
     else:
         _write_original(target, model, model_file)
     return model_file
+
+
+_SIGNS: Mapping[str, str] = {"unimask": "provenance", "transformers": "model_type"}
+"""Format -> a key that only its `config.json` has."""
+
+
+def _check_overwritten(target: Path, sources: Sequence[str | Path], to: Format) -> None:
+    """Check that writing to the target destroys nothing else than a model of the same format.
+
+    Raises:
+        WeightsError: it is a source, or its `config.json` is of another kind.
+    """
+    written = (target.resolve(), (target / WEIGHTS_NAME).resolve())
+    for path in (Path(source).expanduser() for source in sources):
+        if exists(path) and path.resolve() in written:
+            raise WeightsError(target, f"would replace {path}, which is being read; name another target")
+    if to in _SIGNS and is_file(target / CONFIG_NAME) and not config_mentions(target, _SIGNS[to]):
+        reason = f"holds a {CONFIG_NAME} that is not of a model in the format {to}"
+        raise WeightsError(target, f"{reason}, and is not overwritten; name another folder")
 
 
 def _check_target(target: Path, to: Format) -> None:
@@ -223,6 +246,10 @@ def _import(
     if found.assumed:
         _log.warning("%s: %s", path, found.assumed)
     experiment, categories = _with_data(settings_for(config, num_classes), stated, path), found.categories
+    try:
+        experiment_from_dict(experiment_to_dict(experiment))  # as it will be read again
+    except ConfigError as error:
+        raise WeightsError(path, f"states what no model here can have: {error}") from None
     return model, ModelFile(
         experiment=experiment,
         task=usual_task(experiment, categories),
@@ -270,11 +297,18 @@ def _write_original(path: Path, model: Model, model_file: ModelFile) -> None:
     """
     checkpoint_format = original.format_for(model_file.experiment.model)
     tensors = checkpoint_format.write(model, model_file)
-    with complete_file(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".pkl":
-            arrays = {original.old_name(key): tensor.numpy() for key, tensor in tensors.items()}
-            pickle.dump({"model": arrays, "__author__": "unimask"}, file)
-        else:
-            state = OrderedDict(tensors)
-            state._metadata = OrderedDict(checkpoint_format.versions)  # type: ignore[attr-defined]
-            torch.save({"model": state}, file)
+    usual, backbone = BackboneConfig(), model_file.experiment.model.backbone
+    if (backbone.image_mean, backbone.image_std) != (usual.image_mean, usual.image_std):
+        said = f"mean {backbone.image_mean} and standard deviation {backbone.image_std}"
+        _log.warning("%s: the file has no place for the %s of pixels; set them where it is used", path, said)
+    state = OrderedDict(tensors)
+    state._metadata = OrderedDict(checkpoint_format.versions)  # type: ignore[attr-defined]
+    try:
+        with complete_file(path) as temporary, temporary.open("wb") as file:
+            if path.suffix == ".pkl":
+                arrays = {original.old_name(key): tensor.numpy() for key, tensor in tensors.items()}
+                pickle.dump({"model": arrays, "__author__": "unimask"}, file)
+            else:
+                torch.save({"model": state}, file)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        raise WeightsError(path, f"cannot be written ({first_line(error)}); {UNWRITABLE}") from None

@@ -28,7 +28,7 @@ from unimask.data.items import ItemDataset
 from unimask.data.reading import PLAIN, Reading
 from unimask.data.sources import SPLITS, Format, Source, Sources, split_of_word
 from unimask.data.views import view
-from unimask.errors import DataError, OnlyBoxesError, nearest, some_of
+from unimask.errors import DataError, OnlyBoxesError, instead_of, nearest, some_of
 from unimask.remote import Location, Url, location
 from unimask.structures import Dataset
 
@@ -259,7 +259,7 @@ def _checked(root: Path, source: Source, follow_outside: bool) -> ItemDataset:
 
 def _not_recognised(root: Path) -> DataError:
     if not root.exists():
-        return DataError(root, "no such file or folder", LAYOUTS)
+        return DataError(root, f"no such file or folder{instead_of(str(root))}", LAYOUTS)
     if not root.is_dir():
         return DataError(root, "is a file, but no JSON and no XML of CVAT", LAYOUTS)
     names = sorted(

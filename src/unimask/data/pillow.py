@@ -1,6 +1,5 @@
 """Image files that Pillow reads, as 8-bit RGB, or one clear error."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from unimask.data.pixels import (
     turned,
 )
 from unimask.data.reading import Reading
-from unimask.errors import DataError, UnimaskError
+from unimask.errors import DataError, UnimaskError, instead_of
 from unimask.files import read_bytes
 from unimask.structures import Size
 
@@ -117,17 +116,6 @@ def one_sentence(name: str) -> Iterator[None]:
         raise _damaged(name, error) from None
 
 
-def _instead(path: str) -> str:
-    """Return what to give in the place of a pattern or an address, which are no paths."""
-    if re.match(r"\w{2,}:/", path):
-        return "; an address is no path: download the file"
-    return (
-        "; a pattern is no path: give the files, `sorted(Path().glob(...))`"
-        if re.search(r"[*?]", path)
-        else ""
-    )
-
-
 def check_file(path: Path) -> None:
     """Check that there is a regular file with content.
 
@@ -138,7 +126,7 @@ def check_file(path: Path) -> None:
         if path.is_dir():
             raise DataError(path, "is a folder, not an image; `unimask.predict` takes folders")
         if not path.exists():
-            raise DataError(path, f"no such file{_instead(str(path))}")
+            raise DataError(path, f"no such file{instead_of(str(path))}")
         if not path.is_file():
             raise DataError(path, "is no regular file (a pipe or a device)")
         if path.stat().st_size == 0:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unimask.errors import DataError, first_line, needs_extra
+from unimask.errors import DataError, first_line, instead_of, needs_extra
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"})
 
@@ -107,7 +107,7 @@ def open_video(path: Path) -> Iterator[Video]:
     with needs_extra("video", path):
         import av
     if not path.is_file():
-        raise DataError(path, "no such file" if not path.exists() else "is no file")
+        raise DataError(path, "is no file" if path.exists() else f"no such file{instead_of(str(path))}")
     if path.stat().st_size == 0:
         raise DataError(path, "the file is empty (0 bytes); copy it again")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unimask.config.tasks import Task
+from unimask.config.values import check_count
 from unimask.errors import ConfigError
 from unimask.inference.batches import Progress
 from unimask.inference.job import Options
@@ -65,6 +66,7 @@ def predict_with_ray(
             needed.
     """
     options.check()
+    check_count(actors, "actors", least=0)
     folder = location(output)
     named, said = name_images(images, options.formats)
     model = segmenter if isinstance(segmenter, Segmenter) else segmenter("cpu")
@@ -153,6 +155,7 @@ def predict_dataset(
         overwrite=overwrite,
     )
     options.check()
+    check_count(actors, "actors", least=0)
     if of_all := [one for one in formats if one in JOINED]:
         raise ConfigError("format", f"{of_all[0]} is one file for all images; of a data set take others")
     job, _ = plan_job(segmenter, [], location(output), options)

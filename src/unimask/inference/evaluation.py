@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimask.config.images import Experiment
 from unimask.config.tasks import Task
+from unimask.config.values import check_count
 from unimask.data.check import check_datasets
 from unimask.data.formats.shapes import is_generated
 from unimask.data.open import open_dataset
@@ -296,6 +297,7 @@ def evaluate(
             a category is unknown to the segmenter, a prediction is not finite, or the folder cannot be
             written to.
     """
+    check_count(batch_size, "batch_size")
     start = time.perf_counter()
     segmenter = load(segmenter) if isinstance(segmenter, str | Path) else segmenter
     task = task or segmenter.task
@@ -366,7 +368,7 @@ def measure(
         DataError: an image cannot be read, or a category is unknown to the segmenter.
     """
     metrics = TaskMetrics(task, segmenter.categories, segmenter.instance_threshold)
-    for index, sample, found in _found(segmenter, dataset, task, indices, max(1, batch_size)):
+    for index, sample, found in _found(segmenter, dataset, task, indices, batch_size):
         quality = metrics.update(found, sample.truth)
         seen(index, sample, metrics.confident(found), quality)
         progress(metrics.images, len(indices))

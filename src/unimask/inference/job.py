@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from unimask.config.tasks import Task
+from unimask.config.values import check_count
 from unimask.data.reading import Reading
 from unimask.errors import ConfigError
 from unimask.inference.postprocessing import check_threshold
@@ -28,8 +29,10 @@ class Options:
         Raises:
             ConfigError: a number is out of its range, or there is no such format.
         """
-        if self.every < 1 or (self.pixel_size is not None and not 0 < self.pixel_size < math.inf):
-            raise ConfigError("every" if self.every < 1 else "pixel_size", "must be above 0")
+        check_count(self.batch_size, "batch_size")
+        check_count(self.every, "every")
+        if self.pixel_size is not None and not 0 < self.pixel_size < math.inf:
+            raise ConfigError("pixel_size", f"must be above 0; got {self.pixel_size:g}")
         check_known(self.formats)
         if self.threshold is not None:
             check_threshold(self.threshold)

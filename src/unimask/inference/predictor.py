@@ -38,7 +38,7 @@ class Predictor:
         Raises:
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
-        for batch in batches(self._tiles(images), max(1, batch_size)):
+        for batch in batches(self._tiles(images), batch_size):
             prediction = self._predict([pixels for *_, pixels in batch])
             for (image, *_), finite in zip(batch, prediction.finite().tolist(), strict=True):
                 if not finite:

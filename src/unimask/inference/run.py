@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from unimask.config.tasks import Task
 from unimask.data.decisions import decide_for_run
 from unimask.data.read import image_files, left_out_of
 from unimask.data.video import is_video
-from unimask.errors import DataError, UnimaskError, some_of
+from unimask.errors import DataError, UnimaskError, instead_of, some_of
 from unimask.inference.batches import Progress
 from unimask.inference.job import Options, PredictionJob
 from unimask.inference.loading import load
@@ -104,7 +104,7 @@ def predict(
     Raises:
         DataError: nothing is given, a folder has no image, or `output` has files of the results' names that
             are no results; an image that fails is in `Predicted.failed`.
-        ConfigError: the model does not have the task, the threshold is not from 0 to 1, or there is no such
+        ConfigError: the model does not have the task, a number is out of its range, or there is no such
             format, or it has no room for results of the task.
     """
     options = Options(
@@ -203,7 +203,7 @@ def name_images(images: Sequence[str | Path], formats: Sequence[str]) -> tuple[l
         said += left_out_of([place]) if isinstance(place, Path) else []
     files = list(dict.fromkeys(files))
     if not any(isinstance(file, Url) or file.exists() for file in files):
-        raise DataError(str(files[0]), f"no such file{_nor(files[1:])}")
+        raise DataError(str(files[0]), f"no such file{_nor(files[1:])}{instead_of(str(files[0]))}")
     return list(zip(files, output_names(files, reserved(formats)), strict=True)), tuple(said)
 
 
@@ -215,7 +215,6 @@ def plan_job(
     Raises:
         DataError, ConfigError: as `predict`.
     """
-    options = replace(options, batch_size=max(1, options.batch_size))
     task = options.task or segmenter.task
     formats = check_formats(options.formats, task)
     if not options.overwrite:

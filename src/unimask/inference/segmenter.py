@@ -15,6 +15,7 @@ from unimask.config.images import PostprocessConfig
 from unimask.config.models import EomtConfig, tasks_of
 from unimask.config.overrides import override
 from unimask.config.tasks import Task
+from unimask.config.values import check_count
 from unimask.data.read import AnyImage, Channels
 from unimask.data.reading import Reading, reading_of
 from unimask.errors import ConfigError, NotFiniteError, choices
@@ -116,7 +117,9 @@ class Segmenter:
             ConfigError: tiles have no size, overlap as much as they are long, or are smaller than the
                 model's own.
         """
-        if not 0 <= overlap < size:
+        check_count(size, "tile")
+        check_count(overlap, "overlap", least=0)
+        if overlap >= size:
             raise ConfigError("tile", f"{size} with an overlap of {overlap}; it must be below the size")
         if isinstance(self.own_view, Tiles):
             own = self.own_view
@@ -261,6 +264,7 @@ class Segmenter:
         """
         task = task or self.task
         given = as_given(image)
+        check_count(batch_size, "batch_size")
         thresholds_for(self.model_file.experiment, task, threshold)  # before anything is read
         results = self._predict_given(given, task, threshold, batch_size, channels)
         if given.form == "stream":
@@ -350,6 +354,7 @@ class Segmenter:
                 it, or the threshold is not from 0 to 1.
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
+        check_count(batch_size, "batch_size")
         thresholds = thresholds_for(self.model_file.experiment, task, threshold)
         return self._find(images, task, thresholds, batch_size, tell)
 
@@ -382,6 +387,7 @@ class Segmenter:
         Raises:
             NotFiniteError: the prediction for an image holds NaN or infinity.
         """
+        check_count(batch_size, "batch_size")
         return self.predictor.see(images, batch_size)
 
     def postprocess(

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from unimask import __version__
 from unimask.config.tasks import ALL_TASKS, Task
-from unimask.errors import UnimaskError, shown
+from unimask.errors import UnimaskError
 from unimask.files import json_text
 from unimask.inference.segmenter import Segmenter
 from unimask.serve.answers import BoxAnswer, SegmentAnswer, answer, id_map
@@ -171,10 +171,10 @@ def check_fields(request: Request, form: FormData, known: tuple[str, ...]) -> No
         Refusal: it has a field that does not exist, a field twice, or something in the address.
     """
     for name in request.query_params:
-        raise Refusal(422, f"The field `{shown(name)}` stands in the address; send it in the form.")
+        raise Refusal(422, f"The field `{name}` stands in the address; send it in the form.")
     for name in form:
         if name not in known:
-            raise Refusal(422, f"There is no field `{shown(name)}`; there are: {', '.join(known)}.")
+            raise Refusal(422, f"There is no field `{name}`; there are: {', '.join(known)}.")
         if len(form.getlist(name)) > 1:
             raise Refusal(422, f"The field `{name}` is there more than once; send one image at a time.")
 

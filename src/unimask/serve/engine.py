@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unimask.config.data import Whole
+from unimask.config.values import check_count
 from unimask.inference.segmenter import Segmenter
 from unimask.inference.tiles import tile_placement, tiling_of
 from unimask.machine import seconds_of
@@ -50,6 +51,7 @@ class Engine:
     """
 
     def __init__(self, segmenters: Mapping[str, Segmenter], limits: Limits, batch_size: int = 0) -> None:
+        check_count(batch_size, "batch_size", least=0)
         self.segmenters = MappingProxyType(dict(segmenters))
         self.limits = limits
         self.batch_sizes = dict.fromkeys(segmenters, max(1, batch_size))

@@ -12,9 +12,10 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from unimask.config.tasks import Task
-from unimask.errors import shown
+from unimask.errors import UnimaskError, shown
 from unimask.results.formats.label_studio import Labels
 from unimask.results.found import Record
 from unimask.results.result import Result
@@ -55,15 +56,14 @@ def read_interface(text: str) -> Interface:
         if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities can grow without bounds
             raise ElementTree.ParseError("declarations are not read")
         root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise Refusal(
-            422, f"The labelling interface is not XML that is read here ({shown(str(error))})."
-        ) from None
+    except (ElementTree.ParseError, ValueError) as error:  # also half characters
+        raise Refusal(422, f"The labelling interface is not XML that is read here ({error}).") from None
     images = {one.get("name", ""): one.get("value", "") for one in root.iter("Image")}
     for tag, kind in _CONTROLS.items():
         for control in root.iter(tag):
             address = images.get(control.get("toName", ""), "")
-            labels = {str(one.get("value")).lower(): str(one.get("value")) for one in control.iter("Label")}
+            values = [one.get("value", "") for one in control.iter("Label")]
+            labels = {value.lower(): value for value in values if value}
             if address.startswith("$") and labels:
                 return Interface(
                     control=control.get("name", ""),
@@ -98,11 +98,14 @@ class LabelStudio:
         Raises:
             Refusal: it is not Label Studio's own, cannot be reached, or is too large.
         """
-        wanted, own = urlsplit(urljoin(self.address, address)), urlsplit(self.address)
+        try:
+            wanted, own = urlsplit(urljoin(self.address, address)), urlsplit(self.address)
+        except ValueError as error:
+            raise Refusal(422, f"The image {address} has no address that can be read ({error}).") from None
         if (wanted.scheme, wanted.netloc) != (own.scheme, own.netloc):
             raise Refusal(
                 422,
-                f"The image {shown(address)} is not on {self.address}, and images of other places are not "
+                f"The image {address} is not on {self.address}, and images of other places are not "
                 "fetched; let Label Studio serve it (uploads, local files, or a storage with its proxy).",
             )
         try:
@@ -112,13 +115,13 @@ class LabelStudio:
                     if answer.status_code != 200:
                         raise Refusal(
                             422,
-                            f"Label Studio answers {answer.status_code} for {shown(address)}."
+                            f"Label Studio answers {answer.status_code} for {address}."
                             + _WHY.get(answer.status_code, ""),
                         )
                     return await _bounded(answer, limits)
-        except httpx.HTTPError as error:
-            reason = shown(str(error) or type(error).__name__)
-            raise Refusal(422, f"{self.address} cannot be reached for {shown(address)} ({reason}).") from None
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise Refusal(422, f"{self.address} cannot be reached for {address} ({reason}).") from None
 
     def _client(self, limits: Limits) -> httpx.AsyncClient:
         return httpx.AsyncClient(timeout=limits.seconds, transport=self.transport, follow_redirects=False)
@@ -129,7 +132,8 @@ class LabelStudio:
         if self._renewed and time.monotonic() - self._renewed[-1][0] < _RENEWED_AFTER:
             return f"Bearer {self._renewed[-1][1]}"
         answer = await client.post(urljoin(self.address, "/api/token/refresh"), json={"refresh": self.token})
-        access = answer.json().get("access") if answer.status_code == 200 else None
+        found = answer.json() if answer.status_code == 200 else None
+        access = found.get("access") if isinstance(found, dict) else None
         if not isinstance(access, str):
             raise Refusal(
                 422, f"Label Studio does not take the token ({answer.status_code}); make a new one."
@@ -201,8 +205,10 @@ def label_studio_router(service: Service, studio: LabelStudio) -> APIRouter:
 async def _object(request: Request) -> Mapping[str, Any]:
     try:
         asked = await request.json()
-    except ValueError:
-        raise Refusal(422, "The request is not JSON.") from None
+    except (ValueError, RecursionError):
+        raise Refusal(422, "The request is not JSON that can be read.") from None
+    except ClientDisconnect:
+        raise Refusal(400, "The request was broken off.") from None
     if not isinstance(asked, dict):
         raise Refusal(422, "The request is no JSON object.")
     return asked
@@ -225,7 +231,7 @@ def _match(service: Service, model: str, interface: Interface) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:8])) + (", ..." if len(names) > 8 else "")
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _task(service: Service, model: str, interface: Interface) -> Task:
@@ -265,11 +271,11 @@ async def _predicted(
         name = display_name(urlsplit(address).path)
         found: Record = await service.predicted(model, name, decoded, finish)
         return found
-    except Refusal as error:
+    except (Refusal, UnimaskError) as error:
         if tasks == 1:
             raise
-        _LOG.warning("Label Studio's task %s: %s", task.get("id"), error.sentence)
-        return {"model_version": model, "score": 0.0, "result": [], "error": error.sentence}
+        _LOG.warning("Label Studio's task %s: %s", task.get("id"), error)
+        return {"model_version": model, "score": 0.0, "result": [], "error": shown(str(error))}
 
 
 def _as_prediction(result: Result, model: str, interface: Interface) -> Record:

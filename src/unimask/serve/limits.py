@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from unimask.errors import shown
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -22,12 +24,15 @@ class Limits:
 
 
 class Refusal(Exception):
-    """A request that is not answered: the HTTP status and a sentence that says why and what to do."""
+    """A request that is not answered: the HTTP status and a sentence that says why and what to do.
+
+    What the sentence echoes of the request is escaped and cut (`errors.shown`).
+    """
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = NO_HEADERS) -> None:
         super().__init__(sentence)
         self.status = status
-        self.sentence = sentence
+        self.sentence = shown(sentence)
         self.headers = headers
 
 

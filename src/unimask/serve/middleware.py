@@ -91,8 +91,9 @@ class Middleware:
             )
         if working and self._inside >= self._limits.waiting:
             return self._full()
-        length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length) > self._limits.bytes:
+        length = headers.get("content-length", "0").lstrip("0")
+        digits = length.isascii() and length.isdigit()  # which can be more than an int is made of
+        if digits and (len(length) > 18 or int(length) > self._limits.bytes):
             return _too_long(self._limits)
         return None
 

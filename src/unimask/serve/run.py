@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import python_multipart  # noqa: F401  # forms, for FastAPI
 import uvicorn
@@ -22,6 +23,7 @@ from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REPORT_NAME = "report.html"  # of a run folder
+BACKLOG = 2048  # connections that wait to be taken
 
 
 def serve(
@@ -94,10 +96,11 @@ def _listen(host: str, port: int) -> socket.socket:
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
+            listening.listen(BACKLOG)  # from here on no other server gets the address
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # also a name that can be no host's
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ConfigError("port", f"{host}:{port} cannot be used ({reason}); try another --port") from None
     return listening
@@ -127,7 +130,12 @@ def _examples(folder: Path | None) -> tuple[Path, ...]:
 def _label_studio(address: str, token: str) -> LabelStudio | None:
     if not address:
         return None
-    if not address.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(address)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
         raise ConfigError(
             "--label-studio", f"must be an address such as http://localhost:8080; got {address!r}"
         )

@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,9 +30,9 @@ from unimask.training.loggers import Logger
 from unimask.training.optimizer import set_learning_rate
 from unimask.training.progress import Reporter, SilentReporter, automatic_reporter
 from unimask.training.record import RunRecord, Value
-from unimask.training.restoring import check_average, check_optimizer, check_parts
+from unimask.training.restoring import check_average, check_description, check_optimizer, check_parts
 from unimask.training.result import TrainingError, TrainingResult
-from unimask.training.run_folder import RunFolder, nothing_left_behind
+from unimask.training.run_folder import DESCRIPTION_NAME, RunFolder, nothing_left_behind
 from unimask.training.speed import Window, report_step
 from unimask.training.step import random_seed
 from unimask.training.stopping import stop_signals, without_signals
@@ -72,7 +72,7 @@ def run_job(
         return started[0].step if started else 0
 
     alone = nothing_left_behind(folder.path, steps) if fabric.is_global_zero else nullcontext()
-    with alone, lost_processes_said(folder.path, folder.newest_step):
+    with alone, closing(folder), lost_processes_said(folder.path, folder.newest_step):
         first_alone(begin)
         started.append(_Training(fabric, job, folder, shown, loggers))
         with stop_signals(started[0].ask_to_stop, fabric.world_size):
@@ -97,9 +97,10 @@ class _Training:
         model = job.build()
         if state:
             check_parts(folder.taken, state)
+            check_description(folder, state.get("description"), job.describe())
         self.origin = str(state["origin"]) if state else job.initialise(model, reporter.message)
         if "model" in state:
-            fill(model, state["model"], folder.taken)
+            fill(model, state["model"], folder.taken, described_in=DESCRIPTION_NAME)
         if fabric.device.type == "cpu":
             spare_memory(model)
         if "average" in state and self.config.ema_decay > 0:
@@ -116,7 +117,9 @@ class _Training:
         self.evaluation_seconds = 0.0
         self.stop_asked = self.stopped = False
         self.record = (
-            RunRecord(folder, self.step, job.primary_metric, reporter.message, loggers)
+            RunRecord(
+                folder, self.step, job.primary_metric, reporter.message, loggers, best=state.get("best")
+            )
             if fabric.is_global_zero
             else None
         )
@@ -329,6 +332,8 @@ class _Training:
             "seconds": self._seconds(),
             "origin": self.origin,
             "window": self.window.state(),
+            "description": self.job.describe(),
+            "best": None if self.record is None else self.record.best_line(),
             **self.learner.state(),
         }
 

@@ -1,17 +1,20 @@
 """The plan of a training: a named experiment, that of a model, or one chosen from the data."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
+import unimask
 from unimask.checkpoints.images import load_model_file
 from unimask.checkpoints.text import is_sequence_model
 from unimask.config.data import Scale, Whole
 from unimask.config.images import Experiment, experiment_from_dict
 from unimask.config.models import DetrConfig, tasks_of
 from unimask.config.overrides import override
-from unimask.config.tasks import Task
+from unimask.config.tasks import Task, check_task
 from unimask.config.text import TranslationExperiment, translation_from_dict
 from unimask.conversion.hub import check_trainable, find_model
 from unimask.conversion.imagenet import why_unavailable
@@ -24,7 +27,7 @@ from unimask.presets.shared import EFFICIENTNET
 from unimask.results.gallery import shrink
 from unimask.training.choice import Base, ChosenOptions, Here, Seen, choose, steps_of
 from unimask.training.initial import is_model, model_differences
-from unimask.training.run_folder import described
+from unimask.training.run_folder import DESCRIPTION_NAME, described
 
 LOOKS = 10.0  # seconds of reading the data before something is chosen
 SHOWN_SIDE = 640  # pixels of the samples that are kept until they are drawn
@@ -91,6 +94,8 @@ def plan(
         processes=processes,
         progress=progress,
     )
+    if not 0 <= epochs < math.inf:
+        raise ConfigError("epochs", f"must be a number of at least 0; got {epochs:g}")
     if epochs and "training.steps" in changes:
         raise ConfigError("epochs", "and training.steps both say how long to train; give one of them")
     if resumed is not None and not preset and (found := _of_run(Path(resumed), asked)):
@@ -137,12 +142,23 @@ def _of_run(folder: Path, asked: _Asked) -> Plan | None:
     said = described(folder)
     if not said:
         return None
-    if said["task"] == "sequences":
-        text = override(translation_from_dict(said["experiment"]), asked.changes)
-        return _plain(text, "panoptic", asked.weights)
-    task = asked.task or said["task"]
-    experiment = override(experiment_from_dict(said["experiment"]), asked.changes)
-    return _plain(_lasting(experiment, asked, task), task, asked.weights)
+    path, task = folder / DESCRIPTION_NAME, str(said.get("task"))
+    try:
+        if task == "sequences":
+            found: Experiment | TranslationExperiment = translation_from_dict(said["experiment"])
+        else:
+            check_task(task)
+            found = experiment_from_dict(said["experiment"])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: {error.path}",
+            f"{error.reason}; the run is of unimask {said.get('unimask', 'unknown')}, this is "
+            f"{unimask.__version__}: resume it with its own version, or name another output folder",
+        ) from None
+    if isinstance(found, TranslationExperiment):
+        return _plain(override(found, asked.changes), "panoptic", asked.weights)
+    chosen = asked.task or cast(Task, task)
+    return _plain(_lasting(override(found, asked.changes), asked, chosen), chosen, asked.weights)
 
 
 def _lasting(experiment: Experiment, asked: _Asked, task: Task) -> Experiment:

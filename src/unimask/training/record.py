@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from unimask.training.display import Display
 from unimask.training.job import Drawing
@@ -31,11 +32,13 @@ class RunRecord:
         primary: str,
         message: Callable[[str], None],
         loggers: Sequence[str | Logger] = (),
+        best: Mapping[str, Any] | None = None,
     ) -> None:
+        """Read the log; `best` is the line of the best evaluation that the checkpoint keeps (`best_line`)."""
         self._folder = folder
         self._primary = primary
         self._evaluations: dict[int, dict[str, Value]] = {}
-        for line in folder.rewind_metrics(step):
+        for line in folder.rewind_metrics(step, message, best):
             if line["kind"] == "evaluation":
                 self._evaluations[line["step"]] = line["values"]
         self._display = Display(folder, step, message)
@@ -86,8 +89,15 @@ class RunRecord:
 
     def scores(self) -> dict[int, float]:
         """Return the primary metric after each step at which it could be measured."""
-        values = {step: metrics[self._primary] for step, metrics in self._evaluations.items()}
-        return {step: value for step, value in values.items() if value is not None}
+        values = {step: metrics.get(self._primary) for step, metrics in self._evaluations.items()}
+        return {step: value for step, value in values.items() if isinstance(value, int | float)}
+
+    def best_line(self) -> dict[str, Any] | None:
+        """Return the line of the best evaluation, without what takes space; None where there is none."""
+        step = self.best_step()
+        values = {self._primary: self.scores()[step]} if step else {}
+        line = {"kind": "evaluation", "step": step, "seconds": 0.0, "values": values, "per_category": {}}
+        return line if step else None
 
     def is_better(self, values: Mapping[str, Value]) -> bool:
         """Return whether these metrics beat all earlier evaluations; unmeasured ones do not."""

@@ -1,5 +1,6 @@
 """Checks of a checkpoint against the training that resumes from it, before anything is loaded."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from unimask.checkpoints.tensors import check_fit
-from unimask.errors import WeightsError, some_of
+from unimask.errors import ConfigError, WeightsError, some_of
+from unimask.training.run_folder import RunFolder, changes_of_run, is_whole
+from unimask.training.speed import Window
 
 PARTS: Mapping[str, type] = {
     "step": int,
@@ -40,11 +43,36 @@ def check_parts(folder: Path, state: Mapping[str, Any]) -> None:
     wrong = [
         name
         for name, kind in PARTS.items()
-        if name not in elsewhere and not isinstance(state.get(name), kind)
+        if name not in elsewhere and not (isinstance(state.get(name), kind) and _is_sound(name, state[name]))
     ]
+    best = state.get("best")  # earlier versions did not keep it
+    if best is not None and not (isinstance(best, dict) and is_whole(best)):
+        wrong.append("best")
     if wrong:
         raise WeightsError(
             folder, f"is no whole checkpoint: {some_of(wrong)} is missing or damaged; {_WAY_OUT}"
+        )
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    """Return whether a part of a checkpoint of the right kind has a possible value."""
+    if name == "window":
+        return Window.fits(value)
+    return not isinstance(value, int | float) or (math.isfinite(value) and value >= 0)
+
+
+def check_description(folder: RunFolder, saved: object, now: Mapping[str, Any]) -> None:
+    """Check that a run is the one whose checkpoint was taken; earlier versions did not keep its description.
+
+    Raises:
+        ConfigError: `experiment.json` was changed since.
+    """
+    changed = changes_of_run(saved, now) if isinstance(saved, dict) else []
+    if changed:
+        raise ConfigError(
+            str(folder.experiment),
+            f"was changed after {folder.taken.name} was written; put the old values back to resume the run, "
+            "or start another one:\n  " + "\n  ".join(changed),
         )
 
 

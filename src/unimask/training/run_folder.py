@@ -17,7 +17,6 @@ tokenizer.json       the vocabulary of a translation; it may be there before, to
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,22 +27,25 @@ import torch
 
 from unimask.checkpoints.text import VOCABULARY_NAME
 from unimask.config.images import experiment_from_dict, experiment_to_dict
-from unimask.errors import ConfigError, DataError, UnimaskError
+from unimask.errors import ConfigError, DataError, UnimaskError, first_line, some_of
 from unimask.files import (
     clean_up,
     complete_file,
     is_temporary,
     json_text,
+    read_json,
     remove,
     to_disk,
     write_json,
     write_text,
 )
+from unimask.locks import hold, let_go
 from unimask.training.sharding import check_shards
 
 KEPT_CHECKPOINTS = 2
 SHARDS_NAME = "shards"
 DESCRIPTION_NAME = "experiment.json"
+LOCK_NAME = ".lock"  # held by the process that trains
 # Settings that may change when a run is resumed: they decide how much and how fast, not what is computed.
 CHANGEABLE = frozenset(
     {
@@ -90,9 +92,9 @@ def described(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(path, f"is not valid JSON ({error}); name another folder") from None
+        found = read_json(path)
+    except DataError as error:
+        raise DataError(path, error.reason, "name another folder") from None
     if not isinstance(found, dict) or not isinstance(found.get("experiment"), dict):
         raise DataError(path, "is no description of a run; name another folder")
     return {"images": found.pop("pictures", None)} | found  # as it was called before 0.1
@@ -108,6 +110,14 @@ def _completed(experiment: object) -> object:
         return experiment
 
 
+def changes_of_run(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two descriptions of a run, but for what may change on resuming."""
+    changed = differences(_completed(old.get("experiment")), _completed(new["experiment"]))
+    for key in ("task", "categories", "images"):
+        changed += differences({key: old.get(key)}, {key: new[key]})
+    return changed
+
+
 def differences(old: object, new: object) -> list[str]:
     """Return each setting that differs, as `path: old -> new`, without those that may change on resuming."""
     before, after = flatten(old), flatten(new)
@@ -116,6 +126,22 @@ def differences(old: object, new: object) -> list[str]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path) and path not in CHANGEABLE
     ]
+
+
+def is_whole(record: Mapping[str, Any]) -> bool:
+    """Return whether a line of `metrics.jsonl` says all that is needed."""
+    if type(record.get("step")) is not int or "kind" not in record:
+        return False
+    return record["kind"] != "evaluation" or isinstance(record.get("values"), dict)
+
+
+def _record_of(line: str) -> dict[str, Any] | None:
+    """Return what a line of `metrics.jsonl` holds; None where it is not whole."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and is_whole(record) else None
 
 
 @contextmanager
@@ -153,15 +179,20 @@ class RunFolder:
         self.best = path / "best"
         self.results = path / "results.json"
         self.vocabulary = path / VOCABULARY_NAME
+        self._lock = path / LOCK_NAME
+        self._held_lock: int | None = None
 
     def begin(self, description: dict[str, object], *, resume: bool) -> None:
         """Make the folder, or check that it holds the same run, and remove what a kill left in it.
+
+        From then on no other process can do so, until `close` is called or this process ends.
 
         `description` is JSON-ready; its `experiment` is compared setting by setting. A folder in which a run
         was killed before it was described counts as empty.
 
         Raises:
-            DataError: the folder is in use and `resume` is off, or what it holds is not a run.
+            DataError: the folder is in use and `resume` is off, what it holds is not a run, another process
+                trains in it, or its checkpoints are gone.
             ConfigError: the run in the folder has other settings, another task or other categories.
         """
         if self.path.exists() and not self.path.is_dir():
@@ -181,27 +212,45 @@ class RunFolder:
             raise DataError(self.path, "holds other files but no run to resume; name another output folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.close()
+            self._held_lock = hold(self._lock)
             for folder in (self.path, self.checkpoints, self.model, self.best):
                 clean_up(folder, alone=True)
+            self._check_checkpoints()
             write_json(self.experiment, description)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise DataError(self.path, f"cannot be made ({error.strerror}); name another folder") from None
 
+    def close(self) -> None:
+        """Let other processes train in the folder."""
+        let_go(self._lock, self._held_lock)
+        self._held_lock = None
+
+    def _check_checkpoints(self) -> None:
+        """Check that a run that has saved a model still has a checkpoint: else it would begin again.
+
+        Raises:
+            DataError: it has none.
+        """
+        if not self._steps() and (self.model.is_dir() or self.results.exists()):
+            raise DataError(
+                self.checkpoints,
+                "holds no checkpoint any more, and a run that begins again would replace its models; bring "
+                f"the checkpoints back, or train on from its model in another folder: --initial {self.path}",
+            )
+
     def _held(self) -> list[Path]:
         """Return the files of the folder, without those that a kill left before the run began."""
         if not self.path.exists():
             return []
-        held = [item for item in self.path.iterdir() if not is_temporary(item.name)]
+        held = [item for item in self.path.iterdir() if not is_temporary(item.name) and item != self._lock]
         if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
             held.remove(self.checkpoints)
         return held
 
     def _check_same(self, description: dict[str, object]) -> None:
-        old = described(self.path)
-        changed = differences(_completed(old.get("experiment")), _completed(description["experiment"]))
-        for key in ("task", "categories", "images"):
-            changed += differences({key: old.get(key)}, {key: description[key]})
+        changed = changes_of_run(described(self.path), description)
         if changed:
             raise ConfigError(
                 str(self.path),
@@ -257,7 +306,7 @@ class RunFolder:
     def _steps(self) -> list[int]:
         """Return the steps that have a checkpoint, newest first."""
         names = [item.name.removeprefix("step_") for item in self.checkpoints.glob("step_*")]
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return sorted((int(name) for name in names if name.isascii() and name.isdigit()), reverse=True)
 
     def newest_step(self) -> int:
         """Return the step of the newest checkpoint, 0 without one."""
@@ -282,14 +331,16 @@ class RunFolder:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 if not isinstance(state, dict):
                     raise ValueError("it holds no state of a training")
+                if isinstance(state.get("step"), int) and state["step"] != step:
+                    raise ValueError(f"it is the state after step {state['step']}: the folder was renamed")
                 if state.get("sharded"):
                     check_shards(self.shards(step))
                 for failure in failures:
                     say(f"a checkpoint cannot be read, the one before it is taken ({failure})")
                 self.taken = path.parent
                 return state
-            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-                failures.append(f"{path}: {error}")
+            except Exception as error:  # a damaged file can fail in any way
+                failures.append(f"{path}: is damaged ({first_line(error)})")
         if failures:
             raise DataError(
                 self.checkpoints,
@@ -299,21 +350,40 @@ class RunFolder:
 
     # the log
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Return all complete lines of `metrics.jsonl`, up to one that a kill cut off."""
+    def read_metrics(self, say: Callable[[str], object] = lambda text: None) -> list[dict[str, Any]]:
+        """Return all whole lines of `metrics.jsonl`; the last one may have been cut off by a kill.
+
+        `say` is called where other lines cannot be read.
+        """
         if not self.metrics.exists():
             return []
-        records = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        records = [_record_of(line) for line in lines]
+        broken = [n for n, (line, one) in enumerate(zip(lines, records, strict=True), 1) if line and not one]
+        broken = [number for number in broken if number < len(lines)]
+        if broken:
+            say(f"{self.metrics}: lines that cannot be read are left out: {some_of(broken)}")
+        return [record for record in records if record is not None]
 
-    def rewind_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drop the lines beyond `step`; return the others."""
-        records = [record for record in self.read_metrics() if record["step"] <= step]
+    def rewind_metrics(
+        self,
+        step: int,
+        say: Callable[[str], object] = lambda text: None,
+        best: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Drop the lines beyond `step`; return the others.
+
+        `best` is the line of the best evaluation until then: it is put back where it is missing, and `say` is
+        called.
+        """
+        records = [record for record in self.read_metrics(say) if record["step"] <= step]
+        known = {record["step"] for record in records if record["kind"] == "evaluation"}
+        if best is not None and best["step"] not in known:
+            say(
+                f"{self.metrics}: the best evaluation, after step {best['step']}, is missing; it is put back "
+                "from the checkpoint"
+            )
+            records = sorted([*records, dict(best)], key=lambda record: int(record["step"]))
         write_text(self.metrics, "".join(json_text(record, None) + "\n" for record in records))
         return records
 

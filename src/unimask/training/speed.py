@@ -28,6 +28,17 @@ class Window:
         }  # before 0.2
         return Window(**known)
 
+    @staticmethod
+    def fits(state: Mapping[str, Any]) -> bool:
+        """Return whether this can be the state of a window."""
+        numbers = {name: value for name, value in state.items() if name != "losses"}
+        losses = state.get("losses")
+        return (
+            numbers.keys() <= {"norm", "updates", "items", "pictures", "steps", "seconds"}
+            and isinstance(losses, dict)
+            and all(isinstance(value, int | float) for value in (*numbers.values(), *losses.values()))
+        )
+
     def add_update(self, losses: Mapping[str, float], norm: float) -> None:
         """Add a step that was taken; `norm` is that of the gradient before clipping."""
         for name, value in losses.items():

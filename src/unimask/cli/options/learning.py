@@ -77,6 +77,7 @@ Devices = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
+        min=1,
         metavar="NUMBER",
         help="Number of processes on this machine, each with its own device; by default one, or as many as "
         "torchrun or srun has started.",
@@ -86,6 +87,7 @@ Nodes = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
+        min=1,
         metavar="NUMBER",
         help="Number of machines; by default one, or those on which torchrun or srun has started.",
     ),
@@ -126,7 +128,7 @@ LoggerNames = Annotated[
         help="Also log to wandb or mlflow, besides the output folder and TensorBoard; repeat for more.",
     ),
 ]
-Budget = Annotated[int, typer.Option(metavar="STEPS", help="Training steps of each row.")]
+Budget = Annotated[int, typer.Option(min=1, metavar="STEPS", help="Training steps of each row.")]
 Rows = Annotated[
     list[str] | None,
     typer.Option(
@@ -153,7 +155,9 @@ AblationStory = Annotated[
 ]
 Seeds = Annotated[
     int,
-    typer.Option(metavar="NUMBER", help="Trainings of each row with different seeds: mean and spread."),
+    typer.Option(
+        min=1, metavar="NUMBER", help="Trainings of each row with different seeds: mean and spread."
+    ),
 ]
 AblationFolder = Annotated[
     Path, typer.Option(metavar="FOLDER", help="The folder for the table, the plot and the trainings.")

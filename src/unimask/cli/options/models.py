@@ -108,8 +108,11 @@ Threads = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
+        min=0,
         metavar="NUMBER",
         help="Number of CPU threads; 0: the default of PyTorch.",
     ),
 ]
-RoundCount = Annotated[int, typer.Option("--rounds", metavar="NUMBER", help="Number of runs of each side.")]
+RoundCount = Annotated[
+    int, typer.Option("--rounds", min=1, metavar="NUMBER", help="Number of runs of each side.")
+]

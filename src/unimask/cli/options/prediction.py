@@ -59,6 +59,7 @@ BatchSize = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.MACHINE,
+        min=1,
         metavar="NUMBER",
         help="Largest number of images or tiles of the same size that go through the model together.",
     ),
@@ -108,4 +109,4 @@ PixelSize = Annotated[
         help="Width of a pixel; segments.csv then has values in micrometres, too.",
     ),
 ]
-Every = Annotated[int, typer.Option(metavar="NUMBER", help="Segment every n-th frame of a video.")]
+Every = Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Segment every n-th frame of a video.")]

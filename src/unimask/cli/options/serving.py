@@ -24,7 +24,14 @@ Host = Annotated[
     ),
 ]
 Port = Annotated[
-    int, typer.Option(rich_help_panel=groups.NETWORK, metavar="NUMBER", help="The port; 0: any free port.")
+    int,
+    typer.Option(
+        rich_help_panel=groups.NETWORK,
+        min=0,
+        max=65_535,
+        metavar="NUMBER",
+        help="The port; 0: any free port.",
+    ),
 ]
 Examples = Annotated[
     Path | None,

@@ -85,6 +85,7 @@ Tile = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.LARGE,
+        min=0,
         metavar="PIXELS",
         help="Predict in square tiles of this size and join the results; 0: as the model was trained. A "
         "model that was trained on tiles keeps its own.",
@@ -94,6 +95,7 @@ Overlap = Annotated[
     int,
     typer.Option(
         rich_help_panel=groups.LARGE,
+        min=0,
         metavar="PIXELS",
         help="Overlap of neighbouring tiles; it should be as wide as most objects.",
     ),

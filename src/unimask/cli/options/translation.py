@@ -48,5 +48,7 @@ Decoding = Annotated[
         help="Decoding method: beam (the best), greedy (the fastest), sample (random).",
     ),
 ]
-Beams = Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of hypotheses in beam search.")]
-Seed = Annotated[int, typer.Option(metavar="NUMBER", help="Random seed of sampling.")]
+Beams = Annotated[
+    int | None, typer.Option(min=1, metavar="NUMBER", help="Number of hypotheses in beam search.")
+]
+Seed = Annotated[int, typer.Option(min=0, metavar="NUMBER", help="Random seed of sampling.")]

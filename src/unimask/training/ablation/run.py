@@ -13,6 +13,7 @@ from statistics import median
 from unimask.config.images import Experiment, experiment_to_dict
 from unimask.config.tasks import Task, check_task
 from unimask.config.text import TranslationExperiment
+from unimask.config.values import check_count
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_json
 from unimask.inference.evaluation import MAIN_MEASURES
@@ -74,8 +75,7 @@ def ablate(
     wanted = [row for row in known if not rows or row.name in rows]
     for name in rows:
         row_experiment(base, name, story)
-    if seeds < 1:
-        raise ConfigError("seeds", f"trainings of each row; must be at least 1, not {seeds}")
+    check_count(seeds, "seeds")
     check_task(task)
     check_settings(base.training, processes=1)
     open_task(data, task, base)
