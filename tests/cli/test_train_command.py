@@ -187,7 +187,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
         (("--output", "{coco}/instances_val.json"), "instances_val.json: is a file; name a folder"),
         (("--output", "{coco}"), "continue the run in it with --resume, or name another"),
         (("--device", "toaster"), "device: 'toaster' does not exist"),
-        (("--devices", "0"), "devices: at least one process is needed; got 0"),
+        (("--devices", "0"), "--devices: must be at least 1"),
         (("--initial", "no_such_model"), "no_such_model: no such folder, and no model of this name"),
         (("--set", "training.stepz=3"), "training.stepz: no such setting; is it training.steps"),
         (("--set", "training.steps=many"), "training.steps: Input should be a valid integer"),
