@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("documented commands")
 HOURS = "trains or measures for minutes to hours"
 THEIRS = "needs weights, data or an account of somebody else"
 GPU = "needs a GPU"
-CLUSTER = "needs a cluster that runs"
+CLUSTER = "needs a cluster; `campaigns/` has stand-ins"
 SETUP = "sets up an environment, as whoever runs the tests has done"
 CHECKS = "`.ci/run` does it"
 
@@ -31,7 +31,9 @@ ELSEWHERE = {
         "tests/inference/test_translator.py::test_lines_come_from_everywhere"
     ),
     "deploy/torchrun/train.sh": "tests/deploy/test_deploy.py::test_a_training_under_a_launcher",
-    "export LABEL_STUDIO_TOKEN": "tests/serve/test_label_studio.py::test_tokens_of_both_kinds_are_sent",
+    "export LABEL_STUDIO_TOKEN": (
+        "tests/cli/test_serve_command.py::test_the_command_serves_until_it_is_stopped"
+    ),
     "python -m campaigns.hostile": "tests/campaigns/test_hostile.py::test_hostile_files_end_in_a_sentence",
     "python -m campaigns.kills": (
         "tests/campaigns/test_kills.py::test_a_training_that_is_killed_anywhere_resumes_to_the_same_bits"
@@ -54,6 +56,7 @@ ELSEWHERE = {
     "unimask predict slide.tif --tile 1024": (
         "tests/cli/test_predict_command.py::test_the_tiles_of_the_readme_keep_those_of_the_model"
     ),
+    "unimask predict hf://": "tests/inference/test_object_stores.py::test_the_hub",
     "unimask predict photos/ --weights nuclei --output found --engine ray": (
         "tests/inference/test_engine_ray.py::test_the_command"
     ),
@@ -63,8 +66,17 @@ ELSEWHERE = {
     "sbatch": "tests/deploy/test_deploy.py::test_a_training_under_a_launcher",
     "unimask serve": "tests/cli/test_serve_command.py::test_the_command_serves_until_it_is_stopped",
     "unimask shards": "tests/data/test_shards.py::test_the_commands",
+    "unimask train --preset coco_panoptic_resnet50 --data '/shared/coco_shards/train-": (
+        "tests/inference/test_object_stores.py::test_shards_in_a_store_are_data"
+    ),
     "unimask train --preset coco_panoptic_resnet50 --data 's3://": (
         "tests/inference/test_object_stores.py::test_shards_in_a_store_are_data"
+    ),
+    "unimask train --preset eomt_large_640 --data coco --output runs/large --devices 8 --strategy fsdp": (
+        "tests/deploy/test_deploy.py::test_a_training_under_a_launcher"
+    ),
+    "unimask train --preset small --data my_data --output runs/first --devices 2": (
+        "tests/training/test_processes.py::test_two_processes_equal_one"
     ),
     "unimask train": (
         "tests/cli/test_train_command.py::test_a_labelled_folder_becomes_a_model_that_predicts"
@@ -80,6 +92,8 @@ NOT_RUN = {
     "NODES=2 HEAD=first-machine:29400 deploy/torchrun/train.sh": CLUSTER,
     ".venv/bin/python -m benchmarks": HOURS,
     ".venv/bin/python -m benchmarks --device cuda": GPU,
+    "docker build": "needs Docker",
+    "export RAY_AUTH_MODE=token": CLUSTER,
     "make bench": HOURS,
     "make demo": SETUP,
     "make docs": CHECKS,
@@ -89,6 +103,7 @@ NOT_RUN = {
     "pip install": SETUP,
     "python -m benchmarks": HOURS,
     "python -m benchmarks.gpu": GPU,
+    "ray start": CLUSTER,
     "unimask bench --weights models/coco": THEIRS,
     "unimask convert facebook/": THEIRS,
     "unimask convert model_final.pkl": THEIRS,
@@ -96,7 +111,6 @@ NOT_RUN = {
     "unimask evaluate --weights runs/boxes/best": HOURS,
     "unimask evaluate --weights runs/en-de/best": HOURS,
     "unimask evaluate --weights street --data camvid11": HOURS,
-    "unimask predict hf://": THEIRS,
     "unimask predict photo.jpg --weights models/coco_tiny": THEIRS,
     "unimask predict s3://bucket/photos --output s3://bucket/found --engine ray --address": CLUSTER,
     "unimask reproduce detr-coco-detection-r50": THEIRS,
@@ -132,13 +146,16 @@ HERE = sorted(command for command in COMMANDS if not row_of(command))
 
 
 def test_shells_are_marked_as_shells() -> None:
-    """So that none is passed over."""
-    kinds = {
-        kind
-        for document in DOCUMENTS
-        for kind in re.findall(r"^```(\w+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
-    }
-    assert kinds <= {"json", "python", "sh", "text", "xml"}
+    """So that none is passed over: not in a block of another kind, nor one that is indented."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        found = re.findall(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+        assert {kind for kind, _ in found} <= {"", "json", "python", "sh", "text", "xml"}, document
+        assert len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)) == 2 * len(found), document
+        shown = "".join(block for kind, block in found if kind in ("", "text"))
+        assert not re.search(r"^(?:\$ *)?(?:unimask|python3?|pip|make|torchrun|ray|docker) ", shown, re.M), (
+            document
+        )
 
 
 def test_rows_are_of_commands_and_tests_that_exist() -> None:

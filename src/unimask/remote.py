@@ -6,10 +6,11 @@ What is written appears complete: a store shows an object once all of it has arr
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -23,6 +24,8 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_COMMITS = Lock()
+"""Held while something is written to hf://, where each write is a commit and none may come during another."""
 _NO_CREDENTIALS = "finds no credentials; set them as the client of the store documents (for s3:// in AWS_...)"
 
 
@@ -125,6 +128,11 @@ def _store_of(url: Url) -> Iterator[tuple[Any, str]]:
         raise DataError(url.text, f"the store does not answer as it should ({what})") from None
 
 
+def _one_at_a_time(url: Url) -> AbstractContextManager[object]:
+    """Return what a write to this address has to hold meanwhile."""
+    return _COMMITS if url.text.lower().startswith("hf://") else nullcontext()
+
+
 def files_in(url: Url) -> list[Url] | None:
     """Return the files directly in a folder, sorted by name; None where the address is no folder.
 
@@ -132,6 +140,7 @@ def files_in(url: Url) -> list[Url] | None:
         DataError: the store cannot be asked.
     """
     with _store_of(url) as (store, path):
+        store.invalidate_cache(path)  # hf:// keeps listings all the same
         try:
             found = store.ls(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
@@ -195,7 +204,7 @@ def put(path: Path, url: Url) -> None:
     Raises:
         DataError: it may not be written there.
     """
-    with _store_of(url) as (store, place):
+    with _store_of(url) as (store, place), _one_at_a_time(url):
         store.put_file(str(path), place)
 
 
@@ -207,7 +216,7 @@ def discard(urls: Sequence[Url]) -> None:
     """
 
     def remove(url: Url) -> None:
-        with _store_of(url) as (store, place):
+        with _store_of(url) as (store, place), _one_at_a_time(url):
             store.rm_file(place)
 
     at_once(remove, urls)

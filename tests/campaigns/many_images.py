@@ -1,15 +1,19 @@
-"""200 images, bad ones among them, by a real Ray that loses actors, and its driver: each image exactly once.
+"""200 images, bad ones among them, by processes that are lost on the way: each image exactly once.
+
+Under torchrun a process is killed, or all are told to end (SIGTERM, as by a cluster that wants its machines
+back), and the same command with `--resume` follows. A real Ray loses actors, its driver, and a machine.
 
     python -m campaigns.many_images                 (in `tests/`)
     python -m campaigns.many_images --machines      two Ray nodes in two network namespaces; needs root
 
-The files must be those of the plain command to the last byte (one image at a time, with one thread), and
-every image must have one row.
+The files must be those of the plain command to the last byte (one image at a time, with one thread), and of
+Ray every image must have one row.
 """
 
 import argparse
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -29,6 +33,7 @@ BIN = Path(sys.executable).parent
 NETWORK = "10.97.31"  # of the two namespaces
 BYTES = ("--batch-size", 1)  # the images of a batch decide which kernels compute, and so the last digits
 FAST = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of the cluster
 
 
 class Case:
@@ -52,7 +57,7 @@ class Case:
         words += ["cpu", "--format", "json", *BYTES, *more]
         return subprocess.Popen(
             [*before, str(BIN / "unimask"), *map(str, words)],
-            env={**os.environ, **FAST},
+            env={**os.environ, **FAST, **TOKEN},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -62,12 +67,16 @@ class Case:
     def files(self, name: str) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.folder / name).glob("[!.]*.json")}
 
-    def check(self, name: str, process: "subprocess.Popen[str]") -> None:
-        """Wait for a run; its files and its rows must be right."""
+    def check_files(self, name: str, process: "subprocess.Popen[str]", code: int = 2) -> None:
+        """Wait for a run; its files must be right."""
         said, _ = process.communicate()
-        assert process.returncode == 2, said  # some images are broken
+        assert process.returncode == code, said  # some images are broken
         assert f"{BROKEN} of {self.count + BROKEN} images could not be segmented" in said, said
         assert self.files(name) == self.plain, (name, len(self.files(name)))
+
+    def check(self, name: str, process: "subprocess.Popen[str]") -> None:
+        """Wait for a run of Ray; its files and its rows must be right."""
+        self.check_files(name, process)
         rows = parquet.read_table(self.folder / name / "images.parquet").to_pylist()
         assert len(rows) == len({row["path"] for row in rows}) == self.count + BROKEN
         assert sum(row["status"] == "failed" for row in rows) == BROKEN
@@ -79,6 +88,27 @@ class Case:
         while len(list((self.folder / name).glob("*.json"))) < share * self.count:
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.02)
+
+
+def written(case: Case, name: str) -> dict[Path, int]:
+    """The results that a lost run leaves, and when each was written."""
+    found = {path: path.stat().st_mtime_ns for path in (case.folder / name).glob("[!.]*.json")}
+    assert 0 < len(found) < case.count
+    return found
+
+
+def torchrun_loses_its_processes(case: Case) -> None:
+    launch = (str(BIN / "torchrun"), "--nproc-per-node", "2", "--no-python")
+    for name, number in (("killed_process", signal.SIGKILL), ("preempted", signal.SIGTERM)):
+        process = case.run(name, before=launch)
+        case.wait_for(name, 0.3, process)
+        lost = process.pid if number == signal.SIGTERM else descendants(process.pid, "predict")[-1]
+        os.kill(lost, number)
+        process.communicate()
+        before = written(case, name)
+        case.check_files(name, case.run(name, "--resume", before=launch), code=1)  # that of torchrun
+        assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # none is done again
+        print(f"{name}: {len(before)} files before, all after --resume as of the plain command", flush=True)
 
 
 def actors(case: Case) -> None:
@@ -99,8 +129,7 @@ def the_driver_is_killed(case: Case) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(5)  # Ray ends what is left of it
-    before = {path: path.stat().st_mtime_ns for path in (case.folder / "killed_driver").glob("*.json")}
-    assert 0 < len(before) < case.count
+    before = written(case, "killed_driver")
     case.check("killed_driver", case.run("killed_driver", "--engine", "ray", "--actors", 2, "--resume"))
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())  # none is done again
 
@@ -130,7 +159,10 @@ def two_machines(case: Case) -> None:
             words += ["--node-ip-address", f"{NETWORK}.{number}", "--num-cpus", "1"]
             words += ["--object-store-memory", str(100 << 20), "--temp-dir", f"/tmp/ray-{name}"]
             node = subprocess.Popen(
-                words, env={**os.environ, **FAST}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                words,
+                env={**os.environ, **FAST, **TOKEN},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             nodes.append(node)
             time.sleep(15)
@@ -158,7 +190,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT, help="images, beside the bad ones")
     parser.add_argument("--only", default="", help="a part of the name of a check")
     options = parser.parse_args()
-    checks: list[Callable[[Case], None]] = [actors, an_actor_is_killed, the_driver_is_killed]
+    checks: list[Callable[[Case], None]] = [
+        torchrun_loses_its_processes,
+        actors,
+        an_actor_is_killed,
+        the_driver_is_killed,
+    ]
     folder = Path(tempfile.mkdtemp(prefix="unimask-campaign-"))
     try:
         case = Case(folder / "case", options.count)

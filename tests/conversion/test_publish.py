@@ -7,8 +7,9 @@ import huggingface_hub.constants
 import pytest
 import torch
 import yaml
-from conversion.hub_server import HubServer, hub_server
+from conversion.hub_server import HubServer
 from conversion.test_detr_conversion import SMALL, save
+from local_server import running
 
 from unimask.checkpoints.images import ModelFile, load_model, save_model
 from unimask.config.overrides import override
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
-    with hub_server() as one:
+    with running(HubServer()) as one:
         yield one
 
 
@@ -78,7 +79,9 @@ def test_a_pushed_model_comes_back_bit_by_bit(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = tmp_path / "measured.json"
-    measured.write_text(json.dumps({"task": "instance", "values": {"AP": 0.6071, "AP_large": None}}))
+    measured.write_text(
+        json.dumps({"task": "instance", "images": 50, "values": {"AP": 0.6071, "AP_large": None}})
+    )
     assert push("nuclei", "me/cells", evaluation=measured, endpoint=hub.address) == f"{hub.address}/me/cells"
     assert set(hub.repositories["me/cells"]) == {"README.md", "config.json", "model.safetensors"}
     about, text = card_of(hub, "me/cells")
@@ -87,7 +90,10 @@ def test_a_pushed_model_comes_back_bit_by_bit(
         "image-segmentation",
         "unimask",
     )
-    assert "| AP | 0.6071 |" in text
+    assert "(instance, 50 images):\n\n| measure | value |\n|---|---|\n| AP | 0.6071 |\n" in text
+    assert (
+        "A model for panoptic segmentation: mask classification (MaskFormer, Mask2Former), backbone" in text
+    )
     assert "AP_large" not in text
     assert "**Finds** nucleus, background." in text
     assert "BBBC038" in text  # the data, from the provenance

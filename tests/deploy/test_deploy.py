@@ -117,16 +117,21 @@ def test_a_slurm_job_is_queued_again_before_its_time_is_over(tmp_path: Path) -> 
 
 
 @needs_bash
-@pytest.mark.parametrize("launcher", [machines.slurm, partial(machines.torchrun, 2)])
-def test_a_training_under_a_launcher(tmp_path: Path, launcher: Callable[[Path], machines.Jobs]) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "strategy"), [(machines.slurm, "ddp"), (partial(machines.torchrun, 2), "fsdp")]
+)
+def test_a_training_under_a_launcher(
+    tmp_path: Path, launcher: Callable[[Path], machines.Jobs], strategy: str
+) -> None:
     """As many processes as were started, without being told."""
     run = tmp_path / "run"
     (job,) = launcher(run)
     words, env = job
-    words = [*words, "--set", "training.steps=2"]
+    words = [*words, "--set", "training.steps=2", "--strategy", strategy]
     ended = subprocess.run(words, env={**env}, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert json.loads((run / "results.json").read_text(encoding="utf-8"))["processes"] == 2
+    assert len(list(run.glob("checkpoints/*/shards/*.distcp"))) == (2 if strategy == "fsdp" else 0)
     assert ended.stdout.count("try it: unimask predict IMAGE") == 1
 
 

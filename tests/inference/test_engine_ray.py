@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from campaigns.processes import descendants
 from cli.command_line import picture, refused, unimask
 from inference.deadly_actor import Deadly
 from inference.photos import write_photos
+from test_documentation import ROOT, blocks
 
 import unimask as public
 from unimask.data.reading import PLAIN
@@ -38,6 +40,8 @@ pytestmark = [
 
 COUNT = 40
 BROKEN = ("011b.png", "030b.png")
+# Ray shares GPUs that it is told of; an actor that sees none computes on the processor
+WITH_GPUS = "cpu" if torch.cuda.is_available() else "auto"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +49,14 @@ def cluster() -> Iterator[None]:
     tests = str(Path(__file__).parents[1])
     path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONPATH": path}
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 << 20,
+    )
     yield
     ray.shutdown()
 
@@ -162,7 +173,26 @@ def test_a_data_set_of_ray_gets_columns(cluster: None, model: Path, photos: Path
         public.predict_dataset(dataset, segmenter, tmp_path, formats=["csv"])
 
 
-def test_what_kills_its_actor_each_time_is_lost_and_said(
+def test_the_example_of_a_pipeline_runs(
+    cluster: None,
+    model: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """That of the guide, with other images and a smaller model."""
+    (example,) = blocks((ROOT / "docs" / "guide" / "many-images.md").read_text("utf-8"), "python")
+    for name, ours in (("photos/a.png", photos / "000.png"), ("photos/b.png", photos / BROKEN[0])):
+        example = example.replace(f'"{name}"', repr(str(ours)))
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace('"nuclei"', repr(str(model))), {})
+    rows = [line.split()[1:3] for line in capfd.readouterr().out.splitlines()[-2:]]
+    assert sorted(rows) == [["7", "segmented"], ["8", "failed"]]
+    assert len(list((tmp_path / "found").glob("000_*.json"))) == 1
+
+
+def test_what_kills_its_actor_each_time_is_lost_alone(
     cluster: None, model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_actors, "Actor", Deadly)
@@ -172,7 +202,7 @@ def test_what_kills_its_actor_each_time_is_lost_and_said(
         load(model, "cpu"),
         named,
         tmp_path,
-        Options(batch_size=1, formats=("json",)),
+        Options(batch_size=3, formats=("json",)),  # Ray hands all of them out together, and gives them up
         actors=1,
         device="cpu",
     )
@@ -215,13 +245,13 @@ def test_options_that_do_not_fit_are_refused(model: Path, photos: Path, tmp_path
 def test_the_command(
     cluster: None, model: Path, photos: Path, plain: dict[str, bytes], tmp_path: Path
 ) -> None:
-    given = ("predict", *sorted(photos.glob("00*.png")), "--weights", model, "--device", "cpu")
-    outcome = unimask(*given, "--output", tmp_path, "--format", "json,csv", "--engine", "ray", "--actors", 1)
-    assert outcome.code == 0
+    given = ("predict", *sorted(photos.glob("00*.png")), "--weights", model, "--format", "json,csv")
+    outcome = unimask(*given, "--device", WITH_GPUS, "--output", tmp_path, "--engine", "ray", "--actors", 1)
+    assert outcome.code == 0, outcome.err
     assert "images.parquet there has a row per image" in outcome.out
     assert_alike({"003.json": (tmp_path / "003.json").read_bytes()}, {"003.json": plain["003.json"]})
     there = tmp_path / "plain"
-    unimask(*given, "--output", there, "--format", "json,csv")
+    unimask(*given, "--device", "cpu", "--output", there)
     ours, theirs = (list(csv.DictReader((folder / "segments.csv").open())) for folder in (tmp_path, there))
     assert len(ours) == len(theirs) > 0
     for row, other in zip(ours, theirs, strict=True):

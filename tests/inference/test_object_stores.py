@@ -1,4 +1,4 @@
-"""Images in and results out through object stores: memory, and a real server of S3."""
+"""Images in and results out through object stores: memory, a real server of S3, stand-ins of two others."""
 
 import json
 import os
@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from cli.command_line import Outcome, picture, unimask
+from conversion.hub_server import HubServer
 from data.test_shards import assert_same_sets
 from data.test_shards import photos as labelled
+from fsspec.registry import _registry
+from inference.google_server import GoogleServer
 from inference.photos import write_photos
+from local_server import running
 from PIL import Image
 from training.small_runs import small_experiment
 
@@ -58,6 +63,37 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a bucket on a stand-in of Google's Cloud Storage."""
+    gcsfs = pytest.importorskip("gcsfs.core", reason="gcsfs is not installed")
+    # not its class that first asks over gRPC what kind of bucket it is
+    monkeypatch.setitem(_registry, "gs", gcsfs.GCSFileSystem)
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    remote._store.cache_clear()
+    with running(GoogleServer()) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.address)
+        yield "gs://bucket"
+    remote._store.cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a data set on a stand-in of the Hugging Face hub."""
+    fsspec.get_filesystem_class("hf").clear_instance_cache()
+    remote._store.cache_clear()
+    with running(HubServer()) as server:
+        server.repositories["datasets/me/photos"] = {}
+        files = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        yield "hf://datasets/me/photos"
+    fsspec.get_filesystem_class("hf").clear_instance_cache()
+    remote._store.cache_clear()
+
+
+@pytest.fixture
 def memory() -> Iterator[str]:
     yield "memory://bucket"
     fsspec.filesystem("memory").store.clear()
@@ -69,8 +105,8 @@ def predict(*given: object) -> Outcome:
 
 
 def fill(store: str, photos: Path) -> Any:
-    """Bring the images into a store; return its file system."""
-    files, _ = fsspec.core.url_to_fs(store, use_listings_cache=False)
+    """Bring the images into a store; return a file system of it, apart from that of the library."""
+    files, _ = fsspec.core.url_to_fs(store, use_listings_cache=False, skip_instance_cache=True)
     for path in sorted(photos.iterdir()):
         files.put_file(str(path), f"{store.partition('://')[2]}/photos/{path.name}")
     return files
@@ -113,6 +149,20 @@ def test_memory(memory: str, photos: Path, model: Path, tmp_path: Path) -> None:
 
 def test_s3(server: str, photos: Path, model: Path, tmp_path: Path) -> None:
     check_a_store(server, photos, model, tmp_path)
+
+
+def test_google(google: str, photos: Path, model: Path, tmp_path: Path) -> None:
+    check_a_store(google, photos, model, tmp_path)
+
+
+def test_the_hub(hub: str, photos: Path, model: Path, tmp_path: Path) -> None:
+    """Which refuses a commit while another one is on its way, and whose client keeps listings."""
+    files, place = fill(hub, photos), Url(f"{hub}/photos")
+    assert len(remote.files_in(place) or ()) == COUNT + 2
+    files.pipe_file(f"{place.text.removeprefix('hf://')}/more.txt", b"x")
+    assert len(remote.files_in(place) or ()) == COUNT + 3
+    files.rm_file(f"{place.text.removeprefix('hf://')}/more.txt")
+    check_a_store(hub, photos, model, tmp_path)
 
 
 def test_a_folder_of_this_machine_and_a_store_go_together(
@@ -229,8 +279,8 @@ def test_shards_in_a_store_are_data(server: str, tmp_path: Path) -> None:
     assert list(open_splits(f"{server}/shards", "panoptic")) == ["train", "val"]
     with pytest.raises(DataError, match=r"1 of 2 shards are missing: s3://bucket/shards/train-0001\.tar"):
         open_dataset(f"{server}/shards/train-{{0000..0001}}.tar", "all", "panoptic")
-    for data, name in ((folder, "here"), (f"{server}/shards", "there")):
-        experiment = small_experiment(training__steps=2, training__workers=1)
+    for data, name in ((folder / "train-{0000..0000}.tar", "here"), (pattern, "there")):
+        experiment = small_experiment(training__steps=2, training__workers=1, training__evaluate_every=0)
         train(experiment, data, tmp_path / name, task="panoptic", reporter=SilentReporter())
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("here", "there")]
     losses = [[json.loads(line).get("loss") for line in log.splitlines()] for log in logs]

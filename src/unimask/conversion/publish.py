@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -19,6 +18,7 @@ from unimask.files import read_json, write_text
 CARD = "README.md"
 _LICENCES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 """The hub's names of licences, as ours begin; of another it keeps the text."""
+_KINDS = {"masks": "mask classification (MaskFormer, Mask2Former)", "detr": "DETR", "eomt": "EoMT"}
 
 
 def push(
@@ -51,8 +51,9 @@ def push(
     if to == "original":
         raise WeightsError(folder, "goes onto the hub as unimask or as transformers, not in original files")
     source = resolve_weights(folder)
-    _, model_file = load_model(source)  # a model that cannot be loaded is not uploaded
-    measures = _measures(evaluation)
+    model, model_file = load_model(source)  # a model that cannot be loaded is not uploaded
+    parameters = sum(one.numel() for one in model.parameters())
+    measured = _measured(evaluation)
     with tempfile.TemporaryDirectory() as temporary:
         ready = Path(temporary) / "model"
         if to == "unimask":
@@ -62,7 +63,7 @@ def push(
         else:
             convert(source, ready, to)
         usage = _usage(name, ready, to)
-        write_text(ready / CARD, model_card(name, model_file, usage, to, measures))
+        write_text(ready / CARD, model_card(name, model_file, parameters, usage, to, measured))
         hub = HfApi(endpoint=endpoint, library_name="unimask", library_version=unimask.__version__)
         try:
             hub.create_repo(name, private=private, exist_ok=True)
@@ -77,7 +78,7 @@ def push(
 
 
 def model_card(
-    name: str, model_file: ModelFile, usage: str, to: Format, measures: Mapping[str, float]
+    name: str, model_file: ModelFile, parameters: int, usage: str, to: Format, measured: str
 ) -> str:
     """Return the Markdown of a model card: what it finds, how it was made, its licence, how to use it."""
     model = model_file.experiment.model
@@ -94,16 +95,15 @@ def model_card(
         about["license_name"] = "see-below"
     names = ", ".join(model_file.categories.names[:40])
     more = len(model_file.categories) - 40
-    table = "".join(f"| {measure} | {value:.4f} |\n" for measure, value in measures.items())
     parts = [
         "---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True) + "---\n",
         f"# {name.rpartition('/')[2]}\n",
-        f"A model for {model_file.task} {'of objects' if boxes else 'segmentation'}, backbone "
-        f"`{model.backbone.name}`.\n",
+        f"A model for {model_file.task} {'of objects' if boxes else 'segmentation'}: {_KINDS[model.kind]}, "
+        f"backbone `{model.backbone.name}`, {parameters / 1e6:.1f} million parameters.\n",
         f"**Finds** {names}{f' and {more} more' if more > 0 else ''}.\n",
         f"**Licence of the weights:** {model_file.licence}\n",
         f"**Made by:** {model_file.provenance}\n",
-        f"| measure | value |\n|---|---|\n{table}" if table else "No measures are given.\n",
+        measured,
         usage,
     ]
     return "\n".join(parts)
@@ -125,16 +125,18 @@ def _usage(name: str, folder: Path, to: Format) -> str:
     )
 
 
-def _measures(evaluation: str | Path | None) -> dict[str, float]:
-    """Return the measures of what `unimask evaluate --output` wrote; those that do not exist are left out."""
+def _measured(evaluation: str | Path | None) -> str:
+    """Return a table of what `unimask evaluate --output` wrote; measures without a value are left out."""
     if evaluation is None:
-        return {}
+        return "No measures are given.\n"
     content = read_json(Path(evaluation))
     values = content.get("values") if isinstance(content, dict) else None
-    if not isinstance(values, dict):
+    if not isinstance(content, dict) or not isinstance(values, dict):
         raise DataError(evaluation, "holds no measures; name what `unimask evaluate --output` wrote")
-    return {
-        str(key): float(value)
-        for key, value in values.items()
+    rows = [
+        f"| {measure} | {value:.4f} |\n"
+        for measure, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    ]
+    about = f"{content.get('task', 'the task')}, {content.get('images', 'unknown number of')} images"
+    return f"Measured with `unimask evaluate` ({about}):\n\n| measure | value |\n|---|---|\n{''.join(rows)}"

@@ -47,7 +47,8 @@ def predict_with_ray(
     A row per image is written into `images.parquet`, in no particular order: `path`, `name` of the results,
     `status` (segmented, failed, complete before, lost), number of `segments` or boxes, `seconds` since the
     previous image, `error`, and `notes`. Where an actor or a machine is lost, the images that it was given
-    together, at most 256, are segmented again; after the loss of this process, `resume` goes on.
+    together, at most 256, are segmented again: by Ray, and those that it gives up one by one at the end.
+    After the loss of this process, `resume` goes on.
 
     Args:
         segmenter: as `run.predict`; a function is called once, with "cpu".
@@ -77,13 +78,15 @@ def predict_with_ray(
         complete = [one for one in named if one[1] not in names]
         write(with_status(named_table(complete), COMPLETE))
         progress(0, len(left))
-        pool = ActorPool.of(ray, device, actors)
-        settings = ActorSettings(job=job, output=_whole(folder), threads=pool.threads, device=device)
-        for rows in _segmented(ray, model, settings, pool, left):
-            found.add(rows)
-            write(rows)
-            progress(len(found.parts), len(left))
-        lost = [one for one in left if one[1] not in found.parts]
+        lost = left
+        for most in (_MOST, 1):
+            pool = ActorPool.of(ray, device, actors)  # of the machines that are still there
+            settings = ActorSettings(job=job, output=_whole(folder), threads=pool.threads, device=device)
+            for rows in _segmented(ray, model, settings, pool, lost, most):
+                found.add(rows)
+                write(rows)
+                progress(len(found.parts), len(left))
+            lost = [one for one in left if one[1] not in found.parts]
         found.failed += [f"{file}: {DIED}" for file, _ in lost]
         write(with_status(named_table(lost), LOST, DIED))
     if reserved(options.formats):
@@ -168,26 +171,26 @@ def predict_dataset(
         column=column,
         resume=resume,
     )
-    return mapped(ray, dataset, segmenter, settings, pool)
+    return mapped(ray, dataset, segmenter, settings, pool, 8 * batch_size)
 
 
 def _segmented(
-    ray: Any, segmenter: Segmenter, settings: ActorSettings, pool: ActorPool, left: Sequence[Asked]
+    ray: Any, segmenter: Segmenter, settings: ActorSettings, pool: ActorPool, left: Sequence[Asked], most: int
 ) -> Iterator["Table"]:
-    """Yield the rows of the images, a table at a time as they are segmented.
+    """Yield the rows of the images, a table of at most `most` at a time as they are segmented.
 
     Raises:
         UnimaskError: the actors cannot work.
     """
     if not left:
         return
-    size = min(_MOST, max(settings.job.options.batch_size, len(left) // (8 * pool.actors)))
+    size = min(most, max(settings.job.options.batch_size, len(left) // (8 * pool.actors)))
     tables = [named_table(left[start : start + size]) for start in range(0, len(left), size)]
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # images that kill their actor each time do not end the run
+    context.max_errored_blocks = -1  # images whose actors died do not end the run
     with ray.data.DataContext.current(context), quiet("ray.data"):
-        dataset = mapped(ray, ray.data.from_arrow(tables), segmenter, settings, pool)
+        dataset = mapped(ray, ray.data.from_arrow(tables), segmenter, settings, pool, size)
         try:
             yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         except Exception as error:  # of many kinds

@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,23 +46,33 @@ class ActorSettings:
 
 
 def mapped(
-    ray: Any, dataset: "Dataset", segmenter: Segmenter, settings: ActorSettings, pool: ActorPool
+    ray: Any,
+    dataset: "Dataset",
+    segmenter: Segmenter,
+    settings: ActorSettings,
+    pool: ActorPool,
+    together: int,
 ) -> "Dataset":
-    """Return the data set with the results of actors in each row; nothing happens until Ray runs it."""
+    """Return the data set with the results of actors in each row; nothing happens until Ray runs it.
+
+    An actor gets a block at a time; with a GPU, for which Ray wants a number, up to `together` rows.
+    """
     if isinstance(settings.output, Path):
         settings.output.mkdir(parents=True, exist_ok=True)
         (settings.output / LEDGER_NAME).touch()  # by which the actors recognise the folder
-    return dataset.map_batches(
-        Actor,
-        fn_constructor_args=(settings, ray.put(pack(segmenter))),
-        # one task at a time: tasks that wait at an actor that dies would be lost with it
-        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
-        ray_remote_args_fn=_attempts,  # an actor that dies is replaced without end, which is Ray's default
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*ray_remote_args_fn.* is deprecated")  # pyproject.toml bounds Ray
+        return dataset.map_batches(
+            Actor,
+            fn_constructor_args=(settings, ray.put(pack(segmenter))),
+            # one task at a time: tasks that wait at an actor that dies would be lost with it
+            compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
+            batch_size=together if pool.gpus else None,
+            batch_format="pyarrow",
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            ray_remote_args_fn=_attempts,  # an actor that dies is replaced without end, Ray's default
+        )
 
 
 def _attempts() -> dict[str, int]:

@@ -70,6 +70,8 @@ def connected(address: str) -> Iterator[Any]:
         ray.init(place, log_to_driver=False, logging_level="ERROR", **started)
     except Exception as error:  # of many kinds
         reason = f"no cluster of Ray answers at {place} ({first_line(error)}); `ray start --head` starts one"
+        if "RAY_AUTH_MODE" not in os.environ:
+            reason += ", and one that wants a token (Ray 2.59 and later) also wants RAY_AUTH_MODE=token here"
         if place == "local":
             reason = f"Ray does not start on this machine ({first_line(error)}); is it too busy?"
         raise ConfigError("address", reason) from None
@@ -81,10 +83,10 @@ def connected(address: str) -> Iterator[Any]:
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Let a logger write errors only."""
+    """Let a logger write nothing: errors of Ray arrive as exceptions or as images that are lost."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -23,7 +23,10 @@ ROWS_NAME = "images.parquet"
 SEGMENTED, FAILED, COMPLETE, LOST = "segmented", "failed", "complete before", "lost"
 """The status of an image; lost: each actor that worked on it died."""
 
-DIED = "the process that was to segment it died each time; run again with --resume, and --batch-size 1"
+DIED = (
+    "the process that was to segment it died each time, also with this image alone (too large for the "
+    "memory?); --resume tries it again"
+)
 _GROUP = 10_000  # rows that are written at once
 
 
