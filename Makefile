@@ -14,7 +14,7 @@ serve: .venv/ready  ## a page to look at results: http://127.0.0.1:8000
 	$(RUN)unimask serve
 
 test: .venv/ready  ## the whole test suite, in two processes
-	$(RUN)pytest -n 2 --dist loadgroup
+	$(RUN)pytest -n 2
 
 bench: .venv/ready  ## this library beside transformers; tables and numbers go into benchmarks/results
 	$(RUN)python -m benchmarks

@@ -1,7 +1,11 @@
-"""Shapes in annotations are enforced while tests run; the shared reference data is optional."""
+"""Shapes in annotations are enforced while tests run; the shared reference data is optional.
+
+Tests that share a long set-up run in one process of pytest-xdist, so that it is made once.
+"""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,3 +33,37 @@ def golden() -> Path:
 def shared_data() -> Path:
     """Real data sets."""
     return _need(SHARED / "data")
+
+
+LONG_SETUPS = (
+    "cli/test_detection_commands.py",
+    "cli/test_train_command.py",
+    "examples/test_examples.py",
+    "export/test_onnx_in_numpy.py",
+    "golden/test_head.py",
+    "inference/test_engine_ray.py",
+    "reproduction/test_reproduce.py",
+    "serve/test_page_in_browser.py",
+    "test_documented_commands.py",
+    "training/test_kept_work.py",
+    "training/test_shared_training.py",
+)
+"""Files whose tests share a set-up that takes long."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out the files of `LONG_SETUPS` whole, and other tests one by one.
+
+    (pytest-xdist's own groups, `--dist loadgroup`, are not told apart under pytest 9.2.)
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file.endswith(LONG_SETUPS) else nodeid
+
+    return Scheduling(config, log)

@@ -13,8 +13,6 @@ from data.dataset_files import coco_instances, save_coco_instances, save_json, s
 from inference.test_video import write_video
 from test_documentation import DOCUMENTS, ROOT, blocks
 
-pytestmark = pytest.mark.xdist_group("documented commands")
-
 HOURS = "trains or measures for minutes to hours"
 THEIRS = "needs weights, data or an account of somebody else"
 GPU = "needs a GPU"

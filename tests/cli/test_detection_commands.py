@@ -7,8 +7,6 @@ import pytest
 from cli.command_line import picture, refused, save_tiny_model, unimask
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("detection commands")
-
 SETTINGS = {
     "training.steps": 2,
     "training.evaluate_every": 2,

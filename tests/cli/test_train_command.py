@@ -28,8 +28,6 @@ from unimask.inference.segmenter import Segmenter
 from unimask.structures import Segments
 from unimask.training.run import train
 
-pytestmark = pytest.mark.xdist_group("train command")
-
 STEPS = ("--set", "training.steps=2", "--set", "training.evaluate_every=2", "--set", "training.log_every=1")
 Change = Callable[[dict[str, object]], object]
 

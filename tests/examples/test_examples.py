@@ -16,8 +16,6 @@ from nbclient import NotebookClient
 import unimask
 import unimask.exporting.run
 
-pytestmark = pytest.mark.xdist_group("examples")
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -18,8 +18,6 @@ from unimask.conversion.hub import find_model
 from unimask.exporting.wrappers import exportable
 from unimask.inference.loading import load
 
-pytestmark = pytest.mark.xdist_group("onnx in numpy")
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_in_numpy.py"
 VIEWS: dict[str, dict[str, object]] = {
     "whole": {"data.resize": {"kind": "short_side", "size": 96, "longest": 200}},

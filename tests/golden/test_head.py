@@ -15,8 +15,6 @@ from unimask.models.mask_classifier import MaskClassifier
 from unimask.models.query_decoder import masked_visibility
 from unimask.structures import MaskPrediction
 
-pytestmark = pytest.mark.xdist_group("head")
-
 STRIDES = {"0": "32", "1": "16", "2": "8"}
 RENAMES = [
     (r"^sem_seg_head\.pixel_decoder\.", "pixel_decoder."),

@@ -33,10 +33,7 @@ from unimask.inference.shipping import pack, unpack
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="ray is not installed")
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 COUNT = 40
 BROKEN = ("011b.png", "030b.png")

@@ -25,8 +25,6 @@ from unimask.presets import PRESETS
 from unimask.reproduction.run import ReproducedMeasure, check_digest
 from unimask.reproduction.table import read_zoo
 
-pytestmark = pytest.mark.xdist_group("reproduction")
-
 SETTINGS = {
     "data.resize": {"kind": "short_side", "size": 64, "longest": 96},
     "postprocess.object_threshold": 0.0,

@@ -24,10 +24,7 @@ from unimask.serve.middleware import LOOPBACK_NAMES, Access
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (group dev)")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (apt install chromium)")
 
 PICTURE = scene(4)
 RED, GREEN = (PICTURE[..., channel] == 255 for channel in (0, 1))

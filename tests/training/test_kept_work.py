@@ -19,8 +19,6 @@ from unimask.errors import DataError, WeightsError
 from unimask.training import loop
 from unimask.training.image_job import LossOfBatch, MaskJob
 
-pytestmark = pytest.mark.xdist_group("kept work")
-
 SETTINGS: dict[str, object] = {"training__steps": 5, "training__evaluate_every": 3}
 
 

@@ -14,12 +14,9 @@ from unimask.errors import DataError
 from unimask.training.run_folder import RunFolder
 from unimask.training.sharding import learned, load_shards, save_shards
 
-pytestmark = [
-    pytest.mark.xdist_group("shared training"),
-    pytest.mark.skipif(
-        not torch.distributed.is_available(), reason="this build of torch knows one process only"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this build of torch knows one process only"
+)
 
 CHANGES: dict[str, object] = {
     **SMOOTH,
