@@ -10,7 +10,7 @@ from benchmarks.settings import Outcome, Settings
 from unimask.benchmark.tables import Table
 from unimask.data.formats.shapes import CATEGORIES, shapes_dataset
 from unimask.data.views import view
-from unimask.inference.evaluation import Metric
+from unimask.inference.measures import Metric
 from unimask.metrics.average_precision import MaskAveragePrecision
 from unimask.metrics.matched_precision import MatchedPrecision
 from unimask.metrics.mean_iou import MeanIoU

@@ -13,8 +13,9 @@ import torch
 import unimask
 from unimask.errors import NotFiniteError
 from unimask.files import json_text, write_json
-from unimask.inference.evaluation import Evaluation, measure
+from unimask.inference.evaluation import measure
 from unimask.inference.loading import load
+from unimask.inference.measures import Evaluation
 from unimask.inference.predictor import Predictor
 from unimask.inference.segmenter import Segmenter
 from unimask.metrics.confusion import Confusion

@@ -21,7 +21,7 @@ ENTRY_POINTS = {
     "unimask.exporting.parity": "unimask export: its report is printed by kind",
     "unimask.inference.engine_ray": "unimask predict --engine ray",
     "unimask.inference.job": "unimask predict --engine ray",
-    "unimask.inference.evaluation": "unimask train: the main measures of a task",
+    "unimask.inference.measures": "unimask train: the main measures of a task",
     "unimask.inference.text_evaluation": "unimask evaluate, of a translator",
     "unimask.inference.video": "unimask predict: a result is printed by kind",
     "unimask.reproduction": "unimask reproduce",

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from conversion.test_foreign_checkpoints import DETR
 from torch import Tensor
 
 from unimask.checkpoints import tensors as tensors_file
 from unimask.checkpoints.images import ModelFile, load_model_file, save_model
 from unimask.checkpoints.tensors import load_tensors, save_tensors
-from unimask.config.models import BackboneConfig, DetrConfig
 from unimask.conversion import convert, hugging_face
 from unimask.conversion.architecture import Stated
 from unimask.conversion.data_sets import made_up_categories
@@ -27,15 +27,7 @@ from unimask.errors import ConfigError, WeightsError
 from unimask.models.build import build_model
 from unimask.presets.detr import detr
 
-MODEL = DetrConfig(
-    backbone=BackboneConfig(name="resnet26", image_mean=(1.0, 2.0, 3.0)),
-    channels=32,
-    heads=4,
-    feedforward_channels=32,
-    encoder_layers=1,
-    decoder_layers=1,
-    queries=5,
-)
+MODEL = replace(DETR, backbone=replace(DETR.backbone, image_mean=(1.0, 2.0, 3.0)))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.reading import PLAIN
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
-from unimask.inference.evaluation import Evaluation, TaskMetrics, evaluate, measure
+from unimask.inference.evaluation import evaluate, measure
+from unimask.inference.measures import Evaluation, TaskMetrics
 from unimask.metrics.confusion import Confusion
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments
 

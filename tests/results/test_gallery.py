@@ -13,7 +13,7 @@ from PIL import Image
 from unimask.data.formats.shapes import shapes_dataset
 from unimask.data.views import view
 from unimask.errors import DataError
-from unimask.inference.evaluation import TaskMetrics
+from unimask.inference.measures import TaskMetrics
 from unimask.metrics.confusion import Confusion
 from unimask.results.album import Album
 from unimask.results.confusion_figure import MOST_CATEGORIES, confusion_figure

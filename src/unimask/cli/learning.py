@@ -52,10 +52,10 @@ def train(
       unimask train --data my_data
       unimask train --data my_data --output runs/first --epochs 100
       unimask train --data my_data --initial runs/first --map person=pedestrian
-      unimask train --preset small --data my_data --output runs/second
-      unimask train --preset small --data my_data --output runs/second --resume
+      unimask train --data my_data --output runs/first --resume
+      unimask train --data my_data --preset small --initial imagenet
     """
-    from unimask.inference.evaluation import MAIN_MEASURES
+    from unimask.inference.measures import MAIN_MEASURES
     from unimask.processes import launched
 
     shared_how = [f"training.strategy={strategy.value}"] if strategy else []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # results import torch, which takes seconds
     from unimask.data.check import DataCheck
     from unimask.data.looked import SplitCheck
     from unimask.exporting.parity import ParityReport
-    from unimask.inference.evaluation import Evaluation
+    from unimask.inference.measures import Evaluation
     from unimask.inference.stream import AnyResult
     from unimask.training.compare import RunComparison
     from unimask.training.plan import Plan

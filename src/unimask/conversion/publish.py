@@ -10,7 +10,7 @@ import yaml
 import unimask
 from unimask.checkpoints.images import CONFIG_NAME, WEIGHTS_NAME, ModelFile, load_model, resolve_weights
 from unimask.checkpoints.text import is_sequence_model
-from unimask.config.models import tasks_of
+from unimask.config.models import AnyModelConfig, DetrConfig, EomtConfig, tasks_of
 from unimask.conversion.run import Format, convert
 from unimask.errors import DataError, WeightsError, first_line
 from unimask.files import read_json, write_text
@@ -18,7 +18,6 @@ from unimask.files import read_json, write_text
 CARD = "README.md"
 _LICENCES = ("mit", "apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 """The hub's names of licences, as ours begin; of another it keeps the text."""
-_KINDS = {"masks": "mask classification (MaskFormer, Mask2Former)", "detr": "DETR", "eomt": "EoMT"}
 
 
 def push(
@@ -98,7 +97,7 @@ def model_card(
     parts = [
         "---\n" + yaml.safe_dump(about, sort_keys=False, allow_unicode=True) + "---\n",
         f"# {name.rpartition('/')[2]}\n",
-        f"A model for {model_file.task} {'of objects' if boxes else 'segmentation'}: {_KINDS[model.kind]}, "
+        f"A model for {model_file.task} {'of objects' if boxes else 'segmentation'}: {_architecture(model)}, "
         f"backbone `{model.backbone.name}`, {parameters / 1e6:.1f} million parameters.\n",
         f"**Finds** {names}{f' and {more} more' if more > 0 else ''}.\n",
         f"**Licence of the weights:** {model_file.licence}\n",
@@ -107,6 +106,16 @@ def model_card(
         usage,
     ]
     return "\n".join(parts)
+
+
+def _architecture(model: AnyModelConfig) -> str:
+    if isinstance(model, DetrConfig):
+        return "DETR"
+    if isinstance(model, EomtConfig):
+        return "EoMT"
+    if model.classification == "pixels":
+        return "per-pixel classification"
+    return "mask classification (MaskFormer, Mask2Former)"
 
 
 def _usage(name: str, folder: Path, to: Format) -> str:

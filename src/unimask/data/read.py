@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -112,9 +112,8 @@ def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb")
         return _of_array(shaped, "tensor", "([C,]H,W)", reading, channels)
     if isinstance(image, bytes | bytearray | memoryview):
         return _read_file(bytes(image), "bytes", reading)
-    if callable(getattr(image, "read", None)):
-        name = getattr(image, "name", "")
-        name = name if isinstance(name, str) and name else "stream"
+    if isinstance(image, ByteStream):
+        name = _name_of(image) or "stream"
         return _read_file(_bytes_of(image, name), name, reading)
     if isinstance(image, ndarray):
         return _of_array(image, "array", "(H,W[,C])", reading, channels)
@@ -132,18 +131,23 @@ def read(image: object, reading: Reading = PLAIN, *, channels: Channels = "rgb")
 def is_one_image(image: object) -> bool:
     """Return whether an object is one image, even if it can be iterated over."""
     kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | ndarray | Tensor | ArrayLike
-    return isinstance(image, kinds) or callable(getattr(image, "read", None))
+    return isinstance(image, kinds | ByteStream)
 
 
 def image_name(image: object, number: int) -> str:
     """Return the name of an image: the stem of its file, or its number among several."""
     if isinstance(image, str | os.PathLike):
         return Path(image).stem
-    name = getattr(image, "name", "") if callable(getattr(image, "read", None)) else ""
-    return (Path(name).stem if isinstance(name, str) else "") or f"image_{number}"
+    return (Path(_name_of(image)).stem if isinstance(image, ByteStream) else "") or f"image_{number}"
 
 
-def _bytes_of(stream: Any, name: str) -> bytes:
+def _name_of(stream: ByteStream) -> str:
+    """Return the path of the file behind a stream; "" where it has none, or only a number."""
+    name = getattr(stream, "name", "")  # those in memory have none
+    return name if isinstance(name, str) else ""
+
+
+def _bytes_of(stream: ByteStream, name: str) -> bytes:
     try:
         content = stream.read()
     except (OSError, ValueError) as error:  # closed, or not open for reading

@@ -274,8 +274,9 @@ async def _predicted(
     except (Refusal, UnimaskError) as error:
         if tasks == 1:
             raise
-        _LOG.warning("Label Studio's task %s: %s", task.get("id"), error)
-        return {"model_version": model, "score": 0.0, "result": [], "error": shown(str(error))}
+        sentence = shown(str(error))
+        _LOG.warning("Label Studio's task %s: %s", shown(str(task.get("id"))), sentence)
+        return {"model_version": model, "score": 0.0, "result": [], "error": sentence}
 
 
 def _as_prediction(result: Result, model: str, interface: Interface) -> Record:

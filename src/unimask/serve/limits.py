@@ -30,9 +30,9 @@ class Refusal(Exception):
     """
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] = NO_HEADERS) -> None:
-        super().__init__(sentence)
-        self.status = status
         self.sentence = shown(sentence)
+        super().__init__(self.sentence)
+        self.status = status
         self.headers = headers
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unimask.errors import DataError, some_of
 from unimask.files import write_text
-from unimask.inference.evaluation import MAIN_MEASURES
+from unimask.inference.measures import MAIN_MEASURES
 from unimask.results.album import save_image
 from unimask.results.figure import Part, as_image, as_svg, beside
 from unimask.training.curves import LogLine, results_table

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from unimask.inference.evaluation import MAIN_MEASURES
+from unimask.inference.measures import MAIN_MEASURES
 from unimask.results.figure import Part
 from unimask.training.plot import COLORS, Curve, panel
 

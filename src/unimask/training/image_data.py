@@ -12,7 +12,7 @@ from unimask.data.own import checked, name_of, split_own
 from unimask.data.reading import Reading, reading_of
 from unimask.data.views import match_categories, view
 from unimask.errors import DataError
-from unimask.inference.evaluation import MAIN_MEASURES
+from unimask.inference.measures import MAIN_MEASURES
 from unimask.structures import Categories, Dataset
 
 

@@ -14,7 +14,8 @@ from unimask.config.training import TrainingConfig
 from unimask.data.category_tables import categories_to_json
 from unimask.data.check import DataCheck
 from unimask.data.loader import box_mask_targets, training_loader
-from unimask.inference.evaluation import QUALITY, Evaluation, TaskMetrics, measure
+from unimask.inference.evaluation import measure
+from unimask.inference.measures import QUALITY, Evaluation, TaskMetrics
 from unimask.inference.segmenter import Segmenter
 from unimask.losses.build import build_criterion, kind_of
 from unimask.losses.criterion import Average

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from unimask.files import json_text, read_json
-from unimask.inference.evaluation import MAIN_MEASURES
+from unimask.inference.measures import MAIN_MEASURES
 from unimask.metrics.confusion import Confusion
 from unimask.results.confusion_figure import confusion_figure
 from unimask.results.figure import as_svg

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from unimask.config.training import TrainingConfig
 from unimask.training.progress import StepReport
+
+_OLD_NAMES = {"pictures": "items"}  # before 0.2
 
 
 @dataclass(kw_only=True)
@@ -21,23 +23,20 @@ class Window:
     seconds: float = 0.0
 
     @staticmethod
-    def from_state(state: dict[str, Any]) -> "Window":
-        """Return the window of a `state`."""
-        known = {
-            "items" if name == "pictures" else name: value for name, value in state.items()
-        }  # before 0.2
-        return Window(**known)
+    def from_state(state: Mapping[str, Any]) -> "Window":
+        """Return the window of a `state`.
 
-    @staticmethod
-    def fits(state: Mapping[str, Any]) -> bool:
-        """Return whether this can be the state of a window."""
-        numbers = {name: value for name, value in state.items() if name != "losses"}
-        losses = state.get("losses")
-        return (
-            numbers.keys() <= {"norm", "updates", "items", "pictures", "steps", "seconds"}
-            and isinstance(losses, dict)
-            and all(isinstance(value, int | float) for value in (*numbers.values(), *losses.values()))
-        )
+        Raises:
+            ValueError: it can be no state of a window.
+        """
+        known = {_OLD_NAMES.get(name, name): value for name, value in state.items()}
+        losses = known.get("losses")
+        if known.keys() - {one.name for one in fields(Window)} or not isinstance(losses, dict):
+            raise ValueError("no state of a window")
+        numbers = [*losses.values(), *(value for name, value in known.items() if name != "losses")]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("no state of a window: it holds what is no number")
+        return Window(**known)
 
     def add_update(self, losses: Mapping[str, float], norm: float) -> None:
         """Add a step that was taken; `norm` is that of the gradient before clipping."""

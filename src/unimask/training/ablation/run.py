@@ -16,7 +16,7 @@ from unimask.config.text import TranslationExperiment
 from unimask.config.values import check_count
 from unimask.errors import ConfigError, DataError
 from unimask.files import write_json
-from unimask.inference.evaluation import MAIN_MEASURES
+from unimask.inference.measures import MAIN_MEASURES
 from unimask.presets.ablation import ROWS, Row, Story, row_experiment, rows_of
 from unimask.training.ablation import row as ablation_row
 from unimask.training.ablation.report import RowResult, write_report
