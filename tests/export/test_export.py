@@ -328,6 +328,19 @@ def test_eight_bits_of_a_model_of_boxes_by_the_command(exports: Exports, onnx_fi
     assert len(detected.boxes) == 10
 
 
+@pytest.mark.parametrize("onnx_file", [("detr_dilated", "onnx-int8")], indirect=True, ids=str)
+def test_eight_bits_leave_the_path_of_modules_alone(onnx_file: Path, tmp_path: Path) -> None:
+    """A folder of scripts on it would hide modules of the user that have their names, such as `benchmark`."""
+    code = (
+        "import sys; from pathlib import Path; from unimask.exporting.onnx_file import quantise\n"
+        "before = list(sys.path)\n"
+        f"quantise(Path({str(onnx_file)!r}), Path({str(tmp_path / 'again.onnx')!r}))\n"
+        "assert sys.path == before, set(sys.path) - set(before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_boxes_agree_where_category_and_place_do(exports: Exports) -> None:
     segmenter = load(exports.model("detr_dilated"), "cpu")
     image = torch.randint(0, 256, (3, 47, 61), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from training.test_processes import difference, finish, lines, python_names, req
 
 from unimask.errors import DataError
 from unimask.training.run_folder import RunFolder
-from unimask.training.sharding import learned, load_shards, save_shards
+from unimask.training.sharding import check_shards, learned, load_shards, save_shards
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this build of torch knows one process only"
@@ -137,3 +138,33 @@ def test_a_checkpoint_runs_no_code(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"it names \w+\.system"):
         folder.latest_checkpoint()
     assert not (tmp_path / "harm").exists()
+
+
+class AsPython3112(pickle.Pickler):
+    """Pickles members of enumerations as Python 3.11.2 does."""
+
+    def reducer_override(self, value: object) -> object:
+        if isinstance(value, Enum):
+            return getattr, (type(value), value.name)
+        return NotImplemented
+
+
+def test_checkpoints_of_an_earlier_python_are_read(tmp_path: Path) -> None:
+    """And nothing else is reached through its `getattr`."""
+    model = torch.nn.Linear(3, 2)
+    with pytest.warns(UserWarning, match="single process"):
+        save_shards(tmp_path, learned(model, None, torch.optim.AdamW(model.parameters())))
+    path = tmp_path / ".metadata"
+    metadata = pickle.loads(path.read_bytes())
+    with path.open("wb") as file:
+        AsPython3112(file).dump(metadata)
+    assert b"getattr" in path.read_bytes()
+    check_shards(tmp_path)
+
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[object, str]]:
+            return getattr, (torch.Size, "__subclasses__")
+
+    path.write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(ValueError, match=r"it names builtins\.getattr"):
+        check_shards(tmp_path)

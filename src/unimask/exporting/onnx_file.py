@@ -1,11 +1,11 @@
 """A program of torch.export as an ONNX file of standard operators, and that file in 8-bit integers."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import ExportedProgram
 
 from unimask.checkpoints.onnx import DESCRIPTION_KEY, JOINING_KEY, Signature
@@ -76,6 +76,10 @@ def quantise(source: Path, target: Path) -> None:
     integer convolution is slower than the one in float32. Weights use seven of the eight bits: processors
     without VNNI add pairs of products in 16 bits, where two full products overflow without a word.
     """
+    path = list(sys.path)
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    sys.path[:] = path  # the import adds a folder of onnxruntime's scripts, which hide modules of those names
     description = next(
         entry.value
         for entry in onnx.load(source, load_external_data=False).metadata_props

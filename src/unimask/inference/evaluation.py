@@ -20,7 +20,7 @@ from unimask.data.views import match_categories, view
 from unimask.errors import DataError, NotFiniteError
 from unimask.inference.batches import Progress, ahead
 from unimask.inference.loading import load
-from unimask.inference.measures import Evaluation, TaskMetrics
+from unimask.inference.measures import QUALITY, Evaluation, TaskMetrics
 from unimask.inference.segmenter import Segmenter
 from unimask.results.album import Album
 from unimask.structures import Categories, Dataset, Detections, Sample, Segments, Truth
