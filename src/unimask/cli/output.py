@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import typer
 from rich.console import Console
@@ -51,6 +51,13 @@ def without_others() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def ignore_deprecation_in_ray() -> None:
+    """Ignore the deprecation of what limits retries, for which `pyproject.toml` bounds the version of Ray."""
+    with suppress(ImportError):
+        import ray.util.annotations  # noqa: F401  # its own filter, which shows it, comes before ours
+    warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
 
 
 @contextmanager

@@ -118,6 +118,7 @@ def predict(
             from unimask.inference.engine_ray import predict_with_ray
             from unimask.inference.job import Options
 
+            show.ignore_deprecation_in_ray()
             predicted = predict_with_ray(
                 load, images, output, Options(**how), progress, address=address, actors=actors, **where
             )

@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,19 +59,17 @@ def mapped(
     if isinstance(settings.output, Path):
         settings.output.mkdir(parents=True, exist_ok=True)
         (settings.output / LEDGER_NAME).touch()  # by which the actors recognise the folder
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*ray_remote_args_fn.* is deprecated")  # pyproject.toml bounds Ray
-        return dataset.map_batches(
-            Actor,
-            fn_constructor_args=(settings, ray.put(pack(segmenter))),
-            # one task at a time: tasks that wait at an actor that dies would be lost with it
-            compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
-            batch_size=together if pool.gpus else None,
-            batch_format="pyarrow",
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            ray_remote_args_fn=_attempts,  # an actor that dies is replaced without end, Ray's default
-        )
+    return dataset.map_batches(
+        Actor,
+        fn_constructor_args=(settings, ray.put(pack(segmenter))),
+        # one task at a time: tasks that wait at an actor that dies would be lost with it
+        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
+        batch_size=together if pool.gpus else None,
+        batch_format="pyarrow",
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        ray_remote_args_fn=_attempts,  # an actor that dies is replaced without end, which is Ray's default
+    )
 
 
 def _attempts() -> dict[str, int]:

@@ -30,7 +30,7 @@ class Window:
             ValueError: it can be no state of a window.
         """
         known = {_OLD_NAMES.get(name, name): value for name, value in state.items()}
-        losses = known.get("losses")
+        losses = known.get("losses", {})
         if known.keys() - {one.name for one in fields(Window)} or not isinstance(losses, dict):
             raise ValueError("no state of a window")
         numbers = [*losses.values(), *(value for name, value in known.items() if name != "losses")]
