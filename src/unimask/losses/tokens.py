@@ -1,4 +1,4 @@
-"""The criterion of sequence models: cross-entropy of the tokens with label smoothing."""
+"""The criterion of sequence models: cross-entropy of the tokens with label smoothing, and consistency."""
 
 from typing import Any
 
@@ -19,37 +19,55 @@ class TokenCriterion(nn.Module):
 
     The target distribution is 1 - `smoothing` times the label plus `smoothing` times the uniform distribution
     over the vocabulary. `average` returns the mean number of tokens per pass over all passes and processes of
-    a step.
+    a step. With `consistency` above 0, the model has seen each token twice with other dropout, and what
+    differs between its two distributions is part of the loss.
 
-    Source: Attention Is All You Need, Sec. 5.4; Szegedy et al. (1512.00567), Sec. 7.
+    Source: Attention Is All You Need, Sec. 5.4; Szegedy et al. (1512.00567), Sec. 7; consistency: R-Drop
+    (2106.14448), Eq. 4 and alpha, of which this is the half: the mean of the two cross-entropies, not their
+    sum.
     """
 
-    def __init__(self, smoothing: float, average: Average) -> None:
+    def __init__(self, smoothing: float, average: Average, consistency: float = 0.0) -> None:
         super().__init__()
         self.smoothing = smoothing
         self.average = average
+        self.consistency = consistency
+
+    @property
+    def passes(self) -> int:
+        """Return how often the model must see each token: 2 for consistency, else 1."""
+        return 2 if self.consistency else 1
 
     def forward(
         self,
-        states: Float[Tensor, "tokens channels"],
+        states: Float[Tensor, "rows channels"],
         weight: Float[Tensor, "vocabulary channels"],
         bias: Float[Tensor, " vocabulary"] | None,
         labels: Int64[Tensor, " tokens"],
     ) -> Losses:
-        """Return the terms `smoothed`, which is trained on, and `cross_entropy`, not smoothed, for display.
+        """Return the term `smoothed`, which is trained on, and `cross_entropy`, not smoothed, for display.
 
-        Logits are `states @ weight.T + bias`. Both terms are sums over tokens, divided by the average number
-        of tokens (at least 1), in nats.
+        With consistency, the trained term is called `consistent`, and `divergence` is for display: the
+        Kullback-Leibler divergence of the two distributions, the mean of both directions. Logits are
+        `states @ weight.T + bias`. Terms are sums over tokens, divided by the average number of tokens (at
+        least 1), in nats; `states` has a row for each token of the first pass, then for each of the second.
         """
         count = self.average(torch.tensor(float(len(labels)), device=states.device)).clamp(min=1)
         with torch.autocast(states.device.type, enabled=False):
             if bias is None:
                 bias = weight.new_zeros(len(weight))
-            smoothed, plain = _SmoothedCrossEntropy.apply(
-                states.float(), weight.float(), bias.float(), labels, self.smoothing
+            by_pass = states.float().unflatten(0, (self.passes, len(labels)))
+            trained, plain, divergence = _LossOfTokens.apply(
+                by_pass, weight.float(), bias.float(), labels, self.smoothing, self.consistency
             )
-        terms = {"smoothed": (smoothed / count)[None], "cross_entropy": (plain / count)[None]}
-        return Losses(terms=terms, weights={"smoothed": 1.0, "cross_entropy": 0.0})
+        if not self.consistency:
+            terms = {"smoothed": trained, "cross_entropy": plain}
+        else:
+            terms = {"consistent": trained, "cross_entropy": plain, "divergence": divergence}
+        return Losses(
+            terms={name: (value / count)[None] for name, value in terms.items()},
+            weights={name: float(value is trained) for name, value in terms.items()},
+        )
 
 
 def smoothed_cross_entropy(
@@ -62,37 +80,70 @@ def smoothed_cross_entropy(
     return (1 - smoothing) * plain + smoothing * even, plain
 
 
-class _SmoothedCrossEntropy(torch.autograd.Function):
-    """`smoothed_cross_entropy` of `states @ weight.T + bias`, without holding all logits in memory.
+def divergence_of_passes(
+    logits: Float[Tensor, "2 tokens vocabulary"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "2 tokens vocabulary"]]:
+    """Return the divergence of two passes, summed over tokens, in nats, and its gradient for the logits.
 
-    The gradient is computed in the forward pass, `ROWS_AT_ONCE` tokens at a time, so the logits of some
-    tokens are freed before the next are computed. The second result has no gradient.
+    The divergence is (KL(first, second) + KL(second, first)) / 2.
+    """
+    logarithms = logits.log_softmax(dim=2)
+    share = logarithms.exp()
+    ratio = logarithms - logarithms.flip(0)
+    each = (share * ratio).sum(dim=2, keepdim=True)  # KL(this pass, the other)
+    gradient = (share * (ratio - each + 1) - share.flip(0)) / 2
+    return each.sum() / 2, gradient
+
+
+class _LossOfTokens(torch.autograd.Function):
+    """The loss of logits `states @ weight.T + bias`, without holding all logits in memory.
+
+    It is `smoothed_cross_entropy`, the mean over the passes, plus half of `consistency` times
+    `divergence_of_passes`. The gradient is computed in the forward pass, `ROWS_AT_ONCE` tokens at a time, so
+    the logits of some tokens are freed before the next are computed. The second and the third result, the
+    cross-entropy without smoothing and the divergence, have no gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        labels: Tensor,
+        smoothing: float,
+        consistency: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad[:3])
         gradients = tuple(torch.zeros_like(one) for one in (states, weight, bias)) if wanted else ()
-        smoothed, plain = states.new_zeros(()), states.new_zeros(())
+        smoothed, plain, divergence = (states.new_zeros(()) for _ in range(3))
+        passes = len(states)
         for first in range(0, len(labels), ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
-            logits = functional.linear(states[rows], weight, bias)
-            parts = smoothed_cross_entropy(logits, labels[rows], smoothing)
-            smoothed, plain = smoothed + parts[0], plain + parts[1]
+            of_rows = states[:, rows].flatten(0, 1)
+            logits = functional.linear(of_rows, weight, bias)
+            wanted_labels = labels[rows].repeat(passes)
+            parts = smoothed_cross_entropy(logits, wanted_labels, smoothing)
+            smoothed, plain = smoothed + parts[0] / passes, plain + parts[1] / passes
             if wanted:
                 of_logits = logits.softmax(dim=1).sub_(smoothing / len(weight))
-                of_logits[torch.arange(len(logits), device=logits.device), labels[rows]] -= 1 - smoothing
-                torch.mm(of_logits, weight, out=gradients[0][rows])
-                gradients[1].addmm_(of_logits.t(), states[rows])
+                of_logits[torch.arange(len(logits), device=logits.device), wanted_labels] -= 1 - smoothing
+                of_logits /= passes
+            if consistency:
+                apart, of_apart = divergence_of_passes(logits.unflatten(0, (passes, -1)))
+                divergence = divergence + apart
+                if wanted:
+                    of_logits.add_(of_apart.flatten(0, 1), alpha=consistency / 2)
+            if wanted:
+                gradients[0][:, rows] = torch.mm(of_logits, weight).unflatten(0, (passes, -1))
+                gradients[1].addmm_(of_logits.t(), of_rows)
                 if ctx.needs_input_grad[2]:
                     gradients[2].add_(of_logits.sum(dim=0))
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(plain)
-        return smoothed, plain
+        ctx.mark_non_differentiable(plain, divergence)
+        return smoothed + consistency / 2 * divergence, plain, divergence
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         of_states, of_weight, of_bias = (gradient * upstream[0] for gradient in ctx.saved_tensors)
-        return of_states, of_weight, of_bias, None, None
+        return of_states, of_weight, of_bias, None, None, None
