@@ -72,6 +72,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         RunFolder(tmp_path / "run").begin(description(), resume=False)
 
 
+@pytest.mark.parametrize("name", ["best", "model", "checkpoints"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(description(), resume=False)
+    folder.close()
+    if (folder.path / name).is_dir():
+        (folder.path / name).rmdir()
+    (folder.path / name).write_text("a")
+    with pytest.raises(DataError, match=rf"run/{name}: is a file"):
+        folder.begin(description(), resume=True)
+    assert (folder.path / name).read_text() == "a"
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a")
     with pytest.raises(DataError, match="cannot be made"):

@@ -71,28 +71,34 @@ class TokenCriterion(nn.Module):
 
 
 def smoothed_cross_entropy(
-    logits: Float[Tensor, "tokens vocabulary"], labels: Int64[Tensor, " tokens"], smoothing: float
+    logarithms: Float[Tensor, "rows vocabulary"], labels: Int64[Tensor, " rows"], smoothing: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the cross-entropy with and without label smoothing, summed over tokens, in nats."""
-    logarithms = logits.logsumexp(dim=1)
-    plain = (logarithms - logits.gather(1, labels[:, None])[:, 0]).sum()
-    even = (logarithms - logits.mean(dim=1)).sum()
+    """Return the cross-entropy with and without label smoothing, summed over tokens, in nats.
+
+    `logarithms` are those of the predicted probabilities.
+    """
+    plain = -logarithms.gather(1, labels[:, None]).sum()
+    even = -logarithms.mean(dim=1).sum()
     return (1 - smoothing) * plain + smoothing * even, plain
 
 
 def divergence_of_passes(
-    logits: Float[Tensor, "2 tokens vocabulary"],
+    logarithms: Float[Tensor, "2 tokens vocabulary"], probabilities: Float[Tensor, "2 tokens vocabulary"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "2 tokens vocabulary"]]:
     """Return the divergence of two passes, summed over tokens, in nats, and its gradient for the logits.
 
     The divergence is (KL(first, second) + KL(second, first)) / 2.
     """
-    logarithms = logits.log_softmax(dim=2)
-    share = logarithms.exp()
-    ratio = logarithms - logarithms.flip(0)
-    each = (share * ratio).sum(dim=2, keepdim=True)  # KL(this pass, the other)
-    gradient = (share * (ratio - each + 1) - share.flip(0)) / 2
-    return each.sum() / 2, gradient
+    apart = logarithms[0] - logarithms[1]
+    gradient = torch.empty_like(logarithms)
+    divergence = apart.new_zeros(())
+    for one, other in ((0, 1), (1, 0)):
+        torch.mul(probabilities[one], apart, out=gradient[one])
+        of_tokens = gradient[one].sum(dim=1, keepdim=True)
+        divergence = divergence + of_tokens.sum() / 2
+        gradient[one].addcmul_(probabilities[one], 1 - of_tokens).sub_(probabilities[other])
+        apart.neg_()
+    return divergence, gradient.div_(2)
 
 
 class _LossOfTokens(torch.autograd.Function):
@@ -121,24 +127,27 @@ class _LossOfTokens(torch.autograd.Function):
         for first in range(0, len(labels), ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
             of_rows = states[:, rows].flatten(0, 1)
-            logits = functional.linear(of_rows, weight, bias)
-            wanted_labels = labels[rows].repeat(passes)
-            parts = smoothed_cross_entropy(logits, wanted_labels, smoothing)
+            logarithms = functional.linear(of_rows, weight, bias).log_softmax(dim=1)
+            labels_of_rows = labels[rows].repeat(passes)
+            parts = smoothed_cross_entropy(logarithms, labels_of_rows, smoothing)
             smoothed, plain = smoothed + parts[0] / passes, plain + parts[1] / passes
-            if wanted:
-                of_logits = logits.softmax(dim=1).sub_(smoothing / len(weight))
-                of_logits[torch.arange(len(logits), device=logits.device), wanted_labels] -= 1 - smoothing
-                of_logits /= passes
+            probabilities = logarithms.exp()
             if consistency:
-                apart, of_apart = divergence_of_passes(logits.unflatten(0, (passes, -1)))
+                apart, of_apart = divergence_of_passes(
+                    *(one.unflatten(0, (passes, -1)) for one in (logarithms, probabilities))
+                )
                 divergence = divergence + apart
-                if wanted:
-                    of_logits.add_(of_apart.flatten(0, 1), alpha=consistency / 2)
             if wanted:
+                of_logits = probabilities.sub_(smoothing / len(weight))
+                of_logits[torch.arange(len(of_logits), device=labels.device), labels_of_rows] -= 1 - smoothing
+                if consistency:
+                    of_logits.add_(of_apart.flatten(0, 1), alpha=passes * consistency / 2)
                 gradients[0][:, rows] = torch.mm(of_logits, weight).unflatten(0, (passes, -1))
                 gradients[1].addmm_(of_logits.t(), of_rows)
                 if ctx.needs_input_grad[2]:
                     gradients[2].add_(of_logits.sum(dim=0))
+        for gradient in gradients:
+            gradient.div_(passes)
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(plain, divergence)
         return smoothed + consistency / 2 * divergence, plain, divergence

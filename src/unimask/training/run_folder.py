@@ -210,11 +210,15 @@ class RunFolder:
             )
         elif any(not item.name.startswith(".") and item != self.vocabulary for item in held):
             raise DataError(self.path, "holds other files but no run to resume; name another output folder")
+        folders = (self.path, self.checkpoints, self.model, self.best)
+        for folder in folders:
+            if folder.exists() and not folder.is_dir():
+                raise DataError(folder, "is a file, where a run has a folder; move it away, then --resume")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.close()
             self._held_lock = hold(self._lock)
-            for folder in (self.path, self.checkpoints, self.model, self.best):
+            for folder in folders:
                 clean_up(folder, alone=True)
             self._check_checkpoints()
             write_json(self.experiment, description)
