@@ -57,10 +57,33 @@ def plain(number: int, image: int = 1) -> dict[str, object]:
     return annotation(number, image, [square(2 + number, 3, 8)]) | {"bbox": [2 + number, 3, 8, 8]}
 
 
+@pytest.mark.parametrize(
+    ("box", "wrong"),
+    [([6, 3, 8, 8], False), ([6, 2, 9, 9], False), ([6, 3, 14, 11], True), ([3.0, 1.5, 4, 4], True)],
+)
+def test_boxes_that_are_not_those_of_their_masks(tmp_path: Path, box: list[float], wrong: bool) -> None:
+    """The mask reaches from (6, 3) to (14, 11): its box, one with a margin, two corners, half the size."""
+    others = [plain(number, number) for number in range(5, 13)]
+    save_coco(tmp_path, [plain(4) | {"bbox": box}, *others])
+    warned = [one for one in warnings_of(check(tmp_path, "detection")) if "those of their masks" in one]
+    assert len(warned) == 2 * wrong  # train and val are of one file
+    assert all(
+        "1 of 9 boxes of instances_train.json" in one and f"annotation 4: {box}" in one for one in warned
+    )
+    assert not [one for one in warnings_of(check(tmp_path, "instance")) if "those of their masks" in one]
+
+
+def test_files_of_another_form_are_answered_with_their_own(tmp_path: Path) -> None:
+    for name in ("images", "labels"):
+        save_noise(tmp_path / name / "1.png", 1)
+    (tmp_path / "classes.json").write_text('[{"id": 0, "name": "cell"}]')
+    assert 'expected an object: {"classes": ' in check(tmp_path, "semantic").errors[0]
+
+
 def test_images_of_the_train_split_in_the_val_split(tmp_path: Path) -> None:
     save_coco(tmp_path, [plain(1, 1), plain(2, 2), plain(3, 3)])
     save_coco(tmp_path, [plain(1, 2), plain(2, 9)], split="val")
-    assert "val: 1 images have the same pixels as one of train" in said(tmp_path, "same pixels")
+    assert "val: 1 image has the same pixels as one of train" in said(tmp_path, "same pixels")
 
 
 def test_objects_that_are_there_twice(tmp_path: Path) -> None:

@@ -246,8 +246,9 @@ def _in_several(looked: Mapping[str, Looked]) -> tuple[str, ...]:
         for other_name, other in splits[:index]:
             both = [f"{own} = {other.same[key]}" for key, own in one.same.items() if key in other.same]
             if both:
+                images = "1 image has" if len(both) == 1 else f"{len(both)} images have"
                 found.append(
-                    f"{name}: {len(both)} images have the same pixels as one of {other_name}, and what is "
+                    f"{name}: {images} the same pixels as one of {other_name}, and what is "
                     f"measured on images that were learned says nothing: {some_of(both, 3)}"
                 )
     return tuple(found)
@@ -315,7 +316,8 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
             )
         if one.duplicates:
             pairs = [f"{first} = {second}" for first, second in one.duplicates]
-            say(f"{name}: {len(pairs)} images have the same pixels as another: {some_of(pairs, 3)}")
+            images = "1 image has" if len(pairs) == 1 else f"{len(pairs)} images have"
+            say(f"{name}: {images} the same pixels as another: {some_of(pairs, 3)}")
         if one.dropped:
             say(f"{name}: {_lost(one.dropped)}")
         if one.covered:

@@ -31,31 +31,30 @@ class CocoImage:
     size: Size
 
 
-def load_json(path: Path) -> Record:
-    """Read the object in a JSON file.
+COCO = "a COCO file (images, annotations, ...)"
+
+
+def load_json(path: Path, expected: str = COCO) -> Record:
+    """Read the object in a JSON file; `expected` says what the file should hold.
 
     Raises:
         DataError: the file is missing, no JSON, or holds no object.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise DataError(
-            path, f"holds a {type(content).__name__}; expected an object with images, annotations"
-        )
+        raise DataError(path, f"holds a {type(content).__name__}; expected {expected}")
     return content
 
 
-def records(path: Path, content: Record, key: str) -> list[Record]:
-    """Return the list of objects under a key of a COCO file.
+def records(path: Path, content: Record, key: str, expected: str = COCO) -> list[Record]:
+    """Return the list of objects under a key of a JSON file; `expected` says what the file should hold.
 
     Raises:
         DataError: the key is missing, or is no list of objects, or the list is empty.
     """
     found = content.get(key)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DataError(
-            path, f"has no list of objects {key!r}; expected a COCO file (images, annotations, ...)"
-        )
+        raise DataError(path, f"has no list of objects {key!r}; expected {expected}")
     if not found:
         raise DataError(path, f"{key!r} is empty: there is nothing to learn or to measure; export it again")
     return found

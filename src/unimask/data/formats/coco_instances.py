@@ -32,6 +32,8 @@ from unimask.errors import DataError, OnlyBoxesError
 from unimask.ops.boxes import clip_boxes
 from unimask.structures import Detections, Sample, Size
 
+_COMPARED = 1000  # annotations whose boxes are compared with their polygons
+
 _NO_MASK = "{what} has no mask, only a box; segmentation needs polygons or run lengths"
 
 Entries = Sequence[tuple[Record, int]]
@@ -88,13 +90,14 @@ def _open(
     categories = read_categories(path, content, used=used_categories(entries))
     images = sorted(read_images(path, content, [*folders, *image_folders(path)]), key=_by_id)
     grouped = annotations_of_images(path, entries, images, categories)
-    flat = 0
+    said: tuple[str, ...] = ()
     if item is _with_masks and not any(entry.get("segmentation") for entry in entries):
         raise OnlyBoxesError(path, _NO_MASK.format(what=f"annotation {entries[0].get('id')}"))
     if item is _with_boxes:
         flat = sum(_is_flat(entry) for entry in entries)
         grouped = {id_: [one for one in own if not _is_flat(one[0])] for id_, own in grouped.items()}
-    said = (f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat)
+        said = (f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat)
+        said += _said_other_boxes(path, entries)
     items = tuple(item(path, image, grouped[image.id]) for image in images)
     beyond = sum(one.beyond for one in items)
     return ItemDataset(categories=categories, items=items, left_out=(*said, *said_beyond(beyond, path.name)))
@@ -117,6 +120,43 @@ def _stated_area(entry: Record) -> float:
 def _is_flat(entry: Record) -> bool:
     box = entry.get("bbox")
     return isinstance(box, list) and len(box) == 4 and (box[2] == 0 or box[3] == 0)
+
+
+def _said_other_boxes(path: Path, entries: Sequence[Record]) -> tuple[str, ...]:
+    """Say how many of the first boxes are not those of their polygons, if a tenth or more are not."""
+    both = [(one, extent) for one in entries[:_COMPARED] if (extent := _extent(one)) is not None]
+    other = [one for one, extent in both if _differs(one.get("bbox"), extent)]
+    if not other or 10 * len(other) < len(both):
+        return ()
+    first = f"annotation {other[0].get('id')}: {other[0]['bbox']}"
+    return (
+        f"{len(other)} of {len(both)} boxes of {path.name} are not those of their masks (the first: "
+        f"{first}); are they two corners instead of [x, y, width, height], or from another size?",
+    )
+
+
+def _extent(entry: Record) -> ndarray | None:
+    """Return left, top, right and bottom of the polygons of an annotation; None where it has none."""
+    given = entry.get("segmentation")
+    if not isinstance(given, list):
+        return None
+    try:
+        numbers = np.concatenate([np.asarray(ring, dtype=np.float64).ravel() for ring in given])
+    except (TypeError, ValueError):  # what cannot be used as a mask
+        return None
+    if numbers.size % 2 or not np.isfinite(numbers).all():
+        return None
+    x, y = numbers[::2], numbers[1::2]
+    return np.array([x.min(), y.min(), x.max(), y.max()])
+
+
+def _differs(box: object, extent: ndarray) -> bool:
+    """Return whether a side of a box is more than two pixels and a tenth of the box away from `extent`."""
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(n, int | float) for n in box):
+        return False
+    x, y, width, height = box
+    far = np.abs(np.array([x, y, x + width, y + height]) - extent).max()
+    return bool(far > max(2, (extent[2:] - extent[:2]).max() / 10))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

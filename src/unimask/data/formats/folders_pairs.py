@@ -109,7 +109,7 @@ def read_splits(root: Path) -> dict[str, list[str]]:
     path = root / "splits.json"
     if not path.exists():
         return {}
-    content = load_json(path)
+    content = load_json(path, 'an object: {"train": ["name of an image", ...], "val": [...]}')
     splits = {}
     for split, names in content.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

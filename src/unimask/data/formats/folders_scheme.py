@@ -17,6 +17,7 @@ from unimask.errors import DataError, some_of
 from unimask.structures import Categories
 
 CLASSES_FILE = "classes.json"
+_CLASSES = 'an object: {"classes": [{"id": 0, "name": "background"}, ...]}'
 EXAMPLE = '{"kind": "semantic", "classes": [{"id": 0, "name": "road"}, ...], "ignore_label": 255}'
 VOID_COLOR = (224, 224, 192)  # of the border of objects in Pascal VOC
 
@@ -116,8 +117,8 @@ def _numbers_in(pairs: Sequence[LabelPair]) -> set[int]:
 
 
 def _scheme_from_file(path: Path) -> LabelScheme:
-    content = load_json(path)
-    entries = records(path, content, "classes")
+    content = load_json(path, _CLASSES)
+    entries = records(path, content, "classes", _CLASSES)
     kind = content.get("kind", "semantic")
     if kind not in ("semantic", "instances"):
         raise DataError(path, f"kind is {kind!r}; expected 'semantic' or 'instances'")

@@ -39,6 +39,7 @@ from unimask.structures import Size
 IGNORE, NOTHING = "__ignore__", "_background_"
 """Labels that are no classes, as in LabelMe's own converters: pixels that are void, and background."""
 
+_FILE = "a file of LabelMe (shapes, ...)"
 IGNORED = ("line", "linestrip", "point", "points")  # shapes without an area
 
 
@@ -57,7 +58,7 @@ def labelme_names(files: Sequence[Path]) -> tuple[str, ...]:
     Raises:
         DataError: a file is no JSON of LabelMe, or there are no shapes.
     """
-    names = {str(shape["label"]) for path in files for _, shape in _shapes(path, load_json(path))}
+    names = {str(shape["label"]) for path in files for _, shape in _shapes(path, load_json(path, _FILE))}
     names -= {IGNORE, NOTHING}
     if not names:
         raise DataError(files[0].parent, f"{len(files)} JSON files of LabelMe hold no shapes with an area")
@@ -102,7 +103,7 @@ def _shapes(path: Path, content: Record) -> list[tuple[str, Record]]:
 
 def _image(path: Path, labels: dict[str, int], files: Folders, flat: Counter[str]) -> DrawnImage:
     """Read a file; `flat` counts its shapes without an area, by kind."""
-    content = load_json(path)
+    content = load_json(path, _FILE)
     shapes = content.get("shapes")
     for shape in shapes if isinstance(shapes, list) else ():
         if isinstance(shape, dict) and shape.get("shape_type") in IGNORED:

@@ -108,7 +108,8 @@ def _labels(config: Path) -> list[Record]:
         raise DataError(
             config, "no such file; it comes with the data set, beside training/, and says what labels mean"
         )
-    return records(config, load_json(config), "labels")
+    expected = "the configuration of Mapillary Vistas (labels, ...)"
+    return records(config, load_json(config, expected), "labels", expected)
 
 
 def _names(config: Path, entries: Sequence[Record]) -> list[str]:
