@@ -40,8 +40,6 @@ class TokenLossConfig:
     """The loss on tokens (Sec. 5.4)."""
 
     label_smoothing: Below1 = 0.1  # share of each label that is spread evenly over the vocabulary
-    # weight of what differs between two passes with other dropout (R-Drop, 2106.14448, alpha); 0: one pass
-    consistency: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

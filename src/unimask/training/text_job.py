@@ -28,7 +28,7 @@ from unimask.metrics.bleu import LineMetrics
 from unimask.models.build_text import build_sequence_model
 from unimask.models.seq2seq import Seq2Seq
 from unimask.results.gallery import spread
-from unimask.structures import SequenceBatch, map_tensors
+from unimask.structures import SequenceBatch
 from unimask.training.job import Drawing
 from unimask.training.run_folder import RunFolder
 from unimask.training.step import to_device, to_report
@@ -120,8 +120,7 @@ class SequenceJob:
         self, device: torch.device, average: Average
     ) -> Callable[[SequenceBatch, int, int], "LossOfSequences"]:
         """Return the function that computes the cross-entropy of the next token."""
-        losses = self.experiment.losses
-        criterion = TokenCriterion(losses.label_smoothing, average, losses.consistency)
+        criterion = TokenCriterion(self.experiment.losses.label_smoothing, average)
 
         def measure(batch: SequenceBatch, step: int, seed: int) -> LossOfSequences:
             return LossOfSequences(to_device(batch, device), criterion)
@@ -176,11 +175,10 @@ class LossOfSequences:
     def __call__(self, model: nn.Module) -> dict[str, Tensor]:
         """Return `total`, and each term."""
         sequence_model, batch = cast(Seq2Seq, model), self.batch
-        seen = map_tensors(batch, lambda one: torch.cat([one] * self.criterion.passes))
-        states = sequence_model(seen.source, seen.source_valid, shifted(seen.target))
+        states = sequence_model(batch.source, batch.source_valid, shifted(batch.target))
+        valid = batch.target_valid
         embedding = sequence_model.embedding
-        labels = batch.target[batch.target_valid]
-        losses = self.criterion(states[seen.target_valid], embedding.weight, embedding.bias, labels)
+        losses = self.criterion(states[valid], embedding.weight, embedding.bias, batch.target[valid])
         return to_report(losses)
 
     def problem(self) -> str:
