@@ -97,7 +97,7 @@ def _open(
         flat = sum(_is_flat(entry) for entry in entries)
         grouped = {id_: [one for one in own if not _is_flat(one[0])] for id_, own in grouped.items()}
         said = (f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat)
-        said += _said_other_boxes(path, entries)
+        said += _said_other_boxes(path, [entry for entry in entries if not _is_flat(entry)])
     items = tuple(item(path, image, grouped[image.id]) for image in images)
     beyond = sum(one.beyond for one in items)
     return ItemDataset(categories=categories, items=items, left_out=(*said, *said_beyond(beyond, path.name)))
