@@ -77,7 +77,7 @@ def test_files_of_another_form_are_answered_with_their_own(tmp_path: Path) -> No
     for name in ("images", "labels"):
         save_noise(tmp_path / name / "1.png", 1)
     (tmp_path / "classes.json").write_text('[{"id": 0, "name": "cell"}]')
-    assert 'expected an object: {"classes": ' in check(tmp_path, "semantic").errors[0]
+    assert 'expected {"kind": "semantic", "classes": ' in check(tmp_path, "semantic").errors[0]
 
 
 def test_images_of_the_train_split_in_the_val_split(tmp_path: Path) -> None:

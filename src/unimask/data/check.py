@@ -246,12 +246,15 @@ def _in_several(looked: Mapping[str, Looked]) -> tuple[str, ...]:
         for other_name, other in splits[:index]:
             both = [f"{own} = {other.same[key]}" for key, own in one.same.items() if key in other.same]
             if both:
-                images = "1 image has" if len(both) == 1 else f"{len(both)} images have"
                 found.append(
-                    f"{name}: {images} the same pixels as one of {other_name}, and what is "
+                    f"{name}: {_images_have(len(both))} the same pixels as one of {other_name}, and what is "
                     f"measured on images that were learned says nothing: {some_of(both, 3)}"
                 )
     return tuple(found)
+
+
+def _images_have(count: int) -> str:
+    return "1 image has" if count == 1 else f"{count} images have"
 
 
 def _alike(names: Iterable[str]) -> list[str]:
@@ -316,8 +319,7 @@ def _warnings(splits: Mapping[str, SplitCheck], most_found: int) -> tuple[str, .
             )
         if one.duplicates:
             pairs = [f"{first} = {second}" for first, second in one.duplicates]
-            images = "1 image has" if len(pairs) == 1 else f"{len(pairs)} images have"
-            say(f"{name}: {images} the same pixels as another: {some_of(pairs, 3)}")
+            say(f"{name}: {_images_have(len(pairs))} the same pixels as another: {some_of(pairs, 3)}")
         if one.dropped:
             say(f"{name}: {_lost(one.dropped)}")
         if one.covered:

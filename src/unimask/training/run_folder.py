@@ -195,8 +195,12 @@ class RunFolder:
                 trains in it, or its checkpoints are gone.
             ConfigError: the run in the folder has other settings, another task or other categories.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise DataError(self.path, "is a file; name a folder for the run")
+        folders = (self.path, self.checkpoints, self.model, self.best)
+        for folder in folders:
+            if folder.exists() and not folder.is_dir():
+                raise DataError(
+                    folder, "is a file, where a run has a folder; move it away or name another output"
+                )
         held = self._held()
         if held and not resume:
             raise DataError(
@@ -210,10 +214,6 @@ class RunFolder:
             )
         elif any(not item.name.startswith(".") and item != self.vocabulary for item in held):
             raise DataError(self.path, "holds other files but no run to resume; name another output folder")
-        folders = (self.path, self.checkpoints, self.model, self.best)
-        for folder in folders:
-            if folder.exists() and not folder.is_dir():
-                raise DataError(folder, "is a file, where a run has a folder; move it away, then --resume")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.close()

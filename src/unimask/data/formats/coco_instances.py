@@ -94,10 +94,11 @@ def _open(
     if item is _with_masks and not any(entry.get("segmentation") for entry in entries):
         raise OnlyBoxesError(path, _NO_MASK.format(what=f"annotation {entries[0].get('id')}"))
     if item is _with_boxes:
-        flat = sum(_is_flat(entry) for entry in entries)
+        solid = [entry for entry in entries if not _is_flat(entry)]
+        flat = len(entries) - len(solid)
         grouped = {id_: [one for one in own if not _is_flat(one[0])] for id_, own in grouped.items()}
         said = (f"{flat} boxes of {path.name} have no width or no height and are left out",) * bool(flat)
-        said += _said_other_boxes(path, [entry for entry in entries if not _is_flat(entry)])
+        said += _said_other_boxes(path, solid)
     items = tuple(item(path, image, grouped[image.id]) for image in images)
     beyond = sum(one.beyond for one in items)
     return ItemDataset(categories=categories, items=items, left_out=(*said, *said_beyond(beyond, path.name)))

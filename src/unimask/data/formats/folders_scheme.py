@@ -17,7 +17,6 @@ from unimask.errors import DataError, some_of
 from unimask.structures import Categories
 
 CLASSES_FILE = "classes.json"
-_CLASSES = 'an object: {"classes": [{"id": 0, "name": "background"}, ...]}'
 EXAMPLE = '{"kind": "semantic", "classes": [{"id": 0, "name": "road"}, ...], "ignore_label": 255}'
 VOID_COLOR = (224, 224, 192)  # of the border of objects in Pascal VOC
 
@@ -117,8 +116,8 @@ def _numbers_in(pairs: Sequence[LabelPair]) -> set[int]:
 
 
 def _scheme_from_file(path: Path) -> LabelScheme:
-    content = load_json(path, _CLASSES)
-    entries = records(path, content, "classes", _CLASSES)
+    content = load_json(path, EXAMPLE)
+    entries = records(path, content, "classes", EXAMPLE)
     kind = content.get("kind", "semantic")
     if kind not in ("semantic", "instances"):
         raise DataError(path, f"kind is {kind!r}; expected 'semantic' or 'instances'")
