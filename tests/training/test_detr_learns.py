@@ -28,17 +28,17 @@ def test_a_few_pictures_are_learned_by_heart() -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     totals = []
-    for _ in range(70):
+    for _ in range(140):
         losses = criterion(model(images.pixels, images.valid), targets, torch.rand)
         optimizer.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
         totals.append(losses.total.item())
-    assert totals[-1] < 0.2 * totals[0]
+    assert totals[-1] < 0.1 * totals[0]
     metric = BoxAveragePrecision(dataset.categories)
     with torch.inference_mode():
         prediction = model.eval()(images.pixels, images.valid)
     for index, sample in enumerate(samples):
         metric.update(postprocess_boxes(prediction, index, placements[index], 0.0), sample.truth)
-    assert metric.compute().as_dict()["AP50"] > 0.9
+    assert metric.compute().as_dict()["AP50"] > 0.95

@@ -198,9 +198,7 @@ class RunFolder:
         folders = (self.path, self.checkpoints, self.model, self.best)
         for folder in folders:
             if folder.exists() and not folder.is_dir():
-                raise DataError(
-                    folder, "is a file, where a run has a folder; move it away or name another output"
-                )
+                raise DataError(folder, "is a file; name a folder for the run, or move it away")
         held = self._held()
         if held and not resume:
             raise DataError(
