@@ -10,6 +10,7 @@ from unimask.config.models import BackboneConfig, ModelConfig, PixelDecoderConfi
 from unimask.models.build import build_model
 from unimask.models.optimize import prepare_for_inference
 from unimask.ops import private
+from unimask.ops.deformable.cpu import bag_sampling
 
 
 def forget() -> None:
@@ -68,3 +69,23 @@ def test_a_model_predicts_the_same_without_them(
     found = predicted(prepare_for_inference(model, dtype))
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(found, expected, atol=tolerance * float(expected.abs().max()), rtol=tolerance)
+
+
+def test_deformable_sampling_has_the_same_gradients_without_them(
+    other_operators: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((5, 7), (3, 4))
+    inputs = [
+        torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 47, 3, 5), (2, 11, 3, 2, 4, 2), (2, 11, 3, 2, 4))
+    ]
+
+    def gradients() -> tuple[Tensor, ...]:
+        values, locations, weights = inputs
+        return torch.autograd.grad(bag_sampling(values, sizes, locations, weights).square().sum(), inputs)
+
+    expected = gradients()
+    take_away(other_operators)
+    for found, one in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, one)

@@ -22,6 +22,9 @@ _ARGUMENTS = {
     "aten::_scaled_dot_product_flash_attention_for_cpu": (
         "query key value dropout_p is_causal attn_mask scale"
     ),
+    "aten::_embedding_bag_per_sample_weights_backward": (
+        "grad weight indices offsets offset2bag mode padding_idx"
+    ),
 }
 """The operators that this library calls, each with the arguments that it expects."""
 

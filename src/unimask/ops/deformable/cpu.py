@@ -2,9 +2,8 @@
 
 A bilinear value is a weighted sum of four cells, so the result of one query and head is a single weighted sum
 of levels x points x 4 rows of a table of cells, which `embedding_bag` computes. Every level has a border of
-zeros in the table and coordinates are clamped to it, so points outside need no special case. The table holds
-the map of one head after the other: the four cells around a point lie at fixed distances in it, the left and
-the right one side by side, so one index serves both.
+zeros in the table and coordinates are clamped to it, so points outside need no special case. The four cells
+around a point lie at fixed distances in the table, so one index serves both cells of a row.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +16,11 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional
 
+from unimask.ops.private import private_operator
 from unimask.structures import Size
 
 QUERIES_AT_ONCE = 1024
 """How many queries of an image are computed at a time: few enough for the processor's cache."""
-
-PRODUCTS_AT_ONCE = 1024
-"""How many bags are multiplied with their gradients at a time: their rows stay in the processor's cache."""
 
 BEFORE, AFTER = 1, 2  # cells of zeros around a level
 
@@ -117,11 +114,11 @@ class _CellTable:
 
         of_heads = torch.arange(heads, device=device).repeat_interleave(self.entries)
         self.width, self.height = (per_slot([size[axis] for size in sizes]).to(dtype) for axis in (1, 0))
-        self.first = (per_slot(self.starts[:-1]) * heads + of_heads * per_slot(rows)).int()
-        self.steps = [width + BEFORE + AFTER for _, width in sizes]  # from a cell to the one below
+        self.first = (per_slot(self.starts[:-1]) * heads + of_heads).int()
+        self.steps = [(width + BEFORE + AFTER) * heads for _, width in sizes]  # from a cell to the one below
         self.step = per_slot(self.steps).int()
         self.zero, self.last_column, self.last_row = self.width.new_zeros(()), self.width + 1, self.height + 1
-        last = self.first + per_slot(rows) - 2 - self.step
+        last = self.first + per_slot(rows) * heads - of_heads - heads - self.step
         self.origin, self.last = self.first.new_zeros(()), last.int()
 
     def fill(self, values: Float[Tensor, "cells heads channels"]) -> Float[Tensor, "rows channels"]:
@@ -150,19 +147,19 @@ class _CellTable:
         """Return a table whose borders are 0 and whose cells are uninitialised."""
         table = torch.empty(self.length, channels, dtype=self.dtype, device=self.first.device)
         for level in self._with_borders(table):
+            level[:BEFORE], level[-AFTER:] = 0, 0
             level[:, :BEFORE], level[:, -AFTER:] = 0, 0
-            level[:, :, :BEFORE], level[:, :, -AFTER:] = 0, 0
         return table
 
     def _levels(self, table: Tensor) -> Iterator[Tensor]:
         """Yield the cells of each level without its border: views (height, width, heads, channels)."""
         for level in self._with_borders(table):
-            yield level[:, BEFORE:-AFTER, BEFORE:-AFTER].permute(1, 2, 0, 3)
+            yield level[BEFORE:-AFTER, BEFORE:-AFTER]
 
     def _with_borders(self, table: Tensor) -> Iterator[Tensor]:
         for (height, width), (start, stop) in zip(self.sizes, pairwise(self.starts), strict=True):
             rows = table[start * self.heads : stop * self.heads]
-            yield rows.view(self.heads, height + BEFORE + AFTER, width + BEFORE + AFTER, -1)
+            yield rows.view(height + BEFORE + AFTER, width + BEFORE + AFTER, self.heads, -1)
 
     def _split(self, values: Tensor) -> Iterator[Tensor]:
         cells = values.split([height * width for height, width in self.sizes])
@@ -176,7 +173,7 @@ class _CellTable:
         free = ((x > 0) & (x < self.width + 1), (y > 0) & (y < self.height + 1)) if gradients else (x, y)
         x.clamp_(self.zero, self.last_column)
         y.clamp_(self.zero, self.last_row)
-        upper = self.first + x.int()
+        upper = torch.add(self.first, x.int(), alpha=self.heads)
         upper = upper.addcmul_(y.int(), self.step).clamp_(self.origin, self.last)
         return _Corners(upper, upper + self.step, x.frac_(), y.frac_(), free)
 
@@ -260,7 +257,7 @@ def _sum(
 ) -> Float[Tensor, "bags channels"]:
     """Return the weighted sum of table rows for each bag; a bag is a head of a query."""
     indices = (corners.upper, corners.upper, corners.lower, corners.lower)
-    tables = (rows, rows[1:], rows, rows[1:])
+    tables = (rows, rows[table.heads :], rows, rows[table.heads :])
     sums = [
         functional.embedding_bag(
             index.view(-1, table.entries),
@@ -294,20 +291,18 @@ def _backward(table: _CellTable, values: Tensor, parts: tuple[tuple[Tensor, ...]
 
 def _products(table: _CellTable, rows: Tensor, corners: _Corners, gradient: Tensor) -> list[Tensor]:
     """Return, per corner, the dot product of each row read with the gradient of the bag it was read for."""
-    channels = rows.shape[1]
-    pairs = rows.as_strided((len(rows) - 1, 2 * channels), (channels, 1))  # each row with the next one
-    ones = rows.new_ones(channels)
-    read = rows.new_empty(PRODUCTS_AT_ONCE * table.entries, 2 * channels)
-    products: list[Tensor] = []
+    bags = torch.arange(len(gradient), dtype=torch.int32, device=gradient.device)
+    bag_of_entry = bags.repeat_interleave(table.entries)
+    offsets = bags * table.entries
+    multiply = private_operator("aten::_embedding_bag_per_sample_weights_backward")
+    products = []
     for index in (corners.upper, corners.lower):
-        sums = rows.new_empty(*index.shape, 2)
-        parts = (index.view(-1, table.entries), sums.view(len(gradient), -1), gradient)
-        for cells, out, factors in zip(*(part.split(PRODUCTS_AT_ONCE) for part in parts), strict=True):
-            both = read[: cells.numel()]
-            torch.index_select(pairs, 0, cells.flatten(), out=both)
-            both.view(len(factors), -1, channels).mul_(factors[:, None])
-            torch.mv(both.view(-1, channels), ones, out=out.view(-1))
-        products.extend(sums.unbind(dim=-1))
+        for source in (rows, rows[table.heads :]):
+            if multiply is None:
+                product = (source[index.flatten()] * gradient[bag_of_entry]).sum(dim=1)
+            else:
+                product = multiply(gradient, source, index.flatten(), offsets, bag_of_entry, 0)
+            products.append(product.view_as(index))
     return products
 
 
@@ -340,10 +335,8 @@ def _scatter(table: _CellTable, upper: Tensor, weights: list[Tensor], gradients:
     bags = order // table.entries
     result = gradients.new_zeros(table.length, gradients.shape[1])
     for corner, weight in enumerate(weights):
-        sums = functional.embedding_bag(
-            bags, gradients, starts, per_sample_weights=weight.index_select(0, order), mode="sum"
-        )
-        right = corner % 2
+        sums = functional.embedding_bag(bags, gradients, starts, per_sample_weights=weight[order], mode="sum")
+        right = corner % 2 * table.heads
         for step, (start, stop) in zip(table.steps, pairwise(table.starts), strict=True):
             first, last = start * table.heads, stop * table.heads
             shift = right + corner // 2 * step
