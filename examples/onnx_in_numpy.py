@@ -31,6 +31,7 @@ class Model:
         self.is_thing = np.array([category["is_thing"] for category in about["categories"]])
         self.data = about["experiment"]["data"]
         self.limits = about["experiment"]["postprocess"]
+        self.per_pixel = about["experiment"]["model"].get("classification") == "pixels"
         backbone = about["experiment"]["model"]["backbone"]
         self.mean, self.std = (np.array(backbone[f"image_{name}"], np.float32) for name in ("mean", "std"))
 
@@ -256,10 +257,11 @@ def semantic(model, class_logits, embeddings, features, restore):
     """A segment for each category that is the best somewhere."""
     probabilities = softmax(class_logits)[:, :-1]
     masks = np.tensordot(embeddings, features, 1)
+    likely = (lambda logits: softmax(logits.T).T) if model.per_pixel else sigmoid
     if model.limits["resize_classes"]:
-        values = restore.tile(np.tensordot(probabilities.T, sigmoid(restore.canvas(masks)), 1))
+        values = restore.tile(np.tensordot(probabilities.T, likely(restore.canvas(masks)), 1))
     else:
-        values = np.tensordot(probabilities.T, sigmoid(restore(masks)), 1)
+        values = np.tensordot(probabilities.T, likely(restore(masks)), 1)
     best, share = values.argmax(axis=0), values.max(axis=0) / values.sum(axis=0)
     return [(int(label), float(share[best == label].mean()), best == label) for label in np.unique(best)]
 

@@ -236,11 +236,15 @@ class MaskPrediction:
     Mask logits are `mask_embeddings @ mask_features`, made only where they are needed. The first dimension
     runs over predictions in order of depth: index -1 is the final one. All predictions may share one set of
     mask features, which then has a first dimension of 1; `features` gives those of any prediction.
+
+    In per-pixel classification a pixel belongs to one category: query k stands for category k, and mask
+    probabilities are a softmax over the queries instead of a sigmoid of each.
     """
 
     class_logits: Float[Tensor, "predictions batch queries classes_and_none"]
     mask_embeddings: Float[Tensor, "predictions batch queries channels"]
     mask_features: Float[Tensor, "#predictions batch channels height width"]  # at stride 4
+    per_pixel: bool = False  # per-pixel classification
 
     def finite(self) -> Bool[Tensor, " batch"]:
         """Return which images have only finite numbers."""

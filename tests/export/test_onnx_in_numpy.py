@@ -48,15 +48,14 @@ def example() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def nuclei(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The model that ships with the package: the metadata of its ONNX file, and its network.
+def shipped(name: str, example: ModuleType, folder: Path) -> Any:
+    """Return a model that ships with the package: the metadata of its ONNX file, and its network.
 
     To export the network takes minutes; that exported networks agree with the model is tested in
     `test_export.py`, so here the network that would be exported answers in the place of the file's.
     """
-    model, about = load_model(find_model("nuclei"))
-    path = save_described(tmp_path_factory.mktemp("numpy") / "nuclei.onnx", about)
+    model, about = load_model(find_model(name))
+    path = save_described(folder / f"{name}.onnx", about)
     made, network = example.Model(path), exportable(model)
 
     def run(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -66,6 +65,12 @@ def nuclei(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any
 
     made.session = SimpleNamespace(run=run)
     return made
+
+
+@pytest.fixture(scope="module")
+def nuclei(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The model of nuclei, which sees tiles."""
+    return shipped("nuclei", example, tmp_path_factory.mktemp("numpy"))
 
 
 @pytest.fixture(scope="module", params=VIEWS)
@@ -109,3 +114,13 @@ def test_the_shipped_model_of_tiles(example: ModuleType, nuclei: Any, task: str)
     np.testing.assert_allclose([score for _, score, _ in found], expected.scores.numpy(), atol=2e-3)
     for (_, _, mask), wanted in zip(found, expected.masks().numpy()):
         np.testing.assert_array_equal(mask, wanted)
+
+
+def test_the_shipped_model_of_pixels(example: ModuleType, tmp_path: Path) -> None:
+    """A model that classifies each pixel: scores are a softmax."""
+    image = np.asarray(picture(97, 131))
+    expected = load("street", device="cpu").predict(image, task="semantic").prediction
+    found = example.segment(shipped("street", example, tmp_path), image)
+    assert [label for label, _, _ in found] == expected.labels.tolist()
+    assert expected.scores.max() > 0.4  # a share of eleven sigmoids would be .2 at most where half are on
+    np.testing.assert_allclose([score for _, score, _ in found], expected.scores.numpy(), atol=2e-3)

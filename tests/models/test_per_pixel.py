@@ -61,8 +61,7 @@ def test_each_category_has_a_query_that_is_certain_of_it(layers: int) -> None:
     assert prediction.class_logits.shape == (max(1, layers), 2, CLASSES, CLASSES + 1)
     probabilities = prediction.class_logits.softmax(-1)
     torch.testing.assert_close(probabilities[-1, 0, :, :-1], torch.eye(CLASSES))
-    total = prediction.mask_logits().sum(dim=1)
-    torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-4, rtol=0)
+    assert prediction.per_pixel
 
 
 @pytest.mark.parametrize("layers", [0, 2])
@@ -75,6 +74,36 @@ def test_reading_gives_each_pixel_its_best_category(layers: int) -> None:
     labels = found.labels[found.layers[0].long() - 1]
     assert (labels == best).float().mean() > 0.999  # ties of rounding aside
     assert len(found) > 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])  # which a softmax does not see, and a sigmoid would
+@pytest.mark.parametrize("resize_classes", [False, True])
+@torch.no_grad()
+def test_scores_are_the_mean_softmax_of_the_pixels(resize_classes: bool, offset: float) -> None:
+    prediction, data = predict(0), small_task("semantic")
+    torch.manual_seed(5)
+    features = torch.randn_like(prediction.mask_features)
+    features[:, :, 0], embeddings = 1, prediction.mask_embeddings.clone()
+    embeddings[..., 0] += offset
+    shifted = replace(prediction, mask_features=features, mask_embeddings=embeddings)
+    placement = Placement(original=(128, 192), resized=(64, 96), canvas=(64, 96))
+    config = PostprocessConfig(resize_classes=resize_classes)
+    found = postprocess_masks(shifted, 1, placement, data.categories, config, "semantic")
+    logits = torch.einsum("qc,chw->qhw", embeddings[0, 1].double(), features[0, 1].double())[None]
+    logits = resized(logits, placement.canvas)
+    if resize_classes:
+        values = resized(logits.softmax(dim=1), placement.original)[0]
+    else:
+        values = resized(logits, placement.original)[0].softmax(dim=0)
+    highest, best = values.max(dim=0)
+    labels = found.labels[found.layers[0].long() - 1]
+    assert (labels == best).float().mean() > 0.999  # ties of rounding aside
+    scores = [float(highest[best == label].mean()) for label in found.labels]
+    torch.testing.assert_close(found.scores.double(), torch.tensor(scores).double(), atol=1e-3, rtol=0)
+
+
+def resized(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def test_dice_of_the_categories_counts_each_alike_and_no_void() -> None:
@@ -158,6 +187,10 @@ def test_training_and_predicting(layers: int, tmp_path: Path) -> None:
     picture = torch.randint(0, 255, (3, 53, 67), dtype=torch.uint8)
     (found,) = segmenter.find([picture], "semantic")
     assert found.size == (53, 67)
+    # mirrored and not, queries of both lie one after the other; the mean of both is a probability, too
+    (twice,) = Segmenter(model, model_file).with_tta(["flip"]).find([picture], "semantic")
+    assert twice.scores.max() <= 1
+    assert twice.scores.min() > 1 / (len(model_file.categories) + 1)
     with pytest.raises(ConfigError, match="does not know 'panoptic'; it knows: semantic"):
         segmenter.find([picture], "panoptic")
     with pytest.raises(WeightsError, match="classification is 'pixels'"):

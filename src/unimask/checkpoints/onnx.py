@@ -15,7 +15,8 @@ and what comes out, always the final prediction:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unimask.checkpoints.images import ModelFile, parse_model_file
-from unimask.config.models import AnyModelConfig, DetrConfig
+from unimask.config.models import AnyModelConfig, DetrConfig, ModelConfig
 from unimask.errors import ConfigError, WeightsError, needs_extra, some_of
 from unimask.structures import BoxMaskPrediction, BoxPrediction, MaskPrediction, Prediction
 
@@ -47,11 +48,14 @@ class Signature:
     prediction: Callable[..., Prediction]  # of the outputs, in their order
 
 
-def _masks(class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor) -> MaskPrediction:
+def _masks(
+    class_logits: Tensor, mask_embeddings: Tensor, mask_features: Tensor, *, per_pixel: bool = False
+) -> MaskPrediction:
     return MaskPrediction(
         class_logits=class_logits[None],
         mask_embeddings=mask_embeddings[None],
         mask_features=mask_features[None],
+        per_pixel=per_pixel,
     )
 
 
@@ -66,6 +70,7 @@ def _boxes_and_masks(class_logits: Tensor, boxes: Tensor, mask_logits: Tensor) -
 MASKS = Signature(
     inputs=("pixels",), outputs=("class_logits", "mask_embeddings", "mask_features"), prediction=_masks
 )
+PIXELS = replace(MASKS, prediction=partial(_masks, per_pixel=True))
 BOXES = Signature(inputs=("pixels", "valid"), outputs=("class_logits", "boxes"), prediction=_boxes)
 BOXES_AND_MASKS = Signature(
     inputs=("pixels", "valid"),
@@ -78,6 +83,8 @@ def signature_of(config: AnyModelConfig) -> Signature:
     """Return the inputs and outputs of an exported model of this kind."""
     if isinstance(config, DetrConfig):
         return BOXES_AND_MASKS if config.mask_head else BOXES
+    if isinstance(config, ModelConfig) and config.classification == "pixels":
+        return PIXELS
     return MASKS
 
 

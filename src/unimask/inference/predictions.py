@@ -46,9 +46,9 @@ class TilePrediction:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of the prediction, by the names of its fields."""
-        return {
-            field.name: vars(self.prediction)[field.name] for field in dataclasses.fields(self.prediction)
-        }
+        values = vars(self.prediction)
+        names = [field.name for field in dataclasses.fields(self.prediction)]
+        return {name: values[name] for name in names if isinstance(values[name], Tensor)}
 
     def copy(self) -> "TilePrediction":
         """Return the same prediction in memory of its own, no longer a part of its batch."""
@@ -78,6 +78,7 @@ def final_of(prediction: Prediction, position: int) -> Prediction:
             class_logits=class_logits,
             mask_embeddings=prediction.mask_embeddings[-1:, one],
             mask_features=prediction.mask_features[-1:, one],
+            per_pixel=prediction.per_pixel,
         )
     boxes = prediction.boxes[-1:, one]
     if isinstance(prediction, BoxMaskPrediction):

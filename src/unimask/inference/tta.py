@@ -91,6 +91,7 @@ def combine(
         class_logits=torch.cat([prediction.class_logits[-1] for prediction in predictions], dim=1)[None],
         mask_embeddings=torch.cat(blocks, dim=1)[None],
         mask_features=torch.cat(features, dim=1)[None],
+        per_pixel=predictions[0].per_pixel,
     )
 
 

@@ -84,7 +84,13 @@ def build_mask_classifier(config: ModelConfig, num_classes: int) -> MaskClassifi
     mask_channels = config.pixel_decoder.mask_channels
     build = {"masks": build_query_decoder, "pixels": build_pixel_classifier}[config.classification]
     query_decoder = build(config.query_decoder, memory, mask_channels, num_classes)
-    return MaskClassifier(backbone, pixel_decoder, query_decoder, VISIBILITY[config.query_decoder.visibility])
+    return MaskClassifier(
+        backbone,
+        pixel_decoder,
+        query_decoder,
+        VISIBILITY[config.query_decoder.visibility],
+        per_pixel=config.classification == "pixels",
+    )
 
 
 def memory_channels(config: PixelDecoderConfig, in_channels: Mapping[int, int]) -> dict[int, int]:

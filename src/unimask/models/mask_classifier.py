@@ -14,7 +14,8 @@ from unimask.structures import MaskPrediction, Size
 class MaskClassifier(nn.Module):
     """Mask2Former, its ablations, or MaskFormer: a backbone, a pixel decoder and a query decoder.
 
-    `visibility` returns the attention mask of the queries, given the mask features.
+    `visibility` returns the attention mask of the queries, given the mask features. `per_pixel`: the query
+    decoder is a classifier of pixels (`models/per_pixel.py`).
 
     Source: Mask2Former, Sec. 3.1; MaskFormer (2107.06278), Sec. 3.3.
     """
@@ -25,12 +26,15 @@ class MaskClassifier(nn.Module):
         pixel_decoder: nn.Module,
         query_decoder: QueryDecoder | CategoryEmbeddings,
         visibility: Visibility,
+        *,
+        per_pixel: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
         self.visibility = visibility
+        self.per_pixel = per_pixel
 
     def forward(
         self,
@@ -77,5 +81,8 @@ class MaskClassifier(nn.Module):
         attention_mask = visibility(mask_features, sizes)
         class_logits, mask_embeddings = self.query_decoder(memory, attention_mask)
         return MaskPrediction(
-            class_logits=class_logits, mask_embeddings=mask_embeddings, mask_features=mask_features[None]
+            class_logits=class_logits,
+            mask_embeddings=mask_embeddings,
+            mask_features=mask_features[None],
+            per_pixel=self.per_pixel,
         )

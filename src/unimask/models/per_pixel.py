@@ -1,7 +1,8 @@
 """Per-pixel classification baselines on the same features as a mask classifier.
 
 The prediction has the form of a mask classifier's: one query per category, whose class is that category with
-probability 1. Semantic postprocessing then gives each pixel the category with the largest logit.
+probability 1. It is marked (`structures.MaskPrediction.per_pixel`), so that semantic postprocessing takes the
+softmax over the queries.
 
 Source: MaskFormer (2107.06278), Sec. 3.1 and 4.1: PerPixelBaseline and PerPixelBaseline+.
 """
@@ -21,17 +22,6 @@ CERTAIN = 50.0  # a logit that gives probability 1 in float32
 def category_logits(num_classes: int) -> Float[Tensor, "{num_classes} {num_classes+1}"]:
     """Return class logits that give query k the category k with probability 1."""
     return CERTAIN * torch.eye(num_classes, num_classes + 1)
-
-
-def centred(
-    embeddings: Float[Tensor, "*batch categories channels"],
-) -> Float[Tensor, "*batch categories channels"]:
-    """Return the embeddings minus their mean over the categories.
-
-    The softmax over the categories does not change, but logits become smaller, so that their sigmoid, which
-    postprocessing uses, does not saturate.
-    """
-    return embeddings - embeddings.mean(dim=-2, keepdim=True)
 
 
 class CategoryEmbeddings(nn.Module):
@@ -58,8 +48,7 @@ class CategoryEmbeddings(nn.Module):
     ]:
         """Return class logits and mask embeddings, the same for every image of the batch."""
         batch = next(iter(memory.values())).shape[0]
-        embeddings = centred(self.weight)
-        return self.logits.expand(1, batch, -1, -1), embeddings.expand(1, batch, -1, -1)
+        return self.logits.expand(1, batch, -1, -1), self.weight.expand(1, batch, -1, -1)
 
 
 class CategoryHeads(nn.Module):
@@ -79,4 +68,4 @@ class CategoryHeads(nn.Module):
         Float[Tensor, "batch categories mask_channels"],
     ]:
         """Return class logits, which are constant, and the mask embedding of each category."""
-        return self.logits.expand(queries.shape[0], -1, -1), centred(self.mask_embedding(queries))
+        return self.logits.expand(queries.shape[0], -1, -1), self.mask_embedding(queries)

@@ -49,7 +49,12 @@ def postprocess_masks(
     with torch.inference_mode(), torch.autocast(features.device.type, enabled=False):
         if task == "semantic":
             return semantic(
-                class_logits, embeddings, features, placement, resize_classes=config.resize_classes
+                class_logits,
+                embeddings,
+                features,
+                placement,
+                resize_classes=config.resize_classes,
+                per_pixel=prediction.per_pixel,
             )
         if config.duplicate_iou < 1:
             one_each = distinct(class_logits, embeddings, features, config.duplicate_iou)

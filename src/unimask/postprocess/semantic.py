@@ -1,7 +1,8 @@
 """Semantic segments from one prediction or several: each pixel has the category with the largest value.
 
-The value of a category at a pixel is the sum over queries of class probability times mask probability. Values
-are computed for one window of the image at a time (`ops/windows.py`).
+The value of a category at a pixel is the sum over queries of class probability times mask probability; in
+per-pixel classification that is the probability of the category. Values are computed for one window of the
+image at a time (`ops/windows.py`).
 
 Source: MaskFormer (2107.06278), Sec. 3.4.
 """
@@ -36,6 +37,7 @@ def semantic(
     placement: Placement,
     *,
     resize_classes: bool = False,
+    per_pixel: bool = False,
 ) -> Segments:
     """Return one segment per category that has the largest value at some pixel, by rising label; no void.
 
@@ -43,7 +45,7 @@ def semantic(
 
     Mask logits are resized to the image. With `resize_classes` the values of the categories on the canvas
     are resized instead, as the original does for models that only do semantic segmentation
-    (`config.PostprocessConfig.resize_classes`).
+    (`config.PostprocessConfig.resize_classes`). `per_pixel`: see `structures.MaskPrediction`.
 
     Source: MaskFormer (2107.06278), Sec. 3.4; the score is not from the paper.
     """
@@ -51,10 +53,10 @@ def semantic(
     parts = class_logits, mask_embeddings, mask_features
     if resize_classes:
         restored = from_canvas(placement)
-        values = _resized(_values(*parts, to_canvas(placement, size)), restored)
+        values = _resized(_values(*parts, to_canvas(placement, size), per_pixel), restored)
     else:
         restored = restoration(placement, size)
-        values = _values(*parts, restored)
+        values = _values(*parts, restored, per_pixel)
     return _best(values, restored, len(class_logits), class_logits.shape[1] - 1, class_logits.device)
 
 
@@ -80,16 +82,31 @@ def _values(
     mask_embeddings: Float[Tensor, "queries channels"],
     mask_features: Float[Tensor, "channels map_height map_width"],
     windows: Windows,
+    per_pixel: bool,
 ) -> Values:
     """Return the values of one prediction, whose masks are resized by `windows`."""
     probabilities = class_logits.softmax(dim=1)[:, :-1]
+    categories = probabilities.shape[1]
 
     def values(rows: slice, columns: slice) -> Tensor:
         cells = torch.einsum("qc,chw->qhw", mask_embeddings, mask_features[:, *windows.source(rows, columns)])
-        masks = windows.resize(cells, rows, columns).sigmoid()
+        masks = mask_probabilities(windows.resize(cells, rows, columns), categories, per_pixel)
         return torch.einsum("qk,qhw->khw", probabilities, masks)
 
     return values
+
+
+def mask_probabilities(
+    logits: Float[Tensor, "queries *map"], categories: int, per_pixel: bool
+) -> Float[Tensor, "queries *map"]:
+    """Return the probability of each query at each pixel from the mask logits of all queries.
+
+    In per-pixel classification there is a query for each category; queries of several versions of an image
+    lie one version after the other (`inference.tta`).
+    """
+    if per_pixel:
+        return logits.unflatten(0, (-1, categories)).softmax(dim=1).flatten(0, 1)
+    return logits.sigmoid()
 
 
 def _placed_values(one: PlacedPrediction) -> tuple[tuple[slice, slice], Values]:
@@ -99,7 +116,7 @@ def _placed_values(one: PlacedPrediction) -> tuple[tuple[slice, slice], Values]:
     windows = to_canvas(whole, (features.shape[1], features.shape[2]))
     class_logits = one.prediction.class_logits[-1, 0].float()
     embeddings = one.prediction.mask_embeddings[-1, 0].float()
-    return one.window, _values(class_logits, embeddings, features, windows)
+    return one.window, _values(class_logits, embeddings, features, windows, one.prediction.per_pixel)
 
 
 def _resized(values: Values, windows: Windows) -> Values:

@@ -50,8 +50,8 @@ def why_not(segmenter: Segmenter) -> str:
         if "detection" not in tasks_of(segmenter.model_file.experiment.model):
             return "An exported model tells only its last answer. Serve the model folder to look inside."
         return "This model finds boxes: its queries have no masks that could restrict their attention."
-    if not isinstance(segmenter.model.query_decoder, QueryDecoder):
-        return "This model has no decoder layers: it classifies each pixel."
+    if segmenter.model.per_pixel:
+        return "This model classifies each pixel: it has no masks to follow from layer to layer."
     return ""
 
 
