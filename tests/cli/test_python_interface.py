@@ -61,6 +61,22 @@ def test_the_public_names_are_imported_when_they_are_used() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("switch", ["enable", "disable"])
+def test_importing_leaves_the_garbage_collector_as_it_was(switch: str) -> None:
+    """In a fresh process; also where the import fails."""
+    code = (
+        f"import gc, sys; gc.{switch}(); before = gc.isenabled()\n"
+        "import unimask; sys.modules['unimask.inference.loading'] = None\n"
+        "unimask.override; assert gc.isenabled() == before\n"
+        "try: unimask.load\n"
+        "except ImportError: pass\n"
+        "else: raise AssertionError\n"
+        "assert gc.isenabled() == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_predicting_imports_nothing_that_only_training_needs(tmp_path: Path) -> None:
     """In a fresh process: timm, torchvision and torch's compiler take longer to import than an image."""
     slow = ("timm", "torchvision", "torch._dynamo", "lightning_fabric")

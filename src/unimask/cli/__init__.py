@@ -3,6 +3,8 @@
 Every error in the input is one message on standard error and exit code 2.
 """
 
+import atexit
+import gc
 import inspect
 import io
 import os
@@ -49,6 +51,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # file names may contain any bytes
     # Pillow's warning about large images; the limit here is `data/pillow.py:MOST_PIXELS`
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    atexit.register(gc.freeze)  # no search for garbage at the end: all memory goes then, and it takes .5 s
     try:
         code = _command()(standalone_mode=False) or 0
     except UsageError as error:
