@@ -1,6 +1,8 @@
-"""Makes the pictures of the README with the library's own code: each picture beside its overlay.
+r"""Makes the pictures of the README with the library's own code: each picture beside its overlay.
 
     python docs/make_pictures.py                                   # the shipped model on examples/
+    python docs/make_pictures.py --weights street --task semantic --images examples/street \
+        --output docs/pictures/street.jpg
     python docs/make_pictures.py --weights runs/x/best --task instance --images my_pictures
 
 The overlay is the model's answer and nothing else; with no model there is no picture.

@@ -54,7 +54,7 @@ LONG_SETUPS = (
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what was imported out of every search for garbage, which would take a sixth of the tests' time."""
+    """Leave what was imported out of every search for garbage, which would take 1/6 of the tests' time."""
     gc.freeze()
     gc.enable()
 
