@@ -7,8 +7,8 @@ UV := $(shell command -v uv 2>/dev/null || echo $(OWN_UV))
 
 .PHONY: demo serve test bench docs figures release lint types contract format clean
 
-demo: .venv/ready  ## segment the images in examples/ with the two models that ship inside the package
-	$(RUN)unimask predict examples/*.png --task panoptic --output output/demo
+demo: .venv/ready  ## segment nuclei and a street with the two models that ship inside the package
+	$(RUN)unimask predict examples/nuclei_1.png --task panoptic --output output/demo
 	$(RUN)unimask predict examples/street/cambridge.jpg --weights street --task semantic --output output/demo
 
 serve: .venv/ready  ## a page to look at results: http://127.0.0.1:8000
