@@ -119,7 +119,7 @@ NOT_RUN = {
 
 
 def documented() -> dict[str, set[str]]:
-    """Command -> the documents that have it, of all blocks of a shell."""
+    """Command -> the documents that have it: of all blocks of a shell, and of the Makefile."""
     found: dict[str, set[str]] = {}
     for document in DOCUMENTS:
         for block in blocks(document.read_text(encoding="utf-8"), "sh"):
@@ -128,6 +128,8 @@ def documented() -> dict[str, set[str]]:
                     plain = command.replace("'|'", "|")
                     if plain and not plain.startswith("cd "):
                         found.setdefault(plain, set()).add(document.name)
+    for command in re.findall(r"^\t\$\(RUN\)(unimask predict .*)$", (ROOT / "Makefile").read_text(), re.M):
+        found.setdefault(command, set()).add("Makefile")  # what `make demo` runs
     return found
 
 
@@ -174,6 +176,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / place).mkdir()
         for number in range(2):
             picture(seed=number).save(root / place / f"{number}.png")
+    (root / "examples").symlink_to(ROOT / "examples")
     picture().save(root / "photo.jpg")
     write_video(root / "clip.mp4", count=6)
     save_tiny_model(root / "runs" / "first" / "best", task="instance")
