@@ -3,8 +3,8 @@
     python -m benchmarks.threshold_choice --weights nuclei --data nuclei_dsb2018
 
 For each threshold, which `predict` applies in each tile, AP(0.5) and AP(0.75) over all images of the split;
-then those of the threshold that is best by AP(0.5) on all of them, and by cross-validation: every fifth image is
-counted with the threshold that is best on the four other fifths.
+then those of the threshold that is best by AP(0.5) on all of them, and by cross-validation: every fifth image
+is counted with the threshold that is best on the four other fifths.
 """
 
 import argparse
