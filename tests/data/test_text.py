@@ -195,7 +195,7 @@ def test_a_stream_goes_on_where_it_stopped_and_processes_share_it() -> None:
     options = {"budget": 150, "seed": 5}
 
     def names(count: int, **where: int) -> list[tuple[str, ...]]:
-        stream = training_batches((pairs,), **options, **where)
+        stream = training_batches(pairs, **options, **where)
         return [next(stream).names for _ in range(count)]
 
     whole = names(24, start_step=0, rank=0, world=1)

@@ -52,9 +52,6 @@ class TextConfig:
     split_words: bool = True  # marks become words of their own first (`data/text/words.py`)
     # byte-pair tokens, of both languages together (Sec. 5.1)
     vocabulary: Annotated[int, Field(ge=8, le=1_000_000)] = 37_000
-    # probability that two pieces of a word are not joined, so that a training sees words in other pieces
-    # each time (BPE-Dropout, 1910.13267); 0: off, as in the paper of the Transformer
-    subword_dropout: Below1 = 0.0
     # tokens; longer pairs are not trained on, longer lines are translated in pieces
     longest: Annotated[int, Field(ge=2, le=100_000)] = 256
 

@@ -13,7 +13,6 @@ from unimask.data.text.casing import AS_WRITTEN, Casing, learn_casing
 from unimask.data.text.glyphs import FEATURES, glyph_data, with_vocabulary
 from unimask.data.text.loader import SequencePair, encode_pairs
 from unimask.data.text.pairs import Pairs, read_pairs
-from unimask.data.text.subwords import SubwordDropout, SubwordVersions
 from unimask.data.text.vocabulary import SPECIAL, Vocabulary, learn_vocabulary
 from unimask.data.text.words import split_words
 from unimask.errors import ConfigError
@@ -45,10 +44,6 @@ class SequenceData(Protocol):
         """Return the pairs to train on."""
 
     @property
-    def versions(self) -> Sequence[Sequence[SequencePair]]:
-        """Return the same pairs as they are seen: in one version, or in several that take turns by epochs."""
-
-    @property
     def validation(self) -> Sequence[Tensor]:
         """Return the sources of the validation."""
 
@@ -65,7 +60,6 @@ class TranslationData:
     vocabulary: Vocabulary
     casing: Casing
     training: Sequence[SequencePair]
-    versions: Sequence[Sequence[SequencePair]]
     validation: Sequence[Tensor]
     truth: Sequence[str]
 
@@ -118,37 +112,14 @@ def open_translation(
     else:
         validation = Pairs(sources=(), targets=(), words=())
     sources = vocabulary.encode_all(validation.sources, config.source_language)
-    training = encode_pairs(pairs, vocabulary, config)
     return TranslationData(
         name=Path(folder).resolve().name,
         vocabulary=vocabulary,
         casing=_casing(pairs, config) if config.lowercase else AS_WRITTEN,
-        training=training,
-        versions=_versions(pairs, training, vocabulary, experiment),
+        training=encode_pairs(pairs, vocabulary, config),
         validation=[torch.tensor([*source[: config.longest - 1], SPECIAL.end]) for source in sources],
         truth=validation.words,
     )
-
-
-def _versions(
-    pairs: Pairs,
-    training: Sequence[SequencePair],
-    vocabulary: Vocabulary,
-    experiment: TranslationExperiment,
-) -> Sequence[Sequence[SequencePair]]:
-    """Return the pairs as they are, or in several versions where `data.subword_dropout` asks for it."""
-    config, seed = experiment.data, experiment.training.seed
-    if config.subword_dropout == 0:
-        return (training,)
-    lines = [
-        (
-            pair.line,
-            vocabulary.prepare(pairs.sources[pair.line - 1], config.source_language),
-            vocabulary.prepare(pairs.targets[pair.line - 1], config.target_language),
-        )
-        for pair in training
-    ]
-    return SubwordVersions(lines, SubwordDropout(vocabulary, config.subword_dropout, seed), seed)
 
 
 def _learn(pairs: Pairs, experiment: TranslationExperiment) -> Vocabulary:

@@ -100,7 +100,7 @@ class SequenceJob:
         """Return endless batches of about equal length; they are too small to gain from pinned memory."""
         config = self.training
         return training_batches(
-            self.data.versions,
+            self.data.training,
             budget=config.batch_size // (world * config.accumulate),
             seed=config.seed,
             start_step=start_step,

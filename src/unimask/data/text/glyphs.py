@@ -34,11 +34,6 @@ class GlyphData:
     validation: tuple[Float[Tensor, "_places features"], ...]
     truth: tuple[str, ...]
 
-    @property
-    def versions(self) -> tuple[tuple[SequencePair, ...]]:
-        """The pairs to train on, in one version."""
-        return (self.training,)
-
 
 def glyph_data(count: int, validation: int, *, longest: int = 7, seed: int = 0) -> GlyphData:
     """Render `count` lines of 1 to `longest` characters to train on, and `validation` others."""
@@ -55,7 +50,7 @@ def glyph_data(count: int, validation: int, *, longest: int = 7, seed: int = 0) 
         vocabulary=vocabulary,
         casing=AS_WRITTEN,
         training=tuple(
-            SequencePair(source=columns, target=_target(text, vocabulary), line=index)
+            SequencePair(source=columns, target=_target(text, vocabulary), name=f"line {index}")
             for index, (text, columns) in enumerate(pairs)
         ),
         validation=tuple(render(text, seed, _VAL, index) for index, text in enumerate(texts)),

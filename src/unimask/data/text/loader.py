@@ -1,9 +1,7 @@
 """Batches of sequences of about the same length, filled up to a number of tokens."""
 
-from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,16 +17,11 @@ from unimask.structures import SequenceBatch
 
 @dataclass(frozen=True, kw_only=True)
 class SequencePair:
-    """One source with its target, which ends with the end token, and its line in the data."""
+    """One source with its target, which ends with the end token; `name` is for messages."""
 
     source: Int64[Tensor, " places"] | Float[Tensor, "places features"]
     target: Int64[Tensor, " tokens"]
-    line: int
-
-    @property
-    def name(self) -> str:
-        """The line, for messages."""
-        return f"line {self.line}"
+    name: str
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -48,9 +41,9 @@ def encode_pairs(pairs: Pairs, vocabulary: Vocabulary, config: TextConfig) -> li
         SequencePair(
             source=torch.tensor([*source, SPECIAL.end]),
             target=torch.tensor([*target, SPECIAL.end]),
-            line=line,
+            name=f"line {number}",
         )
-        for line, (source, target) in enumerate(zip(sources, targets, strict=True), start=1)
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True), start=1)
         if source and target and max(len(source), len(target)) < config.longest
     ]
     if not kept:
@@ -79,31 +72,21 @@ def token_batches(
 
 
 def training_batches(
-    versions: Sequence[Sequence[SequencePair]],
-    *,
-    budget: int,
-    seed: int,
-    start_step: int,
-    rank: int,
-    world: int,
+    pairs: Sequence[SequencePair], *, budget: int, seed: int, start_step: int, rank: int, world: int
 ) -> Generator[SequenceBatch, None, None]:
     """Yield batches without end, each epoch in a new order that depends on `seed` and the epoch only.
 
-    An epoch has all pairs in one of their `versions`, which take turns. Batches are dealt to `world`
-    processes in turn; the first `start_step` of this process are skipped.
+    Batches are dealt to `world` processes in turn; the first `start_step` of this process are skipped.
     """
-    lengths = [[pair.lengths for pair in pairs] for pairs in versions]
-    ends = list(accumulate(len(token_batches(one, budget, seeded_generator(seed, 0))) for one in lengths))
+    lengths = [pair.lengths for pair in pairs]
     position = start_step * world + rank
+    count = len(token_batches(lengths, budget, seeded_generator(seed, 0)))
     epoch, batches = -1, list[list[int]]()
     while True:
-        turns, place = divmod(position, ends[-1])
-        version = bisect_right(ends, place)
-        if turns * len(ends) + version != epoch:
-            epoch = turns * len(ends) + version
-            batches = token_batches(lengths[version], budget, seeded_generator(seed, epoch))
-        pairs = versions[version]
-        yield collate([pairs[index] for index in batches[place - ends[version]]])  # counted from the end
+        if position // count != epoch:
+            epoch = position // count
+            batches = token_batches(lengths, budget, seeded_generator(seed, epoch))
+        yield collate([pairs[index] for index in batches[position % count]])
         position += world
 
 
