@@ -56,7 +56,7 @@ def nuclei() -> Experiment:
             color=0.5,
             gamma=0.5,
             blur=1.0,
-            noise=6,
+            noise=6.0,
             resize=Scale(factor=1.25),
             view=Tiles(size=128, overlap=32),
         ),
