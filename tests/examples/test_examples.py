@@ -35,7 +35,7 @@ def test_every_script_is_run_here() -> None:
 
 
 def test_predict_and_draw(tmp_path: Path) -> None:
-    assert "29 found" in run("predict_and_draw.py", folder=tmp_path)
+    assert "30 found" in run("predict_and_draw.py", folder=tmp_path)
     assert (tmp_path / "output" / "predict_and_draw" / "nuclei_1.png").is_file()
 
 
