@@ -90,13 +90,13 @@ def _values(
 
     def values(rows: slice, columns: slice) -> Tensor:
         cells = torch.einsum("qc,chw->qhw", mask_embeddings, mask_features[:, *windows.source(rows, columns)])
-        masks = mask_probabilities(windows.resize(cells, rows, columns), categories, per_pixel)
+        masks = _mask_probabilities(windows.resize(cells, rows, columns), categories, per_pixel)
         return torch.einsum("qk,qhw->khw", probabilities, masks)
 
     return values
 
 
-def mask_probabilities(
+def _mask_probabilities(
     logits: Float[Tensor, "queries *map"], categories: int, per_pixel: bool
 ) -> Float[Tensor, "queries *map"]:
     """Return the probability of each query at each pixel from the mask logits of all queries.
